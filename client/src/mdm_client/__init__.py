@@ -1,0 +1,1 @@
+"""Client SDK and mdm command of the Medical Data Manager."""

@@ -1,0 +1,1 @@
+"""Key splitting and streaming encryption of the Medical Data Manager."""

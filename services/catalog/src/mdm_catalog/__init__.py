@@ -1,0 +1,1 @@
+"""Catalog: LFN, GUID and replicas with access control."""

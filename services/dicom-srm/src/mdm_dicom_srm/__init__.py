@@ -1,0 +1,1 @@
+"""DICOM-SRM: answers file requests with DICOM operations."""

@@ -1,0 +1,1 @@
+"""Keystore: holds one share of every file key."""

@@ -1,0 +1,1 @@
+"""Metadata: typed collections queried by SQL under access control."""
