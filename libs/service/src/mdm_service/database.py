@@ -1,0 +1,116 @@
+"""PostgreSQL: the connection pool and forward-only migrations."""
+
+import importlib.resources
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+from psycopg import conninfo as psycopg_conninfo
+from psycopg_pool import ConnectionPool
+from pydantic import BaseModel, ConfigDict, Field
+
+from mdm_service.errors import ConfigurationError
+
+_LOCK = 0x4D444D  # "MDM": one migration at a time per database
+_FILE = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+
+
+class DatabaseSettings(BaseModel):
+    """Where the database is. The password stands in a file, never in the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    conninfo: str
+    password_file: Path | None = None
+    pool_min: int = Field(default=2, ge=0)
+    pool_max: int = Field(default=16, ge=1)
+
+    def full_conninfo(self) -> str:
+        """Return the libpq connection string with the password.
+
+        Raises:
+            ConfigurationError: it or the password file cannot be read.
+        """
+        try:
+            parameters = psycopg_conninfo.conninfo_to_dict(self.conninfo)
+            if self.password_file is not None:
+                parameters["password"] = self.password_file.read_text().strip()
+        except (psycopg.ProgrammingError, OSError) as error:
+            raise ConfigurationError(f"database: {error}") from error
+        return psycopg_conninfo.make_conninfo("", **parameters)
+
+
+def open_pool(settings: DatabaseSettings) -> ConnectionPool:
+    """Return an open pool; connections are checked before use, so a restart of PostgreSQL costs a retry, not an error."""
+    return ConnectionPool(
+        settings.full_conninfo(),
+        min_size=settings.pool_min,
+        max_size=settings.pool_max,
+        timeout=10,
+        check=ConnectionPool.check_connection,
+        open=True,
+    )
+
+
+def migrate(conninfo: str, components: Sequence[str]) -> list[str]:
+    """Apply what is missing of each component's `NNNN_name.sql` files, in order, each in its own transaction.
+
+    A component is a package that holds the files. Returns `component/file` of what was applied.
+
+    Raises:
+        ConfigurationError: the database is newer than this program, or a file's number is missing or given twice.
+        psycopg.Error: a migration failed; nothing of it is applied.
+    """
+    applied: list[str] = []
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migration ("
+            "component text, number integer, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now(), "
+            "PRIMARY KEY (component, number))"
+        )
+        for component in components:
+            done = _applied(connection, component)
+            for number, name, sql in _files(component, done):
+                if number not in done:
+                    with connection.transaction():
+                        connection.execute(sql.encode())
+                        connection.execute(
+                            "INSERT INTO schema_migration (component, number, name) VALUES (%s, %s, %s)", (component, number, name)
+                        )
+                    applied.append(f"{component}/{name}")
+    return applied
+
+
+def check_schema(connection: psycopg.Connection, components: Sequence[str]) -> None:
+    """Refuse a database that is not exactly at this program's version.
+
+    Raises:
+        ConfigurationError: migrations are missing, or the database is newer.
+    """
+    for component in components:
+        exists = connection.execute("SELECT to_regclass('schema_migration') IS NOT NULL").fetchone()
+        done = _applied(connection, component) if exists and exists[0] else set()
+        missing = [name for number, name, _ in _files(component, done) if number not in done]
+        if missing:
+            raise ConfigurationError(f"database: {component} lacks {missing[0]}: run `migrate` first")
+
+
+def _applied(connection: psycopg.Connection, component: str) -> set[int]:
+    rows = connection.execute("SELECT number FROM schema_migration WHERE component = %s", (component,)).fetchall()
+    return {row[0] for row in rows}
+
+
+def _files(component: str, done: set[int]) -> list[tuple[int, str, str]]:
+    found: dict[int, tuple[str, str]] = {}
+    for entry in importlib.resources.files(component).iterdir():
+        match = _FILE.match(entry.name)
+        if match:
+            number = int(match.group(1))
+            if number in found:
+                raise ConfigurationError(f"{component}: migration number {number} given twice")
+            found[number] = (entry.name, entry.read_text(encoding="utf-8"))
+    if done - found.keys():
+        raise ConfigurationError(f"database: {component} is at version {max(done)}, newer than this program: upgrade the program")
+    return [(number, *found[number]) for number in sorted(found)]

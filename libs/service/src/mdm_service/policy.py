@@ -1,0 +1,85 @@
+"""Which role may call which method: one table, default deny."""
+
+from collections.abc import Mapping
+
+USER = "user"
+OPERATOR = "operator"
+DICOM_SRM = "service.dicom-srm"
+KEYSTORE_PEER = "peer.keystore"
+#: Roles a configuration may give to subjects; a subject without any is a user.
+ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER})
+
+_EVERYONE = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
+_CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
+_READERS = frozenset({USER, DICOM_SRM})
+_OPERATORS = frozenset({OPERATOR})
+_DICOM_SRM = frozenset({DICOM_SRM})
+
+
+def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
+    return {f"/{service}/{method}": roles for method, roles in methods.items()}
+
+
+#: Full method name → roles. What a caller may do with an object is a matter of its ACL; this says who may ask at all.
+POLICY: Mapping[str, frozenset[str]] = {
+    **_rows("grpc.health.v1.Health", Check=_EVERYONE, List=_EVERYONE, Watch=_EVERYONE),
+    **_rows("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=_OPERATORS),
+    **_rows("mdm.acl.v1.AclService", CreateAcls=_CLIENTS, GetAcls=_CLIENTS, ModifyAcls=_CLIENTS),
+    **_rows(
+        "mdm.keystore.v1.KeystoreService",
+        GetServerInfo=_EVERYONE,
+        CreateKeys=_READERS,
+        ConfirmKeys=_READERS,
+        GetShares=_READERS,
+        DeleteKeys=_CLIENTS,
+        GetKeyAttributes=_CLIENTS,
+        AssignAcls=_CLIENTS,
+        ListKeys=_CLIENTS,
+    ),
+    **_rows(
+        "mdm.catalog.v1.CatalogService",
+        MakeDirectories=_CLIENTS,
+        RegisterFiles=_CLIENTS,
+        Stat=_CLIENTS,
+        List=_CLIENTS,
+        Resolve=_CLIENTS,
+        CheckAccess=_DICOM_SRM,
+        SetFileAttributes=_CLIENTS,
+        Remove=_CLIENTS,
+        AssignAcls=_CLIENTS,
+        ListSubtreeAcls=_CLIENTS,
+    ),
+    **_rows(
+        "mdm.metadata.v1.MetadataService",
+        CreateCollections=_CLIENTS,
+        ListCollections=_CLIENTS,
+        DropCollections=_CLIENTS,
+        UpsertEntries=_CLIENTS,
+        DeleteEntries=_CLIENTS,
+        AssignAcls=_CLIENTS,
+        Query=_CLIENTS,
+    ),
+    **_rows(
+        "mdm.srm.v1.SrmService",
+        Ping=_EVERYONE,
+        GetTransferProtocols=_CLIENTS,
+        PrepareToGet=_CLIENTS,
+        StatusOfGetRequest=_CLIENTS,
+        WatchGetRequest=_CLIENTS,
+        ReleaseFiles=_CLIENTS,
+        AbortRequest=_CLIENTS,
+    ),
+    **_rows("mdm.srm.v1.TransferService", Read=_CLIENTS),
+    **_rows(
+        "mdm.srm.v1.RegistrationService",
+        RegisterStudies=_OPERATORS,
+        GetRegistrationSummary=_OPERATORS,
+        ListRegistrations=_OPERATORS,
+        RetryRegistrations=_OPERATORS,
+    ),
+}
+
+
+def allows(method: str, roles: frozenset[str], policy: Mapping[str, frozenset[str]] = POLICY) -> bool:
+    """Tell whether a caller with these roles may call `method` (`/package.Service/Method`); unknown methods: no."""
+    return bool(policy.get(method, frozenset()) & roles)

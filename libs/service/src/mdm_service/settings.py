@@ -1,0 +1,159 @@
+"""Frozen settings of a service, from a TOML file and the environment, checked before anything opens."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mdm_service.authentication import Authenticator
+from mdm_service.database import DatabaseSettings
+from mdm_service.errors import ConfigurationError
+from mdm_service.membership import Membership, parse
+from mdm_service.policy import ROLES
+from mdm_service.trust import Authority, TrustStore
+
+
+class Section(BaseModel):
+    """A table of the configuration file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Address(Section):
+    """Where a listener listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(ge=0, le=65535)
+
+
+class TlsSettings(Section):
+    """The service's own certificate, also its identity towards other services, and the trusted roots."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+class AuthoritySettings(Section):
+    """A trusted authority: its certificate, the namespaces (DN prefixes) it may sign, its CRL."""
+
+    certificate: Path
+    namespaces: tuple[str, ...] = Field(min_length=1)
+    crl: Path | None = None
+
+
+class TrustSettings(Section):
+    """Which certificates are accepted."""
+
+    ca: tuple[AuthoritySettings, ...] = Field(min_length=1)
+    ban_list: Path | None = None
+
+
+class GroupSettings(Section):
+    """The VO's membership file."""
+
+    file: Path
+
+
+class LogSettings(Section):
+    """How much is logged."""
+
+    level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+
+class ServiceSettings(BaseSettings):
+    """What every service has; a service adds its own sections.
+
+    Environment variables `MDM_<SERVICE>__SECTION__KEY` override the file.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    listen: Address
+    metrics: Address = Address(port=0)
+    tls: TlsSettings
+    trust: TrustSettings
+    groups: GroupSettings | None = None
+    roles: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    database: DatabaseSettings | None = None
+    log: LogSettings = LogSettings()
+    reflection: bool = False
+    threads: int = Field(default=16, ge=1, le=1024)
+
+    _environment_prefix: ClassVar[str] = ""
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        unknown = value.keys() - ROLES
+        if unknown:
+            raise ValueError(f"unknown role {min(unknown)}: the roles are {', '.join(sorted(ROLES))}")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the environment under the service's prefix first, then the file."""
+        del env_settings, dotenv_settings, file_secret_settings
+        environment = EnvSettingsSource(settings_cls, env_prefix=cls._environment_prefix, env_nested_delimiter="__")
+        return (environment, init_settings)
+
+    def authenticator(self) -> Authenticator:
+        """Return the authenticator these settings describe.
+
+        Raises:
+            ConfigurationError: a file of it cannot be used.
+        """
+        authorities = tuple(Authority.load(ca.certificate, ca.namespaces, ca.crl) for ca in self.trust.ca)
+        if self.groups is not None:
+            try:
+                parse(self.groups.file.read_bytes())
+            except OSError as error:
+                raise ConfigurationError(f"groups.file: {error}") from error
+        membership = Membership(self.groups.file if self.groups else None)
+        return Authenticator(TrustStore(authorities, self.trust.ban_list), membership, self.roles)
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(settings_class: type[S], service: str, path: Path) -> S:
+    """Read the settings of `service` from a TOML file and the environment; relative paths are relative to the file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or keys are unknown, missing or wrong; one line per key.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    prefix = f"MDM_{service.upper().replace('-', '_')}__"
+    bound = type(settings_class.__name__, (settings_class,), {"_environment_prefix": prefix, "__module__": settings_class.__module__})
+    try:
+        loaded: S = bound(**document)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}" for item in error.errors(include_input=False)]
+        raise ConfigurationError(f"{path}: " + "; ".join(lines)) from None
+    return _resolved(loaded, path.resolve().parent)
+
+
+def _resolved(value: Any, base: Path) -> Any:
+    """Return a copy of a settings tree whose relative paths start at `base`."""
+    if isinstance(value, Path):
+        return value if value.is_absolute() else base / value
+    if isinstance(value, tuple):
+        return tuple(_resolved(item, base) for item in value)
+    if isinstance(value, list):
+        return [_resolved(item, base) for item in value]
+    if isinstance(value, BaseModel):
+        changes = {name: _resolved(getattr(value, name), base) for name in type(value).model_fields}
+        return value.model_copy(update=changes)
+    return value
