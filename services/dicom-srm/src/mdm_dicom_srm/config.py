@@ -1,0 +1,124 @@
+"""Settings of dicom-srm, validated before anything opens."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from mdm_service.settings import Section, ServiceSettings
+from pydantic import Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+AeTitle = Annotated[
+    str, StringConstraints(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
+]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class PacsSettings(Section):
+    """The hospital's PACS and how to retrieve from it."""
+
+    ae_title: AeTitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    calling_ae_title: AeTitle = "MDM"
+    dicomweb_url: str = ""
+    dicomweb_user: str = ""
+    dicomweb_password_file: Path | None = None
+    retrieve: tuple[Literal["wado-rs", "c-get"], ...] = ("wado-rs", "c-get")
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PacsSettings":
+        if not self.retrieve:
+            raise ValueError("retrieve must name at least one of wado-rs, c-get")
+        if "wado-rs" in self.retrieve and not self.dicomweb_url:
+            raise ValueError("retrieve names wado-rs, so dicomweb_url is needed")
+        return self
+
+
+class ScpSettings(Section):
+    """The Storage SCP that the PACS auto-forwards to."""
+
+    host: str = "127.0.0.1"
+    port: Port = 11113
+    ae_title: AeTitle = "MDM"
+    allowed_calling_ae_titles: tuple[AeTitle, ...] = Field(min_length=1)
+
+
+class SpoolSettings(Section):
+    """Staged ciphertext on disk."""
+
+    directory: Path
+    quota_bytes: Annotated[int, Field(gt=0)] = 50_000_000_000
+    default_pin_seconds: Annotated[int, Field(gt=0)] = 259_200
+    max_pin_seconds: Annotated[int, Field(gt=0)] = 1_814_400
+
+
+class KeystoreSettings(Section):
+    """One keystore server."""
+
+    name: str
+    index: Annotated[int, Field(ge=1, le=16)]
+    addresses: tuple[str, ...] = Field(min_length=1)
+
+
+class GridSettings(Section):
+    """The grid services, in the format of a client configuration."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    catalog: tuple[str, ...] = Field(min_length=1)
+    metadata: tuple[str, ...] = Field(min_length=1)
+    threshold: Annotated[int, Field(ge=2, le=16)] = 2
+    keystores: tuple[KeystoreSettings, ...] = Field(min_length=2)
+    srm: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+
+class AclEntrySettings(Section):
+    """What one principal may do."""
+
+    principal: Annotated[str, StringConstraints(pattern=r"^(dn:.+|group:/.+|authenticated)$")]
+    permissions: Annotated[str, StringConstraints(pattern=r"^[pdrwxlgs]{1,8}$")]
+
+
+class AclSettings(Section):
+    """What the ACLs that this site creates start with; later grants are not undone."""
+
+    study: tuple[AclEntrySettings, ...] = ()
+    directory: tuple[AclEntrySettings, ...] = (AclEntrySettings(principal="authenticated", permissions="x"),)
+    collection: tuple[AclEntrySettings, ...] = (AclEntrySettings(principal="authenticated", permissions="rx"),)
+    patients: tuple[AclEntrySettings, ...] = ()
+
+
+class RegistrationSettings(Section):
+    """Registration workers and the site's choice of images."""
+
+    attributes_file: Path | None = None
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    max_attempts: Annotated[int, Field(ge=1)] = 20
+    batch: Annotated[int, Field(ge=1, le=1000)] = 200
+    lease_seconds: Annotated[int, Field(ge=5)] = 120
+    exclude_modalities: tuple[str, ...] = ()
+    exclude_sop_classes: tuple[str, ...] = ()
+
+
+class DeidSettings(Section):
+    """De-identification: a profile shipped with the service by name, or a file."""
+
+    profile: str = "basic"
+
+
+class Settings(ServiceSettings):
+    """Everything that dicom-srm is configured with."""
+
+    site: Name
+    vo: Name
+    authority: Name
+    site_secret_file: Path
+    pacs: PacsSettings
+    scp: ScpSettings
+    spool: SpoolSettings
+    grid: GridSettings
+    acl: AclSettings = AclSettings()
+    registration: RegistrationSettings = RegistrationSettings()
+    deid: DeidSettings = DeidSettings()

@@ -1,0 +1,1 @@
+"""Adapters to the grid services that registration writes to."""

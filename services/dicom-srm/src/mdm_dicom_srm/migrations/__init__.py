@@ -1,0 +1,1 @@
+"""Database of dicom-srm: registrations."""

@@ -1,0 +1,1 @@
+"""The PACS behind one port: WADO-RS and C-GET."""

@@ -1,0 +1,56 @@
+"""What the rest of dicom-srm needs of a PACS."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydicom import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLocator:
+    """Where the PACS keeps an instance: its original UIDs. Identifying, so never logged nor stored unsealed."""
+
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedInstance:
+    """A complete DICOM Part 10 file in the transfer syntax in which the PACS holds it."""
+
+    sop_uid: str
+    part10: bytes
+
+
+class Pacs(Protocol):
+    """Read access to a PACS. Implementations serve several threads at once."""
+
+    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance]:
+        """Yield the instances as they arrive, in any order, each once; what the PACS does not have is not yielded.
+
+        Never transcodes.
+
+        Raises:
+            mdm_service.errors.Unavailable: the PACS is away, refuses us, or broke off. What was yielded is good.
+        """
+        ...
+
+    def headers(self, study_uid: str) -> Iterator[Dataset]:
+        """Yield the header of every instance of a study, with file meta; nothing when the PACS does not have the study.
+
+        Pixel data are left out: where an instance has them, an empty element stands in their place.
+
+        Raises:
+            mdm_service.errors.Unavailable: as for `retrieve`.
+        """
+        ...
+
+    def ping(self) -> None:
+        """Return when the PACS answers.
+
+        Raises:
+            mdm_service.errors.Unavailable: it does not.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Registration: from a trigger to a published catalog entry."""
