@@ -24,7 +24,9 @@ def generate(target: Path) -> None:
         f"--plugin=protoc-gen-mypy={bin_dir / 'protoc-gen-mypy'}",
         f"--python_out={target}",
         f"--grpc_python_out={target}",
-        f"--mypy_out={target}",
+        f"--mypy_out=quiet:{target}",
+        f"--plugin=protoc-gen-mypy_grpc={bin_dir / 'protoc-gen-mypy_grpc'}",
+        f"--mypy_grpc_out=quiet:{target}",
         *protos,
     ]
     if protoc.main(arguments) != 0:

@@ -51,5 +51,3 @@ class Authenticator:
 
     def _caller(self, subject: str) -> Caller:
         return Caller(subject, self._membership.groups_of(subject), self._roles.get(subject, frozenset({USER})))
-
-

@@ -77,7 +77,8 @@ def migrate(conninfo: str, components: Sequence[str]) -> list[str]:
                     with connection.transaction():
                         connection.execute(sql.encode())
                         connection.execute(
-                            "INSERT INTO schema_migration (component, number, name) VALUES (%s, %s, %s)", (component, number, name)
+                            "INSERT INTO schema_migration (component, number, name) VALUES (%s, %s, %s)",
+                            (component, number, name),
                         )
                     applied.append(f"{component}/{name}")
     return applied

@@ -136,13 +136,18 @@ def load(settings_class: type[S], service: str, path: Path) -> S:
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     prefix = f"MDM_{service.upper().replace('-', '_')}__"
-    bound = type(settings_class.__name__, (settings_class,), {"_environment_prefix": prefix, "__module__": settings_class.__module__})
+    bound = type(
+        settings_class.__name__,
+        (settings_class,),
+        {"_environment_prefix": prefix, "__module__": settings_class.__module__},
+    )
     try:
-        loaded: S = bound(**document)
+        loaded = bound(**document)
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}" for item in error.errors(include_input=False)]
         raise ConfigurationError(f"{path}: " + "; ".join(lines)) from None
-    return _resolved(loaded, path.resolve().parent)
+    resolved: S = _resolved(loaded, path.resolve().parent)
+    return resolved
 
 
 def _resolved(value: Any, base: Path) -> Any:
@@ -153,6 +158,8 @@ def _resolved(value: Any, base: Path) -> Any:
         return tuple(_resolved(item, base) for item in value)
     if isinstance(value, list):
         return [_resolved(item, base) for item in value]
+    if isinstance(value, dict):
+        return {key: _resolved(item, base) for key, item in value.items()}
     if isinstance(value, BaseModel):
         changes = {name: _resolved(getattr(value, name), base) for name in type(value).model_fields}
         return value.model_copy(update=changes)

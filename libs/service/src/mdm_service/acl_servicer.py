@@ -1,0 +1,149 @@
+"""AclService: the same access control operations in catalog, keystore and metadata."""
+
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+import grpc
+from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
+from mdm.common.v1 import common_pb2
+from psycopg_pool import ConnectionPool
+
+from mdm_service import acl_store, status
+from mdm_service.acl import MAX_ENTRIES, Acl, AclEntry, Permission, canonical_principal, valid_permissions
+from mdm_service.dn import canonical
+from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
+from mdm_service.identity import Caller, current_caller
+from mdm_service.policy import DICOM_SRM, OPERATOR
+
+FULL_NAME = "mdm.acl.v1.AclService"
+MAX_BATCH = 1_000
+
+
+def add_acl_service(server: grpc.Server, pool: ConnectionPool) -> None:
+    """Register AclService on `server`, working on the ACL tables of `pool`."""
+    acl_pb2_grpc.add_AclServiceServicer_to_server(AclServicer(pool), server)
+
+
+class AclServicer(acl_pb2_grpc.AclServiceServicer):
+    """Creates, shows and changes ACLs of one service."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def CreateAcls(self, request: acl_pb2.CreateAclsRequest, context: grpc.ServicerContext) -> acl_pb2.CreateAclsResponse:
+        """Store each ACL, or say why not."""
+        caller = current_caller()
+        _check_batch(request.acls)
+        return acl_pb2.CreateAclsResponse(statuses=[self._create(caller, message) for message in request.acls])
+
+    def GetAcls(self, request: acl_pb2.GetAclsRequest, context: grpc.ServicerContext) -> acl_pb2.GetAclsResponse:
+        """Show each ACL that the caller may see."""
+        caller = current_caller()
+        _check_batch(request.ids)
+        with self._pool.connection() as connection:
+            found = acl_store.load(connection, [_uuid(text) for text in request.ids])
+
+        def show(text: str) -> Acl:
+            acl = found.get(_uuid(text))
+            if acl is None or not (caller.has_role(OPERATOR) or acl.permissions_of(caller) & (Permission.GET | Permission.CHANGE_ACL)):
+                raise NotFound("ACL_NOT_FOUND", "No such ACL, or you may not see it.")
+            return acl
+
+        return acl_pb2.GetAclsResponse(results=[_result(show, text) for text in request.ids])
+
+    def ModifyAcls(self, request: acl_pb2.ModifyAclsRequest, context: grpc.ServicerContext) -> acl_pb2.ModifyAclsResponse:
+        """Apply the changes to each ACL in a transaction of its own."""
+        caller = current_caller()
+        _check_batch(request.ids)
+        changes = [_change(change) for change in request.changes]
+        return acl_pb2.ModifyAclsResponse(
+            results=[_result(lambda text: self._modify(caller, _uuid(text), changes), text) for text in request.ids]
+        )
+
+    def _create(self, caller: Caller, message: acl_pb2.Acl) -> common_pb2.ItemStatus:
+        try:
+            acl = _from_message(caller, message)
+            with self._pool.connection() as connection:
+                if not acl_store.insert(connection, acl):
+                    existing = acl_store.load(connection, [acl.id]).get(acl.id)
+                    if existing is None or (existing.owner, existing.entries) != (acl.owner, acl.entries):
+                        raise Conflict("ACL_EXISTS", "An ACL with this id exists with other content.")
+        except MdmError as error:
+            return status.failed(error)
+        return status.ok()
+
+    def _modify(self, caller: Caller, acl_id: UUID, changes: Sequence[tuple[int, AclEntry]]) -> Acl:
+        with self._pool.connection() as connection:
+            acl = acl_store.load(connection, [acl_id], lock=True).get(acl_id)
+            granted = acl.permissions_of(caller) if acl else Permission.NONE
+            if acl is None or not granted & (Permission.GET | Permission.CHANGE_ACL):
+                raise NotFound("ACL_NOT_FOUND", "No such ACL, or you may not see it.")
+            if not granted & Permission.CHANGE_ACL:
+                raise Forbidden("ACL_CHANGE_FORBIDDEN", "You may not change this ACL: its owner or a holder of `p` may.")
+            changed = apply_changes(acl.entries, changes)
+            if set(changed) == set(acl.entries):
+                return acl
+            return acl_store.replace_entries(connection, acl_id, changed)
+
+
+def apply_changes(entries: Iterable[AclEntry], changes: Iterable[tuple[int, AclEntry]]) -> list[AclEntry]:
+    """Return the entries after granting, revoking and setting in order."""
+    granted = {entry.principal: entry.permissions for entry in entries}
+    for action, entry in changes:
+        before = granted.get(entry.principal, Permission.NONE)
+        if action == acl_pb2.AclChange.ACTION_GRANT:
+            after = before | entry.permissions
+        elif action == acl_pb2.AclChange.ACTION_REVOKE:
+            after = before & ~entry.permissions
+        else:
+            after = entry.permissions
+        granted[entry.principal] = after
+    return [AclEntry(principal, permissions) for principal, permissions in granted.items() if permissions]
+
+
+def _from_message(caller: Caller, message: acl_pb2.Acl) -> Acl:
+    owner = canonical(message.owner) if message.owner else caller.dn
+    if owner != caller.dn and not caller.has_role(DICOM_SRM):
+        raise Forbidden("ACL_OWNER_FORBIDDEN", "Only a service may create an ACL for another owner.")
+    entries = [_entry(entry) for entry in message.entries]
+    if len({entry.principal for entry in entries}) != len(entries):
+        raise Invalid("ACL_PRINCIPAL_TWICE", "A principal has at most one entry.")
+    if len(entries) > MAX_ENTRIES:
+        raise Invalid("ACL_TOO_LONG", f"An ACL has at most {MAX_ENTRIES} entries: use a group.")
+    kept = (entry for entry in entries if entry.permissions)
+    return Acl(_uuid(message.id), owner, tuple(sorted(kept, key=lambda entry: entry.principal)))
+
+
+def _entry(message: acl_pb2.AclEntry) -> AclEntry:
+    return AclEntry(canonical_principal(message.principal), valid_permissions(message.permissions))
+
+
+def _change(message: acl_pb2.AclChange) -> tuple[int, AclEntry]:
+    if message.action not in (
+        acl_pb2.AclChange.ACTION_GRANT,
+        acl_pb2.AclChange.ACTION_REVOKE,
+        acl_pb2.AclChange.ACTION_SET,
+    ):
+        raise Invalid("ACL_ACTION_UNKNOWN", "A change grants, revokes or sets.", fields={"changes.action": "unknown"})
+    return message.action, _entry(message.entry)
+
+
+def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
+    try:
+        acl = produce(text)
+    except MdmError as error:
+        return acl_pb2.AclResult(status=status.failed(error))
+    entries = [acl_pb2.AclEntry(principal=entry.principal, permissions=int(entry.permissions)) for entry in acl.entries]
+    return acl_pb2.AclResult(status=status.ok(), acl=acl_pb2.Acl(id=str(acl.id), owner=acl.owner, entries=entries, rev=acl.rev))
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.") from None
+
+
+def _check_batch(items: Sequence[object]) -> None:
+    if len(items) > MAX_BATCH:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} ACLs a call.")

@@ -1,0 +1,73 @@
+"""The mutual-TLS gRPC server that every service is built on."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from mdm_service.authentication import Authenticator
+from mdm_service.errors import ConfigurationError
+from mdm_service.interceptor import ServiceInterceptor
+from mdm_service.settings import Address, TlsSettings
+
+MAX_MESSAGE = 32 * 1024 * 1024
+CONNECTION_AGE_MS = 10 * 60 * 1000  # so that revocation and role changes reach live connections
+GRACE_SECONDS = 10.0
+
+
+class ServiceServer:
+    """A gRPC server with authentication, policy, health and, if asked, reflection.
+
+    `grpc` is the server to register servicers on; `add_service` announces each one's full name to health and reflection.
+    """
+
+    def __init__(self, address: Address, tls: TlsSettings, authenticator: Authenticator, *, threads: int = 16) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
+        self.grpc = grpc.server(
+            self._executor,
+            interceptors=[ServiceInterceptor(authenticator)],
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MAX_MESSAGE),
+                ("grpc.max_send_message_length", MAX_MESSAGE),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ),
+        )
+        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "health"))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        self._services: list[str] = []
+        self.port = self._bind(address, tls)
+
+    def add_service(self, full_name: str) -> None:
+        """Announce a registered service, such as `mdm.catalog.v1.CatalogService`."""
+        self._services.append(full_name)
+
+    def enable_reflection(self) -> None:
+        """Answer reflection requests of operators."""
+        reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
+
+    def start(self) -> None:
+        """Serve in the background and report healthy."""
+        self.grpc.start()
+        for name in ("", *self._services):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """Report unhealthy, refuse new calls, let running ones finish for `grace` seconds, then cancel them."""
+        self._health.enter_graceful_shutdown()
+        self.grpc.stop(grace).wait()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _bind(self, address: Address, tls: TlsSettings) -> int:
+        try:
+            credentials = grpc.ssl_server_credentials(
+                [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+                root_certificates=tls.ca.read_bytes(),
+                require_client_auth=True,
+            )
+            return int(self.grpc.add_secure_port(f"{address.host}:{address.port}", credentials))
+        except (OSError, RuntimeError) as error:
+            raise ConfigurationError(f"listen: cannot listen on {address.host}:{address.port}: {error}") from error
