@@ -123,9 +123,7 @@ def _value(values: Mapping[str, Any], key: str, kind: type, name: str = "") -> A
     if key not in values:
         raise _invalid(f"{name or key}: missing")
     if not isinstance(values[key], kind) or isinstance(values[key], bool):
-        raise _invalid(
-            f"{name or key}: must be {'an integer' if kind is int else 'a list' if kind is list else 'a string'}"
-        )
+        raise _invalid(f"{name or key}: must be {'an integer' if kind is int else 'a list' if kind is list else 'a string'}")
     return values[key]
 
 

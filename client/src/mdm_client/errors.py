@@ -114,18 +114,14 @@ _CLASSES: dict[grpc.StatusCode, type[ClientError]] = {
 }
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
-# How grpc-core words a TLS failure on the client's side. A TLS 1.3 server judges the client's certificate after the
-# client believes the handshake done, so a refusal arrives as an alert or as a connection that closes at once.
-_SERVER_NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "Peer name")
-_HANDSHAKE_REFUSED = (
-    "ALERT",
-    "handshake",
-    "Socket closed",
-    "Connection reset",
-    "Broken pipe",
-    "SSL_ERROR",
-    "endpoint closing",
-)
+# How grpc-core (1.85, observed) words what goes wrong while it connects. A TLS 1.3 server judges the client's certificate
+# after the client believes the handshake done, so a refusal arrives as a fresh connection that closes at once.
+_CONNECTING = ("connections to all backends failing", "failed to connect to all addresses")
+_CLOSED_AT_ONCE = ("Socket closed", "Connection reset", "Broken pipe", "ALERT")
+_HANDSHAKE_UNFINISHED = "Handshake read failed"
+_SERVER_NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification")
+_NOT_TLS = "WRONG_VERSION_NUMBER"
+_NO_SUCH_HOST = "errors resolving"
 
 
 def make_error(code: grpc.StatusCode, reason: str, message: str) -> ClientError:
@@ -184,10 +180,15 @@ def _explain_unavailable(details: str) -> ClientError:
             REASON_SERVER_NOT_TRUSTED,
             "the server's certificate is not one this client trusts; check `ca` and the address in the configuration",
         )
-    if any(word in details for word in _HANDSHAKE_REFUSED):
+    if _NOT_TLS in details:
+        return Unauthenticated.because(REASON_SERVER_NOT_TRUSTED, "the server does not speak TLS; check the address in the configuration")
+    connecting = any(word in details for word in _CONNECTING) and _HANDSHAKE_UNFINISHED not in details
+    if connecting and any(word in details for word in _CLOSED_AT_ONCE):
         return Unauthenticated.because(
             REASON_HANDSHAKE_REFUSED,
-            "the connection was closed in the TLS handshake: the server does not accept this certificate, or does not "
-            "speak TLS; check `certificate` in the configuration and who issued it",
+            "the server refused this certificate in the TLS handshake: it is expired or from an authority the server "
+            "does not trust; check `certificate` in the configuration",
         )
+    if _NO_SUCH_HOST in details:
+        return Unavailable.because(REASON_UNAVAILABLE, "no such host; check the address in the configuration")
     return Unavailable.because(REASON_UNAVAILABLE, "cannot be reached; check that it is running, then try again")
