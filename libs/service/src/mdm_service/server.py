@@ -6,6 +6,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mdm_service import TLS_1_3_ONLY
 from mdm_service.authentication import Authenticator
 from mdm_service.errors import ConfigurationError
 from mdm_service.interceptor import ServiceInterceptor
@@ -62,6 +63,8 @@ class ServiceServer:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _bind(self, address: Address, tls: TlsSettings) -> int:
+        if not TLS_1_3_ONLY:
+            raise ConfigurationError("listen: gRPC was imported before mdm_service, so TLS 1.2 would be accepted")
         try:
             credentials = grpc.ssl_server_credentials(
                 [(tls.key.read_bytes(), tls.certificate.read_bytes())],

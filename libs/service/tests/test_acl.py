@@ -1,0 +1,136 @@
+"""Access control: the model, its SQL twin, and the service."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
+from mdm_service import acl_store, database
+from mdm_service.acl import Acl, AclEntry, Permission, canonical_principal, format_permissions, parse_permissions
+from mdm_service.acl_servicer import FULL_NAME, add_acl_service
+from mdm_service.errors import Invalid
+from mdm_service.identity import Caller
+from mdm_service.testing import channel, serve_in_process
+from psycopg_pool import ConnectionPool
+
+MIGRATIONS = ("mdm_service.acl_migrations",)
+DNS = ["CN=alice", "CN=bob", "CN=carol"]
+GROUPS = ["/vo/a", "/vo/b"]
+PRINCIPALS = [*(f"dn:{dn}" for dn in DNS), *(f"group:{group}" for group in GROUPS), "authenticated"]
+
+
+def test_the_union_of_all_matching_entries_counts():
+    acl = Acl(uuid.uuid4(), "CN=owner", (AclEntry("authenticated", Permission.LIST), AclEntry("group:/vo/a", Permission.READ)))
+    assert acl.permissions_of(Caller("CN=alice", frozenset({"/vo/a"}))) == Permission.LIST | Permission.READ
+
+
+def test_the_owner_may_do_everything_and_a_stranger_nothing():
+    acl = Acl(uuid.uuid4(), "CN=owner")
+    assert acl.permissions_of(Caller("CN=owner")) == Permission.ALL
+    assert acl.permissions_of(Caller("CN=other")) == Permission.NONE
+
+
+def test_permission_letters_have_the_published_bits():
+    assert int(parse_permissions("p")) == 1
+    assert int(parse_permissions("s")) == 128
+    assert format_permissions(Permission.ALL) == "pdrwlxgs"
+    with pytest.raises(Invalid):
+        parse_permissions("rq")
+
+
+@pytest.mark.parametrize("text", ["", "alice", "dn:", "group:vo", "everyone", "group:/a\nb"])
+def test_what_is_not_a_principal_is_refused(text):
+    with pytest.raises(Invalid):
+        canonical_principal(text)
+
+
+@pytest.fixture(scope="module")
+def pool(postgres) -> Iterator[ConnectionPool]:
+    conninfo = postgres.create_database("acl_test")
+    database.migrate(conninfo, MIGRATIONS)
+    with ConnectionPool(conninfo, min_size=1, max_size=4, open=True) as opened:
+        yield opened
+    postgres.drop_database("acl_test")
+
+
+acls = st.builds(
+    Acl,
+    st.uuids(),
+    st.sampled_from(DNS),
+    st.dictionaries(st.sampled_from(PRINCIPALS), st.integers(1, 255).map(Permission)).map(
+        lambda found: tuple(AclEntry(*item) for item in sorted(found.items()))
+    ),
+)
+callers = st.builds(Caller, st.sampled_from(DNS), st.frozensets(st.sampled_from(GROUPS)))
+
+
+@pytest.mark.integration
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acl=acls, caller=callers, wanted=st.integers(1, 255))
+def test_sql_and_model_agree(pool, acl, caller, wanted):
+    with pool.connection() as connection:
+        acl_store.insert(connection, acl)
+        expected = acl.permissions_of(caller)
+        arguments = (caller.dn, sorted(caller.principals))
+        row = connection.execute("SELECT acl_permissions(%s, %s, %s)", (acl.id, *arguments)).fetchone()
+        granting = connection.execute("SELECT acls_granting(%s, %s, %s)", (*arguments, wanted)).fetchall()
+        connection.rollback()
+    assert row == (int(expected),)
+    assert ((acl.id,) in granting) == (int(expected) & wanted == wanted)
+
+
+@pytest.mark.integration
+class TestService:
+    @pytest.fixture
+    def stub(self, pool, pki):
+        def register(server, _) -> None:
+            add_acl_service(server.grpc, pool)
+            server.add_service(FULL_NAME)
+
+        with serve_in_process(pki.issue(pki.subject("server")), register, namespaces=(pki.namespace,)) as running:
+
+            def call(name: str, method: str, request):
+                with channel(running.address, pki.issue(pki.subject(name))) as opened:
+                    return getattr(acl_pb2_grpc.AclServiceStub(opened), method)(request, timeout=5)
+
+            yield call
+
+    def test_only_the_owner_and_holders_of_p_change_an_acl(self, stub, pki):
+        acl_id = str(uuid.uuid4())
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
+        grant = acl_pb2.AclChange(
+            action=acl_pb2.AclChange.ACTION_GRANT, entry=acl_pb2.AclEntry(principal="dn:/O=MDM Test/CN=bob", permissions=64)
+        )
+        request = acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[grant])
+        assert stub("bob", "ModifyAcls", request).results[0].status.reason == "ACL_NOT_FOUND"
+        assert stub("alice", "ModifyAcls", request).results[0].acl.rev == 2
+        assert stub("alice", "ModifyAcls", request).results[0].acl.rev == 2, "repeating a grant changes nothing"
+        assert stub("bob", "ModifyAcls", request).results[0].status.reason == "ACL_CHANGE_FORBIDDEN"
+        shown = stub("bob", "GetAcls", acl_pb2.GetAclsRequest(ids=[acl_id])).results[0].acl
+        assert [entry.principal for entry in shown.entries] == [f"dn:{pki.subject('bob')}"]
+
+    def test_revoking_the_last_permission_removes_the_entry(self, stub):
+        acl_id = str(uuid.uuid4())
+        entry = acl_pb2.AclEntry(principal="authenticated", permissions=4)
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id, entries=[entry])]))
+        revoke = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_REVOKE, entry=entry)
+        result = stub("alice", "ModifyAcls", acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[revoke])).results[0]
+        assert not result.acl.entries
+
+    def test_repeating_a_creation_succeeds_and_other_content_is_a_conflict(self, stub):
+        acl = acl_pb2.Acl(id=str(uuid.uuid4()), entries=[acl_pb2.AclEntry(principal="authenticated", permissions=4)])
+        for _ in range(2):
+            assert stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].code == 0
+        other = acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl.id)])
+        assert stub("alice", "CreateAcls", other).statuses[0].reason == "ACL_EXISTS"
+
+    def test_nobody_creates_an_acl_for_somebody_else(self, stub):
+        acl = acl_pb2.Acl(id=str(uuid.uuid4()), owner="CN=bob,O=MDM Test")
+        assert stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].reason == "ACL_OWNER_FORBIDDEN"
+
+    def test_one_bad_item_does_not_fail_the_batch(self, stub):
+        good = acl_pb2.Acl(id=str(uuid.uuid4()))
+        answer = stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id="nonsense"), good]))
+        assert [status.reason for status in answer.statuses] == ["ACL_ID_MALFORMED", ""]

@@ -1,0 +1,54 @@
+"""Migrations: forward only, once, and refused when the program is the older one."""
+
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from mdm_service import database
+from mdm_service.errors import ConfigurationError
+
+
+@pytest.fixture
+def component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "some_migrations"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "0001_initial.sql").write_text("CREATE TABLE thing (id integer); INSERT INTO thing VALUES (1);")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "some_migrations", raising=False)
+    return folder
+
+
+@pytest.mark.integration
+def test_migrations_apply_once_and_the_schema_check_passes_after_them(database_conninfo, component):
+    with psycopg.connect(database_conninfo) as connection, pytest.raises(ConfigurationError, match="run `migrate` first"):
+        database.check_schema(connection, ["some_migrations"])
+    assert database.migrate(database_conninfo, ["some_migrations"]) == ["some_migrations/0001_initial.sql"]
+    assert database.migrate(database_conninfo, ["some_migrations"]) == []
+    with psycopg.connect(database_conninfo) as connection:
+        database.check_schema(connection, ["some_migrations"])
+
+
+@pytest.mark.integration
+def test_a_failing_migration_leaves_nothing_behind(database_conninfo, component):
+    database.migrate(database_conninfo, ["some_migrations"])
+    (component / "0002_bad.sql").write_text("CREATE TABLE half (id integer); SELECT nonsense;")
+    with pytest.raises(psycopg.Error):
+        database.migrate(database_conninfo, ["some_migrations"])
+    with psycopg.connect(database_conninfo) as connection:
+        assert connection.execute("SELECT to_regclass('half')").fetchone() == (None,)
+
+
+@pytest.mark.integration
+def test_a_database_newer_than_the_program_is_refused(database_conninfo, component):
+    (component / "0002_more.sql").write_text("SELECT 1;")
+    database.migrate(database_conninfo, ["some_migrations"])
+    (component / "0002_more.sql").unlink()
+    with psycopg.connect(database_conninfo) as connection, pytest.raises(ConfigurationError, match="newer than this program"):
+        database.check_schema(connection, ["some_migrations"])
+
+
+@pytest.fixture
+def database_conninfo(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue("database").conninfo

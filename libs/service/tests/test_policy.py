@@ -1,0 +1,41 @@
+"""The method policy covers exactly the methods that exist."""
+
+import importlib
+
+import pytest
+from mdm_service import policy
+
+CONTRACTS = [
+    "mdm.acl.v1.acl_pb2",
+    "mdm.keystore.v1.keystore_pb2",
+    "mdm.catalog.v1.catalog_pb2",
+    "mdm.metadata.v1.metadata_pb2",
+    "mdm.srm.v1.srm_pb2",
+    "mdm.srm.v1.transfer_pb2",
+    "mdm.srm.v1.registration_pb2",
+    "grpc_health.v1.health_pb2",
+    "grpc_reflection.v1alpha.reflection_pb2",
+]
+
+
+def methods_of(contract: str) -> set[str]:
+    file = importlib.import_module(contract).DESCRIPTOR
+    return {f"/{service.full_name}/{method.name}" for service in file.services_by_name.values() for method in service.methods}
+
+
+def test_every_method_has_a_row_and_every_row_a_method():
+    assert set().union(*(methods_of(contract) for contract in CONTRACTS)) == set(policy.POLICY)
+
+
+def test_a_method_without_a_row_is_denied_to_everyone():
+    assert not policy.allows("/mdm.catalog.v1.CatalogService/Invented", policy.ROLES | {policy.USER})
+
+
+@pytest.mark.parametrize("role", sorted(policy.ROLES | {policy.USER}))
+def test_check_access_is_for_dicom_srm_only(role):
+    assert policy.allows("/mdm.catalog.v1.CatalogService/CheckAccess", frozenset({role})) == (role == policy.DICOM_SRM)
+
+
+def test_operators_and_peers_never_read_shares():
+    method = "/mdm.keystore.v1.KeystoreService/GetShares"
+    assert not policy.allows(method, frozenset({policy.OPERATOR, policy.KEYSTORE_PEER}))
