@@ -67,7 +67,7 @@ callers = st.builds(Caller, st.sampled_from(DNS), st.frozensets(st.sampled_from(
 
 
 @pytest.mark.integration
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(acl=acls, caller=callers, wanted=st.integers(1, 255))
 def test_sql_and_model_agree(pool, acl, caller, wanted):
     with pool.connection() as connection:

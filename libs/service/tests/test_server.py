@@ -221,10 +221,13 @@ def test_tls_1_2_is_refused(server, ca):
     context = tls_context(identity, ssl.TLSVersion.TLSv1_2)
     context.load_cert_chain(identity.certificate, identity.key)
     host, port = server.address.split(":")
-    with pytest.raises((ssl.SSLError, ConnectionError)), socket.create_connection((host, int(port)), 5) as raw:
-        with context.wrap_socket(raw, server_hostname="localhost") as wrapped:
-            assert not wrapped.recv(1), "the server spoke HTTP/2 over TLS 1.2"
-            raise ConnectionError
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        socket.create_connection((host, int(port)), 5) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as wrapped,
+    ):
+        assert not wrapped.recv(1), "the server spoke HTTP/2 over TLS 1.2"
+        raise ConnectionError
 
 
 def test_no_certificate_and_plaintext_are_refused(server, ca):
