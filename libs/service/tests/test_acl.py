@@ -47,12 +47,17 @@ def test_what_is_not_a_principal_is_refused(text):
 
 
 @pytest.fixture(scope="module")
-def pool(postgres) -> Iterator[ConnectionPool]:
+def conninfo(postgres) -> Iterator[str]:
     conninfo = postgres.create_database("acl_test")
     database.migrate(conninfo, MIGRATIONS)
+    yield conninfo
+    postgres.drop_database("acl_test")
+
+
+@pytest.fixture
+def pool(conninfo) -> Iterator[ConnectionPool]:
     with ConnectionPool(conninfo, min_size=1, max_size=4, open=True) as opened:
         yield opened
-    postgres.drop_database("acl_test")
 
 
 acls = st.builds(
@@ -69,8 +74,8 @@ callers = st.builds(Caller, st.sampled_from(DNS), st.frozensets(st.sampled_from(
 @pytest.mark.integration
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(acl=acls, caller=callers, wanted=st.integers(1, 255))
-def test_sql_and_model_agree(pool, acl, caller, wanted):
-    with pool.connection() as connection:
+def test_sql_and_model_agree(conninfo, acl, caller, wanted):
+    with psycopg.connect(conninfo) as connection:
         acl_store.insert(connection, acl)
         expected = acl.permissions_of(caller)
         arguments = (caller.dn, sorted(caller.principals))
