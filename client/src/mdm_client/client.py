@@ -1,0 +1,123 @@
+"""One object over all services."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from mdm_client.calls import Patience
+from mdm_client.catalog import CatalogClient
+from mdm_client.channel import check_identity, open_channel
+from mdm_client.config import ClientConfig
+from mdm_client.download import Download, FetchOptions
+from mdm_client.errors import Invalid
+from mdm_client.grants import AclClient, Grants
+from mdm_client.keystore import KeystoreClient, KeystoreServer
+from mdm_client.metadata import MetadataClient
+from mdm_client.plan import PlannedFile
+from mdm_client.srm import SrmClient
+
+
+class Client:
+    """The grid as one user sees it. Nothing is opened before it is used; thread-safe; close it, or use it in `with`."""
+
+    def __init__(self, config: ClientConfig, patience: Patience | None = None) -> None:
+        """Check the user's certificate.
+
+        Raises:
+            Unauthenticated, Invalid: as `mdm_client.channel.check_identity`.
+        """
+        self.config = config
+        self._patience = patience or Patience()
+        self._lock = threading.RLock()
+        self._channels: dict[str, grpc.Channel] = {}
+        self._sites: dict[str, SrmClient] = {}
+        check_identity(config.tls)
+
+    @classmethod
+    def load(cls, path: Path | str, patience: Patience | None = None) -> "Client":
+        """Return a client for the configuration in a TOML file; errors as ClientConfig.load."""
+        return cls(ClientConfig.load(path), patience)
+
+    @cached_property
+    def catalog(self) -> CatalogClient:
+        """The file catalog."""
+        return CatalogClient(self._channel("catalog", self.config.catalog), self._patience)
+
+    @cached_property
+    def metadata(self) -> MetadataClient:
+        """The metadata service."""
+        return MetadataClient(self._channel("metadata", self.config.metadata), self._patience)
+
+    @cached_property
+    def keystores(self) -> KeystoreClient:
+        """All keystores together."""
+        servers = [KeystoreServer(k.name, k.index, self._keystore_channel(k.name)) for k in self.config.keystores]
+        return KeystoreClient(servers, self.config.threshold)
+
+    @cached_property
+    def grants(self) -> Grants:
+        """Access control in every service together."""
+        places = [("catalog", self.catalog.channel)]
+        places += [(f"keystore {k.name}", self._keystore_channel(k.name)) for k in self.config.keystores]
+        places += [("metadata", self.metadata.channel)]
+        return Grants(self.catalog, [AclClient(place, channel, self._patience) for place, channel in places])
+
+    def srm(self, site: str = "") -> SrmClient:
+        """Return a site's dicom-srm; without a name, the only one in the configuration.
+
+        Raises:
+            Invalid: SITE_UNKNOWN, or SITE_AMBIGUOUS where a name is needed.
+        """
+        known = ", ".join(sorted(self.config.srm)) or "none"
+        if not site:
+            if len(self.config.srm) != 1:
+                raise Invalid.because("SITE_AMBIGUOUS", f"name a site; in the configuration: {known}")
+            site = next(iter(self.config.srm))
+        if site not in self.config.srm:
+            raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [srm] in the configuration; there: {known}")
+        with self._lock:
+            if site not in self._sites:
+                channel = self._channel(f"srm {site}", self.config.srm[site])
+                self._sites[site] = SrmClient(site, channel, self._patience)
+            return self._sites[site]
+
+    def download(
+        self,
+        files: Sequence[PlannedFile],
+        directory: Path,
+        options: FetchOptions | None = None,
+        received: Callable[[int], None] | None = None,
+    ) -> Download:
+        """Return a download of planned files (see `mdm_client.plan.make_plan`) into `directory`; iterate its `results`.
+
+        `received` is called in workers with each count of ciphertext bytes.
+        """
+        return Download(files, directory, self.srm, self.keystores, options or FetchOptions(), received)
+
+    def close(self) -> None:
+        """Close every channel."""
+        with self._lock:
+            for channel in self._channels.values():
+                channel.close()
+            self._channels.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _keystore_channel(self, name: str) -> grpc.Channel:
+        addresses = next(k.addresses for k in self.config.keystores if k.name == name)
+        return self._channel(f"keystore {name}", addresses)
+
+    def _channel(self, place: str, addresses: Sequence[str]) -> grpc.Channel:
+        with self._lock:
+            if place not in self._channels:
+                self._channels[place] = open_channel(addresses, self.config.tls)
+            return self._channels[place]
