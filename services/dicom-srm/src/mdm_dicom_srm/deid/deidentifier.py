@@ -1,0 +1,157 @@
+"""The de-identifier: decides from the header, then rewrites the data set under one profile and one site secret."""
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+
+import pydicom
+from pydicom._uid_dict import UID_dictionary
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+
+from mdm_dicom_srm.deid.codec import EXPLICIT_LE, IMPLICIT_LE, Encoding
+from mdm_dicom_srm.deid.engine import Pass
+from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
+from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
+from mdm_dicom_srm.deid.part10 import open_part10, write_part10
+from mdm_dicom_srm.deid.profile import Profile
+from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
+from mdm_dicom_srm.deid.rules import Rules
+from mdm_dicom_srm.deid.table import EDITION, known_sop_class
+
+# PS3.16 CID 7050: what was done, in the order of the codes.
+_BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
+_OPTION_CODES = {
+    "retain_longitudinal_full_dates": ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
+    "retain_longitudinal_modified_dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    "retain_patient_characteristics": ("113108", "Retain Patient Characteristics Option"),
+    "retain_device_identity": ("113109", "Retain Device Identity Option"),
+    "retain_uids": ("113110", "Retain UIDs Option"),
+    "retain_safe_private": ("113111", "Retain Safe Private Option"),
+    "retain_institution_identity": ("113112", "Retain Institution Identity Option"),
+}
+_DATES_CODE = {"remove": b"REMOVED", "shift": b"MODIFIED", "keep": b"UNMODIFIED"}
+
+
+class Deidentifier:
+    """Applies a profile; safe to share between threads, and cheap to call once the first file of a SOP class is done."""
+
+    def __init__(self, profile: Profile, pseudonymiser: Pseudonymiser) -> None:
+        self._profile = profile
+        self._pseudonymiser = pseudonymiser
+        self._rules: dict[str, Rules] = {}
+        codes = [_BASIC_CODE, *(_OPTION_CODES[option] for option in profile.options)]
+        self._codes = sorted(codes)
+        self._method = f"MDM {profile.name}, PS3.15 {EDITION}".encode("ascii", "replace")[:64]
+
+    def judge(self, dataset: pydicom.Dataset) -> tuple[Outcome, str]:
+        """Decide from a header alone, pixels unseen; the reason is empty when the instance may be released."""
+        return self._judge(facts_of_dataset(dataset))
+
+    def deidentify(self, part10: bytes | memoryview) -> Result:
+        """De-identify a complete Part 10 file; never raises for bad input.
+
+        The result has data only when released. It holds views of `part10`, which must not change before it is written.
+        """
+        try:
+            opened = open_part10(part10)
+            facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+            facts.texts.setdefault(SOP_CLASS, opened.sop_class)
+            outcome, reason = self._judge(facts)
+            if outcome is not Outcome.RELEASED:
+                return Result(outcome, reason)
+            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts)
+            data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
+            return Result(outcome, data=data, counts=counts)
+        except Malformed as error:
+            return Result(Outcome.FAILED, error.reason)
+        except (struct.error, zlib.error, UnicodeError):
+            return Result(Outcome.FAILED, "malformed")
+
+    def deidentify_dataset(self, dataset: pydicom.Dataset) -> pydicom.Dataset:
+        """Return a header as `deidentify` would write it, whatever `judge` says; pixel data is left out.
+
+        Raises:
+            Malformed: the header cannot be encoded or read with certainty.
+        """
+        data, encoding = _encode(dataset)
+        facts = facts_of_bytes(data, 0, encoding)
+        content, _ = self._apply(data, 0, encoding, facts)
+        return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, True)
+
+    def _apply(self, data: memoryview, start: int, encoding: Encoding, facts: Facts) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
+        """Return the data set after the rules, and the actions counted."""
+        patient, issuer = facts.patient()
+        offset = self._pseudonymiser.date_offset_days(patient, issuer)
+        work = Pass(data, self._rules_for(facts.uid(SOP_CLASS)), self._pseudonymiser, offset)
+        pseudonym = self._pseudonymiser.patient(patient, issuer).encode("ascii")
+        return work.data_set(start, encoding, self._written(pseudonym, encoding)), work.counts
+
+    def _instance(self, facts: Facts) -> str:
+        """Return the SOP Instance UID for the file meta information, equal to the data set's."""
+        original = facts.uid(SOP_INSTANCE)
+        if "retain_uids" in self._profile.options or original in UID_dictionary:
+            return original
+        return self._pseudonymiser.uid(original)
+
+    def _rules_for(self, sop_class: str) -> Rules:
+        """Return the rules of a SOP class; all that PS3.3 does not describe share one set, so the cache is bounded."""
+        key = sop_class if known_sop_class(sop_class) else ""
+        if key not in self._rules:
+            self._rules[key] = Rules(self._profile, key)
+        return self._rules[key]
+
+    def _written(self, pseudonym: bytes, encoding: Encoding) -> list[tuple[int, bytes]]:
+        """Return the elements every output carries, in tag order."""
+        codes = b"".join(
+            encoding.item(
+                encoding.element(0x00080100, b"SH", code.encode("ascii"))
+                + encoding.element(0x00080102, b"SH", b"DCM")
+                + encoding.element(0x00080104, b"LO", meaning.encode("ascii"))
+            )
+            for code, meaning in self._codes
+        )
+        values = (
+            (0x00100010, b"PN", pseudonym),
+            (PATIENT_ID, b"LO", pseudonym),
+            (0x00120062, b"CS", b"YES"),
+            (0x00120063, b"LO", self._method),
+            (0x00120064, b"SQ", codes),
+            (0x00280303, b"CS", _DATES_CODE[self._profile.dates]),
+        )
+        return [(tag, encoding.element(tag, vr, value)) for tag, vr, value in values]
+
+    def _judge(self, facts: Facts) -> tuple[Outcome, str]:
+        for rule in self._profile.rules:
+            if rule.matches(facts.texts):
+                return rule.outcome, rule.reason
+        sop_class = facts.uid(SOP_CLASS)
+        if not sop_class or not facts.uid(SOP_INSTANCE):
+            return Outcome.FAILED, "no_sop_instance"
+        if sop_class not in UID_dictionary and not known_sop_class(sop_class):
+            return Outcome.QUARANTINED, "unknown_sop_class"
+        if facts.embedded_overlay:
+            return Outcome.QUARANTINED, "embedded_overlay"
+        return Outcome.RELEASED, ""
+
+
+def _encode(dataset: pydicom.Dataset) -> tuple[memoryview, Encoding]:
+    """Return a header's bytes without command, file meta and pixel groups, and how they are encoded.
+
+    Raises:
+        Malformed: pydicom cannot write the values.
+    """
+    implicit = dataset.original_encoding[0] is True
+    kept = [tag for tag in dataset.keys() if 4 < tag >> 16 < 0x7FE0]  # noqa: SIM118 - values are not to be converted
+    header = pydicom.Dataset({tag: dataset.get_item(tag) for tag in kept})
+    little = dataset.original_encoding[1]
+    header.set_original_encoding(implicit, little, dataset.original_character_set)
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, implicit
+    try:
+        write_dataset(buffer, header, dataset.get("SpecificCharacterSet", "iso8859"))
+    except (ValueError, TypeError, AttributeError, NotImplementedError, OverflowError, struct.error) as error:
+        raise Malformed("unencodable") from error
+    return memoryview(buffer.getvalue()), IMPLICIT_LE if implicit else EXPLICIT_LE

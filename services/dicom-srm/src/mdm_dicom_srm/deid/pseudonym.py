@@ -1,0 +1,53 @@
+"""Stable pseudonyms: everything is HMAC-SHA-256 under the site secret, with one derived key per purpose."""
+
+import base64
+import hmac
+import uuid
+
+_MAX_SHIFT_DAYS = 3650
+_MIN_SECRET = 32
+
+
+def _mac(key: bytes, *parts: str) -> bytes:
+    """Return the MAC over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
+    encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
+    return hmac.digest(key, b"".join(len(part).to_bytes(4, "big") + part for part in encoded), "sha256")
+
+
+class Pseudonymiser:
+    """Maps identifiers to pseudonyms; equal on every machine that holds the same secret, not invertible without it."""
+
+    def __init__(self, secret: bytes) -> None:
+        """Derive the keys.
+
+        Raises:
+            ValueError: the secret is shorter than 32 bytes.
+        """
+        if len(secret) < _MIN_SECRET:
+            raise ValueError(f"site secret has {len(secret)} bytes, at least {_MIN_SECRET} are needed")
+        self._uid, self._patient, self._guid, self._dates = (
+            hmac.digest(secret, b"mdm-deid-v1:" + purpose, "sha256") for purpose in (b"uid", b"patient", b"guid", b"dates")
+        )
+
+    def __repr__(self) -> str:
+        return "Pseudonymiser()"
+
+    def uid(self, original: str) -> str:
+        """Return `2.25.<128-bit decimal>` (PS3.5 B.2) for a UID; does not itself spare the standard's own UIDs."""
+        return f"2.25.{int.from_bytes(_mac(self._uid, original)[:16], 'big')}"
+
+    def patient(self, patient_id: str, issuer: str = "") -> str:
+        """Return `P` and 16 base32 characters (80 bits); surrounding spaces do not matter, as in DICOM's LO."""
+        digest = _mac(self._patient, patient_id.strip(), issuer.strip())
+        return "P" + base64.b32encode(digest[:10]).decode("ascii")
+
+    def guid(self, sop_instance_uid: str) -> uuid.UUID:
+        """Return the instance's grid name, a version 8 UUID (RFC 9562)."""
+        value = int.from_bytes(_mac(self._guid, sop_instance_uid)[:16], "big")
+        value = value & ~(0xF << 76) | 8 << 76
+        return uuid.UUID(int=value & ~(0x3 << 62) | 2 << 62)
+
+    def date_offset_days(self, patient_id: str, issuer: str = "") -> int:
+        """Return how many days this patient's dates move: -1 to -3650, always into the past."""
+        digest = _mac(self._dates, patient_id.strip(), issuer.strip())
+        return -1 - int.from_bytes(digest[:8], "big") % _MAX_SHIFT_DAYS
