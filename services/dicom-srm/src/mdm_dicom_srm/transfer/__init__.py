@@ -1,0 +1,5 @@
+"""Reading staged files over gRPC."""
+
+from mdm_dicom_srm.transfer.servicer import TransferServicer
+
+__all__ = ["TransferServicer"]
