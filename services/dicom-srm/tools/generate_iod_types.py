@@ -16,6 +16,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 OUT = Path(__file__).parents[1] / "src/mdm_dicom_srm/deid/data/iod_types.tsv"
 STRONG = ("1", "1C", "2", "2C")
 CODE_MEANING = 0x00080104
+CONTENT_SEQUENCE = 0x0040A730
 
 
 def main() -> None:
@@ -31,7 +32,11 @@ def main() -> None:
     ]
     lines += [f"sop\t{uid}\t{iod}" for uid, iod in sorted(sops.items())]
     for iod in sorted(iods):
-        used = [module["key"] for module in iods[iod] if rows.get(module["key"])]
+        used = [
+            module["key"]
+            for module in iods[iod]
+            if rows.get(module["key"]) and not (module["usage"] != "M" and removable(modules[module["key"]]))
+        ]
         lines.append(f"iod\t{iod}\t{' '.join(used)}")
     for name in sorted(rows):
         if rows[name]:
@@ -39,6 +44,12 @@ def main() -> None:
             lines += [f"{'/'.join(f'{tag:08X}' for tag in path)}\t{kind}" for path, kind in sorted(rows[name].items())]
     OUT.write_text("\n".join(lines) + "\n")
     sys.stdout.write(f"{OUT}: {len(lines)} lines, {OUT.stat().st_size} bytes\n")
+
+
+def removable(attributes: list[dict[str, Any]]) -> bool:
+    """Tell whether removal takes all that an optional module must have, so that the module is gone and stays valid."""
+    tags = [tag_for_keyword(word["keyword"]) for word in attributes if not word["path"] and word["type"] in ("1", "2")]
+    return bool(tags) and all(tag is not None and "X" in load_actions().get(tag, "") for tag in tags)
 
 
 def module_rows(attributes: list[dict[str, Any]]) -> dict[tuple[int, ...], str]:
@@ -58,7 +69,7 @@ def matters(path: tuple[int, ...], types: dict[tuple[int, ...], str]) -> bool:
     for depth in range(1, len(path)):
         action = actions.get(path[depth - 1], "")
         if action and "U" not in action:
-            needs_dummy = types.get(path[:depth]) in ("1", "1C")
+            needs_dummy = types.get(path[:depth]) in ("1", "1C") and path[depth - 1] != CONTENT_SEQUENCE
             return needs_dummy and (types[path] in ("1", "2") or path[-1] == CODE_MEANING)
     return actions.get(path[-1], "U") != "U" or dictionary_VR(path[-1]) == "PN"
 

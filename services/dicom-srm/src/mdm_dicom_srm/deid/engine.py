@@ -76,6 +76,7 @@ class Pass:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
         keep, creators = Kind.KEEP, dict[int, str]()
+        drop_private, removed = 0 if self._rules.keeps_private else 0x10000, 0
         run = pos  # where the bytes begin that go out as they came
         while pos < limit:
             head = header(data, pos, limit)
@@ -85,9 +86,16 @@ class Pass:
             if tag == ITEM_END and delimited:
                 if run < pos:
                     out.append(data[run:pos])
+                self.counts["removed"] += removed
                 return value
             if tag >= 0xFFFE0000:
                 raise Malformed("stray_delimiter")
+            if tag & drop_private and length <= limit - value:
+                if run < pos:
+                    out.append(data[run:pos])
+                run = pos = value + length
+                removed += 1
+                continue
             op = ops.get((tag, vr)) or self._rules.op(level, tag, vr, encoding)
             if op.kind is keep and length <= limit - value and not (ours and tag in ours):
                 pos = value + length
@@ -99,10 +107,11 @@ class Pass:
             else:
                 end = self._change(op, head, pos, limit, encoding, depth, creators, out)
             run = pos = end
-        if run < pos:
-            out.append(data[run:pos])
         if delimited:
             raise Malformed("truncated")
+        if run < pos:
+            out.append(data[run:pos])
+        self.counts["removed"] += removed
         return pos
 
     def _change(
@@ -133,8 +142,8 @@ class Pass:
             self.counts["removed"] += 1
         else:
             self.counts[op.kind.value] += 1
-            new = b"" if length == UNDEFINED else self._value(op, bytes(self._data[value:end]))
-            out.append(encoding.element(tag, op.vr, new))
+            old = b"" if length == UNDEFINED else bytes(self._data[value:end])
+            out.append(encoding.element(tag, op.vr, self._value(op, old)))
         return end
 
     def _value(self, op: Op, old: bytes) -> bytes:

@@ -15,6 +15,7 @@ TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
 BINARY_VRS = frozenset(b"AT FL FD SL SS SV UL US UV OB OD OF OL OV OW".split())
 PATIENT_AGE: Final = 0x00101010
 CODE_MEANING: Final = 0x00080104
+CONTENT_SEQUENCE: Final = 0x0040A730
 _DATE_VRS = (b"DA", b"DT")
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
@@ -112,7 +113,7 @@ class Rules:
     def __init__(self, profile: Profile, sop_class: str) -> None:
         self._options = profile.options
         self._dates = profile.dates
-        self._keeps_private = "retain_safe_private" in profile.options
+        self.keeps_private = "retain_safe_private" in profile.options
         self._keeps_uids = "retain_uids" in profile.options
         self._known = known_sop_class(sop_class)
         self.root = Level(iod_types(sop_class))
@@ -129,7 +130,7 @@ class Rules:
     def _resolve(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         group, element = tag >> 16, tag & 0xFFFF
         if group % 2:
-            return _PRIVATE if self._keeps_private else _DROP
+            return _PRIVATE if self.keeps_private else _DROP
         if element == 0 or group <= 0x0004 or group >> 8 in (0x50, 0x60) or group >= 0xFFFA:
             return _DROP
         row, standard = _rows().get(tag), standard_vr(tag)
@@ -209,7 +210,8 @@ class Rules:
 def dummy(tag: int, vr: bytes, node: TypeNode, encoding: Encoding = IMPLICIT_LE) -> bytes:
     """Return a value that is valid for the VR and says nothing; for a sequence, one item with what its IOD demands."""
     if vr == b"SQ":
-        return encoding.item(b"".join(_dummy_content(node, encoding)))
+        content = _dummy_content_item(encoding) if tag == CONTENT_SEQUENCE else _dummy_content(node, encoding)
+        return encoding.item(b"".join(content))
     if tag in _DUMMY_BY_TAG:
         return _DUMMY_BY_TAG[tag]
     if vr in BINARY_VRS or vr == b"UN":
@@ -224,6 +226,20 @@ def _dummy_content(node: TypeNode, encoding: Encoding) -> list[bytes]:
         value = dummy(tag, vr, node.children.get(tag, TypeNode()), encoding) if kind == "1" else b""
         elements[tag] = encoding.element(tag, vr, value)
     if CODE_MEANING in node.types:
-        for tag, vr in ((0x00080100, b"SH"), (0x00080102, b"SH"), (CODE_MEANING, b"LO")):
-            elements[tag] = encoding.element(tag, vr, _DUMMY_BY_TAG[tag])
+        elements |= _dummy_code(encoding)
     return [elements[tag] for tag in sorted(elements)]
+
+
+def _dummy_code(encoding: Encoding) -> dict[int, bytes]:
+    vrs = {0x00080100: b"SH", 0x00080102: b"SH", CODE_MEANING: b"LO"}
+    return {tag: encoding.element(tag, vr, _DUMMY_BY_TAG[tag]) for tag, vr in vrs.items()}
+
+
+def _dummy_content_item(encoding: Encoding) -> list[bytes]:
+    """Return the elements of a text content item (PS3.3 C.17.3), the plainest a Content Sequence can hold."""
+    return [
+        encoding.element(0x0040A010, b"CS", b"CONTAINS"),
+        encoding.element(0x0040A040, b"CS", b"TEXT"),
+        encoding.element(0x0040A043, b"SQ", encoding.item(b"".join(_dummy_code(encoding).values()))),
+        encoding.element(0x0040A160, b"UT", b"ANONYMIZED"),
+    ]
