@@ -197,6 +197,20 @@ def test_lying_servers_that_agree_on_an_equation_still_cannot_replace_the_key():
     assert reason_of(error) == ("share-wrong", 1)
 
 
+@given(parameters, st.randoms(use_true_random=False))
+def test_any_lost_share_is_recovered_from_a_threshold_of_others(threshold_and_total, random):
+    threshold, total = threshold_and_total
+    shares = shamir.split(None, threshold, total, GUID, 3)
+    lost = random.choice(shares)
+    assert shamir.recover(random.sample(shares, threshold), lost.x) == lost
+
+
+@pytest.mark.parametrize("x", [0, 4])
+def test_the_key_itself_and_shares_that_never_were_are_not_recovered_as_shares(x):
+    with pytest.raises(ShareError):
+        shamir.recover(shamir.split(None, 2, 3, GUID), x)
+
+
 @given(secrets, st.uuids(), st.integers(0, 2**32 - 1))
 def test_the_file_key_is_hkdf_sha256_of_rfc_5869(secret, guid, epoch):
     """Extract and expand written out with hmac: PRK = HMAC(0³², IKM); T(1) = HMAC(PRK, info ‖ 1)."""

@@ -129,15 +129,27 @@ def combine(shares: Sequence[Share]) -> bytes:
     if len(shares) < threshold:
         raise ShareError("shares-too-few", f"{len(shares)} shares given, {threshold} needed")
     chosen = shares[:threshold]
-    weights = _weights_at_zero(tuple(share.x for share in chosen))
-    scalar = _ZERO
-    for share, weight in zip(chosen, weights, strict=True):
-        scalar = crypto_core_ed25519_scalar_add(scalar, crypto_core_ed25519_scalar_mul(weight, share.value))
+    scalar = _interpolate(chosen, 0)
     if scalar != _ZERO and hmac.compare_digest(crypto_scalarmult_ed25519_base_noclamp(scalar), chosen[0].commitments[0]):
         return scalar
     for share in chosen:
         check(share)
     raise ShareError("shares-wrong", "the shares do not combine to the key that their commitments name")
+
+
+def recover(shares: Sequence[Share], x: int) -> Share:
+    """Return the share at `x` of the key that at least `threshold` shares hold: what a server that lost it must get again.
+
+    Raises:
+        ShareError: as `combine`, or x is not in 1..total.
+    """
+    combine(shares)
+    first = shares[0]
+    chosen = shares[: first.threshold]
+    value = _interpolate(chosen, x)
+    recovered = Share(first.guid, first.epoch, x, value, first.commitments, first.threshold, first.total)
+    check(recovered)
+    return recovered
 
 
 def file_key(scalar: bytes, guid: UUID, epoch: int) -> bytes:
@@ -174,15 +186,24 @@ def _times(x: int, point: bytes) -> bytes:
     return result
 
 
+def _interpolate(shares: Sequence[Share], at: int) -> bytes:
+    """f(at) from as many shares as the polynomial has coefficients."""
+    value = _ZERO
+    weights = _weights(tuple(share.x for share in shares), at)
+    for share, weight in zip(shares, weights, strict=True):
+        value = crypto_core_ed25519_scalar_add(value, crypto_core_ed25519_scalar_mul(weight, share.value))
+    return value
+
+
 @functools.lru_cache(maxsize=1024)
-def _weights_at_zero(xs: tuple[int, ...]) -> tuple[bytes, ...]:
-    """Lagrange's basis polynomials at 0 for these (public) indices: λ_i = Π x_j / (x_j − x_i) modulo ℓ."""
+def _weights(xs: tuple[int, ...], at: int) -> tuple[bytes, ...]:
+    """Lagrange's basis polynomials at `at` for these (public) indices: λ_i = Π (x_j − at) / (x_j − x_i) modulo ℓ."""
     weights = []
     for x in xs:
         numerator = denominator = 1
         for other in xs:
             if other != x:
-                numerator = numerator * other % ORDER
+                numerator = numerator * (other - at) % ORDER
                 denominator = denominator * (other - x) % ORDER
         weights.append((numerator * pow(denominator, -1, ORDER) % ORDER).to_bytes(_SIZE, "little"))
     return tuple(weights)
