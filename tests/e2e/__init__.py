@@ -1,0 +1,1 @@
+"""Tests through the mdm command, against a whole stack."""
