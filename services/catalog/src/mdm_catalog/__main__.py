@@ -1,0 +1,32 @@
+"""The catalog's command: serve, migrate, check-config."""
+
+from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from mdm_service import acl_servicer
+from mdm_service.main import Runtime, run
+
+from mdm_catalog.config import CatalogSettings
+from mdm_catalog.service import CatalogService
+from mdm_catalog.servicer import CatalogServicer
+from mdm_catalog.store import PostgresStore
+
+MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")
+
+
+def build(settings: CatalogSettings, runtime: Runtime) -> None:
+    """Put the service together on a server and a database."""
+    store = PostgresStore(runtime.database)
+    store.ensure_root(settings.root.owner, settings.root.acl_entries())
+    service = CatalogService(store, runtime.authenticator.caller_for)
+    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(service), runtime.server)
+    acl_servicer.add_acl_service(runtime.server, runtime.database)
+    for full_name in (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name, acl_servicer.FULL_NAME):
+        runtime.add_service(full_name)
+
+
+def main() -> None:
+    """Run the command line."""
+    run("catalog", CatalogSettings, build, MIGRATIONS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Listing directories: a walk by keyset pages that holds neither a connection nor more than a page per level."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from uuid import UUID
+
+from mdm_service.acl import Permission
+from mdm_service.errors import Invalid
+from mdm_service.identity import Caller
+
+from mdm_catalog.access import Rights
+from mdm_catalog.lookup import locate
+from mdm_catalog.model import Entry, EntryKind, EntryView, Target
+from mdm_catalog.path import Lfn, join, names
+from mdm_catalog.port import Reading, Store
+
+PAGE = 1_000
+# Below this depth pages are small, so that a deep tree of wide directories cannot fill the memory.
+_DEEP, _DEEP_PAGE = 8, 50
+
+
+@dataclass
+class _Frame:
+    """A directory being listed: the last name given, and what is read but not yet given."""
+
+    lfn: Lfn
+    directory_id: int
+    after: str
+    traversable: bool
+    pending: deque[Entry] = field(default_factory=deque)
+    exhausted: bool = False
+
+
+class Listing:
+    """One List call.
+
+    The order is that of the names from the root down (`path.names`): a directory, then its contents; siblings by the bytes of
+    their names. Each batch is read on its own view: what is made meanwhile appears if it sorts after what was given, nothing
+    appears twice, and the rights that count are those at the time of the batch.
+    """
+
+    def __init__(self, store: Store, caller: Caller, *, recursive: bool, with_replicas: bool) -> None:
+        self._store = store
+        self._caller = caller
+        self._recursive = recursive
+        self._with_replicas = with_replicas
+
+    def batches(self, lfn: Lfn, after: Lfn | None) -> Iterator[list[EntryView]]:
+        """Give what is in `lfn`, or `lfn` itself if it is a file, in batches of at most 1,000; `after` resumes.
+
+        Raises:
+            NotFound, Forbidden: the caller may not list it. Invalid: `after` does not lie below `lfn`.
+        """
+        skipped = _below(lfn, after)
+        start = self._store.read(partial(self._start, lfn, skipped))
+        if isinstance(start, EntryView):
+            if after is None:
+                yield [start]
+            return
+        while start:
+            batch = self._store.read(partial(self._fill, start))
+            if batch:
+                yield batch
+
+    def _start(self, lfn: Lfn, skipped: Sequence[str], reading: Reading) -> EntryView | list[_Frame]:
+        rights = Rights(reading, self._caller)
+        located = locate(reading, [Target(lfn=lfn)])[0]
+        rights.load_located([located])
+        node = rights.see(located)
+        if node.kind == EntryKind.FILE:
+            entry = reading.entries([node.id])[node.id]
+            replicas = reading.replicas([node.id]).get(node.id, ()) if self._with_replicas else ()
+            return EntryView(lfn, entry, rights.under(node.acl_id), replicas)
+        rights.demand(located, Permission.LIST)
+        return self._frames(reading, rights, _Frame(lfn, node.id, "", _traversable(rights, node.acl_id)), skipped)
+
+    def _frames(self, reading: Reading, rights: Rights, top: _Frame, skipped: Sequence[str]) -> list[_Frame]:
+        """Return the stack with which a listing goes on after the names in `skipped`, relative to its top."""
+        stack = [top]
+        for name in skipped:
+            frame = stack[-1]
+            frame.after = name
+            node = reading.children([(frame.directory_id, name)]).get((frame.directory_id, name))
+            if node is None or not self._descends(rights, frame, node.kind, node.acl_id):
+                break
+            stack.append(_Frame(join(frame.lfn, name), node.id, "", _traversable(rights, node.acl_id)))
+        return stack
+
+    def _fill(self, stack: list[_Frame], reading: Reading) -> list[EntryView]:
+        """Return the next batch, empty when there is none, and leave `stack` where to go on."""
+        rights = Rights(reading, self._caller)
+        found: list[tuple[Lfn, Entry]] = []
+        while stack and len(found) < PAGE:
+            frame = stack[-1]
+            if not frame.pending and not frame.exhausted:
+                limit = PAGE if len(stack) <= _DEEP else _DEEP_PAGE
+                frame.pending.extend(reading.page(frame.directory_id, frame.after, limit))
+                frame.exhausted = len(frame.pending) < limit
+                rights.load(entry.acl_id for entry in frame.pending)
+            if not frame.pending:
+                stack.pop()
+                continue
+            entry = frame.pending.popleft()
+            frame.after = entry.name
+            lfn = join(frame.lfn, entry.name)
+            found.append((lfn, entry))
+            if self._descends(rights, frame, entry.kind, entry.acl_id):
+                stack.append(_Frame(lfn, entry.id, "", _traversable(rights, entry.acl_id)))
+        replicas = reading.replicas([entry.id for _, entry in found if entry.kind == EntryKind.FILE]) if self._with_replicas else {}
+        return [EntryView(lfn, entry, rights.under(entry.acl_id), replicas.get(entry.id, ())) for lfn, entry in found]
+
+    def _descends(self, rights: Rights, frame: _Frame, kind: EntryKind, acl_id: UUID) -> bool:
+        return self._recursive and kind == EntryKind.DIRECTORY and frame.traversable and bool(rights.under(acl_id) & Permission.LIST)
+
+
+def _traversable(rights: Rights, acl_id: UUID) -> bool:
+    return bool(rights.under(acl_id) & Permission.TRAVERSE)
+
+
+def _below(lfn: Lfn, after: Lfn | None) -> tuple[str, ...]:
+    """Return the names that lead from `lfn` to `after`."""
+    top, last = names(lfn), names(after) if after is not None else names(lfn)
+    if last[: len(top)] != top:
+        raise Invalid("AFTER_OUTSIDE", "`after` must be the listed path or lie below it.")
+    return last[len(top) :]

@@ -1,0 +1,1 @@
+"""Schema of the catalog, applied in order of number."""

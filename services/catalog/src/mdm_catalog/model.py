@@ -1,0 +1,256 @@
+"""What the catalog holds: entries, replicas, and the limits on both."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from mdm_service.acl import Permission
+from mdm_service.errors import Invalid
+
+from mdm_catalog.path import Lfn
+
+MAX_BATCH = 10_000
+MAX_COMMENT_BYTES = 255
+MAX_SURL_BYTES = 1023
+MAX_REPLICAS = 100
+MAX_SIZE = 2**63 - 1
+SHA256_BYTES = 32
+ROOT_ID = 0
+# The root's ACL has the same id everywhere, so that configuration and tools can name it.
+ROOT_ACL = UUID("00000000-0000-4000-8000-000000000001")
+
+_SURL = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[^/\s:\[\]]+)(:[0-9]{1,5})?/[^\s\x00-\x1f\x7f-\x9f]*")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+Item = TypeVar("Item")
+
+
+class EntryKind(IntEnum):
+    """Kind of a catalog entry, numbered as in the protocol."""
+
+    DIRECTORY = 1
+    FILE = 2
+
+
+class ReplicaStatus(IntEnum):
+    """State of a replica, numbered as in the protocol."""
+
+    AVAILABLE = 1
+    POPULATING = 2
+    DELETING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """Where a copy of a file is."""
+
+    surl: str
+    status: ReplicaStatus
+    host: str
+
+
+class Node(NamedTuple):
+    """What is needed of an entry to find it and to decide about it; a tuple, because batches hold ten thousand."""
+
+    id: int
+    parent_id: int | None
+    name: str
+    kind: EntryKind
+    acl_id: UUID
+    default_acl_id: UUID | None
+    guid: UUID | None
+    size: int | None
+    rev: int
+
+
+class Entry(NamedTuple):
+    """A directory or a file as stored; its path follows from its ancestors."""
+
+    id: int
+    parent_id: int | None
+    name: str
+    kind: EntryKind
+    guid: UUID | None
+    size: int | None
+    sha256: bytes | None
+    comment: str
+    owner: str
+    acl_id: UUID
+    default_acl_id: UUID | None
+    create_time: datetime
+    modify_time: datetime
+    rev: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryView:
+    """An entry as a caller sees it: with its path, what the caller may do, and replicas where asked."""
+
+    lfn: Lfn
+    entry: Entry
+    permissions: Permission
+    replicas: tuple[Replica, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The directories from the root to `lfn` as far as they exist.
+
+    `acl_ids` are theirs from the root down; `directory_id` is the last that exists, and `complete` tells whether it is `lfn`.
+    """
+
+    lfn: Lfn
+    directory_id: int
+    default_acl_id: UUID
+    acl_ids: tuple[UUID, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a caller names: exactly one of the three."""
+
+    lfn: Lfn | None = None
+    guid: UUID | None = None
+    surl: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewDirectory:
+    """A directory to make."""
+
+    lfn: Lfn
+    acl_id: UUID | None = None
+    default_acl_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to register."""
+
+    lfn: Lfn
+    guid: UUID
+    size: int | None = None
+    sha256: bytes | None = None
+    comment: str = ""
+    acl_id: UUID | None = None
+    replicas: tuple[Replica, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """New attributes of a file: None leaves one as it is, an empty SHA-256 forgets it."""
+
+    target: Target
+    size: int | None = None
+    sha256: bytes | None = None
+    comment: str | None = None
+    if_rev: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AclAssignment:
+    """Points an entry at an ACL, a directory also at a default ACL (None leaves it)."""
+
+    target: Target
+    acl_id: UUID
+    default_acl_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Where a file can be read."""
+
+    guid: UUID
+    lfn: Lfn
+    surls: tuple[str, ...]
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubtreeAcl:
+    """An ACL in a subtree, how many entries there refer to it, and whether one outside does."""
+
+    acl_id: UUID
+    files: int
+    directories: int
+    shared_outside: bool
+
+
+def check_batch(items: Sequence[Item]) -> Sequence[Item]:
+    """Return `items`.
+
+    Raises:
+        Invalid: there are more than 10,000.
+    """
+    if len(items) > MAX_BATCH:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH:,} items per call, not {len(items):,}: split the batch.")
+    return items
+
+
+def parse_uuid(text: str, what: str) -> UUID:
+    """Return a UUID from its canonical text (36 characters, lower case).
+
+    Raises:
+        Invalid: it is not; `what` names the field.
+    """
+    if not _CANONICAL_UUID.fullmatch(text):
+        raise Invalid(f"{what.upper()}_INVALID", f"{what} is not a UUID in canonical form (8-4-4-4-12 lower-case hexadecimal digits).")
+    return UUID(text)
+
+
+def check_size(size: int | None) -> int | None:
+    """Return a size in bytes. Raises Invalid below zero."""
+    if size is not None and size < 0:
+        raise Invalid("SIZE_INVALID", "size is below zero.")
+    return size
+
+
+def check_sha256(digest: bytes) -> bytes:
+    """Return a SHA-256, or nothing when unknown. Raises Invalid at any other length."""
+    if len(digest) not in (0, SHA256_BYTES):
+        raise Invalid("SHA256_INVALID", f"sha256 has {len(digest)} bytes, not {SHA256_BYTES}.")
+    return digest
+
+
+def check_comment(comment: str) -> str:
+    """Return a comment. Raises Invalid above 255 bytes or with control characters."""
+    if len(comment.encode()) > MAX_COMMENT_BYTES or _CONTROL.search(comment):
+        raise Invalid("COMMENT_INVALID", f"comment must be one line of at most {MAX_COMMENT_BYTES} bytes without control characters.")
+    return comment
+
+
+def parse_surl(surl: str) -> str:
+    """Return a SURL. Raises Invalid unless it is `scheme://authority/path` of at most 1,023 bytes without spaces."""
+    if len(surl.encode()) > MAX_SURL_BYTES or not _SURL.fullmatch(surl):
+        raise Invalid("SURL_INVALID", f"surl must be scheme://authority/path of at most {MAX_SURL_BYTES:,} bytes without spaces.")
+    return surl
+
+
+def parse_replica(surl: str, status: ReplicaStatus, host: str) -> Replica:
+    """Return a replica; without a host it is taken from the SURL.
+
+    Raises:
+        Invalid: SURL or host cannot be one.
+    """
+    parse_surl(surl)
+    if not host:
+        authority = surl.split("/", 3)[2]
+        host = authority.rpartition(":")[0] if re.search(r":[0-9]+$", authority) else authority
+    if len(host.encode()) > MAX_COMMENT_BYTES or _CONTROL.search(host) or " " in host:
+        raise Invalid("HOST_INVALID", "host is not a host name.")
+    return Replica(surl, status, host)
+
+
+def check_replicas(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+    """Return a file's replicas. Raises Invalid when there are more than 100 or one is named twice."""
+    if len(replicas) > MAX_REPLICAS:
+        raise Invalid("REPLICAS_TOO_MANY", f"At most {MAX_REPLICAS} replicas per file, not {len(replicas)}.")
+    if len({replica.surl for replica in replicas}) != len(replicas):
+        raise Invalid("REPLICA_TWICE", "A SURL is given twice.")
+    return tuple(replicas)

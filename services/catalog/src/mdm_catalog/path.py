@@ -1,0 +1,75 @@
+"""Rules for logical file names."""
+
+import re
+import unicodedata
+from typing import NewType
+
+from mdm_service.errors import Invalid
+
+MAX_PATH_BYTES = 1023
+MAX_NAME_BYTES = 255
+
+# An absolute path that keeps every rule of `parse`; "/" is the root.
+Lfn = NewType("Lfn", str)
+
+ROOT = Lfn("/")
+# C0, DEL, C1, and the two separators that break a line: none may reach a terminal or a log through a name.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DOTS = re.compile(r"/\.\.?(/|$)")
+
+
+def parse(text: str) -> Lfn:
+    """Return `text` as an LFN.
+
+    Raises:
+        Invalid: it is not absolute, too long, holds an empty name, `.`, `..` or a control character, or is not in Unicode NFC.
+    """
+    if not text.startswith("/"):
+        raise _invalid("it must be absolute: start it with '/'")
+    if text == "/":
+        return ROOT
+    if len(text) > MAX_PATH_BYTES or len(text.encode()) > MAX_PATH_BYTES:
+        raise _invalid(f"a path has at most {MAX_PATH_BYTES} bytes")
+    if "//" in text or text.endswith("/"):
+        raise _invalid("a name is empty: write one '/' between names and none at the end")
+    if _DOTS.search(text):
+        raise _invalid("'.' and '..' are refused: write the path out")
+    if _CONTROL.search(text):
+        raise _invalid("control characters are refused")
+    if not unicodedata.is_normalized("NFC", text):
+        raise _invalid("it must be in Unicode normalisation form C (NFC)")
+    if len(text) > MAX_NAME_BYTES and any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")):
+        raise _invalid(f"a name has at most {MAX_NAME_BYTES} bytes")
+    return Lfn(text)
+
+
+def split(lfn: Lfn) -> tuple[Lfn, str]:
+    """Return the parent directory and the last name; the root gives itself and an empty name."""
+    parent, _, name = lfn.rpartition("/")
+    return Lfn(parent or "/"), name
+
+
+def join(parent: str, name: str) -> Lfn:
+    """Return the path of `name` in the directory `parent`."""
+    return Lfn(f"/{name}" if parent == "/" else f"{parent}/{name}")
+
+
+def names(lfn: Lfn) -> tuple[str, ...]:
+    """Return the names from the root down; none for the root.
+
+    Comparing these tuples gives the order of listings: a directory, then its contents; siblings by the bytes of their names.
+    """
+    return () if lfn == ROOT else tuple(lfn[1:].split("/"))
+
+
+def ancestors(lfn: Lfn) -> list[Lfn]:
+    """Return the directories above `lfn`, from the root down; none for the root."""
+    found: list[Lfn] = []
+    while lfn != ROOT:
+        lfn, _ = split(lfn)
+        found.append(lfn)
+    return found[::-1]
+
+
+def _invalid(problem: str) -> Invalid:
+    return Invalid("LFN_INVALID", f"Not a valid LFN: {problem}.")

@@ -1,0 +1,214 @@
+"""The use cases of the catalog."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, TypeVar
+
+from mdm_service.acl import Permission
+from mdm_service.errors import Aborted, Forbidden, Invalid, MdmError, Unauthenticated
+from mdm_service.identity import Caller
+
+from mdm_catalog import creation, removal
+from mdm_catalog.access import Located, Rights
+from mdm_catalog.listing import Listing
+from mdm_catalog.lookup import locate
+from mdm_catalog.model import (
+    ROOT_ID,
+    AclAssignment,
+    EntryKind,
+    EntryView,
+    FileChange,
+    NewDirectory,
+    NewFile,
+    Node,
+    Resolution,
+    SubtreeAcl,
+    Target,
+    check_batch,
+)
+from mdm_catalog.path import Lfn
+from mdm_catalog.port import Reading, Store, Writing
+
+T = TypeVar("T")
+C = TypeVar("C", FileChange, AclAssignment)
+Outcome: TypeAlias = MdmError | None
+
+
+class CatalogService:
+    """What callers may ask of the catalog. Every list of results has one item per item asked, in the order asked.
+
+    A batch of more than 10,000 raises Invalid; what is wrong with one item stands in its result.
+    """
+
+    def __init__(self, store: Store, caller_for: Callable[[str], Caller]) -> None:
+        self._store = store
+        self._caller_for = caller_for
+
+    def make_directories(self, caller: Caller, wanted: Sequence[NewDirectory], *, parents: bool) -> list[Outcome]:
+        """Make directories; see `creation.make_directories`."""
+        check_batch(wanted)
+        return self._store.write(lambda writing: creation.make_directories(writing, caller, wanted, parents=parents))
+
+    def register_files(self, caller: Caller, files: Sequence[NewFile]) -> list[Outcome]:
+        """Register files; see `creation.register_files`."""
+        check_batch(files)
+        return self._store.write(lambda writing: creation.register_files(writing, caller, files))
+
+    def remove(self, caller: Caller, targets: Sequence[Target], *, recursive: bool) -> list[Outcome]:
+        """Remove entries; see `removal.remove`."""
+        check_batch(targets)
+        return self._store.write(lambda writing: removal.remove(writing, caller, targets, recursive=recursive))
+
+    def listing(self, caller: Caller, lfn: Lfn, *, recursive: bool, with_replicas: bool, after: Lfn | None) -> Iterator[list[EntryView]]:
+        """List a directory or a file; see `listing.Listing.batches`."""
+        return Listing(self._store, caller, recursive=recursive, with_replicas=with_replicas).batches(lfn, after)
+
+    def stat(self, caller: Caller, targets: Sequence[Target], *, with_replicas: bool) -> list[EntryView | MdmError]:
+        """Return the entries that the caller may see."""
+        check_batch(targets)
+
+        def work(reading: Reading) -> list[EntryView | MdmError]:
+            located, rights = _find(reading, caller, targets)
+            seen = [_attempt(rights.see, item) for item in located]
+            ids = {node.id for node in seen if isinstance(node, Node)}
+            entries = reading.entries(ids)
+            replicas = reading.replicas(ids) if with_replicas else {}
+            return [
+                EntryView(item.lfn, entries[node.id], rights.under(node.acl_id), replicas.get(node.id, ()))
+                if isinstance(node, Node)
+                else node
+                for item, node in zip(located, seen, strict=True)
+            ]
+
+        return self._store.read(work)
+
+    def resolve(self, caller: Caller, targets: Sequence[Target]) -> list[Resolution | MdmError]:
+        """Return where the files are that the caller may read."""
+        check_batch(targets)
+
+        def work(reading: Reading) -> list[Resolution | MdmError]:
+            located, rights = _find(reading, caller, targets)
+            readable = [_attempt(lambda item: _file(rights.demand(item, Permission.READ)), item) for item in located]
+            surls = reading.available({node.id for node in readable if isinstance(node, Node)})
+            results: list[Resolution | MdmError] = []
+            for item, node in zip(located, readable, strict=True):
+                if isinstance(node, MdmError):
+                    results.append(node)
+                else:
+                    assert node.guid is not None
+                    results.append(Resolution(node.guid, item.lfn, surls.get(node.id, ()), node.size))
+            return results
+
+        return self._store.read(work)
+
+    def check_access(self, subject: str, targets: Sequence[Target], needed: Permission) -> list[Node | MdmError]:
+        """Return the files on which the subject holds all of `needed`, by what the catalog itself knows of its groups.
+
+        Raises:
+            Invalid: the subject is not a DN, or no permission is asked.
+        """
+        check_batch(targets)
+        if not needed:
+            raise Invalid("PERMISSIONS_MISSING", "permissions is empty: say what is to be checked.")
+        try:
+            subject_caller = self._caller_for(subject)
+        except Unauthenticated as error:
+            return [Forbidden(error.reason, error.message) for _ in targets]
+
+        def work(reading: Reading) -> list[Node | MdmError]:
+            located, rights = _find(reading, subject_caller, targets)
+            return [_attempt(lambda item: _file(rights.demand(item, needed)), item) for item in located]
+
+        return self._store.read(work)
+
+    def set_attributes(self, caller: Caller, changes: Sequence[FileChange]) -> list[Outcome]:
+        """Change attributes of files."""
+        check_batch(changes)
+
+        def check(rights: Rights, located: Located, change: FileChange) -> None:
+            node = _file(rights.demand(located, Permission.SET))
+            if change.if_rev is not None and change.if_rev != node.rev:
+                raise Aborted("REV_CHANGED", "The entry was changed meanwhile: read it again and retry.")
+
+        return self._store.write(lambda writing: _change(writing, caller, changes, check, writing.update_files))
+
+    def assign_acls(self, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Outcome]:
+        """Point entries at other ACLs; the caller needs `p` under the present and under the new ones."""
+        check_batch(assignments)
+
+        def check(rights: Rights, located: Located, change: AclAssignment) -> None:
+            node = rights.demand(located, Permission.CHANGE_ACL)
+            if node.id == ROOT_ID:
+                raise Invalid("ROOT_FIXED", "The root's ACL is part of the service's configuration.")
+            if node.kind == EntryKind.FILE and change.default_acl_id is not None:
+                raise Invalid("DEFAULT_ACL_OF_FILE", "Only a directory has a default ACL.")
+            rights.check_acl(change.acl_id)
+            rights.check_acl(change.default_acl_id)
+
+        def apply(writing: Writing, ready: Sequence[tuple[int, AclAssignment]]) -> None:
+            writing.update_acls([(entry_id, change.acl_id, change.default_acl_id) for entry_id, change in ready])
+
+        return self._store.write(lambda writing: _change(writing, caller, assignments, check, lambda ready: apply(writing, ready)))
+
+    def subtree_acls(self, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
+        """Return the distinct ACLs of an entry and all below that the caller may see (`g`), and how many others there are.
+
+        Raises:
+            NotFound, Forbidden: the caller may not see the entry.
+        """
+
+        def work(reading: Reading) -> tuple[list[SubtreeAcl], int]:
+            located, rights = _find(reading, caller, [target])
+            found = reading.subtree_acls(rights.see(located[0]).id)
+            rights.load(acl.acl_id for acl in found)
+            shown = [acl for acl in found if rights.under(acl.acl_id) & Permission.GET]
+            return shown, len(found) - len(shown)
+
+        return self._store.read(work)
+
+
+def _find(reading: Reading, caller: Caller, targets: Sequence[Target]) -> tuple[list[Located], Rights]:
+    rights = Rights(reading, caller)
+    located = locate(reading, targets)
+    rights.load_located(located)
+    return located, rights
+
+
+def _attempt(check: Callable[[Located], Node], located: Located) -> Node | MdmError:
+    try:
+        return check(located)
+    except MdmError as error:
+        return error
+
+
+def _file(node: Node) -> Node:
+    if node.kind != EntryKind.FILE:
+        raise Invalid("NOT_A_FILE", "This is a directory, not a file.")
+    return node
+
+
+def _change(
+    writing: Writing,
+    caller: Caller,
+    changes: Sequence[C],
+    check: Callable[[Rights, Located, C], None],
+    apply: Callable[[list[tuple[int, C]]], None],
+) -> list[Outcome]:
+    """Check changes against the locked entries and apply those that may be; one call changes an entry at most once."""
+    located, rights = _find(writing, caller, [change.target for change in changes])
+    locked = writing.lock_entries({item.node.id for item in located if item.node is not None})
+    ready: dict[int, C] = {}
+
+    def outcome(item: Located, change: C) -> Outcome:
+        node = locked.get(item.node.id) if item.node is not None else None
+        try:
+            check(rights, Located(item.target, item.chain, node), change)
+        except MdmError as error:
+            return error
+        if node is None or node.id in ready:
+            return Invalid("ENTRY_TWICE", "This call changes the same entry twice: send one change per entry.")
+        ready[node.id] = change
+        return None
+
+    outcomes = [outcome(item, change) for item, change in zip(located, changes, strict=True)]
+    apply(list(ready.items()))
+    return outcomes
