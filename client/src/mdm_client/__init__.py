@@ -1,1 +1,48 @@
 """Client SDK and mdm command of the Medical Data Manager."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdm_client.calls import Patience
+    from mdm_client.client import Client
+    from mdm_client.config import ClientConfig
+    from mdm_client.download import FetchOptions, FileResult
+    from mdm_client.errors import ClientError
+    from mdm_client.names import Name, parse_name
+    from mdm_client.plan import Plan, PlannedFile, make_plan
+
+__all__ = [
+    "Client",
+    "ClientConfig",
+    "ClientError",
+    "FetchOptions",
+    "FileResult",
+    "Name",
+    "Patience",
+    "Plan",
+    "PlannedFile",
+    "make_plan",
+    "parse_name",
+]
+
+_MODULES = {
+    "Client": "client",
+    "ClientConfig": "config",
+    "ClientError": "errors",
+    "FetchOptions": "download",
+    "FileResult": "download",
+    "Name": "names",
+    "Patience": "calls",
+    "Plan": "plan",
+    "PlannedFile": "plan",
+    "make_plan": "plan",
+    "parse_name": "names",
+}
+
+
+# Loaded on first use: the command must set gRPC's verbosity before anything imports gRPC.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

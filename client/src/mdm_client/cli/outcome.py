@@ -1,0 +1,117 @@
+"""Exit codes, and errors as one line or one JSON object."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import click
+
+from mdm_client.errors import (
+    Aborted,
+    Cancelled,
+    ClientError,
+    Exhausted,
+    Forbidden,
+    Invalid,
+    NotFound,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
+
+OK = 0
+SOME_FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+UNAVAILABLE = 4
+UNAUTHENTICATED = 5
+DEFECT = 70
+INTERRUPTED = 130
+TERMINATED = 143
+
+_EXIT_CODES: dict[type[ClientError], int] = {
+    Invalid: USAGE,
+    NotFound: NOT_FOUND,
+    Forbidden: NOT_FOUND,
+    Unavailable: UNAVAILABLE,
+    TimedOut: UNAVAILABLE,
+    Exhausted: UNAVAILABLE,
+    Aborted: UNAVAILABLE,
+    Unauthenticated: UNAUTHENTICATED,
+    Cancelled: INTERRUPTED,
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def exit_code(error: ClientError) -> int:
+    """Return the exit code of a command that failed with `error`."""
+    return _EXIT_CODES.get(type(error), SOME_FAILED)
+
+
+def exit_code_of_items(total: int, failures: list[ClientError]) -> int:
+    """Return the exit code of a command on many items: that of the first error if all failed, else 1 if any did."""
+    if not failures:
+        return OK
+    return exit_code(failures[0]) if len(failures) == total else SOME_FAILED
+
+
+def show_error(message: str, reason: str, as_json: bool, **more: Any) -> None:
+    """Write an error to standard error: one line, or one JSON object."""
+    if as_json:
+        line = json.dumps({"reason": reason, "message": message, **more}, ensure_ascii=False)
+    else:
+        line = f"mdm: {' '.join(message.split())}"
+    click.echo(line, err=True)
+
+
+def show_client_error(error: ClientError, as_json: bool, item: str = "") -> None:
+    """Write a ClientError to standard error; `item` names what it concerns where the message does not."""
+    message = error.message if not item or item in error.message else f"{item}: {error.message}"
+    more = {"item": item} if item else {}
+    show_error(message, error.reason, as_json, code=error.code.name, **more)
+
+
+def run(command: Callable[[], Any], as_json: bool) -> int:
+    """Run a command and return its exit code; whatever goes wrong becomes one clear error."""
+    _raise_on_sigterm()
+    try:
+        result = command()
+        sys.stdout.flush()
+    except ClientError as error:
+        show_client_error(error, as_json)
+        return exit_code(error)
+    except click.UsageError as error:
+        hint = f" (mdm {error.ctx.info_name} --help)" if error.ctx and error.ctx.parent else " (mdm --help)"
+        show_error(error.format_message() + hint, "USAGE", as_json)
+        return USAGE
+    except click.ClickException as error:
+        show_error(error.format_message(), "USAGE", as_json)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        show_error("interrupted", "INTERRUPTED", as_json)
+        return INTERRUPTED
+    except Terminated:
+        show_error("terminated", "TERMINATED", as_json)
+        return TERMINATED
+    except Exception as error:
+        if os.environ.get("MDM_DEBUG"):
+            raise
+        show_error(f"a defect in mdm: {type(error).__name__}: {error}; MDM_DEBUG=1 shows where", "CLIENT_DEFECT", as_json)
+        return DEFECT
+    return result if isinstance(result, int) else OK
+
+
+def _raise_on_sigterm() -> None:
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)

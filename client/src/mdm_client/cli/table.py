@@ -1,0 +1,94 @@
+"""Values, rows and sizes as people read them, and as JSON."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from rich.cells import cell_len
+
+from mdm_client.metadata import Column
+
+# Rows that decide how wide the columns of a table are; the rest streams through.
+_SAMPLE = 500
+_MAX_WIDTH = 64
+_RIGHT = frozenset({"int", "float", "numeric"})
+
+
+def print_line(text: str) -> None:
+    """Write a line to standard output without flushing it: listings can be long."""
+    sys.stdout.write(text + "\n")
+
+
+def print_json(value: Any) -> None:
+    """Write a JSON line to standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")) + "\n")
+
+
+def readable_size(size: float) -> str:
+    """Return a size in bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("sizes end with GB")
+
+
+def printable(value: Any) -> str:
+    """Return a value for one cell; control characters, which could drive a terminal, become escapes."""
+    if value is None:
+        return ""
+    text = "true" if value is True else "false" if value is False else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def unique_names(columns: Sequence[Column]) -> list[str]:
+    """Return column names as JSON keys: a name that occurs again gets a number."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column.name, 2
+        while name in names:
+            name, number = f"{column.name}_{number}", number + 1
+        names.append(name)
+    return names
+
+
+def json_rows(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Yield each row as a JSON object; NUMERIC as a number, NaN and infinities, which JSON lacks, as null."""
+    names = unique_names(columns)
+    floats = [index for index, column in enumerate(columns) if column.type in ("float", "numeric")]
+    for row in rows:
+        values = _with_json_floats(row, floats) if floats else row
+        yield json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
+
+
+def table_rows(columns: Sequence[Column], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
+    """Yield the lines of a table, header first; the first rows decide the widths, so memory stays constant."""
+    headers = [f"{column.name} ({column.unit})" if column.unit else column.name for column in columns]
+    sample = [[printable(value) for value in row] for row in islice(rows, _SAMPLE)]
+    widths = [min(_MAX_WIDTH, max([cell_len(header), *(cell_len(row[index]) for row in sample)])) for index, header in enumerate(headers)]
+    rights = [column.type in _RIGHT for column in columns]
+    yield _aligned(headers, widths, rights)
+    yield "  ".join("─" * width for width in widths)
+    rest = ([printable(value) for value in row] for row in rows)
+    for cells in chain(sample, rest):
+        yield _aligned(cells, widths, rights)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], rights: Sequence[bool]) -> str:
+    parts = []
+    for cell, width, right in zip(cells, widths, rights, strict=True):
+        padding = " " * max(0, width - cell_len(cell))
+        parts.append(padding + cell if right else cell + padding)
+    return "  ".join(parts).rstrip()
+
+
+def _with_json_floats(row: Sequence[Any], floats: Sequence[int]) -> list[Any]:
+    values = list(row)
+    for index in floats:
+        if values[index] is not None:
+            number = float(values[index])
+            values[index] = number if math.isfinite(number) else None
+    return values
