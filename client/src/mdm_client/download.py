@@ -183,4 +183,4 @@ class Download:
 
 def _local_error(error: OSError, path: Path) -> ClientError:
     reason = "LOCAL_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LOCAL_FILE"
-    return make_error(Invalid.default_code, reason, f"{path}: cannot be written: {error.strerror or error}")
+    return make_error(StatusCode.UNKNOWN, reason, f"{path}: cannot be written: {error.strerror or error}")

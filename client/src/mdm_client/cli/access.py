@@ -51,10 +51,10 @@ def grant(context: click.Context, target: str, principal: str, permissions: str,
     return _change(context, GRANT, target, principal, permissions, shared)
 
 
-@acl.command(help="Take from PRINCIPAL what was allowed on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
+@acl.command(help="Take PERMISSIONS (default: all) from PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
 @click.argument("target")
 @click.argument("principal")
-@click.argument("permissions")
+@click.argument("permissions", default="prwlxgsd")
 @click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
 @common_options
 @click.pass_context

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import ShellComplete, get_completion_class
 
 from mdm_client.cli.access import acl
 from mdm_client.cli.browse import list_directory, query, stat, whoami
@@ -57,7 +57,8 @@ def completion(shell: str | None) -> None:
     found = get_completion_class(name)
     if found is None:
         raise click.UsageError(f"no completion for {name}: name bash, zsh or fish")
-    click.echo(found(main, {}, "mdm", _COMPLETE_VARIABLE).source_template % found(main, {}, "mdm", _COMPLETE_VARIABLE).source_vars())
+    # The base class's source: bash's own runs bash to learn its version.
+    click.echo(ShellComplete.source(found(main, {}, "mdm", _COMPLETE_VARIABLE)))
 
 
 for _command in (whoami, list_directory, stat, query, get, register, acl):
