@@ -40,7 +40,7 @@ def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path
     except Exception as error:
         return Sealed(state=State.INTERNAL_ERROR, reason=f"DEIDENTIFICATION_{type(error).__name__}")
     if result.outcome is not Outcome.RELEASED:
-        return Sealed(state=State.FAILURE, reason=f"{result.outcome}_{result.reason}".rstrip("_"))
+        return Sealed(state=State.FAILURE, reason=f"{result.outcome}_{result.reason}".rstrip("_").upper())
     if not result.data or bytes(b"".join(result.data[:1])[: len(_PROLOGUE)]) != _PROLOGUE:
         return Sealed(state=State.INTERNAL_ERROR, reason="DEIDENTIFIED_FILE_MALFORMED")
     try:
@@ -52,7 +52,7 @@ def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path
 
 def _write(data: Sequence[bytes | memoryview], guid: UUID, key: bytes, path: Path) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=stream.SEGMENT_SIZE) as file:
+    with os.fdopen(descriptor, "wb") as file:
         with stream.encrypting(key, guid.bytes, file) as writer:
             for buffer in data:
                 writer.write(buffer)
