@@ -1,0 +1,80 @@
+"""The command `mdm-local`: the whole suite on one machine."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mdm_local import status
+from mdm_local.component import COMPONENTS
+from mdm_local.error import LocalError
+from mdm_local.layout import Layout, default_root
+from mdm_local.pacs.kind import KINDS
+from mdm_local.stack import Stack
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data-dir",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="where everything of the stack lies (default: .mdm-local in this checkout, else the user's state directory)",
+    )
+    root = argparse.ArgumentParser(prog="mdm-local", description="Runs the whole suite on this machine.", parents=[common])
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    up = commands.add_parser("up", parents=[common], help="start whatever does not run")
+    up.add_argument("--pacs", choices=("auto", *KINDS), default="auto", help="which PACS a new stack gets (default: Orthanc if installed)")
+    down = commands.add_parser("down", parents=[common], help="stop everything")
+    down.add_argument("--purge", action="store_true", help="remove the data directory too, images and keys included")
+    shown = commands.add_parser("status", parents=[common], help="show what runs; exit code 3 if not everything is healthy")
+    shown.add_argument("--json", action="store_true", help="for programs")
+    demo = commands.add_parser("demo", parents=[common], help="bring the stack up and walk through it with real images")
+    demo.add_argument("--pacs", choices=("auto", *KINDS), default="auto", help=argparse.SUPPRESS)
+    for name, text in (("start", "start one component"), ("stop", "stop one component"), ("kill", "crash one component (SIGKILL)")):
+        commands.add_parser(name, parents=[common], help=text).add_argument("component", choices=COMPONENTS, metavar="COMPONENT")
+    return root
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks and return the exit code."""
+    root = (getattr(arguments, "data_dir", None) or default_root()).expanduser().resolve()
+    stack = Stack(Layout(root), report=lambda line: print(f"  {line}", file=sys.stderr, flush=True))
+    command = arguments.command
+    if command == "up":
+        stack.up(arguments.pacs)
+        print(f"up; see `mdm-local status --data-dir {root}`")
+    elif command == "down":
+        stack.down()
+        if arguments.purge:
+            stack.purge()
+    elif command == "status":
+        return _show(stack, arguments.json)
+    elif command == "demo":
+        from mdm_local.demo import run_demo
+
+        run_demo(stack, arguments.pacs)
+    else:
+        getattr(stack, command)(arguments.component)
+    return 0
+
+
+def _show(stack: Stack, as_json: bool) -> int:
+    document = status.document(stack)
+    print(json.dumps(document, indent=1) if as_json else "\n".join(status.lines(document)))
+    return 0 if document["up"] else 3
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        sys.exit(run(parser().parse_args()))
+    except LocalError as error:
+        sys.exit(f"mdm-local: {error}")
+    except KeyboardInterrupt:
+        sys.exit("mdm-local: interrupted; `mdm-local status` shows what runs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""How each component's program is called."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mdm_local.component import FORWARDER, PACS, SCP, Service, service_named
+from mdm_local.error import LocalError
+from mdm_local.layout import Layout
+from mdm_local.pacs import orthanc
+from mdm_local.pacs.kind import ARCHIVE, Pacs, find_dicomweb_plugin, find_orthanc
+from mdm_local.pki import write_private
+
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
+_MIGRATION_SECONDS = 120
+
+
+class Launcher:
+    """Commands and environment of one stack's components."""
+
+    def __init__(self, layout: Layout, ports: Mapping[str, int], pacs: Pacs) -> None:
+        self._layout, self._ports, self._pacs = layout, ports, pacs
+
+    def environment(self) -> dict[str, str]:
+        """Return a small environment: no setting of the user's shell reaches a service by accident."""
+        kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        return {**kept, "PYTHONUNBUFFERED": "1", "no_proxy": "*"}
+
+    def command(self, name: str) -> list[str | Path]:
+        """Return the command of a component, having written what it needs besides its configuration."""
+        service = service_named(name)
+        if service is not None:
+            return [sys.executable, "-m", service.module, "serve", "--config", self._layout.config(service.name)]
+        if name == FORWARDER:
+            return self._forwarder()
+        if name == PACS:
+            return self._archive() if self._pacs.kind == ARCHIVE else self._orthanc()
+        raise LocalError(f"{name}: has no command")
+
+    def migrate(self, services: Sequence[Service]) -> None:
+        """Bring the databases of services to the version of the programs, all at the same time.
+
+        Raises:
+            LocalError: one failed.
+        """
+        started = [
+            (
+                service,
+                subprocess.Popen(
+                    [sys.executable, "-m", service.module, "migrate", "--config", self._layout.config(service.name)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment(),
+                    text=True,
+                ),
+            )
+            for service in services
+        ]
+        outputs = [(service, running, running.communicate(timeout=_MIGRATION_SECONDS)[0]) for service, running in started]
+        for service, running, output in outputs:
+            if running.returncode != 0:
+                lines = output.strip().splitlines() or ["it said nothing"]
+                raise LocalError(f"{service.name}: its database cannot be migrated: {lines[-1]}")
+
+    def _orthanc(self) -> list[str | Path]:
+        program = find_orthanc()
+        if program is None:
+            raise LocalError("Orthanc is no longer installed; install it, or `mdm-local down --purge` and start afresh")
+        directory = self._layout.pacs
+        file = directory / "orthanc.json"
+        password = self._layout.secret("pacs-password").read_text().strip()
+        content = orthanc.configuration(self._pacs, directory, password, self._ports[SCP], find_dicomweb_plugin())
+        write_private(file, content.encode())
+        return [program, file]
+
+    def _forwarder(self) -> list[str | Path]:
+        program = [sys.executable, "-m", "mdm_local.pacs.forwarder", "--url", self._pacs.http]
+        return [*program, "--password-file", self._layout.secret("pacs-password"), "--queue", self._layout.pacs / "forward.sqlite"]
+
+    def _archive(self) -> list[str | Path]:
+        program: list[str | Path] = [sys.executable, "-m", "mdm_local.pacs.archive", "--directory", self._layout.pacs]
+        return [*program, "--ae-title", self._pacs.ae_title, "--port", str(self._pacs.port), "--destination-port", str(self._ports[SCP])]

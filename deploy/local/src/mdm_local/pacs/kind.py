@@ -1,0 +1,69 @@
+"""The two kinds of PACS, and which one this machine has."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdm_local.error import LocalError
+
+ORTHANC = "orthanc"
+ARCHIVE = "pynetdicom"
+KINDS = (ORTHANC, ARCHIVE)
+AE_TITLES = {ORTHANC: "ORTHANC", ARCHIVE: "MDMPACS"}
+
+MDM_AE_TITLE = "MDM"
+LOCAL_AE_TITLE = "MDM-LOCAL"
+#: Calling AE titles that the PACS knows besides dicom-srm, all on this machine: the defaults of dcmtk and pynetdicom, and spare ones.
+CALLING_AE_TITLES = (
+    LOCAL_AE_TITLE,
+    *("STORESCU", "ECHOSCU", "FINDSCU", "GETSCU", "MOVESCU", "DCMSEND", "PYNETDICOM"),
+    *("MODALITY", "TEST", "E2E", "BENCH"),
+)
+HTTP_USER = "mdm"
+
+# SOP classes, PS3.4 A.4 and C.6.2.3
+VERIFICATION = "1.2.840.10008.1.1"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
+
+
+@dataclass(frozen=True)
+class Pacs:
+    """How to reach the PACS. `http` is Orthanc's REST root and `dicomweb` its DICOMweb root; empty where there is none."""
+
+    kind: str
+    ae_title: str
+    host: str
+    port: int
+    http: str = ""
+    dicomweb: str = ""
+    password_file: Path | None = None
+
+
+def choose(wanted: str) -> str:
+    """Return the kind of PACS to use: the wanted one, or for `auto` Orthanc where it is installed.
+
+    Raises:
+        LocalError: Orthanc is wanted and not installed.
+    """
+    if wanted == ARCHIVE:
+        return ARCHIVE
+    if find_orthanc() is not None:
+        return ORTHANC
+    if wanted == ORTHANC:
+        raise LocalError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb, or use --pacs pynetdicom")
+    return ARCHIVE
+
+
+def find_orthanc() -> Path | None:
+    """Return the Orthanc program, or None."""
+    found = shutil.which("Orthanc", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
+    return Path(found) if found else None
+
+
+def find_dicomweb_plugin() -> Path | None:
+    """Return Orthanc's DICOMweb plugin, or None."""
+    places = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
+    return next((found for place in places for found in sorted(place.glob("*OrthancDicomWeb.so*"))), None)

@@ -1,0 +1,221 @@
+"""Bringing a stack up and down, and stopping or starting single components of it."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mdm_local import credential, health, port, process
+from mdm_local.component import COMPONENTS, DICOM_SRM, FORWARDER, GRID, LISTENERS, PACS, PACS_HTTP, POSTGRES, SERVICES, service_named
+from mdm_local.configuration import HOST, Configuration
+from mdm_local.error import LocalError
+from mdm_local.launch import Launcher
+from mdm_local.layout import Layout
+from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs, choose, find_dicomweb_plugin
+from mdm_local.postgres import PostgresServer
+from mdm_local.process import ProcessRecord
+from mdm_local.state import State, locked
+
+_GRACE_SECONDS = 15.0
+_HEALTH_SECONDS = 60.0
+
+
+class Stack:
+    """The stack of one data directory. `report` is told each step, one line of text."""
+
+    def __init__(self, layout: Layout, report: Callable[[str], None] = lambda _: None) -> None:
+        self.layout = layout
+        self.postgres = PostgresServer(layout.root)
+        self.state = State.load(layout.state_file)
+        self._report = report
+
+    @property
+    def pacs(self) -> Pacs:
+        """The stack's PACS.
+
+        Raises:
+            LocalError: the stack was never up.
+        """
+        kind, ports = self.state.pacs_kind, self.state.ports
+        if not kind:
+            raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
+        if kind == ARCHIVE:
+            return Pacs(kind, AE_TITLES[kind], HOST, ports[PACS])
+        http = f"http://{HOST}:{ports[PACS_HTTP]}"
+        dicomweb = f"{http}/dicom-web" if find_dicomweb_plugin() else ""
+        return Pacs(kind, AE_TITLES[kind], HOST, ports[PACS], http, dicomweb, self.layout.secret("pacs-password"))
+
+    def log_of(self, name: str) -> Path:
+        """Return a component's log. The PACS keeps its own beside its storage, for it may name patients."""
+        if name == POSTGRES:
+            return self.postgres.log
+        return self.layout.pacs / f"{name}.log" if name == PACS else self.layout.log(name)
+
+    def pid_of(self, name: str) -> int | None:
+        """Return the pid of a running component, or None."""
+        if name == POSTGRES:
+            return self.postgres.pid
+        record = self.state.running(name)
+        return record.pid if record else None
+
+    def health_of(self, name: str) -> str:
+        """Return serving, not serving, or down."""
+        if self.pid_of(name) is None:
+            return health.DOWN
+        if name == PACS:
+            return health.of_pacs(self.pacs)
+        if service_named(name):
+            return health.of_service(self.layout, f"{HOST}:{self.state.ports[name]}")
+        return health.SERVING
+
+    def up(self, pacs_kind: str = "auto") -> None:
+        """Make what is missing, start what does not run, and return when everything is healthy.
+
+        Raises:
+            LocalError: something does not start; the message names its log. What runs stays up.
+        """
+        self.layout.make()
+        with self._locked():
+            self._prepare(pacs_kind)
+            self._start([POSTGRES])
+            for service in SERVICES:
+                self.postgres.create_database(service.database)
+            Configuration(self.layout, self.state.ports, self.pacs, lambda name: self.postgres.conninfo(name, name)).write()
+            missing = [service for service in SERVICES if self.state.running(service.name) is None]
+            if missing:
+                self._report("migrating databases")
+                self._launcher().migrate(missing)
+            self._start([PACS, *(service.name for service in GRID)])
+            self._start([DICOM_SRM.name, FORWARDER])
+
+    def down(self) -> None:
+        """Stop everything that runs, by the process ids remembered, and nothing else."""
+        if not self.layout.lock_file.exists():
+            return
+        with self._locked():
+            for names in ([FORWARDER], [DICOM_SRM.name], [service.name for service in GRID], [PACS], [POSTGRES]):
+                self._stop(names)
+
+    def purge(self) -> None:
+        """Remove the data directory of a stack that is down.
+
+        Raises:
+            LocalError: it is not a stack's data directory, or something of it runs.
+        """
+        if not self.layout.root.exists():
+            return
+        if not self.layout.lock_file.exists():
+            raise LocalError(f"{self.layout.root}: not a data directory of mdm-local; nothing is removed")
+        running = [name for name in COMPONENTS if self.pid_of(name) is not None]
+        if running:
+            raise LocalError(f"{self.layout.root}: {running[0]} still runs; nothing is removed")
+        shutil.rmtree(self.layout.root)
+
+    def start(self, name: str) -> None:
+        """Start one component again, with the configuration it had, and wait until it is healthy."""
+        with self._locked():
+            self._known(name)
+            self._start([name])
+
+    def stop(self, name: str) -> None:
+        """Stop one component gracefully."""
+        with self._locked():
+            self._known(name)
+            self._stop([name])
+
+    def kill(self, name: str) -> None:
+        """End one component at once, as a crash would (SIGKILL)."""
+        with self._locked():
+            self._known(name)
+            pid = self.pid_of(name)
+            record = ProcessRecord.of(pid) if pid is not None else None
+            if record is not None:
+                self._report(f"killing {name}")
+                process.kill(record)
+            self._forget([name])
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with locked(self.layout.lock_file):
+            self.state = State.load(self.layout.state_file)
+            yield
+
+    def _known(self, name: str) -> None:
+        if not self.state.pacs_kind:
+            raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
+        if name not in COMPONENTS or (name == FORWARDER and self.state.pacs_kind != ORTHANC):
+            raise LocalError(f"{name}: no such component; there are {', '.join(COMPONENTS)}")
+
+    def _prepare(self, pacs_kind: str) -> None:
+        if self.state.pacs_kind and pacs_kind not in ("auto", self.state.pacs_kind):
+            raise LocalError(f"{self.layout.root}: this stack has the PACS {self.state.pacs_kind}; `mdm-local down --purge` first")
+        running = {name for name in COMPONENTS if self.state.running(name)}
+        if self.state.pacs_kind == ORTHANC or not self.state.pacs_kind:
+            self.state.pacs_kind = choose(self.state.pacs_kind or pacs_kind)
+        busy = {listener for listener, owner in LISTENERS.items() if owner in running}
+        self.state.ports = port.allocate(LISTENERS, self.state.ports, busy)
+        self.state.save(self.layout.state_file)
+        credential.prepare(self.layout)
+
+    def _launcher(self) -> Launcher:
+        return Launcher(self.layout, self.state.ports, self.pacs)
+
+    def _start(self, names: Sequence[str]) -> None:
+        """Start those components that do not run, then wait until all of them are healthy."""
+        launcher = self._launcher()
+        wanted = [name for name in names if name != FORWARDER or self.state.pacs_kind == ORTHANC]
+        for name in wanted:
+            if self.pid_of(name) is not None:
+                continue
+            self._report(f"starting {name}")
+            if name == POSTGRES:
+                self._start_postgres()
+            else:
+                self.state.processes[name] = process.spawn(launcher.command(name), self.log_of(name), launcher.environment())
+                self.state.save(self.layout.state_file)
+        for name in wanted:
+            self._await_health(name)
+
+    def _start_postgres(self) -> None:
+        try:
+            self.postgres.start()
+        except RuntimeError as error:
+            raise LocalError(str(error)) from error
+
+    def _await_health(self, name: str) -> None:
+        deadline = time.monotonic() + _HEALTH_SECONDS
+        while (state := self.health_of(name)) != health.SERVING:
+            log = self.log_of(name)
+            if state == health.DOWN:
+                self._forget([name])
+                raise LocalError(f"{name} ended at its start: {_last_line(log)} (log: {log})")
+            if time.monotonic() > deadline:
+                raise LocalError(f"{name} does not become healthy within {_HEALTH_SECONDS:.0f} s: {_last_line(log)} (log: {log})")
+            time.sleep(0.1)
+
+    def _stop(self, names: Iterable[str]) -> None:
+        running = [name for name in names if self.pid_of(name) is not None]
+        for name in running:
+            self._report(f"stopping {name}")
+        if POSTGRES in running:
+            self.postgres.stop()
+        records = {name: self.state.processes[name] for name in running if name != POSTGRES}
+        killed = process.end(list(records.values()), _GRACE_SECONDS)
+        for name, record in records.items():
+            if record in killed:
+                self._report(f"{name} did not end within {_GRACE_SECONDS:.0f} s and was killed")
+        self._forget(names)
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.state.processes.pop(name, None)
+        self.state.save(self.layout.state_file)
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,0 +1,60 @@
+"""What a stack remembers between commands: its ports, its PACS and its processes."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mdm_local.error import LocalError
+from mdm_local.process import ProcessRecord
+
+_VERSION = 1
+
+
+@dataclass
+class State:
+    """Ports by component, the kind of PACS, and the processes started and not yet ended."""
+
+    ports: dict[str, int] = field(default_factory=dict)
+    pacs_kind: str = ""
+    processes: dict[str, ProcessRecord] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "State":
+        """Return the state in a file; an empty one where there is none.
+
+        Raises:
+            LocalError: the file cannot be understood.
+        """
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise LocalError(f"{path}: cannot be read ({error}); `mdm-local down --purge` starts afresh") from error
+        if not isinstance(document, dict) or document.get("version") != _VERSION:
+            raise LocalError(f"{path}: written by another version; stop that stack with the version that started it")
+        processes = {name: ProcessRecord(**record) for name, record in document["processes"].items()}
+        return cls(document["ports"], document["pacs_kind"], processes)
+
+    def save(self, path: Path) -> None:
+        """Write the state so that a reader sees either the old one or the new one."""
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps({"version": _VERSION, **asdict(self)}, indent=1) + "\n")
+        scratch.replace(path)
+
+    def running(self, name: str) -> ProcessRecord | None:
+        """Return the record of a component that runs, or None."""
+        record = self.processes.get(name)
+        return record if record is not None and record.is_running() else None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other commands from changing the stack; wait for one that does."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,76 @@
+"""What a stack looks like from outside: for people and, as JSON, for programs."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from mdm_local import health
+from mdm_local.component import FORWARDER, PACS, POSTGRES, SCP, SERVICES
+from mdm_local.configuration import HOST
+from mdm_local.layout import USERS
+from mdm_local.pacs.kind import CALLING_AE_TITLES, HTTP_USER, ORTHANC
+from mdm_local.stack import Stack
+
+Document = dict[str, object]
+
+
+def document(stack: Stack) -> Document:
+    """Return the whole status as plain data, with everybody's health asked now. Keys are described in the README."""
+    if not stack.state.pacs_kind:
+        return {"data_dir": str(stack.layout.root), "up": False, "client_config": {}, "pacs": None, "postgres": None, "services": {}}
+    names = [*(service.name for service in SERVICES), PACS, POSTGRES, *([FORWARDER] if stack.state.pacs_kind == ORTHANC else [])]
+    with ThreadPoolExecutor(len(names)) as executor:
+        state = dict(zip(names, executor.map(stack.health_of, names), strict=True))
+    return {
+        "data_dir": str(stack.layout.root),
+        "up": all(value == health.SERVING for value in state.values()),
+        "client_config": {user: str(stack.layout.client(user)) for user in USERS},
+        "pacs": _pacs(stack, state),
+        "postgres": {**_process(stack, POSTGRES, state), "conninfo": stack.postgres.conninfo()},
+        "services": {service.name: _service(stack, service.name, state) for service in SERVICES},
+        "scp": {"aet": "MDM", "host": HOST, "port": stack.state.ports[SCP]},
+        "spool": str(stack.layout.spool),
+    }
+
+
+def lines(status: Document) -> list[str]:
+    """Return the status as a table for people."""
+    services, pacs, postgres = status["services"], status["pacs"], status["postgres"]
+    assert isinstance(services, dict)
+    if not isinstance(pacs, dict) or not isinstance(postgres, dict):
+        return [f"no stack in {status['data_dir']}; start one by `mdm-local up`"]
+    rows = [(name, entry["address"], entry) for name, entry in services.items()]
+    rows += [(f"pacs ({pacs['kind']})", f"{pacs['aet']}@{pacs['host']}:{pacs['port']}", pacs), ("postgres", "Unix socket", postgres)]
+    table = [f"{name:<20} {address:<24} {entry['health']:<12} {entry['pid'] or '-'}" for name, address, entry in rows]
+    clients = status["client_config"]
+    assert isinstance(clients, dict)
+    return [*table, "", f"data directory  {status['data_dir']}", *(f"client config   {path}" for path in clients.values())]
+
+
+def _process(stack: Stack, name: str, state: dict[str, str]) -> dict[str, object]:
+    return {"pid": stack.pid_of(name), "health": state[name], "log": str(stack.log_of(name))}
+
+
+def _service(stack: Stack, name: str, state: dict[str, str]) -> dict[str, object]:
+    return {
+        "address": f"{HOST}:{stack.state.ports[name]}",
+        **_process(stack, name, state),
+        "config": str(stack.layout.config(name)),
+    }
+
+
+def _pacs(stack: Stack, state: dict[str, str]) -> dict[str, object]:
+    pacs = stack.pacs
+    described: dict[str, object] = {
+        "kind": pacs.kind,
+        "aet": pacs.ae_title,
+        "host": pacs.host,
+        "port": pacs.port,
+        "calling_aets": list(CALLING_AE_TITLES),
+        "dicomweb": pacs.dicomweb or None,
+        "http": pacs.http or None,
+        "http_user": HTTP_USER if pacs.http else None,
+        "http_password_file": str(pacs.password_file) if pacs.password_file else None,
+        **_process(stack, PACS, state),
+    }
+    if pacs.kind == ORTHANC:
+        described["forwarder"] = _process(stack, FORWARDER, state)
+    return described
