@@ -32,7 +32,7 @@ def whoami(context: click.Context) -> int:
     expired = expires < datetime.now(UTC)
     days = (expires - datetime.now(UTC)).days
     facts: dict[str, Any] = {
-        "subject": subject(certificate.subject),
+        "dn": subject(certificate.subject),
         "issuer": subject(certificate.issuer),
         "expires": expires.isoformat(),
         "expired": expired,
