@@ -11,7 +11,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from mdm_dicom_srm.deid.codec import EXPLICIT_LE, IMPLICIT_LE, Encoding
+from mdm_dicom_srm.deid.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
 from mdm_dicom_srm.deid.engine import Pass
 from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
@@ -79,7 +79,7 @@ class Deidentifier:
         data, encoding = _encode(dataset)
         facts = facts_of_bytes(data, 0, encoding)
         content, _ = self._apply(data, 0, encoding, facts)
-        return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, True)
+        return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
 
     def _apply(self, data: memoryview, start: int, encoding: Encoding, facts: Facts) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
         """Return the data set after the rules, and the actions counted."""
@@ -143,15 +143,17 @@ def _encode(dataset: pydicom.Dataset) -> tuple[memoryview, Encoding]:
     Raises:
         Malformed: pydicom cannot write the values.
     """
-    implicit = dataset.original_encoding[0] is True
+    is_implicit, is_little = dataset.original_encoding
+    encoding = IMPLICIT_LE if is_implicit else EXPLICIT_BE if is_little is False else EXPLICIT_LE
     kept = [tag for tag in dataset.keys() if 4 < tag >> 16 < 0x7FE0]  # noqa: SIM118 - values are not to be converted
     header = pydicom.Dataset({tag: dataset.get_item(tag) for tag in kept})
-    little = dataset.original_encoding[1]
-    header.set_original_encoding(implicit, little, dataset.original_character_set)
+    # Written as it was read, raw values go out as they came, unconverted.
+    header.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
     buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, implicit
+    buffer.is_little_endian, buffer.is_implicit_VR = encoding.little, not encoding.explicit
     try:
         write_dataset(buffer, header, dataset.get("SpecificCharacterSet", "iso8859"))
-    except (ValueError, TypeError, AttributeError, NotImplementedError, OverflowError, struct.error) as error:
-        raise Malformed("unencodable") from error
-    return memoryview(buffer.getvalue()), IMPLICIT_LE if implicit else EXPLICIT_LE
+    except Exception:
+        # pydicom's messages quote the values; none may travel on.
+        raise Malformed("unencodable") from None
+    return memoryview(buffer.getvalue()), encoding
