@@ -1,0 +1,33 @@
+"""The metadata service."""
+
+from mdm.metadata.v1 import metadata_pb2_grpc
+from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
+from mdm_service.acl_servicer import add_acl_service
+from mdm_service.main import Runtime, run
+
+from mdm_metadata.config import MetadataSettings
+from mdm_metadata.service import MetadataService
+from mdm_metadata.servicer import FULL_NAME, MetadataServicer
+from mdm_metadata.store import PostgresStore
+from mdm_metadata.store.session import QueryLimits
+
+MIGRATIONS = ("mdm_service.acl_migrations", "mdm_metadata.migrations")
+
+
+def build(settings: MetadataSettings, runtime: Runtime) -> None:
+    """Register MetadataService and AclService."""
+    store = PostgresStore(runtime.database, QueryLimits(settings.query.statement_seconds, settings.query.max_rows))
+    store.ensure_root(settings.root.as_acl())
+    metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store)), runtime.server)
+    add_acl_service(runtime.server, runtime.database)
+    runtime.add_service(FULL_NAME)
+    runtime.add_service(ACL_SERVICE)
+
+
+def main() -> None:
+    """Run the command line."""
+    run("metadata", MetadataSettings, build, MIGRATIONS)
+
+
+if __name__ == "__main__":
+    main()

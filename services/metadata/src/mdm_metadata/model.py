@@ -1,0 +1,257 @@
+"""Collections, attributes and entries: what they are and what they must fulfil."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from uuid import UUID
+
+from mdm_service.errors import Invalid
+
+KEY_NAME = "entry"
+MAX_PATH = 1023
+MAX_SEGMENT = 255
+MAX_KEY = 255
+MAX_ATTRIBUTES = 500
+MAX_DESCRIPTION = 1000
+MAX_UNIT = 64
+MAX_TEXT = 65_536
+MAX_INDEXED_TEXT = 500
+FIRST_UNINDEXED = 101
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+
+
+class AttributeType(IntEnum):
+    """The types of attributes; the numbers are those of the contract."""
+
+    INT = 1
+    FLOAT = 2
+    NUMERIC = 3
+    TEXT = 4
+    VARCHAR = 5
+    BOOL = 6
+    DATE = 7
+    TIMESTAMP = 8
+    UUID = 9
+
+
+#: Letter that starts the stored name of an attribute, so that one stored name has one type in every collection.
+LETTERS: Mapping[AttributeType, str] = {
+    AttributeType.INT: "i",
+    AttributeType.FLOAT: "f",
+    AttributeType.NUMERIC: "n",
+    AttributeType.TEXT: "t",
+    AttributeType.VARCHAR: "t",
+    AttributeType.BOOL: "b",
+    AttributeType.DATE: "d",
+    AttributeType.TIMESTAMP: "z",
+    AttributeType.UUID: "u",
+}
+#: How many indexed attributes of each letter a collection may have; the migrations build one shared index for each.
+INDEX_SLOTS: Mapping[str, int] = {"t": 16, "i": 8, "f": 4, "n": 2, "d": 4, "z": 4, "u": 4, "b": 2}
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute as its creator describes it."""
+
+    name: str
+    type: AttributeType
+    length: int = 0
+    unit: str = ""
+    description: str = ""
+    not_null: bool = False
+    indexed: bool = False
+    unique: bool = False
+
+    @cached_property
+    def folded(self) -> str:
+        """The name as it is compared."""
+        return self.name.lower()
+
+    def check(self) -> None:
+        """Check what an attribute must fulfil by itself.
+
+        Raises:
+            Invalid: it does not; the message names the attribute.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise Invalid("ATTRIBUTE_NAME", "An attribute's name is a letter, then letters, digits or underscores, at most 63 in all.")
+        if self.folded == KEY_NAME:
+            raise Invalid("ATTRIBUTE_NAME", f"The attribute name `{KEY_NAME}` is taken: it is the entry's key.")
+        if (self.type is AttributeType.VARCHAR) != (self.length != 0) or not 0 <= self.length <= MAX_TEXT:
+            raise Invalid("ATTRIBUTE_LENGTH", f"Attribute {self.name}: VARCHAR, and only VARCHAR, has a length of 1 to {MAX_TEXT}.")
+        if self.type is AttributeType.VARCHAR and self.indexed and self.length > MAX_INDEXED_TEXT:
+            raise Invalid("ATTRIBUTE_LENGTH", f"Attribute {self.name}: an indexed VARCHAR has at most {MAX_INDEXED_TEXT} characters.")
+        if len(self.unit) > MAX_UNIT or len(self.description) > MAX_DESCRIPTION:
+            raise Invalid(
+                "ATTRIBUTE_DESCRIPTION",
+                f"Attribute {self.name}: at most {MAX_UNIT} characters of unit and {MAX_DESCRIPTION} of description.",
+            )
+        if not (self.unit + self.description).isprintable():
+            raise Invalid("ATTRIBUTE_DESCRIPTION", f"Attribute {self.name}: unit and description are one printable line each.")
+
+
+@dataclass(frozen=True)
+class StoredAttribute:
+    """An attribute together with the name its values are stored under."""
+
+    attribute: Attribute
+    slot: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection as its creator describes it; an absent ACL id means the parent's default."""
+
+    path: str
+    attributes: tuple[Attribute, ...] = ()
+    acl_id: UUID | None = None
+    default_acl_id: UUID | None = None
+    sensitive: bool = False
+
+    @cached_property
+    def folded(self) -> str:
+        """The path as it is compared."""
+        return fold_path(self.path)
+
+    def check(self) -> None:
+        """Check path and schema.
+
+        Raises:
+            Invalid: they cannot be; the message names the attribute.
+        """
+        check_path(self.path)
+        if len(self.attributes) > MAX_ATTRIBUTES:
+            raise Invalid("TOO_MANY_ATTRIBUTES", f"A collection has at most {MAX_ATTRIBUTES} attributes.")
+        seen = set()
+        for attribute in self.attributes:
+            attribute.check()
+            if attribute.folded in seen:
+                raise Invalid("ATTRIBUTE_TWICE", f"Attribute {attribute.name} is there twice; names are compared without regard to case.")
+            seen.add(attribute.folded)
+        assign_slots(self.attributes)
+
+    def same_schema(self, other: "Collection") -> bool:
+        """Tell whether both describe the same attributes, in whatever order, and the same sensitivity."""
+        mine = {attribute.folded: _comparable(attribute) for attribute in self.attributes}
+        theirs = {attribute.folded: _comparable(attribute) for attribute in other.attributes}
+        return mine == theirs and self.sensitive == other.sensitive
+
+
+def _comparable(attribute: Attribute) -> tuple[object, ...]:
+    return (attribute.type, attribute.length, attribute.unit, attribute.not_null, attribute.indexed, attribute.unique)
+
+
+@dataclass(frozen=True)
+class StoredCollection:
+    """A collection as it is stored, with what the caller may do with it."""
+
+    id: int
+    collection: Collection
+    attributes: tuple[StoredAttribute, ...]
+    permissions: int
+
+    @cached_property
+    def by_name(self) -> Mapping[str, StoredAttribute]:
+        """Attributes by folded name."""
+        return {stored.attribute.folded: stored for stored in self.attributes}
+
+
+Scalar = int | float | str | bool | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry as a caller sends it."""
+
+    key: str
+    values: Mapping[str, Scalar] = field(default_factory=dict)
+    acl_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class EntryWrite:
+    """An entry that passed validation: values by stored name; `unique` are digests by stored name, None where the value is removed."""
+
+    key: str
+    acl_id: UUID
+    values: Mapping[str, Scalar]
+    unique: Mapping[str, bytes | None]
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """Who guards an entry, and what the caller may do with it."""
+
+    acl_id: UUID
+    permissions: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A wish to point one entry at another ACL."""
+
+    collection: str
+    key: str
+    acl_id: UUID
+
+
+def fold_path(path: str) -> str:
+    """Return a path in the form in which paths are compared."""
+    return path.casefold()
+
+
+def parent_of(path: str) -> str:
+    """Return the path of the collection that holds `path`."""
+    return path.rpartition("/")[0] or "/"
+
+
+def check_path(path: str) -> None:
+    """Check the form of a collection's path.
+
+    Raises:
+        Invalid: not an absolute path of printable segments, or too long.
+    """
+    if path == "/":
+        return
+    if not path.startswith("/") or len(path) > MAX_PATH or not path.isprintable():
+        raise Invalid("PATH_MALFORMED", f"A collection's path starts with / and is printable, at most {MAX_PATH} characters.")
+    for segment in path[1:].split("/"):
+        if segment in ("", ".", "..") or len(segment) > MAX_SEGMENT:
+            raise Invalid("PATH_MALFORMED", f"A segment of a path is 1 to {MAX_SEGMENT} characters and neither . nor ..")
+
+
+def check_key(key: str) -> None:
+    """Check the form of an entry's key.
+
+    Raises:
+        Invalid: empty, too long or not printable.
+    """
+    if not key or len(key) > MAX_KEY or not key.isprintable():
+        raise Invalid("KEY_MALFORMED", f"An entry's key is 1 to {MAX_KEY} printable characters.")
+
+
+def assign_slots(attributes: Sequence[Attribute]) -> tuple[StoredAttribute, ...]:
+    """Give each attribute the name its values are stored under: letter of its type and a number that an index has, or a higher one.
+
+    Raises:
+        Invalid: more indexed attributes of one type than there are indexes.
+    """
+    used: dict[str, int] = {}
+    stored = []
+    for number, attribute in enumerate(attributes):
+        letter = LETTERS[attribute.type]
+        if attribute.indexed:
+            used[letter] = used.get(letter, 0) + 1
+            if used[letter] > INDEX_SLOTS[letter]:
+                raise Invalid(
+                    "TOO_MANY_INDEXES",
+                    f"Attribute {attribute.name}: at most {INDEX_SLOTS[letter]} indexed attributes of type {attribute.type.name}.",
+                )
+            stored.append(StoredAttribute(attribute, f"{letter}{used[letter]}"))
+        else:
+            stored.append(StoredAttribute(attribute, f"{letter}{FIRST_UNINDEXED + number}"))
+    return tuple(stored)

@@ -1,0 +1,8 @@
+"""Caps on the text of a query, so that none costs more to understand than it may."""
+
+MAX_LENGTH = 65_536
+MAX_TOKENS = 20_000
+MAX_TERMS = 10_000
+MAX_DEPTH = 40
+MAX_SOURCES = 8
+MAX_OUTPUTS = 1_000

@@ -1,0 +1,94 @@
+"""Text to sqlglot's tree; everything that is not one plain SELECT is refused before sqlglot sees it."""
+
+import logging
+from functools import lru_cache
+
+from mdm_service.errors import Invalid
+from sqlglot import exp
+from sqlglot.dialects.postgres import Postgres
+from sqlglot.errors import ErrorLevel, ParseError, SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from mdm_metadata.query.limit import MAX_DEPTH, MAX_LENGTH, MAX_TOKENS
+from mdm_metadata.query.position import refuse_at
+
+# sqlglot warns with parts of the text it cannot parse, and these must not reach a log.
+logging.getLogger("sqlglot").disabled = True
+
+_OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
+_CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
+_PREFIX = {TokenType.NOT, TokenType.DASH, TokenType.PLUS, TokenType.TILDE}
+_CACHED_LENGTH = 2_000
+
+
+def parse(text: str) -> exp.Select:
+    """Return the tree of one SELECT. The tree is shared between calls: do not change it.
+
+    Raises:
+        Refusal: it is anything else; the message says where and what is allowed.
+        Invalid: it is too long.
+    """
+    if len(text) > MAX_LENGTH:
+        raise Invalid("QUERY_TOO_LONG", f"A query has at most {MAX_LENGTH} characters.")
+    return _parse_cached(text) if len(text) <= _CACHED_LENGTH else _parse(text)
+
+
+@lru_cache(maxsize=512)
+def _parse_cached(text: str) -> exp.Select:
+    return _parse(text)
+
+
+def _parse(text: str) -> exp.Select:
+    tokens = _tokens(text)
+    _check_tokens(text, tokens)
+    try:
+        trees = Postgres().parser(error_level=ErrorLevel.IMMEDIATE).parse(tokens, text)
+    except ParseError as error:
+        raise _located(text, error) from None
+    except RecursionError:
+        raise refuse_at(text, 0, "nested too deeply: simplify the query.", "QUERY_TOO_DEEP") from None
+    except Exception as error:
+        if not isinstance(error, SqlglotError | ValueError | TypeError | AttributeError | KeyError | IndexError):
+            raise
+        raise refuse_at(text, 0, "not a SELECT that can be read.") from None
+    if len(trees) != 1 or type(trees[0]) is not exp.Select:
+        raise refuse_at(text, 0, "one SELECT is allowed, without UNION, INTERSECT, EXCEPT or parentheses around it.")
+    return trees[0]
+
+
+def _tokens(text: str) -> list[Token]:
+    if "\0" in text:
+        raise refuse_at(text, text.index("\0"), "the NUL character is not allowed.")
+    try:
+        tokens = list(Postgres().tokenize(text))
+    except (SqlglotError, ValueError, IndexError):
+        raise refuse_at(text, 0, "cannot be read: an unfinished text, identifier or comment?") from None
+    while tokens and tokens[-1].token_type is TokenType.SEMICOLON and not tokens[-1].comments:
+        tokens.pop()
+    return tokens
+
+
+def _check_tokens(text: str, tokens: list[Token]) -> None:
+    if len(tokens) > MAX_TOKENS:
+        raise refuse_at(text, tokens[MAX_TOKENS].start, f"a query has at most {MAX_TOKENS} words and signs.", "QUERY_TOO_LONG")
+    if not tokens or tokens[0].token_type is not TokenType.SELECT:
+        raise refuse_at(text, tokens[0].start if tokens else 0, "only SELECT is allowed.")
+    depth = prefix = 0
+    for token in tokens:
+        if token.comments or token.token_type is TokenType.HINT:
+            raise refuse_at(text, token.start, "comments are not allowed.")
+        if token.token_type is TokenType.SEMICOLON:
+            raise refuse_at(text, token.start, "one statement is allowed.")
+        depth += (token.token_type in _OPENING) - (token.token_type in _CLOSING)
+        prefix = prefix + 1 if token.token_type in _PREFIX else 0
+        if max(depth, prefix) > MAX_DEPTH:
+            raise refuse_at(text, token.start, f"nested more than {MAX_DEPTH} deep.", "QUERY_TOO_DEEP")
+
+
+def _located(text: str, error: ParseError) -> Invalid:
+    details = error.errors[0] if error.errors else {}
+    line, column = details.get("line"), details.get("col")
+    if not isinstance(line, int) or not isinstance(column, int):
+        return refuse_at(text, 0, "not a SELECT that can be read.")
+    offset = sum(len(part) + 1 for part in text.split("\n")[: line - 1]) + max(column - len(str(details.get("highlight") or " ")), 0)
+    return refuse_at(text, offset, "not understood here; the query language is SELECT … FROM … WHERE … GROUP BY … ORDER BY … LIMIT ….")

@@ -1,0 +1,100 @@
+"""The typed tree of a query: all that can be asked, nothing else."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from mdm_metadata.model import AttributeType, StoredCollection
+
+Constant = int | float | str | bool | Decimal | date | datetime | UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An attribute of one source; `slot` is empty for the key."""
+
+    source: int
+    slot: str
+    type: AttributeType
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A constant. It becomes a bind parameter."""
+
+    value: Constant
+    type: AttributeType
+
+
+@dataclass(frozen=True, slots=True)
+class LiteralList:
+    """The constants of an IN list, all of one type. They become one bind parameter."""
+
+    values: tuple[Constant, ...]
+    type: AttributeType
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator or function of the table in `operation`."""
+
+    operation: str
+    arguments: tuple["Expression", ...]
+    type: AttributeType
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """An aggregate function; no argument means COUNT(*)."""
+
+    function: str
+    argument: "Expression | None"
+    distinct: bool
+    type: AttributeType
+
+
+Expression = Column | Literal | LiteralList | Call | Aggregate
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection in FROM; `join` is empty for the first and for a comma."""
+
+    collection: StoredCollection
+    join: str = ""
+    on: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A column of the answer."""
+
+    name: str
+    expression: Expression
+    type: AttributeType
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A criterion of ORDER BY."""
+
+    expression: Expression
+    descending: bool
+    nulls_first: bool
+
+
+@dataclass(frozen=True)
+class Query:
+    """A whole SELECT."""
+
+    sources: tuple[Source, ...]
+    outputs: tuple[Output, ...]
+    where: Expression | None
+    group_by: tuple[Expression, ...]
+    having: Expression | None
+    order_by: tuple[Order, ...]
+    distinct: bool
+    limit: int | None
+    offset: int | None

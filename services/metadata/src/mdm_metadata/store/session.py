@@ -1,0 +1,126 @@
+"""One query on PostgreSQL: a read-only snapshot, a streaming cursor, time and row limits, cancellation."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from mdm_service.errors import Aborted, Exhausted, Invalid, MdmError
+from mdm_service.identity import Caller
+from psycopg.types.string import TextLoader
+
+from mdm_metadata.model import AttributeType, StoredCollection
+from mdm_metadata.query.compile import Statement
+from mdm_metadata.store.schema import SchemaCache, find_collections
+
+BATCH = 1_000
+CANCEL_SECONDS = 5.0
+#: Types that travel as text: what PostgreSQL prints is kept.
+_TEXT_TYPES = ("uuid", "date", "timestamptz", "numeric")
+_VALUE_ERRORS = {
+    "22012": "division by zero",
+    "22003": "a number out of range",
+    "22P02": "a CAST of text that is no value of the type",
+    "22007": "a CAST of text that is no date or timestamp",
+    "22008": "a date or timestamp out of range",
+    "2201F": "a square root of a negative number",
+    "22011": "a SUBSTRING of negative length",
+    "22025": "a LIKE pattern that ends in its escape character",
+    "22019": "an ESCAPE that is not one character",
+}
+
+
+@dataclass(frozen=True)
+class QueryLimits:
+    """What one query may cost: seconds until each batch of rows is there, and rows in all."""
+
+    statement_seconds: float = 30.0
+    rows: int = 10_000_000
+
+
+class PostgresQuerySession:
+    """A read-only snapshot. See the port for what each method does."""
+
+    def __init__(self, connection: psycopg.Connection, cache: SchemaCache, limits: QueryLimits) -> None:
+        self._connection = connection
+        self._cache = cache
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._running = True
+        self._cancelled = False
+
+    def begin(self) -> None:
+        """Begin the snapshot and set what every query runs under."""
+        self._connection.execute(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+            f" SET LOCAL statement_timeout = {max(1, int(self._limits.statement_seconds * 1000))};"
+            " SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';"
+            " SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off".encode()
+        )
+
+    def end(self) -> None:
+        """End the snapshot; close the connection if `cancel` was called."""
+        with self._lock:
+            self._running = False
+        if self._cancelled:
+            self._connection.close()
+
+    def cancel(self) -> None:
+        """Stop what runs, from any thread."""
+        with self._lock:
+            if self._running and not self._cancelled:
+                self._cancelled = True
+                self._connection.cancel_safe(timeout=CANCEL_SECONDS)
+
+    def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
+        """Return the collections that exist among folded paths."""
+        return find_collections(self._connection, self._cache, paths, caller, lock=False)
+
+    def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
+        """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns."""
+        timestamps = [index for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP]
+        sent = 0
+        try:
+            for rows in self._fetch(statement):
+                sent += len(rows)
+                if sent > self._limits.rows:
+                    raise Exhausted("QUERY_TOO_MANY_ROWS", f"More than {self._limits.rows} rows: add conditions or LIMIT.")
+                columns: list[tuple[object, ...]] = list(zip(*rows, strict=True))
+                for index in timestamps:
+                    columns[index] = tuple(None if text is None else _iso(str(text)) for text in columns[index])
+                yield columns
+        except psycopg.Error as error:
+            raise self._translated(error) from None
+
+    def _fetch(self, statement: Statement) -> Iterator[list[tuple[object, ...]]]:
+        small = statement.limit is not None and statement.limit <= BATCH
+        cursor = self._connection.cursor() if small else self._connection.cursor(name="answer")
+        with cursor:
+            for name in _TEXT_TYPES:
+                cursor.adapters.register_loader(name, TextLoader)
+            cursor.execute(statement.sql.encode(), statement.parameters)
+            while rows := cursor.fetchmany(BATCH):
+                yield rows
+                if small and len(rows) < BATCH:
+                    return
+
+    def _translated(self, error: psycopg.Error) -> Exception:
+        state = error.sqlstate or ""
+        known: MdmError | None = None
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            if self._cancelled:
+                known = Aborted("QUERY_CANCELLED", "The query was cancelled.")
+            else:
+                known = Exhausted("QUERY_TIMEOUT", f"Not done in {self._limits.statement_seconds:g} s: make the query more selective.")
+        elif state.startswith("22"):
+            known = Invalid(
+                "QUERY_VALUE", f"The query needs {_VALUE_ERRORS.get(state, 'a value that does not exist')}; exclude such rows in WHERE."
+            )
+        elif state.startswith(("53", "54")):
+            known = Exhausted("QUERY_TOO_EXPENSIVE", "The query needs more memory or disk than there is: make it more selective.")
+        return known or error
+
+
+def _iso(text: str) -> str:
+    """Return PostgreSQL's `2024-01-31 12:00:00.5+00` in ISO 8601."""
+    return text.replace(" ", "T", 1).replace("+00", "Z", 1)

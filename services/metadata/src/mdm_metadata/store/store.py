@@ -1,0 +1,138 @@
+"""Transactions on PostgreSQL: the ports of the service."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from uuid import UUID
+
+import psycopg
+from mdm_service import acl_store
+from mdm_service.acl import Acl
+from mdm_service.errors import Aborted
+from mdm_service.identity import Caller
+from psycopg_pool import ConnectionPool
+
+from mdm_metadata.model import Collection, EntryWrite, StoredCollection, StoredEntry
+from mdm_metadata.store import entry, schema
+from mdm_metadata.store.session import PostgresQuerySession, QueryLimits
+
+ATTEMPTS = 3
+
+
+class PostgresTransaction:
+    """One transaction. See the port for what each method does."""
+
+    def __init__(self, connection: psycopg.Connection, cache: schema.SchemaCache) -> None:
+        self._connection = connection
+        self._cache = cache
+
+    def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
+        """Return the collections that exist among folded paths; they cannot be dropped until the transaction ends."""
+        return schema.find_collections(self._connection, self._cache, paths, caller, lock=True)
+
+    def list_collections(self, path: str, after: str, limit: int, caller: Caller) -> list[StoredCollection]:
+        """Return collections at and below a folded path that the caller may list or get."""
+        return schema.list_collections(self._connection, self._cache, path, after, limit, caller)
+
+    def acl_permissions(self, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
+        """Return what the caller may do under each ACL that exists."""
+        rows = self._connection.execute(
+            "SELECT id, acl_permissions(id, %s, %s) FROM acl WHERE id = ANY (%s) FOR KEY SHARE",
+            (caller.dn, sorted(caller.principals), list(ids)),
+        )
+        return dict(rows.fetchall())
+
+    def insert_collections(self, collections: Sequence[Collection]) -> set[str]:
+        """Insert collections, parents before children; return the folded paths of those that did not exist."""
+        return schema.insert_collections(self._connection, collections)
+
+    def drop_collection(self, collection_id: int) -> bool:
+        """Drop a collection with its entries; False when collections are below it."""
+        self._connection.execute("SELECT FROM collection WHERE id = %s FOR UPDATE", (collection_id,))
+        dropped = self._connection.execute(
+            "DELETE FROM collection WHERE id = %(id)s AND NOT EXISTS (SELECT FROM collection WHERE parent_id = %(id)s) RETURNING id",
+            {"id": collection_id},
+        )
+        return dropped.fetchone() is not None
+
+    def entries(self, collection_id: int, keys: Iterable[str], caller: Caller) -> dict[str, StoredEntry]:
+        """Return the entries that exist among `keys`, locked."""
+        return entry.find_entries(self._connection, collection_id, keys, caller)
+
+    def holders(self, collection_id: int, digests: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], str]:
+        """Return which entry holds each unique value."""
+        return entry.find_holders(self._connection, collection_id, digests)
+
+    def write(self, collection_id: int, entries: Sequence[EntryWrite]) -> None:
+        """Insert entries or merge their values into those that exist."""
+        entry.write_entries(self._connection, collection_id, entries)
+
+    def assign(self, collection_id: int, acls: Mapping[str, UUID]) -> None:
+        """Point entries at ACLs."""
+        entry.assign_acls(self._connection, collection_id, acls)
+
+    def delete(self, collection_id: int, keys: Sequence[str]) -> None:
+        """Delete entries."""
+        entry.delete_entries(self._connection, collection_id, keys)
+
+
+class PostgresStore:
+    """The metadata database."""
+
+    def __init__(self, pool: ConnectionPool, limits: QueryLimits) -> None:
+        self._pool = pool
+        self._limits = limits
+        self._cache = schema.SchemaCache()
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgresTransaction]:
+        """Begin a transaction; it commits at the end of the block."""
+        with self._pool.connection() as connection:
+            yield PostgresTransaction(connection, self._cache)
+
+    def writing(self) -> Iterator[AbstractContextManager[PostgresTransaction]]:
+        """Yield transactions to try until one commits."""
+        for attempt in range(ATTEMPTS):
+            yield _Attempt(self.transaction(), last=attempt == ATTEMPTS - 1)
+
+    @contextmanager
+    def querying(self) -> Iterator[PostgresQuerySession]:
+        """Begin a read-only snapshot; a connection whose query was cancelled is closed, lest the cancel reaches its next user."""
+        with self._pool.connection() as connection:
+            session = PostgresQuerySession(connection, self._cache, self._limits)
+            try:
+                session.begin()
+                yield session
+            finally:
+                session.end()
+
+    def ensure_root(self, acl: Acl) -> None:
+        """Make the root collection exist under exactly this ACL."""
+        with self._pool.connection() as connection:
+            connection.execute("INSERT INTO acl (id, owner) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING", (acl.id, acl.owner))
+            present = acl_store.load(connection, [acl.id], lock=True)[acl.id]
+            if present.owner != acl.owner:
+                connection.execute("UPDATE acl SET owner = %s WHERE id = %s", (acl.owner, acl.id))
+            if set(present.entries) != set(acl.entries):
+                acl_store.replace_entries(connection, acl.id, acl.entries)
+            connection.execute(
+                "INSERT INTO collection (path, folded_path, acl_id, default_acl_id) VALUES ('/', '/', %(acl)s, %(acl)s)"
+                " ON CONFLICT (folded_path) DO UPDATE SET acl_id = excluded.acl_id, default_acl_id = excluded.default_acl_id",
+                {"acl": acl.id},
+            )
+
+
+class _Attempt:
+    """A transaction whose failure by a concurrent one is swallowed, unless it is the last attempt."""
+
+    def __init__(self, transaction: AbstractContextManager[PostgresTransaction], *, last: bool) -> None:
+        self._transaction = transaction
+        self._last = last
+
+    def __enter__(self) -> PostgresTransaction:
+        return self._transaction.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        self._transaction.__exit__(kind, error, trace)
+        concurrent = isinstance(error, Aborted | psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure)
+        return concurrent and not self._last
