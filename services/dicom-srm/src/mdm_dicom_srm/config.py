@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from mdm_service.settings import Section, ServiceSettings
 from pydantic import Field, StringConstraints, model_validator
 
+from mdm_dicom_srm.stage.settings import SpoolSettings
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
-AeTitle = Annotated[
-    str, StringConstraints(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")
-]
+AeTitle = Annotated[str, StringConstraints(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -42,15 +42,6 @@ class ScpSettings(Section):
     port: Port = 11113
     ae_title: AeTitle = "MDM"
     allowed_calling_ae_titles: tuple[AeTitle, ...] = Field(min_length=1)
-
-
-class SpoolSettings(Section):
-    """Staged ciphertext on disk."""
-
-    directory: Path
-    quota_bytes: Annotated[int, Field(gt=0)] = 50_000_000_000
-    default_pin_seconds: Annotated[int, Field(gt=0)] = 259_200
-    max_pin_seconds: Annotated[int, Field(gt=0)] = 1_814_400
 
 
 class KeystoreSettings(Section):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pydicom import Dataset
+from mdm_dicom_srm.pacs.part10 import Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,12 @@ class Pacs(Protocol):
         """
         ...
 
-    def headers(self, study_uid: str) -> Iterator[Dataset]:
-        """Yield the header of every instance of a study, with file meta; nothing when the PACS does not have the study.
-
-        Pixel data are left out: where an instance has them, an empty element stands in their place.
+    def headers(self, study_uid: str) -> Iterator[Header]:
+        """Yield the header of every instance of a study, pixel data left out; nothing when the PACS does not have the study.
 
         Raises:
             mdm_service.errors.Unavailable: as for `retrieve`.
+            mdm_service.errors.Invalid: the PACS sent something that is not DICOM.
         """
         ...
 
