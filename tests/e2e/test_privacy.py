@@ -1,0 +1,124 @@
+"""Nothing identifying lies anywhere but in the PACS and the collection `patients`: every place is searched for planted values."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import conninfo, sql
+
+from tests.e2e.images import Image, make_image
+from tests.e2e.stack import Mdm, Stack, eventually
+
+pytestmark = pytest.mark.e2e
+
+IMAGES, PATIENTS = "/biomed/hospital-a/images", "/biomed/hospital-a/patients"
+
+
+@pytest.fixture(scope="module")
+def images(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[Image]:
+    """A registered and a fetched image, and one that waits in quarantine, all with canary values."""
+    folder = tmp_path_factory.mktemp("privacy")
+    mdm = Mdm(stack, folder)
+    kept = make_image(folder / "kept.dcm", "CT_small.dcm")
+    held = make_image(folder / "held.dcm", "examples_ybr_color.dcm")  # ultrasound: names may be burned in
+    stack.store(kept.path, held.path)
+    condition = f"WHERE p.PatientID = '{kept.patient_id}'"
+    rows = eventually(
+        lambda: mdm.query("carol", f'SELECT i.guid, i.lfn FROM "{IMAGES}" i JOIN "{PATIENTS}" p ON i.patient = p.patient {condition}')
+    )
+    assert len(rows) == 1
+    result, files = mdm.get("alice", rows[0]["lfn"])
+    assert (result.code, len(files)) == (0, 1), result.err
+    # Errors are places too: identifiers in what users type must not reach a log.
+    mdm("mallory", "query", f"SELECT PatientName FROM \"{PATIENTS}\" WHERE PatientID = '{kept.patient_id}'")
+    mdm("alice", "ls", f"/biomed/hospital-a/{kept.patient_name}")
+    mdm("operator", "register", "--study", kept.study_uid)
+    return [kept, held]
+
+
+def forms(secrets: tuple[str, ...]) -> list[bytes]:
+    """Return every encoding in which a value might lie about."""
+    found: list[bytes] = []
+    for secret in secrets:
+        plain = secret.encode()
+        found += [plain, plain.lower(), secret.encode("utf-16-le"), plain.hex().encode(), base64.b64encode(plain).rstrip(b"=")[:-1]]
+    return found
+
+
+def files_below(*roots: Path) -> Iterator[Path]:
+    """Yield every file."""
+    for root in roots:
+        yield from (path for path in ([root] if root.is_file() else root.rglob("*")) if path.is_file())
+
+
+def test_no_file_of_the_suite_holds_an_identifier(images, stack: Stack):
+    status = stack.status()
+    logs = [Path(service["log"]) for service in status["services"].values()] + [Path(status["postgres"]["log"])]
+    wanted = [form for image in images for form in forms(image.secrets)]
+    searched, leaks = 0, []
+    for path in files_below(Path(status["spool"]), *logs):
+        searched += 1
+        content = path.read_bytes()
+        leaks += [str(path) for form in wanted if form in content]
+    assert searched > len(logs), "nothing was staged"
+    assert leaks == []
+
+
+def rows_outside_patients(connection: psycopg.Connection) -> Iterator[tuple[str, bytes]]:
+    """Yield every row of every table as text, except the entries of sensitive collections and what hangs on them."""
+    tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    names = {name for (name,) in tables}
+    sensitive: set[int] = set()
+    if "collection" in names:
+        sensitive = {number for (number,) in connection.execute("SELECT id FROM collection WHERE sensitive")}
+        assert sensitive, "patients must be marked as sensitive"
+    for name in names:
+        query = sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier(name))
+        if name in ("entry", "unique_value") and sensitive:
+            query += sql.SQL(" WHERE NOT (t.collection_id = ANY ({}))").format(sql.Literal(sorted(sensitive)))
+        for (row,) in connection.execute(query):
+            yield name, row.encode()
+
+
+def test_no_database_holds_an_identifier_outside_patients(images, stack: Stack):
+    server = stack.status()["postgres"]["conninfo"]
+    wanted = [form for image in images for form in forms(image.secrets)]
+    with psycopg.connect(server) as connection:
+        databases = [name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate")]
+    assert len(databases) >= 7, "six services and postgres itself"
+    leaks = set()
+    for database in databases:
+        with psycopg.connect(conninfo.make_conninfo(server, dbname=database)) as connection:
+            for table, row in rows_outside_patients(connection):
+                leaks |= {(database, table) for form in wanted if form in row}
+    assert leaks == set()
+
+
+def test_the_search_would_find_a_leak(images, stack: Stack, mdm: Mdm):
+    """The collection `patients` does hold the values, so the search above is not blind."""
+    rows = mdm.query("carol", f"SELECT PatientName FROM \"{PATIENTS}\" WHERE PatientID = '{images[0].patient_id}'")
+    assert rows == [{"PatientName": images[0].patient_name}]
+    server = stack.status()["postgres"]["conninfo"]
+    with psycopg.connect(conninfo.make_conninfo(server, dbname="metadata")) as connection:
+        found = connection.execute("SELECT count(*) FROM entry WHERE entry::text LIKE %s", (f"%{images[0].patient_id}%",)).fetchone()
+    assert found == (1,)
+
+
+def test_no_name_in_the_catalog_holds_an_identifier(images, mdm: Mdm):
+    listing = mdm("alice", "--json", "ls", "-l", "-R", "/biomed")
+    assert listing.code == 0, listing.err
+    assert "/hospital-a/" in listing.out
+    assert [secret for image in images for secret in image.secrets if secret in listing.out] == []
+
+
+def test_a_suspect_of_burned_in_text_is_not_published(images, mdm: Mdm):
+    sql_text = f"SELECT patient FROM \"{PATIENTS}\" WHERE PatientID = '{images[1].patient_id}'"
+    assert mdm.query("carol", sql_text) == []
+
+
+def test_secrets_are_readable_by_their_owner_only(stack: Stack):
+    keys = [*stack.data_dir.rglob("*.key"), *(stack.data_dir / "secret").iterdir()]
+    assert keys
+    assert [path for path in keys if path.stat().st_mode & 0o077] == []
