@@ -28,7 +28,8 @@ def parse(text: str) -> Lfn:
         raise _invalid("it must be absolute: start it with '/'")
     if text == "/":
         return ROOT
-    if len(text) > MAX_PATH_BYTES or len(text.encode()) > MAX_PATH_BYTES:
+    size = len(text.encode())
+    if size > MAX_PATH_BYTES:
         raise _invalid(f"a path has at most {MAX_PATH_BYTES} bytes")
     if "//" in text or text.endswith("/"):
         raise _invalid("a name is empty: write one '/' between names and none at the end")
@@ -38,7 +39,7 @@ def parse(text: str) -> Lfn:
         raise _invalid("control characters are refused")
     if not unicodedata.is_normalized("NFC", text):
         raise _invalid("it must be in Unicode normalisation form C (NFC)")
-    if len(text) > MAX_NAME_BYTES and any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")):
+    if size > MAX_NAME_BYTES and any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")):
         raise _invalid(f"a name has at most {MAX_NAME_BYTES} bytes")
     return Lfn(text)
 
