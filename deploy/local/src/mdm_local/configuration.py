@@ -65,10 +65,16 @@ class Configuration:
         }
 
     def _specific(self, service: Service) -> dict[str, object]:
-        if service.name.startswith("keystore-"):
-            letter = service.name.removeprefix("keystore-")
-            return {"keystore": {"name": letter, "index": KEYSTORES.index(letter) + 1, "kek_file": self._layout.secret(f"kek-{letter}")}}
-        return {}
+        """Return the sections that only this service has; at the roots, dicom-srm may create and everyone may pass through."""
+        operator, dicom_srm = self._ca.subject("operator"), "dn:" + self._ca.subject(DICOM_SRM.certificate)
+        permissions = {"authenticated": "x", dicom_srm: "wxlg"}
+        if service.name == "catalog":
+            entries = [{"principal": principal, "permissions": letters} for principal, letters in permissions.items()]
+            return {"root": {"owner": operator, "entries": entries}}
+        if service.name == "metadata":
+            return {"root": {"owner": operator, "acl": permissions}}
+        letter = service.name.removeprefix("keystore-")
+        return {"keystore": {"name": letter, "index": KEYSTORES.index(letter) + 1, "kek_file": self._layout.secret(f"kek-{letter}")}}
 
     def _plain_of_dicom_srm(self) -> dict[str, object]:
         return {"site": SITE, "vo": VO, "authority": AUTHORITY, "site_secret_file": self._layout.secret("site-secret")}

@@ -1,5 +1,6 @@
 """Certificates, memberships and secrets of a stack, made once and renewed before they expire."""
 
+import json
 import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from cryptography import x509
 from mdm_local import toml
 from mdm_local.component import KEYSTORES, ORGANISATION, SERVICES
 from mdm_local.layout import USERS, Layout
+from mdm_local.pacs.kind import HTTP_USER
 from mdm_local.pki import DevelopmentCa, write_private
 
 GROUPS = {
@@ -41,6 +43,8 @@ def prepare(layout: Layout) -> None:
     for letter in KEYSTORES:
         _secret(layout.secret(f"kek-{letter}"), secrets.token_hex(32).encode() + b"\n")
     _secret(layout.secret("pacs-password"), secrets.token_urlsafe(24).encode() + b"\n")
+    account = {"username": HTTP_USER, "password": layout.secret("pacs-password").read_text().strip()}
+    _secret(layout.secret("pacs-credentials.json"), json.dumps(account).encode() + b"\n")
 
 
 def _certify(ca: DevelopmentCa, common_name: str, hosts: tuple[str, ...]) -> None:

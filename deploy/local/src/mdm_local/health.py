@@ -4,7 +4,6 @@ import socket
 
 import grpc
 from grpc_health.v1 import health_pb2
-from pynetdicom import AE
 
 from mdm_local.layout import Layout
 from mdm_local.pacs.kind import LOCAL_AE_TITLE, VERIFICATION, Pacs
@@ -34,6 +33,8 @@ def of_pacs(pacs: Pacs, timeout: float = 3.0) -> str:
     """Return whether the PACS answers C-ECHO."""
     if not is_listening(pacs.host, pacs.port):  # asked first because pynetdicom leaks the socket of a refused connection
         return NOT_SERVING
+    from pynetdicom import AE  # takes a second to import, which most commands need not wait for
+
     ae = AE(LOCAL_AE_TITLE)
     ae.add_requested_context(VERIFICATION)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout

@@ -82,6 +82,7 @@ class Stack:
             for service in SERVICES:
                 self.postgres.create_database(service.database)
             Configuration(self.layout, self.state.ports, self.pacs, lambda name: self.postgres.conninfo(name, name)).write()
+            self._spawn([PACS])
             missing = [service for service in SERVICES if self.state.running(service.name) is None]
             if missing:
                 self._report("migrating databases")
@@ -163,9 +164,14 @@ class Stack:
 
     def _start(self, names: Sequence[str]) -> None:
         """Start those components that do not run, then wait until all of them are healthy."""
-        launcher = self._launcher()
         wanted = [name for name in names if name != FORWARDER or self.state.pacs_kind == ORTHANC]
+        self._spawn(wanted)
         for name in wanted:
+            self._await_health(name)
+
+    def _spawn(self, names: Iterable[str]) -> None:
+        launcher = self._launcher()
+        for name in names:
             if self.pid_of(name) is not None:
                 continue
             self._report(f"starting {name}")
@@ -174,8 +180,6 @@ class Stack:
             else:
                 self.state.processes[name] = process.spawn(launcher.command(name), self.log_of(name), launcher.environment())
                 self.state.save(self.layout.state_file)
-        for name in wanted:
-            self._await_health(name)
 
     def _start_postgres(self) -> None:
         try:

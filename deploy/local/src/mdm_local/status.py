@@ -6,7 +6,7 @@ from mdm_local import health
 from mdm_local.component import FORWARDER, PACS, POSTGRES, SCP, SERVICES
 from mdm_local.configuration import HOST
 from mdm_local.layout import USERS
-from mdm_local.pacs.kind import CALLING_AE_TITLES, HTTP_USER, ORTHANC
+from mdm_local.pacs.kind import CALLING_AE_TITLES, ORTHANC
 from mdm_local.stack import Stack
 
 Document = dict[str, object]
@@ -67,8 +67,7 @@ def _pacs(stack: Stack, state: dict[str, str]) -> dict[str, object]:
         "calling_aets": list(CALLING_AE_TITLES),
         "dicomweb": pacs.dicomweb or None,
         "http": pacs.http or None,
-        "http_user": HTTP_USER if pacs.http else None,
-        "http_password_file": str(pacs.password_file) if pacs.password_file else None,
+        "http_credentials_file": str(stack.layout.secret("pacs-credentials.json")) if pacs.http else None,
         **_process(stack, PACS, state),
     }
     if pacs.kind == ORTHANC:

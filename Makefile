@@ -1,0 +1,76 @@
+# `make help` lists the targets. `make demo` and `make test` need only Debian 12 (or alike) with python3.11, git and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := proto libs/service libs/crypto services/catalog services/keystore services/metadata services/dicom-srm client deploy/local
+SOURCES := $(addsuffix /src,$(filter-out proto,$(PACKAGES)))
+ENVIRONMENT := $(VENV)/.complete
+empty :=
+space := $(empty) $(empty)
+
+.PHONY: help env demo up down status test lint format unit integration e2e bench proto clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(ENVIRONMENT) ## Make the Python environment in .venv
+
+$(ENVIRONMENT): requirements/dev.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+	@.ci/environment "$(PYTHON)" $(VENV) $(PACKAGES)
+	@touch $@
+
+demo: $(ENVIRONMENT) ## Start everything on this machine and walk through it with real images
+	@$(BIN)/mdm-local demo
+
+up: $(ENVIRONMENT) ## Start the local stack
+	@$(BIN)/mdm-local up
+
+down: $(ENVIRONMENT) ## Stop the local stack
+	@$(BIN)/mdm-local down
+
+status: $(ENVIRONMENT) ## Show the local stack
+	@$(BIN)/mdm-local status
+
+test: $(ENVIRONMENT) ## Everything: lint, types, unit, integration and end-to-end tests
+	@.ci/components
+	@$(MAKE) lint
+	@$(MAKE) unit
+	@$(MAKE) integration
+	@$(MAKE) e2e
+
+lint: $(ENVIRONMENT) ## Style, types, layers, protos and their generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=$(subst $(space),:,$(strip $(SOURCES))) $(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(BIN)/python proto/generate.py --check
+
+format: $(ENVIRONMENT) ## Let ruff format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+unit: $(ENVIRONMENT) ## Tests that need no other process
+	$(BIN)/pytest -m "not integration and not e2e"
+
+integration: $(ENVIRONMENT) ## Tests against real PostgreSQL, PACS and dcmtk
+	$(BIN)/pytest -m integration
+
+e2e: $(ENVIRONMENT) ## Tests through the mdm command against a whole stack
+	$(BIN)/pytest -m e2e tests/e2e
+
+bench: $(ENVIRONMENT) ## Measure beside Orthanc
+	$(BIN)/python bench/end_to_end.py
+
+proto: $(ENVIRONMENT) ## Generate the Python code of the .proto files
+	$(BIN)/python proto/generate.py
+
+clean: ## Stop the local stack and remove it with everything generated, .venv included
+	@if [ -x $(BIN)/mdm-local ]; then $(BIN)/mdm-local down --purge; fi
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
