@@ -12,6 +12,7 @@ from mdm.srm.v1 import srm_pb2_grpc, transfer_pb2_grpc
 from psycopg_pool import ConnectionPool
 
 from mdm_dicom_srm.pacs.port import Pacs
+from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.book import Limits, RequestBook
 from mdm_dicom_srm.stage.engine import EngineLimits, LocatorsOf, StagingEngine
 from mdm_dicom_srm.stage.journal import Journal
@@ -98,6 +99,7 @@ def build_stage(
         ConfigurationError: the spool's directory cannot be used.
     """
     spool = LocalSpool(settings.directory, settings.quota_bytes, generation=generation, keep_free=settings.keep_free_bytes)
+    metrics.watch_spool(spool)
     store = PostgresRequestStore(pool, authority)
     journal = Journal(store)
     limits = Limits(settings.request_seconds, settings.retention_seconds, settings.files_per_caller)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID, uuid4
 
+from mdm_client.errors import ClientError
 from mdm_client.errors import NotFound as KeyNotFound
 from mdm_service.errors import Unavailable
 
 from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs, RetrievedInstance
+from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.model import State
 from mdm_dicom_srm.stage.port import KeySource, Listener, NoSpace, Sealed, Sealer, Slot, Spool
 
@@ -25,6 +27,7 @@ _log = logging.getLogger(__name__)
 _MARGIN = 64 * 1024
 _MARGIN_RATIO = 1024
 _HOLD = "engine"
+_KEY_BATCH = 200
 
 LocatorsOf = Callable[[Sequence[UUID]], Mapping[UUID, InstanceLocator]]
 
@@ -139,7 +142,7 @@ class StagingEngine:
             _log.warning("a retrieval made no progress for %.0f s and is given up", self._limits.stall_seconds)
             left = tuple(job.open | job.sealing)
             self._finish(job, left)
-            self._listener.failed(left, State.FILE_UNAVAILABLE, "PACS_TOO_SLOW")
+            self._tell(left, State.FILE_UNAVAILABLE, "PACS_TOO_SLOW")
 
     def _dispatch(self) -> None:
         while True:
@@ -168,12 +171,12 @@ class StagingEngine:
         except Exception as error:
             _log_failure("locators cannot be read", error)
             self._finish(None, guids)
-            self._listener.failed(guids, State.FILE_UNAVAILABLE, "REGISTRY_UNAVAILABLE")
+            self._tell(guids, State.FILE_UNAVAILABLE, "REGISTRY_UNAVAILABLE")
             return
         unknown = [guid for guid in guids if guid not in locators]
         if unknown:
             self._finish(None, unknown)
-            self._listener.failed(unknown, State.FILE_LOST, "NOT_REGISTERED")
+            self._tell(unknown, State.FILE_LOST, "NOT_REGISTERED")
         with self._wake:
             for guid, locator in locators.items():
                 job = self._jobs.setdefault(locator.series_uid, _Job({}))
@@ -186,7 +189,8 @@ class StagingEngine:
             self._finish(job, [guid for guid in job.open if not self._listener.wanted(guid)])
             if job.open:
                 self._listener.started(tuple(job.open))
-                self._retrieve(job)
+                with metrics.RETRIEVAL_SECONDS.time():
+                    self._retrieve(job)
         except Unavailable as error:
             self._fail(job, State.FILE_UNAVAILABLE, error.reason)
         except NoSpace:
@@ -203,7 +207,7 @@ class StagingEngine:
     def _retrieve(self, job: _Job) -> None:
         guids = tuple(job.open)
         guid_of = {job.locators[guid].sop_uid: guid for guid in guids}
-        keys = self._key_threads.submit(self._keys.get_keys, guids)
+        keys = self._ask_keys(guids)
         # Closing a generator runs its clean-up now: the association or connection is given back.
         arriving = cast("Generator[RetrievedInstance]", self._pacs.retrieve([job.locators[guid] for guid in guids]))
         with closing(arriving):
@@ -211,24 +215,37 @@ class StagingEngine:
                 job.progress = time.monotonic()
                 guid = guid_of.pop(instance.sop_uid, None)
                 if guid is not None and guid in job.open:
-                    self._take(job, guid, instance.part10, keys.result(self._limits.stall_seconds))
+                    self._take(job, guid, instance.part10, self._key(keys[guid], guid))
                 if job.abandoned or not any(map(self._listener.wanted, job.open)):
                     self._finish(job, tuple(job.open))
                     return
         self._fail(job, State.FILE_LOST, "NOT_IN_PACS")
 
-    def _take(self, job: _Job, guid: UUID, part10: bytes, keys: Mapping[UUID, bytes | Exception]) -> None:
+    def _ask_keys(self, guids: Sequence[UUID]) -> "dict[UUID, Future[Mapping[UUID, bytes | Exception]]]":
+        """Begin to fetch keys while the PACS is already answering; the first do not wait for the last."""
+        keys: dict[UUID, Future[Mapping[UUID, bytes | Exception]]] = {}
+        for start in range(0, len(guids), _KEY_BATCH):
+            batch = guids[start : start + _KEY_BATCH]
+            keys |= dict.fromkeys(batch, self._key_threads.submit(self._keys.get_keys, batch))
+        return keys
+
+    def _key(self, keys: "Future[Mapping[UUID, bytes | Exception]]", guid: UUID) -> bytes | Exception:
+        try:
+            return keys.result(self._limits.stall_seconds)[guid]
+        except (ClientError, TimeoutError) as error:
+            return error
+
+    def _take(self, job: _Job, guid: UUID, part10: bytes, key: bytes | Exception) -> None:
         """Pass an instance that arrived to the sealer.
 
         Raises:
             NoSpace: the spool is full.
         """
-        key = keys.get(guid)
-        if not isinstance(key, bytes):
+        if isinstance(key, Exception):
             gone = isinstance(key, KeyNotFound)
             state, reason = (State.FILE_LOST, "KEY_NOT_FOUND") if gone else (State.FILE_UNAVAILABLE, "KEY_UNAVAILABLE")
             self._finish(job, (guid,))
-            self._listener.failed((guid,), state, reason)
+            self._tell((guid,), state, reason)
             return
         if not self._listener.wanted(guid):
             self._finish(job, (guid,))
@@ -259,14 +276,20 @@ class StagingEngine:
         if sealed.state is None:
             self._listener.ready(slot.guid)
             self._spool.unpin(slot.guid, _HOLD)
+            metrics.FILES.labels("STAGED").inc()
+            metrics.BYTES.inc(sealed.size)
         else:
-            self._listener.failed((slot.guid,), sealed.state, sealed.reason)
+            self._tell((slot.guid,), sealed.state, sealed.reason)
 
     def _fail(self, job: _Job, state: State, reason: str) -> None:
         """Fail what has not arrived."""
         left = tuple(job.open)
         self._finish(job, left)
-        self._listener.failed(left, state, reason)
+        self._tell(left, state, reason)
+
+    def _tell(self, guids: Sequence[UUID], state: State, reason: str) -> None:
+        metrics.FILES.labels(state.value).inc(len(guids))
+        self._listener.failed(guids, state, reason)
 
     def _finish(self, job: _Job | None, guids: Iterable[UUID]) -> None:
         """Take files out of work, so that whoever asks next starts anew."""

@@ -23,8 +23,8 @@ from mdm_dicom_srm.stage.model import (
 )
 from mdm_dicom_srm.stage.port import AccessChecker, Clock, RequestStore, Spool
 
-# A watcher gets changes at once after a pause, and otherwise gathered over this time: a message per file would cost more
-# than the file.
+# A watcher gets the first change at once and what follows gathered over this time: a message per file would cost more than
+# the file.
 _GATHER_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 
@@ -120,10 +120,12 @@ class StagingService:
         try:
             view = self._book.view(live)
             yield view
-            while view.pending and not gone.wait(_GATHER_SECONDS):
+            pause = 0.0
+            while view.pending and not gone.wait(pause):
                 if self._stopping.is_set():
                     raise Unavailable("STOPPING", "The service is being stopped; the request goes on when it is back.")
                 view = self._book.changes(live, view.seen, _LOOK_SECONDS)
+                pause = _GATHER_SECONDS if view.files else 0.0
                 if view.files:
                     yield view
         finally:

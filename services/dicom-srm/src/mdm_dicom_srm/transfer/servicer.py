@@ -29,6 +29,9 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             if not 0 <= request.offset <= file.size:
                 raise Invalid("BAD_OFFSET", f"The file has {file.size} bytes.", fields={"offset": "outside the file"})
             descriptor, position = data.fileno(), request.offset
-            while context.is_active() and (chunk := os.pread(descriptor, CHUNK_SIZE, position)):
+            # Equal chunks near the best size: a small rest would cost a message of its own.
+            rest = file.size - position
+            size = -(-rest // max(1, round(rest / CHUNK_SIZE)))
+            while context.is_active() and (chunk := os.pread(descriptor, size, position)):
                 position += len(chunk)
                 yield transfer_pb2.ReadResponse(data=chunk)
