@@ -47,13 +47,17 @@ class Image:
 class FakeCatalog(catalog_pb2_grpc.CatalogServiceServicer):
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
+        self._by_guid: dict[str, Image] = {}
         self.subtree = catalog_pb2.ListSubtreeAclsResponse()
 
     def find(self, target: catalog_pb2.Target) -> Image | None:
-        for image in self.images.values():
-            if target.lfn == image.lfn or target.guid == str(image.guid) or target.surl == image.surl:
-                return image
-        return None
+        if target.lfn:
+            return self.images.get(target.lfn)
+        if len(self._by_guid) != len(self.images):
+            self._by_guid = {str(image.guid): image for image in self.images.values()}
+        if target.guid:
+            return self._by_guid.get(target.guid)
+        return self._by_guid.get(target.surl.rpartition("/")[2])
 
     def directories(self) -> set[str]:
         found = {"/"}
@@ -241,12 +245,14 @@ class FakeMetadata(metadata_pb2_grpc.MetadataServiceServicer):
     def __init__(self) -> None:
         self.columns: list[tuple[str, int, str]] = []
         self.batches: list[metadata_pb2.RowBatch] = []
+        self.headerless = False
 
     def Query(self, request, context):
         if not request.sql.upper().startswith("SELECT"):
             raise Invalid("SQL_NOT_SELECT", "Only one SELECT is accepted.")
         columns = [metadata_pb2.ResultColumn(name=n, type=t, unit=u) for n, t, u in self.columns]
-        yield metadata_pb2.QueryResponse(header=metadata_pb2.QueryHeader(columns=columns))
+        if not self.headerless:
+            yield metadata_pb2.QueryResponse(header=metadata_pb2.QueryHeader(columns=columns))
         for batch in self.batches:
             yield metadata_pb2.QueryResponse(rows=batch)
 

@@ -2,14 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error, show_error
@@ -116,24 +114,30 @@ def _names_of_query(client: Client, sql: str) -> list[Name]:
 def _fetch(client: Client, files: Sequence[PlannedFile], output: Path, options: FetchOptions, tally: _Tally) -> None:
     if not files:
         return
-    with _progress() as progress:
-        file_task = progress.add_task("files", total=len(files), bytes="")
-        count = 0
+    with _progress(len(files)) as advance:
+        total = 0
 
-        def received(size: int) -> None:
-            nonlocal count
-            count += size
+        def count(size: int) -> None:
+            nonlocal total
+            total += size
 
-        download = client.download(files, output, options, received)
-        with closing(download.results()) as results:
+        with closing(client.download(files, output, options, count).results()) as results:
             for result in results:
                 tally.add(result)
-                progress.update(file_task, advance=1, bytes=readable_size(count))
+                advance(total)
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bytes]}"))
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield progress
+def _progress(files: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; the function given is called after each file with the bytes received so far."""
+    if not sys.stderr.isatty():
+        yield lambda _received: None
+        return
+    # rich takes longer to import than most commands take to run.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("files  {task.fields[received]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=files, received="")
+        yield lambda received: progress.update(task, advance=1, received=readable_size(received))
