@@ -1,0 +1,65 @@
+"""Shares at rest open only with the right key, in the right place."""
+
+from uuid import UUID
+
+import pytest
+from mdm_keystore.seal import SealBroken, Sealer
+from mdm_service.errors import ConfigurationError
+
+GUID = UUID("0190a5a0-0000-7000-8000-000000000001")
+VALUE = bytes(range(32))
+OLD, NEW = b"\x01" * 32, b"\x02" * 32
+
+
+def test_a_sealed_share_opens_in_its_own_place():
+    sealer = Sealer([NEW])
+    sealed = sealer.seal(VALUE, GUID, 3, 2)
+    assert sealer.open(sealed, sealer.current, GUID, 3, 2) == VALUE
+    assert VALUE not in sealed
+    assert sealer.seal(VALUE, GUID, 3, 2) != sealed
+
+
+@pytest.mark.parametrize(("guid", "epoch", "x"), [(UUID(int=1), 3, 2), (GUID, 4, 2), (GUID, 3, 1)])
+def test_a_sealed_share_moved_to_another_place_does_not_open(guid, epoch, x):
+    sealer = Sealer([NEW])
+    sealed = sealer.seal(VALUE, GUID, 3, 2)
+    with pytest.raises(SealBroken):
+        sealer.open(sealed, sealer.current, guid, epoch, x)
+
+
+def test_an_altered_share_does_not_open():
+    sealer = Sealer([NEW])
+    sealed = bytearray(sealer.seal(VALUE, GUID, 3, 2))
+    sealed[20] ^= 1
+    with pytest.raises(SealBroken):
+        sealer.open(bytes(sealed), sealer.current, GUID, 3, 2)
+
+
+def test_after_rotation_old_shares_open_and_new_ones_need_the_new_key():
+    before, after = Sealer([OLD]), Sealer([NEW, OLD])
+    sealed = before.seal(VALUE, GUID, 0, 1)
+    assert after.open(sealed, before.current, GUID, 0, 1) == VALUE
+    assert after.current != before.current
+    with pytest.raises(SealBroken, match="not in kek_file"):
+        before.open(after.seal(VALUE, GUID, 0, 1), after.current, GUID, 0, 1)
+
+
+def test_keys_are_read_from_a_file_first_line_first(tmp_path):
+    file = tmp_path / "kek"
+    file.write_text(f"{NEW.hex()}\n{OLD.hex().upper()}\n")
+    assert Sealer.from_file(file).current == Sealer([NEW]).current
+
+
+@pytest.mark.parametrize("content", ["", "\n", "abc", "00" * 31, "zz" * 32, "00" * 32 + "\nnonsense", "ключ"])
+def test_a_file_that_is_no_key_file_is_refused_without_showing_it(tmp_path, content):
+    file = tmp_path / "kek"
+    file.write_text(content)
+    with pytest.raises(ConfigurationError) as error:
+        Sealer.from_file(file)
+    assert "kek_file" in str(error.value)
+    assert not content.strip() or content.strip() not in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="kek_file"):
+        Sealer.from_file(tmp_path / "absent")
