@@ -71,7 +71,7 @@ def matters(path: tuple[int, ...], types: dict[tuple[int, ...], str]) -> bool:
         if action and "U" not in action:
             needs_dummy = types.get(path[:depth]) in ("1", "1C") and path[depth - 1] != CONTENT_SEQUENCE
             return needs_dummy and (types[path] in ("1", "2") or path[-1] == CODE_MEANING)
-    return actions.get(path[-1], "U") != "U" or dictionary_VR(path[-1]) in ("PN", "DA", "DT")
+    return actions.get(path[-1], "U") != "U" or dictionary_VR(path[-1]) in ("PN", "DA", "DT", "AE", "UR")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pydicom._dicom_dict import DicomDictionary
 
 from mdm_dicom_srm.deid.codec import IMPLICIT_LE, Encoding
 from mdm_dicom_srm.deid.profile import Profile
-from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_rows
+from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
 BINARY_VRS = frozenset(b"AT FL FD SL SS SV UL US UV OB OD OF OL OV OW".split())
@@ -17,6 +17,7 @@ PATIENT_AGE: Final = 0x00101010
 CODE_MEANING: Final = 0x00080104
 CONTENT_SEQUENCE: Final = 0x0040A730
 _DATE_VRS = (b"DA", b"DT")
+_ADDRESS_VRS = (b"AE", b"UR")
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
 
@@ -97,7 +98,7 @@ _UNLISTED = Level(TypeNode())
 
 @cache
 def _rows() -> dict[int, Row]:
-    return {row.tag: row for row in load_rows()}
+    return {row.tag: row for row in (*load_additional(), *load_rows())}
 
 
 @cache
@@ -157,9 +158,11 @@ class Rules:
         return None
 
     def _unlisted_attribute(self, level: Level, tag: int, vr: bytes, written: bytes, standard: bytes, encoding: Encoding) -> Op:
-        """Attributes outside the table stay, except where their VR alone can identify: names, UIDs, dates."""
+        """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs."""
         if b"PN" in (vr, standard):
             return self._by_code("Z", level, tag, vr, written, encoding)
+        if standard in _ADDRESS_VRS or vr in _ADDRESS_VRS:
+            return self._by_code("X/Z/D", level, tag, vr, written, encoding)
         if standard in _DATE_VRS or vr in _DATE_VRS:
             if self._dates == "shift":
                 return Op(Kind.SHIFT, written, _DUMMY_BY_VR[written] if written in _DATE_VRS else b"")

@@ -52,13 +52,17 @@ def _lines(name: str) -> list[str]:
     return (resources.files("mdm_dicom_srm.deid") / "data" / name).read_text(encoding="utf-8").splitlines()
 
 
+def _tag(text: str) -> int:
+    return int(text.strip("()").replace(",", ""), 16)
+
+
 @cache
 def load_rows() -> tuple[Row, ...]:
     """Return every row of table E.1-1 that names one tag; repeating groups and private tags are rules of the engine."""
     rows = []
     for line in csv.DictReader(_lines("table_e1_1.csv")):
         try:
-            tag = int(line["tag"].strip("()").replace(",", ""), 16)
+            tag = _tag(line["tag"])
         except ValueError:
             continue
         options = {name: line[column] for name, column in OPTION_COLUMNS.items() if line[column]}
@@ -67,9 +71,16 @@ def load_rows() -> tuple[Row, ...]:
 
 
 @cache
+def load_additional() -> tuple[Row, ...]:
+    """Return the attributes the table leaves alone and this project does not, with the action X/Z/D."""
+    lines = csv.DictReader(_lines("additional.csv"))
+    return tuple(Row(_tag(line["tag"]), line["name"], "X/Z/D", {}) for line in lines)
+
+
+@cache
 def load_actions() -> dict[int, str]:
-    """Return tag -> basic action code."""
-    return {row.tag: row.basic for row in load_rows()}
+    """Return tag -> basic action code, of the standard's rows and our own."""
+    return {row.tag: row.basic for row in (*load_additional(), *load_rows())}
 
 
 @cache
