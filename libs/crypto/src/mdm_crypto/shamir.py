@@ -24,6 +24,7 @@ from nacl.bindings import (
     crypto_core_ed25519_scalar_reduce,
     crypto_scalarmult_ed25519_base_noclamp,
 )
+from nacl.exceptions import RuntimeError as NaClRuntimeError
 
 ORDER = 2**252 + 27742317777372353535851937790883648493
 """ℓ, the order of ed25519's base point (RFC 8032, section 5.1)."""
@@ -32,6 +33,8 @@ MAX_SHARES = 16
 MAX_EPOCH = 2**32 - 1
 _SIZE = 32
 _ZERO = bytes(_SIZE)
+_FIELD = 2**255 - 19
+_IDENTITY = (1).to_bytes(_SIZE, "little")
 
 
 class ShareError(ValueError):
@@ -95,10 +98,13 @@ def check(share: Share) -> None:
         ShareError: naming the share's x, with reason `share-malformed`, `commitment-invalid` or `share-wrong`.
     """
     _check_form(share)
-    for point in share.commitments:
-        if not crypto_core_ed25519_is_valid_point(point):
-            raise ShareError("commitment-invalid", "a commitment is not a point of the prime-order group", share.x)
+    key, *others = share.commitments
+    if not all(crypto_core_ed25519_is_valid_point(point) for point in others) or not _is_canonical(key):
+        raise _commitment_invalid(share)
+    # The other points being in the group, the equation holds only for a C_0 in the group: no need to test that first.
     if not _matches_commitments(share):
+        if not crypto_core_ed25519_is_valid_point(key):
+            raise _commitment_invalid(share)
         raise ShareError("share-wrong", "the value does not match its commitments", share.x)
 
 
@@ -171,9 +177,21 @@ def _evaluate(coefficients: Sequence[bytes], x: int) -> bytes:
 def _matches_commitments(share: Share) -> bool:
     """Horner's rule on points: x is public and small, so additions beat a scalar multiplication."""
     expected = share.commitments[-1]
-    for commitment in reversed(share.commitments[:-1]):
-        expected = crypto_core_ed25519_add(_times(share.x, expected), commitment)
+    try:
+        for commitment in reversed(share.commitments[:-1]):
+            expected = crypto_core_ed25519_add(_times(share.x, expected), commitment)
+    except NaClRuntimeError:  # not a point of the curve
+        return False
     return hmac.compare_digest(crypto_scalarmult_ed25519_base_noclamp(share.value), expected)
+
+
+def _is_canonical(point: bytes) -> bool:
+    """Tell whether a point's y is below p (RFC 8032, section 5.1.3) and it is not the identity."""
+    return point != _IDENTITY and int.from_bytes(point, "little") & ~(1 << 255) < _FIELD
+
+
+def _commitment_invalid(share: Share) -> ShareError:
+    return ShareError("commitment-invalid", "a commitment is not a point of the prime-order group", share.x)
 
 
 def _times(x: int, point: bytes) -> bytes:
