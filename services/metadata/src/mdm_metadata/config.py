@@ -1,12 +1,13 @@
 """Settings of the metadata service."""
 
+from typing import Self
 from uuid import UUID
 
 from mdm_service.acl import Acl, AclEntry, canonical_principal, parse_permissions
 from mdm_service.dn import canonical
-from mdm_service.errors import ConfigurationError, Invalid
+from mdm_service.errors import MdmError
 from mdm_service.settings import Section, ServiceSettings
-from pydantic import Field
+from pydantic import Field, model_validator
 
 #: The ACL of the root collection always has this id; the configuration decides what is in it.
 ROOT_ACL_ID = UUID("00000000-0000-4000-8000-000000000001")
@@ -18,17 +19,18 @@ class RootSettings(Section):
     owner: str
     acl: dict[str, str] = Field(default_factory=dict)
 
-    def as_acl(self) -> Acl:
-        """Return the ACL of the root collection.
-
-        Raises:
-            ConfigurationError: a principal or a letter is malformed.
-        """
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
         try:
-            entries = tuple(AclEntry(canonical_principal(name), parse_permissions(letters)) for name, letters in self.acl.items())
-            return Acl(ROOT_ACL_ID, canonical(self.owner), tuple(sorted(entries, key=lambda entry: entry.principal)))
-        except Invalid as error:
-            raise ConfigurationError(f"root: {error.message}") from None
+            self.as_acl()
+        except MdmError as error:
+            raise ValueError(error.message) from None
+        return self
+
+    def as_acl(self) -> Acl:
+        """Return the ACL of the root collection."""
+        entries = (AclEntry(canonical_principal(name), parse_permissions(letters)) for name, letters in self.acl.items())
+        return Acl(ROOT_ACL_ID, canonical(self.owner), tuple(sorted(entries, key=lambda entry: entry.principal)))
 
 
 class QuerySettings(Section):

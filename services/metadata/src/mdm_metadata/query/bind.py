@@ -9,7 +9,7 @@ from mdm_metadata.query.check import Text
 from mdm_metadata.query.expression import Expressions
 from mdm_metadata.query.limit import MAX_OUTPUTS, MAX_SOURCES
 from mdm_metadata.query.scope import Scope, UnknownName, identifier
-from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Order, Output, Query, Source
+from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Order, Output, Query, Source, walk
 
 _CLAUSES = ("expressions", "from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct")
 
@@ -49,10 +49,10 @@ def _path(text: Text, table: exp.Expr) -> str:
         raise text.refuse(table, "sub-selects are not allowed: join the collections.")
     if type(table) is not exp.Table:
         raise text.refuse(table, 'FROM takes collections as quoted identifiers, as in FROM "/vo/site/images".')
-    text.only(table, "this", "alias")
     name = identifier(table.this)
-    if name is None or not table.this.args.get("quoted") or not name.startswith("/"):
+    if name is None or table.args.get("db") is not None or not table.this.args.get("quoted") or not name.startswith("/"):
         raise text.refuse(table, 'FROM takes collections as quoted identifiers, as in FROM "/vo/site/images".')
+    text.only(table, "this", "alias")
     return name
 
 
@@ -252,20 +252,6 @@ class _Binder:
         selected = {output.expression for output in query.outputs}
         if query.distinct and any(order.expression not in selected for order in query.order_by):
             raise self._text.refuse(self._tree.args["order"], "with DISTINCT, ORDER BY takes columns of the SELECT list.")
-
-
-def walk(expression: Expression) -> list[Expression]:
-    """Return an expression and all its parts."""
-    found = []
-    pending = [expression]
-    while pending:
-        part = pending.pop()
-        found.append(part)
-        if isinstance(part, Call):
-            pending.extend(part.arguments)
-        elif isinstance(part, Aggregate) and part.argument is not None:
-            pending.append(part.argument)
-    return found
 
 
 def _is_grouped(expression: Expression, groups: frozenset[Expression]) -> bool:

@@ -14,9 +14,8 @@ from mdm_service.acl import Permission
 from mdm_service.identity import Caller
 
 from mdm_metadata.model import AttributeType
-from mdm_metadata.query.bind import walk
 from mdm_metadata.query.operation import AGGREGATES, OPERATIONS
-from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Output, Query, Source
+from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Output, Query, Source, walk
 
 T = AttributeType
 

@@ -10,7 +10,7 @@ from mdm_metadata.query.check import Text
 from mdm_metadata.query.limit import MAX_DEPTH, MAX_TERMS
 from mdm_metadata.query.operation import AGGREGATES, CAST_TYPES, FUNCTIONS, NUMBERS
 from mdm_metadata.query.scope import Scope, UnknownName, identifier
-from mdm_metadata.query.tree import Aggregate, Call, Expression, Literal, LiteralList
+from mdm_metadata.query.tree import Aggregate, Call, Expression, Literal, LiteralList, walk
 
 T = AttributeType
 
@@ -192,7 +192,7 @@ class Expressions:
             bound = Call("IS TRUE" if test.this else "IS FALSE", (self._boolean(node.this),), T.BOOL)
         else:
             raise self._text.refuse(node, "IS is allowed with NULL, TRUE and FALSE.")
-        return Call("NOT", (bound,), T.BOOL) if node.args.get("negate") else bound
+        return self._negated(node, bound)
 
     # Comparisons
 
@@ -207,32 +207,37 @@ class Expressions:
             raise self._text.refuse(node, "BOOL is compared by = and <>.")
 
     def _between(self, node: exp.Between) -> Expression:
-        self._text.only(node, "this", "low", "high")
+        self._text.only(node, "this", "low", "high", "negate")
         operand, low, high = self._unified(node, [self._bind(node.this), self._bind(node.args["low"]), self._bind(node.args["high"])])
         self._ordered(node, operand, "BETWEEN")
-        return Call("AND", (Call(">=", (operand, low), T.BOOL), Call("<=", (operand, high), T.BOOL)), T.BOOL)
+        if any(isinstance(part, Call) and part.operation == "BETWEEN" for part in walk(operand)):
+            raise self._text.refuse(node, "the first operand of BETWEEN has no BETWEEN in it.")
+        return self._negated(node, Call("BETWEEN", (operand, low, high), T.BOOL))
+
+    def _negated(self, node: exp.Expr, bound: Expression) -> Expression:
+        return Call("NOT", (bound,), T.BOOL) if node.args.get("negate") else bound
 
     def _in(self, node: exp.In) -> Expression:
         if node.args.get("query") is not None:
             raise self._text.refuse(node, "sub-selects are not allowed: join the collections.")
-        self._text.only(node, "this", "expressions")
+        self._text.only(node, "this", "expressions", "negate")
         if not node.expressions:
             raise self._text.refuse(node, "IN needs a list of values.")
         operand, *options = self._unified(node, [self._bind(node.this), *(self._bind(option) for option in node.expressions)])
         if all(isinstance(option, Literal) for option in options) and len({option.type for option in options}) == 1:
             values = tuple(option.value for option in options if isinstance(option, Literal))
-            return Call("IN LIST", (operand, LiteralList(values, options[0].type)), T.BOOL)
-        return Call("OR", tuple(Call("=", (operand, option), T.BOOL) for option in options), T.BOOL)
+            return self._negated(node, Call("IN LIST", (operand, LiteralList(values, options[0].type)), T.BOOL))
+        return self._negated(node, Call("IN", (operand, *self._converted(node, options)), T.BOOL))
 
     def _like(self, node: exp.Expr) -> Expression:
         escape = "\\"
-        self._text.only(node, "this", "expression")
+        self._text.only(node, "this", "expression", *(() if type(node) is exp.Escape else ("negate",)))
         like = node
         if type(node) is exp.Escape:
             like = node.this
             if type(like) not in (exp.Like, exp.ILike) or type(node.expression) is not exp.Literal or len(str(node.expression.this)) != 1:
                 raise self._text.refuse(node, "ESCAPE follows LIKE or ILIKE and is one character.")
-            self._text.only(like, "this", "expression")
+            self._text.only(like, "this", "expression", "negate")
             escape = self._text_of(node.expression)
         operand = self._expect(like.this, self._bind(like.this), T.TEXT)
         pattern = self._expect(like.expression, self._bind(like.expression), T.TEXT)
@@ -241,7 +246,7 @@ class Expressions:
             name += " ANY PATTERN"
         elif _ends_in_escape(str(pattern.value or ""), escape):
             raise self._text.refuse(like.expression, "the pattern ends in its escape character: double it.")
-        return Call(name, (operand, pattern, Literal(escape, T.TEXT)), T.BOOL)
+        return self._negated(like, Call(name, (operand, pattern, Literal(escape, T.TEXT)), T.BOOL))
 
     def _text_of(self, node: exp.Expr) -> str:
         bound = self._expect(node, self._bind(node), T.TEXT)
@@ -325,19 +330,20 @@ class Expressions:
     def _case(self, node: exp.Case) -> Expression:
         self._text.only(node, "this", "ifs", "default")
         subject = node.args.get("this")
-        whens, thens = [], []
-        for branch in node.args["ifs"]:
+        branches = node.args["ifs"]
+        for branch in branches:
             self._text.only(branch, "this", "true")
-            if subject is None:
-                whens.append(self._boolean(branch.this))
-            else:
-                whens.append(Call("=", tuple(self._unified(branch, [self._bind(subject), self._bind(branch.this)])), T.BOOL))
-            thens.append(self._bind(branch.args["true"]))
+        if subject is None:
+            whens = [self._boolean(branch.this) for branch in branches]
+        else:
+            whens = self._unified(node, [self._bind(subject), *(self._bind(branch.this) for branch in branches)])
         default = node.args.get("default")
+        thens = [self._bind(branch.args["true"]) for branch in branches]
         thens.append(Literal(None, T.TEXT) if default is None else self._bind(default))
-        thens = self._converted(node, thens)
-        pairs = [part for pair in zip(whens, thens[:-1], strict=True) for part in pair]
-        return Call("CASE", (*pairs, thens[-1]), thens[-1].type)
+        *thens, otherwise = self._converted(node, thens)
+        head = whens[: len(whens) - len(branches)]
+        pairs = [part for pair in zip(whens[len(head) :], thens, strict=True) for part in pair]
+        return Call("CASE OF" if head else "CASE", (*head, *pairs, otherwise), otherwise.type)
 
     def _choice(self, node: exp.Func) -> Expression:
         self._text.only(node, "this", "expressions", "ignore_nulls")

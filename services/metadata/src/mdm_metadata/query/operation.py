@@ -29,10 +29,10 @@ def _listed(function: str) -> Operation:
     return Operation(lambda arguments: f"{function}(" + ", ".join(arguments) + ")")
 
 
-def _case(arguments: Sequence[str]) -> str:
+def _case(arguments: Sequence[str], subject: str = "") -> str:
     *branches, default = arguments
     pairs = zip(branches[::2], branches[1::2], strict=True)
-    return "(CASE " + " ".join(f"WHEN {when} THEN {then}" for when, then in pairs) + f" ELSE {default} END)"
+    return f"(CASE {subject} " + " ".join(f"WHEN {when} THEN {then}" for when, then in pairs) + f" ELSE {default} END)"
 
 
 def _substring(arguments: Sequence[str]) -> str:
@@ -55,7 +55,7 @@ _CASTS = {
     "number→numeric": "CAST({0} AS numeric)",
     "number→float": "CAST({0} AS double precision)",
     "int→bool": "({0} <> 0)",
-    "bool→int": "(CASE WHEN {0} THEN 1 WHEN NOT {0} THEN 0 END)::bigint",
+    "bool→int": "({0})::integer::bigint",
     "any→text": '(CAST({0} AS text) COLLATE "C")',
     "date→text": "(to_char({0}, 'YYYY-MM-DD') COLLATE \"C\")",
     "timestamp→text": '(to_char({0} AT TIME ZONE \'UTC\', \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') COLLATE "C")',
@@ -79,7 +79,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "IS NULL": _template("({0} IS NULL)"),
     "IS TRUE": _template("({0} IS TRUE)"),
     "IS FALSE": _template("({0} IS FALSE)"),
+    # Never the operand twice, save in BETWEEN, which does not nest: repeated at each of 40 levels it would grow without bounds.
     "IN LIST": _template("({0} = ANY ({1}))"),
+    "IN": Operation(lambda arguments: f"({arguments[0]} = ANY (ARRAY[{', '.join(arguments[1:])}]))"),
+    "BETWEEN": _template("({0} BETWEEN {1} AND {2})"),
     "LIKE": _template("({0} LIKE {1} ESCAPE {2})"),
     "ILIKE": _template('(({0} COLLATE "default") ILIKE ({1} COLLATE "default") ESCAPE {2})'),
     "LIKE ANY PATTERN": _template("({0} LIKE {1} ESCAPE {2})", total=False),
@@ -90,6 +93,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "days between": _template("({0} - {1})::bigint", total=False),
     "||": _template("({0} || {1})", total=False),
     "CASE": Operation(_case),
+    "CASE OF": Operation(lambda arguments: _case(arguments[1:], arguments[0])),
     "COALESCE": _listed("coalesce"),
     "NULLIF": _template("nullif({0}, {1})"),
     "GREATEST": _listed("greatest"),

@@ -57,6 +57,20 @@ class Aggregate:
 Expression = Column | Literal | LiteralList | Call | Aggregate
 
 
+def walk(expression: Expression) -> list[Expression]:
+    """Return an expression and all its parts."""
+    found = []
+    pending = [expression]
+    while pending:
+        part = pending.pop()
+        found.append(part)
+        if isinstance(part, Call):
+            pending.extend(part.arguments)
+        elif isinstance(part, Aggregate) and part.argument is not None:
+            pending.append(part.argument)
+    return found
+
+
 @dataclass(frozen=True)
 class Source:
     """A collection in FROM; `join` is empty for the first and for a comma."""
