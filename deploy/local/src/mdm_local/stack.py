@@ -115,20 +115,17 @@ class Stack:
 
     def start(self, name: str) -> None:
         """Start one component again, with the configuration it had, and wait until it is healthy."""
-        with self._locked():
-            self._known(name)
+        with self._changing(name):
             self._start([name])
 
     def stop(self, name: str) -> None:
         """Stop one component gracefully."""
-        with self._locked():
-            self._known(name)
+        with self._changing(name):
             self._stop([name])
 
     def kill(self, name: str) -> None:
         """End one component at once, as a crash would (SIGKILL)."""
-        with self._locked():
-            self._known(name)
+        with self._changing(name):
             pid = self.pid_of(name)
             record = ProcessRecord.of(pid) if pid is not None else None
             if record is not None:
@@ -142,11 +139,14 @@ class Stack:
             self.state = State.load(self.layout.state_file)
             yield
 
-    def _known(self, name: str) -> None:
-        if not self.state.pacs_kind:
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[None]:
+        if not self.layout.lock_file.exists() or not self.state.pacs_kind:
             raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
         if name not in COMPONENTS or (name == FORWARDER and self.state.pacs_kind != ORTHANC):
-            raise LocalError(f"{name}: no such component; there are {', '.join(COMPONENTS)}")
+            raise LocalError(f"{name}: this stack has no such component")
+        with self._locked():
+            yield
 
     def _prepare(self, pacs_kind: str) -> None:
         if self.state.pacs_kind and pacs_kind not in ("auto", self.state.pacs_kind):

@@ -1,0 +1,105 @@
+"""The files written for a stack are what the services and the client accept."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from mdm_catalog.config import CatalogSettings
+from mdm_client.config import ClientConfig
+from mdm_dicom_srm.config import Settings as DicomSrmSettings
+from mdm_keystore.config import KeystoreSettings
+from mdm_local import credential, port
+from mdm_local.component import LISTENERS
+from mdm_local.configuration import Configuration
+from mdm_local.layout import USERS, Layout
+from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs
+from mdm_metadata.config import MetadataSettings
+from mdm_service import main, settings
+from mdm_service.membership import parse
+
+SETTINGS = {
+    "catalog": CatalogSettings,
+    "metadata": MetadataSettings,
+    "keystore-a": KeystoreSettings,
+    "keystore-b": KeystoreSettings,
+    "keystore-c": KeystoreSettings,
+    "dicom-srm": DicomSrmSettings,
+}
+
+
+def write(root: Path, kind: str = ORTHANC) -> Layout:
+    layout = Layout(root)
+    layout.make()
+    credential.prepare(layout)
+    http = "http://127.0.0.1:20001" if kind == ORTHANC else ""
+    dicomweb = f"{http}/dicom-web" if http else ""
+    pacs = Pacs(kind, AE_TITLES[kind], "127.0.0.1", 20000, http, dicomweb, layout.secret("pacs-password"))
+    Configuration(layout, port.allocate(LISTENERS, {}, ()), pacs, lambda name: f"dbname={name} user={name}").write()
+    return layout
+
+
+@pytest.mark.parametrize("kind", [ORTHANC, ARCHIVE])
+@pytest.mark.parametrize("service", SETTINGS)
+def test_every_service_accepts_its_configuration(service, kind, tmp_path):
+    layout = write(tmp_path, kind)
+    loaded = settings.load(SETTINGS[service], service, layout.config(service))
+    main.check(loaded)
+    assert loaded.trust.ban_list == layout.ban_list
+    assert loaded.database is not None
+    assert loaded.database.conninfo == "dbname=mdm_{0} user=mdm_{0}".format(service.replace("-", "_"))
+
+
+def test_keystores_differ_in_index_key_and_database(tmp_path):
+    layout = write(tmp_path)
+    loaded = [settings.load(KeystoreSettings, "keystore", layout.config(f"keystore-{letter}")) for letter in "abc"]
+    assert [one.keystore.index for one in loaded] == [1, 2, 3]
+    assert len({one.keystore.kek_file.read_bytes() for one in loaded}) == 3
+    assert len({one.database.conninfo for one in loaded}) == 3
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_every_user_has_a_configuration_that_the_client_accepts(user, tmp_path):
+    layout = write(tmp_path)
+    config = ClientConfig.load(layout.client(user))
+    assert config.tls.certificate == layout.pki / f"{user}.crt"
+    assert (config.threshold, len(config.keystores), list(config.srm)) == (2, 3, ["hospital-a"])
+
+
+def test_mallory_has_a_certificate_and_no_group(tmp_path):
+    layout = write(tmp_path)
+    groups = parse(layout.groups_file.read_bytes())
+    assert groups["CN=alice,O=MDM Local"] == {"/biomed/neuro", "/biomed/hospital-a/stewards"}
+    assert groups["CN=carol,O=MDM Local"] == {"/biomed/hospital-a/physicians"}
+    assert not [subject for subject in groups if "mallory" in subject]
+
+
+def test_credentials_are_made_once(tmp_path):
+    layout = write(tmp_path)
+    before = {path: path.read_bytes() for folder in ("pki", "secret", "trust") for path in (layout.root / folder).iterdir()}
+    layout.ban_list.write_text("CN=mallory,O=MDM Local\n")
+    credential.prepare(layout)
+    after = {path: path.read_bytes() for path in before if path != layout.ban_list}
+    assert after == {path: content for path, content in before.items() if path != layout.ban_list}
+    assert "mallory" in layout.ban_list.read_text(), "what somebody changed is kept"
+
+
+def test_secrets_and_keys_are_their_owners_only(tmp_path):
+    layout = write(tmp_path)
+    private = [*(layout.root / "secret").iterdir(), *layout.pki.glob("*.key")]
+    assert len(private) > 10
+    assert {path.stat().st_mode & 0o077 for path in private} == {0}
+
+
+def test_what_expires_soon_is_renewed_and_the_revoked_stay_revoked(tmp_path):
+    layout = write(tmp_path)
+    ca = credential.authority(layout)
+    soon = datetime.now(UTC) + timedelta(days=1)
+    ca.issue(ca.subject("alice"), hosts=(), name="alice", not_after=soon)
+    ca.revoke([layout.pki / "mallory.crt"], next_update=soon)
+    credential.prepare(layout)
+    assert x509.load_pem_x509_certificate((layout.pki / "alice.crt").read_bytes()).not_valid_after_utc > soon
+    crl = x509.load_pem_x509_crl(ca.crl_file.read_bytes())
+    assert crl.next_update_utc > soon
+    mallory = x509.load_pem_x509_certificate((layout.pki / "mallory.crt").read_bytes())
+    assert [entry.serial_number for entry in crl] == [mallory.serial_number]
