@@ -36,6 +36,7 @@ class Client:
         self._lock = threading.RLock()
         self._channels: dict[str, grpc.Channel] = {}
         self._sites: dict[str, SrmClient] = {}
+        self._downloads: list[Download] = []
         check_identity(config.tls)
 
     @classmethod
@@ -97,10 +98,15 @@ class Client:
 
         `received` is called in workers with each count of ciphertext bytes.
         """
-        return Download(files, directory, self.srm, self.keystores, options or FetchOptions(), received)
+        download = Download(files, directory, self.srm, self.keystores, options or FetchOptions(), received)
+        self._downloads.append(download)
+        return download
 
     def close(self) -> None:
         """Close every channel."""
+        if not all(download.quiet for download in self._downloads):
+            # A thread that hangs in a call still uses a channel, and gRPC crashes the process if that is closed.
+            return
         with self._lock:
             for channel in self._channels.values():
                 channel.close()

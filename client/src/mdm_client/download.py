@@ -61,8 +61,10 @@ class Download:
         self._notify = received
         self._clock = Clock(options.timeout)
         self._cancellation = Cancellation()
+        #: Whether no thread of this download uses a channel any more, so that channels may be closed.
+        self.quiet = True
         self._results: queue.SimpleQueue[FileResult | None] = queue.SimpleQueue()
-        self._keys = KeyRing(keys, [file.guid for file in files], self._cancellation, options.timeout)
+        self._keys = KeyRing(keys, self._cancellation, options.timeout)
         self._workers = ThreadPoolExecutor(max_workers=options.jobs, thread_name_prefix="fetch")
         self._made: set[Path] = set()
         self._defect = "the transfer ended without a result"
@@ -72,6 +74,8 @@ class Download:
 
         Nothing of a file that failed, or was not finished when the generator is closed, remains on disk.
         """
+        self.quiet = False
+        self._keys.request([file.guid for file in self._files])
         threads = self._start()
         running = len(threads)
         outstanding = {file.guid: file for file in self._files}
@@ -85,12 +89,12 @@ class Download:
             for file in outstanding.values():
                 yield self._failure(file, make_error(StatusCode.INTERNAL, "CLIENT_DEFECT", f"{file.path}: {self._defect}"))
         finally:
-            if running:
-                self._cancellation.stop()
-            self._keys.close()
+            self._cancellation.stop()
             for thread in threads:
                 thread.join(_JOIN_SECONDS)
-            self._workers.shutdown(wait=False)
+            self._keys.close()
+            self._workers.shutdown(wait=True)
+            self.quiet = not any(thread.is_alive() for thread in threads)
 
     def _start(self) -> list[threading.Thread]:
         threads = []

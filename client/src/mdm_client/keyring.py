@@ -20,14 +20,17 @@ class KeySource(Protocol):
 
 
 class KeyRing:
-    """The keys of the files of one download; asked for at once, waited for one by one."""
+    """The keys of the files of one download; requested at once, waited for one by one."""
 
-    def __init__(self, source: KeySource, guids: Sequence[UUID], cancellation: Cancellation, patience: float) -> None:
+    def __init__(self, source: KeySource, cancellation: Cancellation, patience: float) -> None:
         self._source = source
         self._cancellation = cancellation
         self._patience = patience
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="keys")
         self._batches: dict[UUID, Future[Mapping[UUID, bytes | ClientError]]] = {}
+
+    def request(self, guids: Sequence[UUID]) -> None:
+        """Start fetching these keys."""
         for batch in in_batches(list(guids), BATCH):
             future = self._executor.submit(self._fetch, batch)
             self._batches.update(dict.fromkeys(batch, future))
@@ -49,8 +52,8 @@ class KeyRing:
         return answer
 
     def close(self) -> None:
-        """Give up what was not fetched."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Give up what was not fetched, and wait for the calls that run."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _fetch(self, guids: list[UUID]) -> Mapping[UUID, bytes | ClientError]:
         """Fetch a batch; ask again for keys that too few keystores could give, as long as patience lasts."""

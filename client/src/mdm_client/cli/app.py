@@ -13,7 +13,7 @@ from mdm_client.cli.access import acl
 from mdm_client.cli.browse import list_directory, query, stat, whoami
 from mdm_client.cli.context import Session, common_options
 from mdm_client.cli.fetch import get
-from mdm_client.cli.outcome import run
+from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, run
 from mdm_client.cli.site import register
 
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
@@ -30,6 +30,10 @@ class MdmGroup(click.Group):
         if not standalone_mode:
             return super().main(arguments, standalone_mode=False, **named)
         code = run(lambda: click.Group.main(self, arguments, standalone_mode=False, **named), "--json" in arguments)
+        if code in (INTERRUPTED, TERMINATED):
+            # Without waiting for threads that hang in a call: what matters was cleaned up.
+            sys.stdout.flush()
+            os._exit(code)
         sys.exit(code)
 
 
