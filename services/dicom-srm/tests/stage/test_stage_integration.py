@@ -197,7 +197,7 @@ def test_many_files_are_reported_as_they_come(site):
 def test_a_client_that_goes_away_frees_its_watch(site, until):
     site.pacs.gate.clear()
     token = site.prepare([site.image()]).token
-    for _ in range(12):
+    for _ in range(3):
         watch = site.srm().WatchGetRequest(srm_pb2.WatchGetRequestRequest(token=token))
         next(watch)
         watch.cancel()

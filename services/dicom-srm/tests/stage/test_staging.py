@@ -383,3 +383,16 @@ def test_only_the_digest_of_a_token_is_kept(world):
     token = world.get([world.image()])
     assert token not in repr(world.store.requests)
     assert len(token) == 43
+
+
+def test_a_single_image_does_not_wait_for_all_of_somebodys_studies(make_world, until):
+    world = make_world(retrievals=1)
+    world.pacs.gate.clear()
+    big = [world.image(f"1.5.{series}") for series in range(6) for _ in range(10)]
+    world.get(big)
+    until(lambda: world.pacs.retrievals)
+    single = world.get([world.image("1.8")], BOB)
+    world.pacs.gate.set()
+    world.settled(BOB, single)
+    order = [len(retrieval) for retrieval in world.pacs.retrievals]
+    assert order.index(1) <= 2

@@ -28,6 +28,8 @@ from mdm_dicom_srm.transfer.servicer import TransferServicer
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 1.0
+# In one process: while one thread waits for the disk or encrypts, the other has the interpreter.
+_SEAL_THREADS = 2
 # The full names of the services that a stage adds to a server.
 SERVICES = ("mdm.srm.v1.SrmService", "mdm.srm.v1.TransferService")
 
@@ -108,7 +110,7 @@ def build_stage(
     if settings.processes:
         sealer = ProcessSealer(make_deidentifier, settings.processes, settings.stall_seconds)
     else:
-        sealer = ThreadSealer(make_deidentifier)
+        sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS)
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
     engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))

@@ -98,6 +98,7 @@ class StagingEngine:
         self._new: list[UUID] = []
         self._jobs: dict[str, _Job] = {}
         self._running: list[_Job] = []
+        self._oldest = False
         self._stopping = False
         self._dispatcher = threading.Thread(target=self._dispatch, name="stage-dispatch", daemon=True)
 
@@ -155,11 +156,16 @@ class StagingEngine:
                 self._locate(new)
             with self._wake:
                 while self._startable():
-                    series = next(iter(self._jobs))
-                    job = self._jobs.pop(series)
+                    job = self._next()
                     job.progress = time.monotonic()
                     self._running.append(job)
                     threading.Thread(target=self._run, args=(job,), name="stage-retrieve", daemon=True).start()
+
+    def _next(self) -> _Job:
+        """Take the oldest job and the smallest in turn: a single image does not wait for all of somebody's studies."""
+        self._oldest = not self._oldest
+        series = next(iter(self._jobs)) if self._oldest else min(self._jobs, key=lambda key: len(self._jobs[key].open))
+        return self._jobs.pop(series)
 
     def _startable(self) -> bool:
         return bool(self._jobs) and len(self._running) < self._limits.retrievals
@@ -214,7 +220,7 @@ class StagingEngine:
             for instance in arriving:
                 job.progress = time.monotonic()
                 guid = guid_of.pop(instance.sop_uid, None)
-                if guid is not None and guid in job.open:
+                if guid is not None and guid in job.open and not job.abandoned:
                     self._take(job, guid, instance.part10, self._key(keys[guid], guid))
                 if job.abandoned or not any(map(self._listener.wanted, job.open)):
                     self._finish(job, tuple(job.open))
@@ -288,8 +294,10 @@ class StagingEngine:
         self._tell(left, state, reason)
 
     def _tell(self, guids: Sequence[UUID], state: State, reason: str) -> None:
-        metrics.FILES.labels(state.value).inc(len(guids))
-        self._listener.failed(guids, state, reason)
+        # What a shutdown breaks off has not failed: the next process stages it.
+        if not self._stopping:
+            metrics.FILES.labels(state.value).inc(len(guids))
+            self._listener.failed(guids, state, reason)
 
     def _finish(self, job: _Job | None, guids: Iterable[UUID]) -> None:
         """Take files out of work, so that whoever asks next starts anew."""

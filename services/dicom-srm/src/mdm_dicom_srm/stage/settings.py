@@ -21,7 +21,7 @@ class SpoolSettings(Section):
     retention_seconds: Seconds = 3600
     stall_seconds: Seconds = 120
     retrievals: Annotated[int, Field(ge=1, le=64)] = 2
-    processes: Annotated[int, Field(ge=0, le=256)] = 2
+    processes: Annotated[int, Field(ge=0, le=256)] = 0
     bytes_in_flight: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     files_per_caller: Annotated[int, Field(gt=0)] = 100_000
 

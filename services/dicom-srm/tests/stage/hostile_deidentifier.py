@@ -1,0 +1,22 @@
+"""A de-identifier for worker processes of tests: obeys what the file says."""
+
+import os
+import time
+
+from mdm_dicom_srm.deid.outcome import Outcome, Result
+
+
+class Hostile:
+    """Dies, hangs or releases."""
+
+    def deidentify(self, part10: bytes) -> Result:
+        if part10 == b"die":
+            os._exit(3)
+        if part10 == b"hang":
+            time.sleep(60)
+        return Result(Outcome.RELEASED, data=[bytes(128) + b"DICM", part10])
+
+
+def broken() -> Hostile:
+    """Fails to make one."""
+    raise RuntimeError
