@@ -109,7 +109,7 @@ class Reading:
     def _hedge(self) -> None:
         for server in self._replies.running:
             self._preference.avoid(server, _AVOID_SLOW_SECONDS)
-            _log.warning("%s is slow to answer; asking another one", server.place)
+            _log.info("%s is slow to answer; asking another one", server.place)
         self._ask_next()
 
     def _take(self, reply: Reply) -> None:

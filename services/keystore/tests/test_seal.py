@@ -50,6 +50,16 @@ def test_keys_are_read_from_a_file_first_line_first(tmp_path):
     assert Sealer.from_file(file).current == Sealer([NEW]).current
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o600, False)])
+def test_a_key_file_that_everybody_may_read_is_warned_about(tmp_path, caplog, mode, warned):
+    file = tmp_path / "kek"
+    file.write_text(NEW.hex())
+    file.chmod(mode)
+    Sealer.from_file(file)
+    assert ("chmod 600" in caplog.text) is warned
+    assert NEW.hex() not in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", "\n", "abc", "00" * 31, "zz" * 32, "00" * 32 + "\nnonsense", "ключ"])
 def test_a_file_that_is_no_key_file_is_refused_without_showing_it(tmp_path, content):
     file = tmp_path / "kek"

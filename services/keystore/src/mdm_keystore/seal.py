@@ -1,8 +1,10 @@
 """Sealing of shares at rest with a key-encryption key that is outside the database."""
 
 import hashlib
+import logging
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mdm_service.errors import ConfigurationError
 
 _NONCE_SIZE = 12
+_log = logging.getLogger(__name__)
 _LINE = re.compile(r"^[0-9a-fA-F]{64}$")
 
 
@@ -33,6 +36,8 @@ class Sealer:
     def from_file(cls, path: Path) -> "Sealer":
         """Read keys of 64 hexadecimal digits, one a line (`openssl rand -hex 32`); the first one seals.
 
+        A file that everybody on the machine may read is used, with a warning in the log.
+
         Raises:
             ConfigurationError: the file cannot be read, or a line of it is no key.
         """
@@ -40,6 +45,8 @@ class Sealer:
             lines = path.read_text(encoding="ascii").split()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"keystore.kek_file: {path}: {type(error).__name__}: cannot be read") from None
+        if path.stat().st_mode & stat.S_IROTH:
+            _log.warning("kek_file is readable by everybody: chmod 600", extra={"path": str(path)})
         if not lines or not all(_LINE.match(line) for line in lines):
             raise ConfigurationError(f"keystore.kek_file: {path}: each line must be 64 hexadecimal digits")
         return cls([bytes.fromhex(line) for line in lines])
