@@ -82,15 +82,13 @@ class AclSettings(Section):
 
 
 class RegistrationSettings(Section):
-    """Registration workers and the site's choice of images."""
+    """Registration workers. A worker killed in the middle is replaced when its lease ends."""
 
     attributes_file: Path | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     max_attempts: Annotated[int, Field(ge=1)] = 20
     batch: Annotated[int, Field(ge=1, le=1000)] = 200
-    lease_seconds: Annotated[int, Field(ge=5)] = 120
-    exclude_modalities: tuple[str, ...] = ()
-    exclude_sop_classes: tuple[str, ...] = ()
+    lease_seconds: Annotated[int, Field(ge=3)] = 15
 
 
 class DeidSettings(Section):

@@ -20,4 +20,5 @@ CREATE TABLE registration (
 
 CREATE INDEX registration_due ON registration (due_at) WHERE state IN ('RECEIVED', 'KEYED', 'DESCRIBED');
 CREATE INDEX registration_series ON registration (series_token);
+CREATE INDEX registration_leased ON registration (series_token) WHERE lease_id IS NOT NULL;
 CREATE INDEX registration_state ON registration (state, guid);

@@ -1,0 +1,154 @@
+"""Composition root of dicom-srm."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from mdm.srm.v1 import registration_pb2_grpc
+from mdm_client.channel import TlsFiles, open_channel
+from mdm_client.errors import ClientError
+from mdm_client.keystore import KeystoreClient, KeystoreServer
+from mdm_service.acl import AclEntry, canonical_principal, parse_permissions
+from mdm_service.errors import ConfigurationError, MdmError
+from mdm_service.main import Runtime, run
+
+from mdm_dicom_srm import toolkit
+from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
+from mdm_dicom_srm.deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.grid.catalog import GridCatalog
+from mdm_dicom_srm.grid.keystore import GridKeys
+from mdm_dicom_srm.grid.metadata import GridMetadata
+from mdm_dicom_srm.pacs.fallback import open_pacs
+from mdm_dicom_srm.register import attribute
+from mdm_dicom_srm.register.description import Describer
+from mdm_dicom_srm.register.names import Names
+from mdm_dicom_srm.register.pipeline import Grid, Pipeline
+from mdm_dicom_srm.register.scp import StorageScp
+from mdm_dicom_srm.register.service import RegistrationService
+from mdm_dicom_srm.register.servicer import FULL_NAME, RegistrationServicer
+from mdm_dicom_srm.register.site import SiteAcls
+from mdm_dicom_srm.register.store import RegistrationStore
+from mdm_dicom_srm.register.worker import Workers
+from mdm_dicom_srm.sealing import RecordSealer, derive_key
+from mdm_dicom_srm.stage.access import CatalogAccess
+from mdm_dicom_srm.stage.build import SERVICES as STAGE_SERVICES
+from mdm_dicom_srm.stage.build import build_stage
+
+MIGRATIONS = ("mdm_dicom_srm.migrations",)
+_SHIPPED_PROFILES = ("basic", "research")
+_SECRET_BYTES = 32
+
+
+def build(settings: Settings, runtime: Runtime) -> None:
+    """Put registration, staging and transfer together on a server and a database."""
+    toolkit.silence()
+    secret = _site_secret(settings.site_secret_file)
+    profile = _profile(settings.deid.profile)
+    names = Names(settings.vo, settings.site, settings.authority, secret)
+    store = RegistrationStore(runtime.database, RecordSealer(secret))
+    pacs = open_pacs(settings.pacs)
+    tls = TlsFiles(settings.grid.certificate, settings.grid.key, settings.grid.ca)
+    try:
+        catalog = open_channel(settings.grid.catalog, tls)
+        metadata = open_channel(settings.grid.metadata, tls)
+        keystores = _keystores(settings.grid, tls)
+    except ClientError as error:
+        raise ConfigurationError(f"grid: {error.message}") from error
+
+    describer = Describer(names, Deidentifier(profile, Pseudonymiser(secret)), attribute.load(settings.registration.attributes_file))
+    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
+    acls = SiteAcls(names, _acl_entries(settings.acl))
+    pipeline = Pipeline(store, describer, acls, names, grid, settings.registration.max_attempts)
+    workers = Workers(
+        store,
+        pipeline,
+        count=settings.registration.workers,
+        batch=settings.registration.batch,
+        lease_seconds=settings.registration.lease_seconds,
+    )
+    registration = RegistrationService(store, names, pacs, workers.wake)
+    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
+    runtime.add_service(FULL_NAME)
+
+    stage = build_stage(
+        settings.spool,
+        site=settings.site,
+        authority=settings.authority,
+        pool=runtime.database,
+        pacs=pacs,
+        locators_of=store.locators_of,
+        keys=keystores,
+        access=CatalogAccess(catalog),
+        make_deidentifier=functools.partial(_make_deidentifier, profile, secret),
+        generation=_generation(profile, secret),
+        threads=settings.threads,
+    )
+    stage.add_to(runtime.server)
+    for full_name in STAGE_SERVICES:
+        runtime.add_service(full_name)
+
+    scp = StorageScp(registration, settings.scp.host, settings.scp.port, settings.scp.ae_title, settings.scp.allowed_calling_ae_titles)
+    for begin, end in ((stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
+        runtime.on_stop(end)
+        begin()
+
+
+def _make_deidentifier(profile: Profile, secret: bytes) -> Deidentifier:
+    """Return the site's de-identifier in a worker process of staging."""
+    toolkit.silence()
+    return Deidentifier(profile, Pseudonymiser(secret))
+
+
+def _generation(profile: Profile, secret: bytes) -> str:
+    """Return a digest that changes with the rules of de-identification."""
+    conditions = [
+        (rule.reason, str(rule.outcome), sorted((tag, sorted(values)) for tag, values in rule.conditions.items())) for rule in profile.rules
+    ]
+    rules = repr((profile.name, sorted(profile.options), profile.dates, conditions))
+    return hashlib.sha256(rules.encode() + derive_key(secret, "spool")).hexdigest()
+
+
+def _keystores(grid: GridSettings, tls: TlsFiles) -> KeystoreClient:
+    servers = [KeystoreServer(item.name, item.index, open_channel(item.addresses, tls)) for item in grid.keystores]
+    return KeystoreClient(servers, grid.threshold)
+
+
+def _acl_entries(settings: AclSettings) -> dict[str, tuple[AclEntry, ...]]:
+    try:
+        return {
+            kind: tuple(AclEntry(canonical_principal(entry.principal), parse_permissions(entry.permissions)) for entry in entries)
+            for kind, entries in (
+                ("study", settings.study),
+                ("directory", settings.directory),
+                ("collection", settings.collection),
+                ("patients", settings.patients),
+            )
+        }
+    except MdmError as error:
+        raise ConfigurationError(f"acl: {error.message}") from error
+
+
+def _site_secret(path: Path) -> bytes:
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"site_secret_file: {error}") from error
+    if len(secret) < _SECRET_BYTES:
+        raise ConfigurationError(f"site_secret_file: {path}: has {len(secret)} bytes, at least {_SECRET_BYTES} random ones are needed")
+    return secret
+
+
+def _profile(name: str) -> Profile:
+    try:
+        return Profile.shipped(name) if name in _SHIPPED_PROFILES else Profile.load(Path(name))
+    except (ProfileError, OSError) as error:
+        raise ConfigurationError(f"deid.profile: {error}") from error
+
+
+def main() -> None:
+    """Run the command line."""
+    run("dicom-srm", Settings, build, MIGRATIONS)
+
+
+if __name__ == "__main__":
+    main()
