@@ -1,4 +1,4 @@
-"""A caller sees exactly the rows that the ACLs allow, whatever the query: compared with an oracle that filters first and evaluates after."""
+"""A caller sees exactly what the ACLs allow, whatever the query: compared with an oracle that filters first and evaluates after."""
 
 import random
 import re

@@ -84,10 +84,10 @@ class QuerySession(Protocol):
         """Return the collections that exist among folded paths."""
 
     def rows(self, statement: Statement) -> Iterator[Batch]:
-        """Run a statement and yield its rows in batches, each as a list of columns.
+        """Run a statement and yield its rows in batches, each as a list of columns; after `cancel` it just ends.
 
         Raises:
-            Invalid: a value cannot be computed. Exhausted: too slow, or too many rows. Aborted: `cancel` was called.
+            Invalid: a value cannot be computed. Exhausted: too slow, or too many rows.
         """
 
     def cancel(self) -> None:

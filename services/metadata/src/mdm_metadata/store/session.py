@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from mdm_service.errors import Aborted, Exhausted, Invalid, MdmError
+from mdm_service.errors import Exhausted, Invalid
 from mdm_service.identity import Caller
 from psycopg.types.string import TextLoader
 
@@ -77,7 +77,7 @@ class PostgresQuerySession:
         return find_collections(self._connection, self._cache, paths, caller, lock=False)
 
     def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
-        """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns."""
+        """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns; a cancelled one just ends."""
         timestamps = [index for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP]
         sent = 0
         try:
@@ -89,8 +89,13 @@ class PostgresQuerySession:
                 for index in timestamps:
                     columns[index] = tuple(None if text is None else _iso(str(text)) for text in columns[index])
                 yield columns
+        except psycopg.errors.QueryCanceled:
+            if not self._cancelled:  # else the caller has gone: nobody is told
+                raise Exhausted(
+                    "QUERY_TIMEOUT", f"Not done in {self._limits.statement_seconds:g} s: make the query more selective."
+                ) from None
         except psycopg.Error as error:
-            raise self._translated(error) from None
+            raise _translated(error) from None
 
     def _fetch(self, statement: Statement) -> Iterator[list[tuple[object, ...]]]:
         small = statement.limit is not None and statement.limit <= BATCH
@@ -104,21 +109,16 @@ class PostgresQuerySession:
                 if small and len(rows) < BATCH:
                     return
 
-    def _translated(self, error: psycopg.Error) -> Exception:
-        state = error.sqlstate or ""
-        known: MdmError | None = None
-        if isinstance(error, psycopg.errors.QueryCanceled):
-            if self._cancelled:
-                known = Aborted("QUERY_CANCELLED", "The query was cancelled.")
-            else:
-                known = Exhausted("QUERY_TIMEOUT", f"Not done in {self._limits.statement_seconds:g} s: make the query more selective.")
-        elif state.startswith("22"):
-            known = Invalid(
-                "QUERY_VALUE", f"The query needs {_VALUE_ERRORS.get(state, 'a value that does not exist')}; exclude such rows in WHERE."
-            )
-        elif state.startswith(("53", "54")):
-            known = Exhausted("QUERY_TOO_EXPENSIVE", "The query needs more memory or disk than there is: make it more selective.")
-        return known or error
+
+def _translated(error: psycopg.Error) -> Exception:
+    """Return what a caller is told about a statement that failed; the error itself when it was not foreseen."""
+    state = error.sqlstate or ""
+    if state.startswith("22"):
+        problem = _VALUE_ERRORS.get(state, "a value that does not exist")
+        return Invalid("QUERY_VALUE", f"The query needs {problem}; exclude such rows in WHERE.")
+    if state.startswith(("53", "54")):
+        return Exhausted("QUERY_TOO_EXPENSIVE", "The query needs more memory or disk than there is: make it more selective.")
+    return error
 
 
 def _iso(text: str) -> str:
