@@ -7,12 +7,10 @@ from typing import Protocol
 from uuid import UUID
 
 import pydicom
-from mdm_service.errors import Invalid
 from pydicom import Dataset
 from pydicom.uid import UID
 
 from mdm_dicom_srm.deid import Outcome, Result
-from mdm_dicom_srm.pacs.part10 import header_of
 from mdm_dicom_srm.register import attribute
 from mdm_dicom_srm.register.model import Job, State
 from mdm_dicom_srm.register.names import Names
@@ -21,6 +19,7 @@ from mdm_dicom_srm.register.port import Attribute, Collection, Directory, Entry,
 PATIENTS, STUDIES, SERIES, IMAGES = "patients", "studies", "series", "images"
 INSTANCES = "NumberOfSeriesRelatedInstances"
 _LONG, _SHORT = 1023, 64
+_PIXEL_DATA = 0x7FE00010  # an empty one stands for whatever pixel data the instance has
 
 _PATIENT_ATTRIBUTES = (
     Attribute("PatientName", "text", 324),
@@ -104,20 +103,16 @@ class Describer:
 
     def describe(self, job: Job) -> Description | Verdict:
         """Judge an instance by its header and describe it; never raises for bad input."""
-        try:
-            header = header_of(job.header)
-        except Invalid as error:
-            return Verdict(State.FAILED, error.reason)
         if not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
         result = self._deidentifier.deidentify(job.header)
         if result.outcome is not Outcome.RELEASED or result.data is None:
             return Verdict(State(result.outcome.value), result.reason.upper() or "NOT_RELEASED")
-        anonymous = _read(b"".join(result.data))
-        if not header.has_pixels and _needs_pixels(anonymous, header.sop_class):
+        original, anonymous = _read(job.header), _read(b"".join(result.data))
+        if _PIXEL_DATA not in original and _needs_pixels(original):
             return Verdict(State.QUARANTINED, "NO_PIXEL_DATA")
-        anonymous.TransferSyntaxUID = UID(header.transfer_syntax)
-        return self._description(job, _read(job.header), anonymous)
+        anonymous.TransferSyntaxUID = original.file_meta.TransferSyntaxUID
+        return self._description(job, original, anonymous)
 
     def _description(self, job: Job, original: Dataset, anonymous: Dataset) -> Description | Verdict:
         patient, study, series = (
@@ -161,6 +156,6 @@ def _read(part10: bytes) -> Dataset:
     return pydicom.dcmread(io.BytesIO(part10), force=True)
 
 
-def _needs_pixels(dataset: Dataset, sop_class: str) -> bool:
+def _needs_pixels(dataset: Dataset) -> bool:
     """Tell whether an instance is an image by its SOP class's name (PS3.6 table A-1) or by having rows."""
-    return "Rows" in dataset or "Image Storage" in UID(sop_class).name
+    return "Rows" in dataset or "Image Storage" in UID(str(dataset.get("SOPClassUID", ""))).name

@@ -1,0 +1,229 @@
+"""Fakes of the grid, headers of real images, and the queue in a real database."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pydicom
+import pytest
+from mdm_dicom_srm import toolkit
+from mdm_dicom_srm.deid import Deidentifier, Profile, Pseudonymiser
+from mdm_dicom_srm.pacs.part10 import Header, header_of
+from mdm_dicom_srm.register import attribute
+from mdm_dicom_srm.register.description import Describer
+from mdm_dicom_srm.register.names import Names
+from mdm_dicom_srm.register.pipeline import Grid, Pipeline
+from mdm_dicom_srm.register.port import Collection, Directory, Entry, File, Queue
+from mdm_dicom_srm.register.site import SiteAcls
+from mdm_dicom_srm.register.store import RegistrationStore
+from mdm_dicom_srm.sealing import RecordSealer
+from mdm_service.acl import Acl, AclEntry, Permission
+from mdm_service.database import migrate
+from mdm_service.errors import MdmError, Unavailable
+from psycopg_pool import ConnectionPool
+from pydicom.data import get_testdata_file
+
+SECRET = bytes(range(32))
+STUDY = "1.2.826.0.1.77.1"
+SERIES = "1.2.826.0.1.77.1.1"
+
+toolkit.silence()
+
+
+def part10(name: str = "CT_small.dcm", number: int = 1, **changes: object) -> bytes:
+    """A real image with UIDs of its own; a change to None deletes the attribute."""
+    dataset = pydicom.dcmread(get_testdata_file(name, download=False))
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = STUDY, SERIES
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{SERIES}.{number}"
+    dataset.InstanceNumber = number
+    dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate = "SECRET77", "Secret^Name", "19600102"
+    for keyword, value in changes.items():
+        if value is None:
+            del dataset[keyword]
+        else:
+            setattr(dataset, keyword, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+def header(name: str = "CT_small.dcm", number: int = 1, **changes: object) -> Header:
+    return header_of(part10(name, number, **changes))
+
+
+class FakeService:
+    """A grid service that keeps what it is told, and fails or dies when told to."""
+
+    def __init__(self) -> None:
+        self.acls: dict[UUID, Acl] = {}
+        self.trouble: Exception | None = None
+        self.after: Exception | None = None
+        self.calls = 0
+
+    def ensure_acls(self, acls: Sequence[Acl]) -> None:
+        self.fail()
+        for acl in acls:
+            self.acls.setdefault(acl.id, acl)
+
+    def fail(self) -> None:
+        self.calls += 1
+        if self.trouble is not None:
+            raise self.trouble
+
+    def done(self) -> None:
+        """Die after the work was done but before anybody hears of it."""
+        if self.after is not None:
+            raise self.after
+
+
+class FakeKeys(FakeService):
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: dict[UUID, UUID] = {}
+        self.refused: dict[UUID, MdmError] = {}
+
+    def create_keys(self, guids: Sequence[UUID], acl_id: UUID) -> dict[UUID, MdmError | None]:
+        self.fail()
+        assert acl_id in self.acls
+        self.keys.update({guid: acl_id for guid in guids if guid not in self.refused})
+        self.done()
+        return {guid: self.refused.get(guid) for guid in guids}
+
+
+class FakeMetadata(FakeService):
+    def __init__(self) -> None:
+        super().__init__()
+        self.collections: dict[str, Collection] = {}
+        self.entries: dict[str, dict[str, Entry]] = {}
+
+    def ensure_collections(self, collections: Sequence[Collection]) -> None:
+        self.fail()
+        for collection in collections:
+            assert {collection.acl_id, collection.default_acl_id} <= self.acls.keys()
+            self.collections.setdefault(collection.path, collection)
+
+    def upsert(self, collection: str, entries: Sequence[Entry]) -> list[MdmError | None]:
+        self.fail()
+        known = {item.name for item in self.collections[collection].attributes}
+        for entry in entries:
+            assert entry.acl_id in self.acls
+            assert entry.values.keys() <= known
+            self.entries.setdefault(collection, {})[entry.key] = entry
+        self.done()
+        return [None] * len(entries)
+
+
+class FakeCatalog(FakeService):
+    def __init__(self) -> None:
+        super().__init__()
+        self.directories: dict[str, Directory] = {}
+        self.files: dict[UUID, File] = {}
+
+    def ensure_directories(self, directories: Sequence[Directory]) -> None:
+        self.fail()
+        for directory in directories:
+            parent = directory.lfn.rpartition("/")[0]
+            assert not parent or parent in self.directories
+            self.directories.setdefault(directory.lfn, directory)
+
+    def register(self, files: Sequence[File]) -> list[MdmError | None]:
+        self.fail()
+        for file in files:
+            assert file.lfn.rpartition("/")[0] in self.directories
+            self.files.setdefault(file.guid, file)
+        self.done()
+        return [None] * len(files)
+
+
+@dataclass
+class FakePacs:
+    """A PACS that has some headers."""
+
+    studies: dict[str, list[Header]] = field(default_factory=dict)
+    away: bool = False
+
+    def retrieve(self, instances: object) -> Iterator[object]:
+        raise AssertionError("registration retrieves no pixels")
+
+    def headers(self, study_uid: str) -> Iterator[Header]:
+        if self.away:
+            raise Unavailable("PACS_UNAVAILABLE", "away")
+        yield from self.studies.get(study_uid, [])
+
+    def ping(self) -> None:
+        return None
+
+
+@dataclass
+class Site:
+    """Registration with a real queue and a fake grid."""
+
+    pool: ConnectionPool
+    names: Names
+    store: RegistrationStore
+    keys: FakeKeys
+    metadata: FakeMetadata
+    catalog: FakeCatalog
+    describer: Describer
+    acls: SiteAcls
+    max_attempts: int = 3
+
+    def pipeline(self, queue: Queue | None = None) -> Pipeline:
+        """A new pipeline, as after a restart: it remembers nothing."""
+        grid = Grid(self.keys, self.metadata, self.catalog)
+        return Pipeline(queue or self.store, self.describer, self.acls, self.names, grid, self.max_attempts)
+
+    def enqueue(self, *headers: Header) -> list[UUID]:
+        candidates = [self.names.candidate(item) for item in headers]
+        self.store.enqueue(candidates)
+        return [candidate.guid for candidate in candidates]
+
+    def run(self) -> int:
+        """Work on everything that is due, with a new pipeline; return how many batches there were."""
+        count = 0
+        pipeline = self.pipeline()
+        while batch := self.store.claim(100, 60):
+            pipeline.run(batch)
+            count += 1
+        return count
+
+    def expire(self) -> None:
+        """Let leases and pauses be over."""
+        with self.pool.connection() as connection:
+            connection.execute("UPDATE registration SET due_at = now() - interval '1 s'")
+            connection.execute("UPDATE registration SET lease_until = now() - interval '1 s' WHERE lease_id IS NOT NULL")
+
+    def states(self) -> dict[UUID, tuple[str, str]]:
+        return {item.guid: (str(item.state), item.reason) for item in self.store.page(None, None, 1000).registrations}
+
+    def dump(self) -> str:
+        """Everything that this service's database holds, as text."""
+        with self.pool.connection() as connection:
+            rows = connection.execute(
+                "SELECT row_to_json(r)::text, encode(locator, 'escape'), encode(header, 'escape') FROM registration r"
+            )
+            return "\n".join(str(row) for row in rows)
+
+
+@pytest.fixture
+def pool(database) -> Iterator[ConnectionPool]:  # type: ignore[no-untyped-def]
+    migrate(database.conninfo, ["mdm_dicom_srm.migrations"])
+    with ConnectionPool(database.conninfo, min_size=1, max_size=8, open=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def site(pool: ConnectionPool) -> Site:
+    names = Names("biomed", "hospital-a", "hospital-a", SECRET)
+    entries = {"study": (AclEntry("group:/biomed/neuro", Permission.READ),), "patients": (AclEntry("group:/p", Permission.READ),)}
+    return Site(
+        pool=pool,
+        names=names,
+        store=RegistrationStore(pool, RecordSealer(SECRET)),
+        keys=FakeKeys(),
+        metadata=FakeMetadata(),
+        catalog=FakeCatalog(),
+        describer=Describer(names, Deidentifier(Profile.shipped("basic"), Pseudonymiser(SECRET)), attribute.load(None)),
+        acls=SiteAcls(names, entries),
+    )
