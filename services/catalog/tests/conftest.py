@@ -13,6 +13,7 @@ from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm_catalog.__main__ import MIGRATIONS, build
 from mdm_catalog.config import CatalogSettings
+from mdm_catalog.store import PostgresStore
 from mdm_service import database as service_database
 from mdm_service import main
 from mdm_service.acl import parse_permissions
@@ -85,6 +86,7 @@ class Catalog:
     conninfo: str
     address: str
     runtime: main.Runtime
+    settings: CatalogSettings
     client: Callable[[str], Client]
     clients: dict[str, Client] = field(default_factory=dict)
 
@@ -117,11 +119,12 @@ def write_settings(directory: Path, pki: object, conninfo: str, root: Mapping[st
     )
 
 
-@pytest.fixture
-def catalog(database, pki, tmp_path) -> Iterator[Catalog]:
-    """A catalog in this process; `catalog.alice` calls it as alice."""
-    service_database.migrate(database.conninfo, MIGRATIONS)
-    settings = write_settings(tmp_path, pki, database.conninfo, {"dicom-srm": "wxlg", "authenticated": "x"})
+@pytest.fixture(scope="session")
+def running_catalog(postgres, pki, tmp_path_factory) -> Iterator[Catalog]:
+    """A catalog in this process, shared by all tests of a session."""
+    conninfo = postgres.create_database(f"catalog_{uuid.uuid4().hex[:12]}")
+    service_database.migrate(conninfo, MIGRATIONS)
+    settings = write_settings(tmp_path_factory.mktemp("catalog"), pki, conninfo, {"dicom-srm": "wxlg", "authenticated": "x"})
     with ExitStack() as stack:
         runtime = main.start(settings, build, MIGRATIONS)
         stack.callback(runtime.close)
@@ -132,7 +135,17 @@ def catalog(database, pki, tmp_path) -> Iterator[Catalog]:
             opened: grpc.Channel = stack.enter_context(channel(address, pki.issue(pki.subject(name))))
             return Client(pki.subject(name), catalog_pb2_grpc.CatalogServiceStub(opened), acl_pb2_grpc.AclServiceStub(opened))
 
-        yield Catalog(database.conninfo, address, runtime, client)
+        yield Catalog(conninfo, address, runtime, settings, client)
+
+
+@pytest.fixture
+def catalog(running_catalog) -> Catalog:
+    """The running catalog, emptied; `catalog.alice` calls it as alice."""
+    with psycopg.connect(running_catalog.conninfo) as opened:
+        opened.execute("TRUNCATE replica, entry, acl_entry, acl")
+    root = running_catalog.settings.root
+    PostgresStore(running_catalog.runtime.database).ensure_root(root.owner, root.acl_entries())
+    return running_catalog
 
 
 @pytest.fixture

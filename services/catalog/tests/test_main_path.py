@@ -168,6 +168,7 @@ def test_directories_are_made_with_their_parents_and_inherit(catalog, study):
     assert srm.mkdir(deep) == ["LFN_TAKEN"]
     assert srm.mkdir(deep, "/biomed/hospital-a/q", "/", parents=True) == ["", "", ""]
     assert srm.mkdir("/biomed/hospital-a/t/u", "/biomed/hospital-a/t", "/biomed/hospital-a/t") == ["", "", "LFN_TAKEN"]
+    assert srm.mkdir("/biomed/hospital-a/t", "/biomed/hospital-a/t/v", "/biomed/none/w", "/biomed/none") == ["LFN_TAKEN", "", "", ""]
     acls = {result.entry.acl_id for result in srm.stat("/biomed/hospital-a", deep, "/biomed/hospital-a/t/u")}
     assert len(acls) == 1
     own, default = srm.new_acl(alice="lxg"), srm.new_acl(alice="g")

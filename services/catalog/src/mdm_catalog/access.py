@@ -34,13 +34,18 @@ def not_found() -> NotFound:
 
 
 class Rights:
-    """What one caller holds, fetched once per ACL."""
+    """What one caller holds, fetched once per ACL, and the refusals that follow from it.
+
+    A refusal is returned, not raised: a batch may hold ten thousand.
+    """
 
     def __init__(self, reading: Reading, caller: Caller) -> None:
         self._reading = reading
         self._caller = caller
         self._held: dict[UUID, Permission] = {}
-        self._obstacles: dict[tuple[Lfn, bool, tuple[UUID, ...]], MdmError | None] = {}
+        # By identity of the chain, which the value keeps alive: a chain read again after locking is another one.
+        self._obstacles: dict[int, tuple[Chain, MdmError | None]] = {}
+        self._refusals: dict[tuple[int, UUID, Permission | None], tuple[Chain, MdmError | None]] = {}
 
     def load(self, acl_ids: Iterable[UUID]) -> None:
         """Fetch what is not known yet, in one query."""
@@ -50,76 +55,46 @@ class Rights:
 
     def load_located(self, found: Iterable[Located]) -> None:
         """Fetch what decides about these targets."""
-        wanted: set[UUID] = set()
-        seen: set[Lfn] = set()
-        for item in found:
-            if item.chain is not None and item.chain.acl_ids and item.chain.lfn not in seen:
-                seen.add(item.chain.lfn)
-                wanted.update(item.chain.acl_ids)
-            if item.node is not None:
-                wanted.add(item.node.acl_id)
+        chains = {id(item.chain): item.chain for item in found if item.chain is not None}
+        wanted = {acl_id for chain in chains.values() for acl_id in chain.acl_ids}
+        wanted.update(item.node.acl_id for item in found if item.node is not None)
         self.load(wanted)
 
     def under(self, acl_id: UUID) -> Permission:
         """Return what the caller holds under an ACL, fetching it when needed."""
-        if acl_id not in self._held:
+        held = self._held.get(acl_id)
+        if held is None:
             self.load((acl_id,))
-        return self._held[acl_id]
+            held = self._held[acl_id]
+        return held
 
     def obstacle(self, chain: Chain) -> MdmError | None:
         """Return why the caller cannot get through the directories of `chain`, None if nothing is in the way.
 
         `x` is needed on each. The answer is the same whatever lies beyond the first directory without it.
         """
-        key = (chain.lfn, chain.complete, chain.acl_ids[-1:])
-        if key not in self._obstacles:
-            self._obstacles[key] = self._find_obstacle(chain)
-        return self._obstacles[key]
+        known = self._obstacles.get(id(chain))
+        if known is None:
+            known = self._obstacles[id(chain)] = (chain, self._find_obstacle(chain))
+        return known[1]
 
-    def _find_obstacle(self, chain: Chain) -> MdmError | None:
-        above = Permission.LIST  # that there is a root is no secret
-        for acl_id in chain.acl_ids:
-            held = self.under(acl_id)
-            if not held & Permission.TRAVERSE:
-                if _visible(above, held):
-                    return Forbidden("TRAVERSE_FORBIDDEN", "A directory on the path may not be traversed: you need `x` on it.")
-                return not_found()
-            above = held
-        return None if chain.complete else not_found()
+    def unseen(self, located: Located) -> MdmError | None:
+        """Return why the caller may not see a target's entry, None if it may.
 
-    def see(self, located: Located) -> Node:
-        """Return the entry of a target that the caller may see: `x` on every directory above, and `l` on the parent or `g` on it.
-
-        Raises:
-            NotFound: it is absent, or the caller may not know of it.
-            Forbidden: a directory that the caller may know of bars the way.
+        It takes `x` on every directory above, and `l` on the parent or `g` on the entry. The refusal is NotFound, unless a path
+        leads through a directory that the caller may know of but not traverse.
         """
-        return self.demand(located, Permission.NONE, or_visible=True)
+        return self._refusal(located, None)
 
-    def demand(self, located: Located, needed: Permission, *, or_visible: bool = False) -> Node:
-        """Return the entry of a target on which the caller holds all of `needed`; with `or_visible`, seeing it is enough.
+    def refusal(self, located: Located, needed: Permission) -> MdmError | None:
+        """Return why the caller may not do with a target's entry what takes all of `needed`, None if it may.
 
-        Raises:
-            NotFound: it is absent, or the caller may not know of it.
-            Forbidden: the caller may know of it but lacks a permission, or of a directory that bars the way.
+        NotFound, when the entry is absent or the caller may not know of it; Forbidden, when it may know of it, or of a directory
+        that bars the way.
         """
-        node, chain = located.node, located.chain
-        obstacle = not_found() if chain is None else self.obstacle(chain)
-        if obstacle is not None:
-            # A GUID or SURL tells nothing of the path, so an obstacle on it must not tell that the file exists.
-            raise obstacle if located.target.lfn is not None else not_found()
-        if node is None or chain is None:
-            raise not_found()
-        held = self.under(node.acl_id)
-        if not or_visible and held & needed == needed:
-            return node
-        if not _visible(self._over(chain), held):
-            raise not_found()
-        if not or_visible:
-            raise Forbidden("PERMISSION_MISSING", f"You may not do this: it needs {_letters(needed)} on the entry.")
-        return node
+        return self._refusal(located, needed)
 
-    def may_make_in(self, chain: Chain) -> MdmError | None:
+    def making_refusal(self, chain: Chain) -> MdmError | None:
         """Return why the caller may not make or remove names in the directory `chain` ends at, None if it may: `x` and `w`."""
         obstacle = self.obstacle(chain)
         if obstacle is not None or self.under(chain.acl_ids[-1]) & Permission.WRITE:
@@ -131,19 +106,53 @@ class Rights:
 
     def sees_in(self, chain: Chain, node: Node) -> bool:
         """Tell whether the caller, who can traverse `chain`, may know of `node` in its last directory."""
-        return _visible(self._over(chain), self.under(node.acl_id))
+        above = self.under(chain.acl_ids[-1]) if chain.acl_ids else Permission.LIST  # that there is a root is no secret
+        return _visible(above, self.under(node.acl_id))
 
-    def check_acl(self, acl_id: UUID | None) -> None:
-        """Demand control (`p`) of an ACL that is to guard an entry, lest somebody else's later grants or refusals be captured by it.
+    def acl_refusal(self, *acl_ids: UUID | None) -> MdmError | None:
+        """Return why the caller may not put an ACL on an entry, None if it may.
 
-        Raises:
-            NotFound: it is absent, or the caller may not change it.
+        It takes control (`p`) of the ACL: otherwise what its owner grants later could be made to reach entries of others.
         """
-        if acl_id is not None and not self.under(acl_id) & Permission.CHANGE_ACL:
-            raise NotFound("ACL_NOT_FOUND", "No such ACL, or you do not control it: create it first, or ask for `p` on it.")
+        if all(acl_id is None or self.under(acl_id) & Permission.CHANGE_ACL for acl_id in acl_ids):
+            return None
+        return NotFound("ACL_NOT_FOUND", "No such ACL, or you do not control it: create it first, or ask for `p` on it.")
 
-    def _over(self, chain: Chain) -> Permission:
-        return self.under(chain.acl_ids[-1]) if chain.acl_ids else Permission.LIST
+    def _find_obstacle(self, chain: Chain) -> MdmError | None:
+        above = Permission.LIST
+        for acl_id in chain.acl_ids:
+            held = self.under(acl_id)
+            if not held & Permission.TRAVERSE:
+                if _visible(above, held):
+                    return Forbidden("TRAVERSE_FORBIDDEN", "A directory on the path may not be traversed: you need `x` on it.")
+                return not_found()
+            above = held
+        return None if chain.complete else not_found()
+
+    def _refusal(self, located: Located, needed: Permission | None) -> MdmError | None:
+        node, chain = located.node, located.chain
+        if chain is None:
+            return not_found()
+        obstacle = self.obstacle(chain)
+        if obstacle is not None:
+            # A GUID or SURL tells nothing of the path, so an obstacle on it must not tell that the file exists.
+            return obstacle if located.target.lfn is not None else not_found()
+        if node is None:
+            return not_found()
+        key = (id(chain), node.acl_id, needed)
+        known = self._refusals.get(key)
+        if known is None:
+            known = self._refusals[key] = (chain, self._decide(chain, node, needed))
+        return known[1]
+
+    def _decide(self, chain: Chain, node: Node, needed: Permission | None) -> MdmError | None:
+        if needed is not None and self.under(node.acl_id) & needed == needed:
+            return None
+        if not self.sees_in(chain, node):
+            return not_found()
+        if needed is None:
+            return None
+        return Forbidden("PERMISSION_MISSING", f"You may not do this: it needs {_letters(needed)} on the entry.")
 
 
 def _visible(parent: Permission, own: Permission) -> bool:

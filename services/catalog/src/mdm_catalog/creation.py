@@ -7,7 +7,7 @@ from uuid import UUID
 from mdm_service.errors import Conflict, Invalid, MdmError
 from mdm_service.identity import Caller
 
-from mdm_catalog.access import Rights, not_found
+from mdm_catalog.access import Rights
 from mdm_catalog.model import MAX_BATCH, Chain, EntryKind, NewDirectory, NewFile, Node, Replica
 from mdm_catalog.path import ROOT, Lfn, ancestors, names, split
 from mdm_catalog.port import Writing
@@ -72,59 +72,50 @@ class _Directories:
 
     def make_level(self, level: Sequence[NewDirectory]) -> None:
         """Make directories of one depth, whose parents are made already if they can be."""
-        reachable: dict[Lfn, tuple[NewDirectory, Chain]] = {}
-        for item in level:
-            if item.lfn == ROOT:
-                self.outcomes[ROOT] = None if self._parents else _taken()
-                continue
-            parent, _ = split(item.lfn)
-            chain = self._chains.get(parent)
-            obstacle = self.outcomes.get(parent) or (not_found() if chain is None else self.rights.obstacle(chain))
-            if obstacle is None and chain is not None:
-                reachable[item.lfn] = (item, chain)
-            self.outcomes[item.lfn] = obstacle
-        self._make_reachable(reachable)
-
-    def _make_reachable(self, reachable: dict[Lfn, tuple[NewDirectory, Chain]]) -> None:
-        locked = self._writing.lock_directories({chain.directory_id for _, chain in reachable.values()})
-        places = {lfn: (chain.directory_id, split(lfn)[1]) for lfn, (_, chain) in reachable.items()}
-        existing = self._writing.children(places.values())
-        self.rights.load(node.acl_id for node in (*locked.values(), *existing.values()))
+        self.outcomes |= {item.lfn: self._failure_above(split(item.lfn)[0]) for item in level}
+        level = [item for item in level if self.outcomes[item.lfn] is None]
+        self._lock({split(item.lfn)[0] for item in level})
+        places = {item.lfn: (self._chains[split(item.lfn)[0]].directory_id, split(item.lfn)[1]) for item in level}
+        existing = self._writing.children([place for lfn, place in places.items() if lfn != ROOT])
+        self.rights.load(node.acl_id for node in existing.values())
         rows: dict[Lfn, tuple[int, str, UUID, UUID]] = {}
-        for lfn, (item, chain) in reachable.items():
-            parent = locked.get(chain.directory_id)
-            node = existing.get(places[lfn])
-            try:
-                if parent is None:
-                    raise not_found()
-                fresh = _refreshed(chain, parent)
-                if node is not None:
-                    self._accept_existing(lfn, fresh, node)
-                else:
-                    rows[lfn] = (*places[lfn], *self._acls(item, fresh))
-            except MdmError as error:
-                self.outcomes[lfn] = error
+        for item in level:
+            outcome = self._outcome(item, existing.get(places[item.lfn]))
+            if isinstance(outcome, tuple):
+                rows[item.lfn] = (*places[item.lfn], *outcome)
+            self.outcomes[item.lfn] = None if isinstance(outcome, tuple) else outcome
         made = self._writing.insert_directories(list(rows.values()))
         for lfn, (_, _, acl_id, default_acl_id) in rows.items():
-            chain = reachable[lfn][1]
-            self._chains[lfn] = Chain(lfn, made[places[lfn]], default_acl_id, (*chain.acl_ids, acl_id), True)
+            above = self._chains[split(lfn)[0]].acl_ids
+            self._chains[lfn] = Chain(lfn, made[places[lfn]], default_acl_id, (*above, acl_id), True)
 
-    def _accept_existing(self, lfn: Lfn, chain: Chain, node: Node) -> None:
-        refusal = self.rights.may_make_in(chain)
-        if refusal is not None and not self.rights.sees_in(chain, node):
-            raise refusal
-        if node.kind != EntryKind.DIRECTORY or not self._parents or node.default_acl_id is None:
-            raise _taken()
-        self._chains[lfn] = Chain(lfn, node.id, node.default_acl_id, (*chain.acl_ids, node.acl_id), True)
+    def _failure_above(self, parent: Lfn) -> MdmError | None:
+        """Return why this call could not make `parent`, None if it is there or was not to be made."""
+        chain = self._chains.get(parent)
+        return None if chain is not None and chain.complete else self.outcomes.get(parent)
 
-    def _acls(self, item: NewDirectory, chain: Chain) -> tuple[UUID, UUID]:
-        refusal = self.rights.may_make_in(chain)
-        if refusal is not None:
-            raise refusal
-        self.rights.check_acl(item.acl_id)
-        self.rights.check_acl(item.default_acl_id)
+    def _lock(self, parents: set[Lfn]) -> None:
+        reachable = [lfn for lfn in parents if self.rights.obstacle(self._chains[lfn]) is None]
+        _lock_chains(self._writing, self._chains, reachable)
+        self.rights.load(self._chains[lfn].acl_ids[-1] for lfn in reachable)
+
+    def _outcome(self, item: NewDirectory, node: Node | None) -> MdmError | tuple[UUID, UUID] | None:
+        """Return the ACLs with which to make a directory, nothing if it is there already, or why it cannot be."""
+        if item.lfn == ROOT:
+            return None if self._parents else _taken()
+        chain = self._chains[split(item.lfn)[0]]
+        obstacle = self.rights.obstacle(chain)
+        if obstacle is not None:
+            return obstacle
+        refusal = self.rights.making_refusal(chain)
+        if node is not None and (refusal is None or self.rights.sees_in(chain, node)):
+            if node.kind != EntryKind.DIRECTORY or not self._parents or node.default_acl_id is None:
+                return _taken()
+            self._chains[item.lfn] = Chain(item.lfn, node.id, node.default_acl_id, (*chain.acl_ids, node.acl_id), True)
+            return None
+        refusal = refusal or self.rights.acl_refusal(item.acl_id, item.default_acl_id)
         acl_id = item.acl_id or chain.default_acl_id
-        return acl_id, item.default_acl_id or acl_id
+        return refusal or (acl_id, item.default_acl_id or acl_id)
 
 
 def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -> list[MdmError | None]:
@@ -164,46 +155,43 @@ def _add_replicas(writing: Writing, replicas: Sequence[tuple[int, Replica]]) -> 
 
 
 def _lock_parents(writing: Writing, rights: Rights, files: Sequence[NewFile]) -> dict[Lfn, Chain]:
-    """Return the chains of the files' directories, with those the caller can reach locked; one that vanished is incomplete."""
+    """Return the chains of the files' directories, with those that the caller can reach locked."""
     chains = writing.walk({split(file.lfn)[0] for file in files})
     rights.load(acl_id for chain in chains.values() for acl_id in chain.acl_ids)
-    reachable = {lfn: chain for lfn, chain in chains.items() if rights.obstacle(chain) is None}
-    locked = writing.lock_directories({chain.directory_id for chain in reachable.values()})
-    for lfn, chain in reachable.items():
-        node = locked.get(chain.directory_id)
-        chains[lfn] = replace(chain, complete=False, acl_ids=chain.acl_ids[:-1]) if node is None else _refreshed(chain, node)
+    _lock_chains(writing, chains, [lfn for lfn, chain in chains.items() if rights.obstacle(chain) is None])
     rights.load(chain.acl_ids[-1] for chain in chains.values())
     return chains
+
+
+def _lock_chains(writing: Writing, chains: dict[Lfn, Chain], lfns: Sequence[Lfn]) -> None:
+    """Lock the last directories of these chains, and make the chains say what they are now; one that vanished is incomplete."""
+    locked = writing.lock_directories({chains[lfn].directory_id for lfn in lfns})
+    for lfn in lfns:
+        chain, node = chains[lfn], locked.get(chains[lfn].directory_id)
+        if node is None or node.default_acl_id is None:
+            chains[lfn] = replace(chain, complete=False, acl_ids=chain.acl_ids[:-1])
+        else:
+            chains[lfn] = replace(chain, acl_ids=(*chain.acl_ids[:-1], node.acl_id), default_acl_id=node.default_acl_id)
 
 
 def _refusals(writing: Writing, rights: Rights, files: Sequence[NewFile], parents: dict[Lfn, Chain]) -> list[MdmError | None]:
     """Return why each file may not be registered, as far as that is known before trying."""
     rights.load({file.acl_id for file in files if file.acl_id is not None})
-    in_directory = {lfn: rights.may_make_in(chain) for lfn, chain in parents.items()}
+    in_directory = {lfn: rights.making_refusal(chain) for lfn, chain in parents.items()}
     claimed = {surl: node.guid for surl, node in writing.by_surl({replica.surl for file in files for replica in file.replicas}).items()}
 
     def refusal(file: NewFile) -> MdmError | None:
         if file.lfn == ROOT:
             return _taken()
-        refused = in_directory[split(file.lfn)[0]]
+        refused = in_directory[split(file.lfn)[0]] or rights.acl_refusal(file.acl_id)
         if refused is not None:
             return refused
-        try:
-            rights.check_acl(file.acl_id)
-        except MdmError as error:
-            return error
         if any(claimed.get(replica.surl, file.guid) != file.guid for replica in file.replicas):
             return Conflict("SURL_TAKEN", "One of the SURLs is a replica of another file.")
         claimed.update((replica.surl, file.guid) for replica in file.replicas)
         return None
 
     return [refusal(file) for file in files]
-
-
-def _refreshed(chain: Chain, directory: Node) -> Chain:
-    """Return `chain` as it is now that its last directory is locked."""
-    assert directory.default_acl_id is not None
-    return replace(chain, acl_ids=(*chain.acl_ids[:-1], directory.acl_id), default_acl_id=directory.default_acl_id)
 
 
 def _taken() -> Conflict:

@@ -7,12 +7,12 @@ from functools import partial
 from uuid import UUID
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Invalid
+from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity import Caller
 
-from mdm_catalog.access import Rights
+from mdm_catalog.access import Located, Rights, not_found
 from mdm_catalog.lookup import locate
-from mdm_catalog.model import Entry, EntryKind, EntryView, Target
+from mdm_catalog.model import Entry, EntryKind, EntryView, Node, Target
 from mdm_catalog.path import Lfn, join, names
 from mdm_catalog.port import Reading, Store
 
@@ -68,12 +68,12 @@ class Listing:
         rights = Rights(reading, self._caller)
         located = locate(reading, [Target(lfn=lfn)])[0]
         rights.load_located([located])
-        node = rights.see(located)
+        node = _granted(located, rights.unseen(located))
         if node.kind == EntryKind.FILE:
             entry = reading.entries([node.id])[node.id]
             replicas = reading.replicas([node.id]).get(node.id, ()) if self._with_replicas else ()
             return EntryView(lfn, entry, rights.under(node.acl_id), replicas)
-        rights.demand(located, Permission.LIST)
+        _granted(located, rights.refusal(located, Permission.LIST))
         return self._frames(reading, rights, _Frame(lfn, node.id, "", _traversable(rights, node.acl_id)), skipped)
 
     def _frames(self, reading: Reading, rights: Rights, top: _Frame, skipped: Sequence[str]) -> list[_Frame]:
@@ -113,6 +113,12 @@ class Listing:
 
     def _descends(self, rights: Rights, frame: _Frame, kind: EntryKind, acl_id: UUID) -> bool:
         return self._recursive and kind == EntryKind.DIRECTORY and frame.traversable and bool(rights.under(acl_id) & Permission.LIST)
+
+
+def _granted(located: Located, refusal: MdmError | None) -> Node:
+    if refusal is not None or located.node is None:
+        raise refusal or not_found()
+    return located.node
 
 
 def _traversable(rights: Rights, acl_id: UUID) -> bool:

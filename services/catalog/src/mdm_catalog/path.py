@@ -33,12 +33,13 @@ def parse(text: str) -> Lfn:
         raise _invalid(f"a path has at most {MAX_PATH_BYTES} bytes")
     if "//" in text or text.endswith("/"):
         raise _invalid("a name is empty: write one '/' between names and none at the end")
-    if _DOTS.search(text):
+    if "/." in text and _DOTS.search(text):
         raise _invalid("'.' and '..' are refused: write the path out")
-    if _CONTROL.search(text):
-        raise _invalid("control characters are refused")
-    if not unicodedata.is_normalized("NFC", text):
-        raise _invalid("it must be in Unicode normalisation form C (NFC)")
+    if not (text.isascii() and text.isprintable()):
+        if _CONTROL.search(text):
+            raise _invalid("control characters are refused")
+        if not unicodedata.is_normalized("NFC", text):
+            raise _invalid("it must be in Unicode normalisation form C (NFC)")
     if size > MAX_NAME_BYTES and any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")):
         raise _invalid(f"a name has at most {MAX_NAME_BYTES} bytes")
     return Lfn(text)

@@ -39,14 +39,12 @@ def remove(writing: Writing, caller: Caller, targets: Sequence[Target], *, recur
 def _refusal(rights: Rights, located: Located) -> Outcome:
     if located.node is not None and located.node.id == ROOT_ID:
         return Invalid("ROOT_FIXED", "The root directory cannot be removed.")
-    try:
-        node = rights.demand(located, Permission.DELETE)
-    except MdmError as error:
-        return error
-    assert located.chain is not None
-    if rights.may_make_in(located.chain) is None:
+    refusal = rights.refusal(located, Permission.DELETE)
+    if refusal is not None or located.chain is None or located.node is None:
+        return refusal or not_found()
+    if rights.making_refusal(located.chain) is None:
         return None
-    if not rights.sees_in(located.chain, node):
+    if not rights.sees_in(located.chain, located.node):
         return not_found()
     return Forbidden("WRITE_FORBIDDEN", "You may not remove this: it needs `w` on the directory that holds it.")
 

@@ -8,7 +8,7 @@ from mdm_service.errors import Aborted, Forbidden, Invalid, MdmError, Unauthenti
 from mdm_service.identity import Caller
 
 from mdm_catalog import creation, removal
-from mdm_catalog.access import Located, Rights
+from mdm_catalog.access import Located, Rights, not_found
 from mdm_catalog.listing import Listing
 from mdm_catalog.lookup import locate
 from mdm_catalog.model import (
@@ -68,7 +68,7 @@ class CatalogService:
 
         def work(reading: Reading) -> list[EntryView | MdmError]:
             located, rights = _find(reading, caller, targets)
-            seen = [_attempt(rights.see, item) for item in located]
+            seen = [_outcome(item, rights.unseen(item)) for item in located]
             ids = {node.id for node in seen if isinstance(node, Node)}
             entries = reading.entries(ids)
             replicas = reading.replicas(ids) if with_replicas else {}
@@ -87,7 +87,7 @@ class CatalogService:
 
         def work(reading: Reading) -> list[Resolution | MdmError]:
             located, rights = _find(reading, caller, targets)
-            readable = [_attempt(lambda item: _file(rights.demand(item, Permission.READ)), item) for item in located]
+            readable = [_file_outcome(item, rights.refusal(item, Permission.READ)) for item in located]
             surls = reading.available({node.id for node in readable if isinstance(node, Node)})
             results: list[Resolution | MdmError] = []
             for item, node in zip(located, readable, strict=True):
@@ -116,7 +116,7 @@ class CatalogService:
 
         def work(reading: Reading) -> list[Node | MdmError]:
             located, rights = _find(reading, subject_caller, targets)
-            return [_attempt(lambda item: _file(rights.demand(item, needed)), item) for item in located]
+            return [_file_outcome(item, rights.refusal(item, needed)) for item in located]
 
         return self._store.read(work)
 
@@ -124,10 +124,11 @@ class CatalogService:
         """Change attributes of files."""
         check_batch(changes)
 
-        def check(rights: Rights, located: Located, change: FileChange) -> None:
-            node = _file(rights.demand(located, Permission.SET))
-            if change.if_rev is not None and change.if_rev != node.rev:
-                raise Aborted("REV_CHANGED", "The entry was changed meanwhile: read it again and retry.")
+        def check(rights: Rights, located: Located, change: FileChange) -> Node | MdmError:
+            node = _file_outcome(located, rights.refusal(located, Permission.SET))
+            if isinstance(node, Node) and change.if_rev not in (None, node.rev):
+                return Aborted("REV_CHANGED", "The entry was changed meanwhile: read it again and retry.")
+            return node
 
         return self._store.write(lambda writing: _change(writing, caller, changes, check, writing.update_files))
 
@@ -135,14 +136,15 @@ class CatalogService:
         """Point entries at other ACLs; the caller needs `p` under the present and under the new ones."""
         check_batch(assignments)
 
-        def check(rights: Rights, located: Located, change: AclAssignment) -> None:
-            node = rights.demand(located, Permission.CHANGE_ACL)
+        def check(rights: Rights, located: Located, change: AclAssignment) -> Node | MdmError:
+            node = _outcome(located, rights.refusal(located, Permission.CHANGE_ACL))
+            if isinstance(node, MdmError):
+                return node
             if node.id == ROOT_ID:
-                raise Invalid("ROOT_FIXED", "The root's ACL is part of the service's configuration.")
+                return Invalid("ROOT_FIXED", "The root's ACL is part of the service's configuration.")
             if node.kind == EntryKind.FILE and change.default_acl_id is not None:
-                raise Invalid("DEFAULT_ACL_OF_FILE", "Only a directory has a default ACL.")
-            rights.check_acl(change.acl_id)
-            rights.check_acl(change.default_acl_id)
+                return Invalid("DEFAULT_ACL_OF_FILE", "Only a directory has a default ACL.")
+            return rights.acl_refusal(change.acl_id, change.default_acl_id) or node
 
         def apply(writing: Writing, ready: Sequence[tuple[int, AclAssignment]]) -> None:
             writing.update_acls([(entry_id, change.acl_id, change.default_acl_id) for entry_id, change in ready])
@@ -158,7 +160,10 @@ class CatalogService:
 
         def work(reading: Reading) -> tuple[list[SubtreeAcl], int]:
             located, rights = _find(reading, caller, [target])
-            found = reading.subtree_acls(rights.see(located[0]).id)
+            top = _outcome(located[0], rights.unseen(located[0]))
+            if isinstance(top, MdmError):
+                raise top
+            found = reading.subtree_acls(top.id)
             rights.load(acl.acl_id for acl in found)
             shown = [acl for acl in found if rights.under(acl.acl_id) & Permission.GET]
             return shown, len(found) - len(shown)
@@ -173,24 +178,21 @@ def _find(reading: Reading, caller: Caller, targets: Sequence[Target]) -> tuple[
     return located, rights
 
 
-def _attempt(check: Callable[[Located], Node], located: Located) -> Node | MdmError:
-    try:
-        return check(located)
-    except MdmError as error:
-        return error
+def _outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
+    return refusal or located.node or not_found()
 
 
-def _file(node: Node) -> Node:
-    if node.kind != EntryKind.FILE:
-        raise Invalid("NOT_A_FILE", "This is a directory, not a file.")
-    return node
+def _file_outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
+    if refusal is None and located.node is not None and located.node.kind != EntryKind.FILE:
+        return Invalid("NOT_A_FILE", "This is a directory, not a file.")
+    return _outcome(located, refusal)
 
 
 def _change(
     writing: Writing,
     caller: Caller,
     changes: Sequence[C],
-    check: Callable[[Rights, Located, C], None],
+    check: Callable[[Rights, Located, C], Node | MdmError],
     apply: Callable[[list[tuple[int, C]]], None],
 ) -> list[Outcome]:
     """Check changes against the locked entries and apply those that may be; one call changes an entry at most once."""
@@ -199,12 +201,11 @@ def _change(
     ready: dict[int, C] = {}
 
     def outcome(item: Located, change: C) -> Outcome:
-        node = locked.get(item.node.id) if item.node is not None else None
-        try:
-            check(rights, Located(item.target, item.chain, node), change)
-        except MdmError as error:
-            return error
-        if node is None or node.id in ready:
+        current = locked.get(item.node.id) if item.node is not None else None
+        node = check(rights, Located(item.target, item.chain, current), change)
+        if isinstance(node, MdmError):
+            return node
+        if node.id in ready:
             return Invalid("ENTRY_TWICE", "This call changes the same entry twice: send one change per entry.")
         ready[node.id] = change
         return None

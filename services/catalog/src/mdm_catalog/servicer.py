@@ -227,6 +227,4 @@ def _entry(view: model.EntryView) -> catalog_pb2.Entry:
 
 
 def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)
