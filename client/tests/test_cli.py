@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from mdm.catalog.v1 import catalog_pb2
 from mdm.metadata.v1 import metadata_pb2
+from mdm_client.calls import Patience
 from mdm_client.cli import main
 from mdm_local.pki import DevelopmentCa
 
@@ -223,7 +224,7 @@ def test_registering_is_for_operators(grid):
 
 
 def test_a_service_that_is_away_is_unavailable(grid, monkeypatch):
-    monkeypatch.setattr("mdm_client.calls.Patience.__init__.__defaults__", (5.0, 0.3), raising=False)
+    monkeypatch.setattr("mdm_client.client.Patience", lambda: Patience(call_seconds=5, retry_seconds=0.3))
     result = mdm(grid.config(catalog=UNREACHABLE), "--json", "stat", "/biomed")
     assert result.exit_code == 4
     (error,) = rows(result.stderr)
@@ -301,6 +302,12 @@ def test_version_and_completion_need_no_configuration(tmp_path):
     assert mdm(tmp_path, "--version").stdout.startswith("mdm, version ")
     for shell in ("bash", "zsh", "fish"):
         assert "_MDM_COMPLETE" in mdm(tmp_path, "completion", shell).stdout
+
+
+def test_the_client_drags_no_server_package_and_no_database_driver():
+    program = "import sys, mdm_client.cli; print([m for m in sys.modules if m in ('mdm_service', 'psycopg', 'pydantic', 'pydicom')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_command_line_program_reads_its_configuration_from_the_environment(grid):

@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.memory import keep_freed_memory
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line, readable_size
 from mdm_client.client import Client
@@ -49,6 +50,7 @@ def get(
     """
     if not targets and not sql:
         raise click.UsageError("name at least one TARGET, or --query SQL")
+    keep_freed_memory()
     run = session(context)
     names = parse_names(targets)
     client = run.client(context)
