@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from uuid import uuid4
 
 import grpc
@@ -184,6 +185,19 @@ def test_a_released_file_cannot_be_read_but_one_being_read_can_be_read_to_its_en
     with pytest.raises(grpc.RpcError) as caught:
         site.read(file.turl)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_reader_that_goes_away_frees_the_file_and_its_thread(site, until):
+    guid = site.image(4096)
+    file = site.finished(site.prepare([guid]).token)[0][str(guid)]
+    path = site.settings.directory / str(guid)
+    for _ in range(10):
+        reading = transfer_pb2_grpc.TransferServiceStub(site.channels["alice"]).Read(transfer_pb2.ReadRequest(turl=file.turl))
+        next(reading)
+        reading.cancel()
+    links = Path("/proc/self/fd")
+    until(lambda: not [link for link in links.iterdir() if link.exists() and link.readlink() == path])
+    assert sum(len(message.data) for message in site.read(file.turl)) == file.size
 
 
 def test_many_files_are_reported_as_they_come(site):

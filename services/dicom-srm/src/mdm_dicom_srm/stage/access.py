@@ -1,5 +1,6 @@
 """Rights of users on files, as the catalog knows them."""
 
+import logging
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -7,6 +8,8 @@ import grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm_service.acl import Permission
 from mdm_service.errors import Unavailable
+
+_log = logging.getLogger(__name__)
 
 
 class CatalogAccess:
@@ -30,5 +33,7 @@ class CatalogAccess:
         try:
             response = self._stub.CheckAccess(request, timeout=self._timeout)
         except grpc.RpcError as error:
+            code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
+            _log.warning("the catalog did not check rights: %s", code)
             raise Unavailable("CATALOG_UNAVAILABLE", "The catalog cannot check rights now; try again later.") from error
         return {guid for guid, result in zip(guids, response.results, strict=True) if result.status.code == 0}

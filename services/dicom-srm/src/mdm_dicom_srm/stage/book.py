@@ -5,7 +5,7 @@ import math
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -136,7 +136,7 @@ class RequestBook:
             position = live.request.positions.get(guid)
             if position is None or live.request.files[position].state is not State.FILE_PINNED:
                 raise NotFound("NOT_PINNED", "The file is not pinned by this request; ask for it again.")
-            return replace(live.request.files[position])
+            return live.request.files[position].copy()
 
     def release(self, live: Live, guids: Iterable[UUID] | None) -> list[StagedFile]:
         """Release files of a request (None: all) and return them; queued ones are dropped, ended ones stay as they are."""
@@ -146,7 +146,7 @@ class RequestBook:
             for position in positions:
                 self._end(live, position, State.RELEASED)
             self._after_change(live)
-            return [replace(live.request.files[position]) for position in positions]
+            return [live.request.files[position].copy() for position in positions]
 
     def release_everywhere(self, owner: str, guids: Sequence[UUID]) -> set[UUID]:
         """Release the pins that requests of `owner` hold on files; return the files that had one."""
@@ -227,10 +227,8 @@ class RequestBook:
 
     def _readopt(self, live: Live, position: int, guid: UUID) -> None:
         """Take over a pin of an earlier process; a file that the spool lost is staged again."""
-        file = live.request.files[position]
         if self._spool.pin(guid, live.request.digest) is None:
-            file.state = State.REQUEST_QUEUED
-            live.request.pending += 1
+            live.request.requeue(position)
             self._note(live, position)
         else:
             self._hold(live, position, guid)
@@ -274,7 +272,7 @@ class RequestBook:
 
     def _view(self, live: Live, positions: Iterable[int]) -> View:
         request = live.request
-        return View(request.state, tuple(replace(request.files[p]) for p in positions), len(live.log), request.pending > 0)
+        return View(request.state, tuple(request.files[p].copy() for p in positions), len(live.log), request.pending > 0)
 
     def _plan(self, live: Live, moment: float) -> None:
         """Have the request looked at when `moment` comes. Only the earliest plan of a request counts."""

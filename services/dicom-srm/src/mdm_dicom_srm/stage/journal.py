@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from dataclasses import replace
 
 from mdm_dicom_srm.stage.model import Request, StagedFile
 from mdm_dicom_srm.stage.port import FileChange, RequestStore
@@ -42,7 +41,7 @@ class Journal:
     def changed(self, request: Request, position: int) -> None:
         """Note the present state of a file."""
         with self._lock:
-            self._files[request.digest, position] = replace(request.files[position])
+            self._files[request.digest, position] = request.files[position].copy()
 
     def aborted(self, request: Request) -> None:
         """Note that a request was aborted."""

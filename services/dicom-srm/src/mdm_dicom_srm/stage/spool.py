@@ -121,7 +121,7 @@ class LocalSpool:
             entry = self._entries.get(guid)
             if entry is None:
                 return None
-            if not self._path(guid).exists():
+            if not os.access(f"{self._directory}/{guid}", os.F_OK):
                 self._drop(guid)
                 return None
             entry.holders.add(holder)
