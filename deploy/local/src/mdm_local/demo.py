@@ -1,6 +1,7 @@
 """The demonstration: a walk through the main job with real images, which is also a check that it works."""
 
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -50,6 +51,7 @@ class Demo:
         self._stack = stack
         self._folder = stack.layout.root / "demo"
         self._samples = samples()
+        self._open = [sample for sample in self._samples if not sample.held]
         self._summary: list[str] = []
 
     def run(self) -> None:
@@ -57,6 +59,7 @@ class Demo:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700)
         rows = self._register(self._store())
+        self._hold_back()
         self._query()
         original, fetched = self._fetch(rows)
         self._compare(original, fetched)
@@ -92,21 +95,30 @@ class Demo:
             f"WHERE p.PatientID IN ({ids})"
         )
         rows: list[dict[str, str]] = []
-        while len(rows) < len(self._samples):
+        while len(rows) < len(self._open):
             if time.monotonic() - began > _REGISTRATION_SECONDS:
                 log = self._stack.log_of("dicom-srm")
-                raise LocalError(f"{len(rows)} of {len(self._samples)} images registered in {_REGISTRATION_SECONDS:.0f} s; see {log}")
+                raise LocalError(f"{len(rows)} of {len(self._open)} images registered in {_REGISTRATION_SECONDS:.0f} s; see {log}")
+            time.sleep(0.2)
             answer = self._mdm("carol", "--json", "query", sql)
             rows = [json.loads(line) for line in answer.out.splitlines()] if answer.code == 0 else []
         seconds = time.monotonic() - began
         self._note(f"registered       {len(rows)} images, visible on the grid {seconds:.1f} s after the first was stored")
         return rows
 
+    def _hold_back(self) -> None:
+        _title("An image that may show a name in its pixels is held back for a person to look at")
+        held = [sample for sample in self._samples if sample.held]
+        for sample in held:
+            self._show("operator", "register", "--study", str(sample.dataset.StudyInstanceUID), "--wait")
+        self._note(f"held back        {len(held)} image by the site's policy")
+
     def _query(self) -> None:
         _title("Alice, a researcher, looks for images by what they are")
-        sql = f'SELECT Modality, TransferSyntaxUID, Rows, NumberOfFrames, lfn FROM "{_IMAGES}" WHERE Rows >= 64 ORDER BY Modality LIMIT 10'  # noqa: S608  a constant
+        attributes = "Modality, Rows, Columns, NumberOfFrames, TransferSyntaxUID, guid"
+        sql = f'SELECT {attributes} FROM "{_IMAGES}" WHERE Rows >= 64 ORDER BY Modality LIMIT 10'  # noqa: S608  constants
         answer = self._show("alice", "query", sql)
-        self._note(f"query            {len(answer.out.splitlines()) - 1} rows in {answer.seconds:.2f} s, the start of the command included")
+        self._note(f"query            {len(answer.out.splitlines()) - 2} rows in {answer.seconds:.2f} s, the start of the command included")
 
     def _fetch(self, rows: Sequence[dict[str, str]]) -> tuple[Sample, Path]:
         _title("Alice fetches them: from the PACS, de-identified, encrypted, sent, decrypted by her own process")
@@ -123,7 +135,7 @@ class Demo:
         return original, by_pixels[_digest(original.dataset.PixelData)]
 
     def _check_content(self, files: Sequence[Path]) -> None:
-        wanted = sorted(_digest(sample.dataset.PixelData) for sample in self._samples)
+        wanted = sorted(_digest(sample.dataset.PixelData) for sample in self._open)
         if sorted(map(_pixels, files)) != wanted:
             raise LocalError("the pixel data that arrived is not what was stored")
         secrets = {secret.encode() for sample in self._samples for secret in sample.secrets}
@@ -181,8 +193,8 @@ class Demo:
         print(f"  {user}$ mdm {shown or shlex.join(arguments)}")
         answer = self._mdm(user, *arguments)
         for line in (answer.out + answer.err).splitlines():
-            print(f"    {line if len(line) < 150 else line[:147] + '…'}")
-        if answer.code != 0 and user != "mallory":
+            print(f"    {line}")
+        if answer.code != 0 and user not in ("mallory", "operator"):
             raise LocalError(f"mdm {arguments[0]} failed with code {answer.code}")
         return answer
 
@@ -200,6 +212,8 @@ def run_demo(stack: Stack, pacs_kind: str = "auto") -> None:
     Raises:
         LocalError: something did not work as it must.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     began = time.monotonic()
     _title(f"Bringing up the stack in {stack.layout.root}")
     stack.up(pacs_kind)

@@ -21,9 +21,11 @@ FILES = {
     "MR_small.dcm": "MR",
     "MR2_UNCR.dcm": "MR, 1024 × 1024",
     "emri_small.dcm": "enhanced MR, 10 frames",
-    "explicit_VR-UN.dcm": "CT, JPEG 2000 lossless",
     "RG3_J2KR.dcm": "radiograph, JPEG 2000 lossless",
+    "explicit_VR-UN.dcm": "CT digitised from video",
 }
+#: Conversion Type DV: text may be burned into such pixels, so the site's policy keeps them for a person to look at.
+_HELD = "explicit_VR-UN.dcm"
 _PATIENTS = (
     ("Moreau^Camille", "HA-4711", "19560412"),
     ("Okafor^Daniel", "HA-4712", "19710923"),
@@ -44,6 +46,8 @@ class Sample:
     dataset: FileDataset
     #: Values given to it for this demonstration that must not leave the hospital.
     secrets: tuple[str, ...]
+    #: Whether the site's policy holds it back.
+    held: bool
 
     @property
     def patient_id(self) -> str:
@@ -63,7 +67,7 @@ def samples() -> list[Sample]:
         dataset = pydicom.dcmread(_locate(name))
         study = str(dataset.StudyInstanceUID)
         patient = patients.setdefault(study, _PATIENTS[len(patients)])
-        found.append(_dressed(dataset, description, patient))
+        found.append(_dressed(dataset, description, patient, held=name == _HELD))
     return found
 
 
@@ -77,7 +81,7 @@ def _locate(name: str) -> Path:
     return Path(path)
 
 
-def _dressed(dataset: FileDataset, description: str, patient: tuple[str, str, str]) -> Sample:
+def _dressed(dataset: FileDataset, description: str, patient: tuple[str, str, str], *, held: bool) -> Sample:
     name, patient_id, birth_date = patient
     digits = patient_id.removeprefix("HA-")
     values = {
@@ -95,4 +99,4 @@ def _dressed(dataset: FileDataset, description: str, patient: tuple[str, str, st
         setattr(dataset, keyword, value)
     secrets = [value for keyword, value in values.items() if keyword != "PatientBirthDate"]
     secrets += [str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID)]
-    return Sample(description, dataset, tuple(secrets))
+    return Sample(description, dataset, tuple(secrets), held)
