@@ -10,6 +10,7 @@ import pytest
 from mdm_crypto import stream
 from mdm_dicom_srm.stage import seal as seal_module
 from mdm_dicom_srm.stage.sealer import ProcessSealer, ThreadSealer
+from mdm_service.errors import ConfigurationError
 
 KEY = bytes(range(32))
 
@@ -45,10 +46,9 @@ def test_a_worker_that_dies_or_hangs_costs_one_image(content, hostile, tmp_path)
     sealer.close()
 
 
-def test_a_deidentifier_that_cannot_be_made_in_a_worker_fails_the_image(hostile, tmp_path, capfd):
-    sealer = ProcessSealer(hostile.broken, 1, timeout=2)
-    assert sealer.seal(b"good", uuid4(), KEY, tmp_path / "1").result(30).state == "INTERNAL_ERROR"
-    sealer.close()
+def test_workers_that_cannot_make_a_deidentifier_stop_the_start(hostile, capfd):
+    with pytest.raises(ConfigurationError, match=r"spool\.processes"):
+        ProcessSealer(hostile.broken, 2)
     assert "RuntimeError" in capfd.readouterr().err
 
 

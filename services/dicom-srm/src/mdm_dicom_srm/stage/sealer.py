@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from uuid import UUID
 
+from mdm_service.errors import ConfigurationError
+
 from mdm_dicom_srm.stage.model import State
 from mdm_dicom_srm.stage.port import Sealed
 from mdm_dicom_srm.stage.seal import Deidentifier, MakeDeidentifier, seal
@@ -45,10 +47,22 @@ class ProcessSealer:
     """
 
     def __init__(self, make: MakeDeidentifier, processes: int, timeout: float = 120.0) -> None:
+        """Start the workers.
+
+        Raises:
+            ConfigurationError: one does not start; it has written why to standard error.
+        """
         self._make = make
         self._timeout = timeout
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._feed, name=f"stage-seal-{n}", daemon=True) for n in range(processes)]
+        workers = [_Worker() for _ in range(processes)]
+        if not all([worker.prepare(make) for worker in workers]):  # noqa: C419 - each one is to be prepared
+            for worker in workers:
+                worker.end()
+            raise ConfigurationError("spool.processes: a sealing worker does not start; its error stands above; 0 does without workers")
+        self._threads = [
+            threading.Thread(target=self._feed, args=(worker,), name=f"stage-seal-{n}", daemon=True) for n, worker in enumerate(workers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -65,8 +79,8 @@ class ProcessSealer:
         for thread in self._threads:
             thread.join(timeout=self._timeout)
 
-    def _feed(self) -> None:
-        worker = self._started()
+    def _feed(self, first: "_Worker") -> None:
+        worker: _Worker | None = first
         while (task := self._tasks.get()) is not None:
             part10, guid, key, path, future = task
             worker = worker or self._started()
