@@ -134,6 +134,18 @@ def test_get_by_query_reports_files_that_are_not_there(grid, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.dcm"]
 
 
+def test_a_keystore_that_is_away_is_warned_of_once_and_too_many_are_an_error(grid, tmp_path):
+    grid.add(f"{STUDY}/1.dcm", b"one")
+    one_away = mdm(grid.config(a=UNREACHABLE), "get", STUDY, "-o", str(tmp_path / "one"))
+    assert one_away.exit_code == 0
+    assert len(one_away.stderr.splitlines()) <= 1
+    two_away = mdm(grid.config(a=UNREACHABLE, b=UNREACHABLE), "--json", "get", STUDY, "-o", str(tmp_path / "two"), "--timeout", "1")
+    assert two_away.exit_code == 4
+    assert "keystore a" in rows(two_away.stderr)[-1]["message"]
+    assert len(two_away.stderr.splitlines()) <= 3
+    assert not (tmp_path / "two").exists()
+
+
 def test_get_skips_existing_files_only_when_told(grid, tmp_path):
     grid.add(f"{STUDY}/1.dcm", b"one")
     (tmp_path / "1.dcm").write_bytes(b"mine")

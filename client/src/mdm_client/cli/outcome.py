@@ -1,6 +1,7 @@
 """Exit codes, and errors as one line or one JSON object."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -47,6 +48,21 @@ _EXIT_CODES: dict[type[ClientError], int] = {
 }
 
 
+class _Warnings(logging.Handler):
+    """Writes what the SDK warns of, such as a keystore that is left out, once each."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._as_json = as_json
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            show_error(message if self._as_json else f"warning: {message}", "WARNING", self._as_json)
+
+
 class Terminated(BaseException):
     """SIGTERM came."""
 
@@ -82,6 +98,7 @@ def show_client_error(error: ClientError, as_json: bool, item: str = "") -> None
 def run(command: Callable[[], Any], as_json: bool) -> int:
     """Run a command and return its exit code; whatever goes wrong becomes one clear error."""
     _raise_on_sigterm()
+    logging.getLogger("mdm_client").handlers = [_Warnings(as_json)]
     try:
         result = command()
         sys.stdout.flush()
