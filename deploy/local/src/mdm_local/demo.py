@@ -53,6 +53,7 @@ class Demo:
         self._samples = samples()
         self._open = [sample for sample in self._samples if not sample.held]
         self._summary: list[str] = []
+        self._known_before = len(self._visible())
 
     def run(self) -> None:
         """Walk through all steps and print the summary."""
@@ -88,23 +89,31 @@ class Demo:
         return began
 
     def _register(self, began: float) -> list[dict[str, str]]:
-        """Wait until every image is visible on the grid; a physician sees which patient each is of."""
-        ids = ", ".join(f"'{patient}'" for patient in sorted({sample.patient_id for sample in self._samples}))
-        sql = (
-            f'SELECT i.guid, i.lfn, p.PatientID FROM "{_IMAGES}" AS i JOIN "{_PATIENTS}" AS p ON i.patient = p.patient '  # noqa: S608  constants
-            f"WHERE p.PatientID IN ({ids})"
-        )
+        """Wait until every image is visible on the grid."""
         rows: list[dict[str, str]] = []
         while len(rows) < len(self._open):
             if time.monotonic() - began > _REGISTRATION_SECONDS:
                 log = self._stack.log_of("dicom-srm")
                 raise LocalError(f"{len(rows)} of {len(self._open)} images registered in {_REGISTRATION_SECONDS:.0f} s; see {log}")
             time.sleep(0.2)
-            answer = self._mdm("carol", "--json", "query", sql)
-            rows = [json.loads(line) for line in answer.out.splitlines()] if answer.code == 0 else []
-        seconds = time.monotonic() - began
-        self._note(f"registered       {len(rows)} images, visible on the grid {seconds:.1f} s after the first was stored")
+            rows = self._visible()
+        if self._known_before:
+            self._note(f"registered       {len(rows)} images; {self._known_before} were from an earlier run and kept their names")
+        else:
+            self._note(
+                f"registered       {len(rows)} images, visible on the grid {time.monotonic() - began:.1f} s after the first was stored"
+            )
         return rows
+
+    def _visible(self) -> list[dict[str, str]]:
+        """Return the images of the invented patients; only a physician may ask for them by patient."""
+        ids = ", ".join(f"'{patient}'" for patient in sorted({sample.patient_id for sample in self._samples}))
+        sql = (
+            f'SELECT i.guid, i.lfn, p.PatientID FROM "{_IMAGES}" AS i JOIN "{_PATIENTS}" AS p ON i.patient = p.patient '  # noqa: S608  constants
+            f"WHERE p.PatientID IN ({ids})"
+        )
+        answer = self._mdm("carol", "--json", "query", sql)
+        return [json.loads(line) for line in answer.out.splitlines()] if answer.code == 0 else []
 
     def _hold_back(self) -> None:
         _title("An image that may show a name in its pixels is held back for a person to look at")
