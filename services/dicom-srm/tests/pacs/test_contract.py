@@ -17,7 +17,11 @@ from mdm_service.errors import Unavailable
 
 from .conftest import Image, RunningPacs, free_port
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # pynetdicom drops the socket of a connection that fails without closing it; CPython closes it at once.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(params=["wado-rs on Orthanc", "c-get on Orthanc", "c-get on a small PACS", "fallback to c-get"])

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context, build_role, evt
 
-from mdm_dicom_srm.pacs.part10 import Header, header_of
+from mdm_dicom_srm.pacs.part10 import Header, headers_of
 from mdm_dicom_srm.pacs.port import InstanceLocator, RetrievedInstance
 
 _MAX_PDU = 128 * 1024
@@ -62,8 +62,7 @@ class CGet:
         for series in self._find("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID=""):
             series_uid = _uid(series, "SeriesInstanceUID")
             locators = [InstanceLocator(study_uid, series_uid, sop_uid) for sop_uid in self._look_up(study_uid, series_uid, [""])]
-            for instance in self.retrieve(locators):
-                yield header_of(instance.part10)
+            yield from headers_of(instance.part10 for instance in self.retrieve(locators))
 
     def ping(self) -> None:
         """Return when C-ECHO succeeds; see `Pacs.ping`."""
@@ -142,6 +141,7 @@ class CGet:
             ext_neg=list(roles),
             evt_handlers=[(evt.EVT_C_STORE, _receiver(received))] if received is not None else [],
         )
+        connection = association.dul.socket.socket if association.dul.socket else None
         try:
             if association.is_rejected:
                 raise Unavailable("PACS_REFUSED", "The PACS rejected our association; register our AE title and address there.")
@@ -149,17 +149,17 @@ class CGet:
                 raise Unavailable("PACS_UNAVAILABLE", "The PACS cannot be reached by DICOM; check that it is running and try again.")
             yield association
         finally:
-            _end(association)
+            _end(association, connection)
 
 
-def _end(association: Any) -> None:
+def _end(association: Any, connection: Any) -> None:
     if association.is_established:
         association.release()
     elif not association.is_rejected:
         association.abort()
-    # pynetdicom leaves the socket to the garbage collector when the peer closes first.
-    if association.dul.socket is not None:
-        association.dul.socket.close()
+    # pynetdicom leaves the socket to the garbage collector where the peer closes first.
+    if connection is not None:
+        connection.close()
 
 
 def _get(association: Any, identifier: Dataset, received: list[RetrievedInstance], missing: dict[str, None]) -> Iterator[RetrievedInstance]:

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mdm_service.errors import Invalid
@@ -84,6 +85,24 @@ def header_of(part10: bytes) -> Header:
         series_uid=uid[_SERIES],
         has_pixels=walk.has_pixels,
     )
+
+
+def headers_of(files: Iterable[bytes]) -> Iterator[Header]:
+    """Yield the header of each file; those that are not DICOM are told at the end, so that they do not hide the others.
+
+    Raises:
+        Invalid: as for `header_of`, the first such error.
+    """
+    trouble: Invalid | None = None
+    for part10 in files:
+        try:
+            header = header_of(part10)
+        except Invalid as error:
+            trouble = trouble or error
+        else:
+            yield header
+    if trouble is not None:
+        raise trouble
 
 
 def _file_meta(part10: bytes) -> tuple[dict[int, bytes], int]:

@@ -42,7 +42,7 @@ class Pacs(Protocol):
 
         Raises:
             mdm_service.errors.Unavailable: as for `retrieve`.
-            mdm_service.errors.Invalid: the PACS sent something that is not DICOM.
+            mdm_service.errors.Invalid: something that the PACS sent is not DICOM; raised after all that is.
         """
         ...
 

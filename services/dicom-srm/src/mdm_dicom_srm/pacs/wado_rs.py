@@ -8,7 +8,7 @@ import httpx
 from mdm_service.errors import Invalid, Unavailable
 
 from mdm_dicom_srm.pacs.multipart import MultipartBroken, boundary_of, parts
-from mdm_dicom_srm.pacs.part10 import Header, header_of, sop_instance_uid
+from mdm_dicom_srm.pacs.part10 import Header, header_of, headers_of, sop_instance_uid
 from mdm_dicom_srm.pacs.port import InstanceLocator, RetrievedInstance
 
 # With `*` the server sends each instance in the transfer syntax it stores (PS3.18 section 8.7.3.5.2).
@@ -51,8 +51,7 @@ class WadoRs:
 
     def headers(self, study_uid: str) -> Iterator[Header]:
         """Yield the headers of a study; see `Pacs.headers`."""
-        for part10 in self._parts(f"studies/{_segment(study_uid)}"):
-            yield header_of(part10)
+        yield from headers_of(self._parts(f"studies/{_segment(study_uid)}"))
 
     def ping(self) -> None:
         """Return when the DICOMweb service answers a query; see `Pacs.ping`."""

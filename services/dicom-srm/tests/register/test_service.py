@@ -1,0 +1,144 @@
+"""What operators ask of registration, and the queue's own promises."""
+
+import threading
+from uuid import UUID, uuid4
+
+import pytest
+from mdm.srm.v1 import registration_pb2 as pb
+from mdm_dicom_srm.register.model import Queued
+from mdm_dicom_srm.register.service import RegistrationService
+from mdm_dicom_srm.register.servicer import RegistrationServicer
+from mdm_dicom_srm.register.store import RegistrationStore
+from mdm_dicom_srm.register.worker import Workers
+from mdm_dicom_srm.sealing import RecordSealer
+from mdm_service.errors import FailedPrecondition, Invalid, NotFound, Unavailable
+
+from .conftest import SERIES, STUDY, FakePacs, Site, header
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def pacs() -> FakePacs:
+    return FakePacs({STUDY: [header(number=n) for n in range(1, 121)]})
+
+
+@pytest.fixture
+def service(site: Site, pacs: FakePacs) -> RegistrationService:
+    return RegistrationService(site.store, site.names, pacs, lambda: None)
+
+
+def test_registering_a_study_queues_all_its_instances_once(service: RegistrationService) -> None:
+    assert service.register_study(STUDY) == Queued(120, 0)
+    assert service.register_study(STUDY) == Queued(0, 120)
+
+
+def test_a_study_that_fails_does_not_stop_the_others(service: RegistrationService, site: Site) -> None:
+    bad, unknown, good = service.register_studies(["no uid'; --", "1.2.3", STUDY])
+    assert isinstance(bad, Invalid) and isinstance(unknown, NotFound)
+    assert good == Queued(120, 0)
+
+
+def test_a_pacs_that_is_away_is_told(service: RegistrationService, pacs: FakePacs) -> None:
+    pacs.away = True
+    (result,) = service.register_studies([STUDY])
+    assert isinstance(result, Unavailable)
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_a_batch_has_1_to_100_studies(service: RegistrationService, count: int) -> None:
+    with pytest.raises(Invalid):
+        service.register_studies([STUDY] * count)
+
+
+def test_a_failed_registration_is_queued_again_when_it_is_sent_again(service: RegistrationService, site: Site) -> None:
+    (guid,) = site.enqueue(header())
+    with site.pool.connection() as connection:
+        connection.execute("UPDATE registration SET state = 'FAILED', reason = 'X'")
+    assert service.enqueue([header()]) == Queued(1, 0)
+    assert site.states() == {guid: ("RECEIVED", "")}
+
+
+def test_registrations_are_listed_page_by_page_and_counted(service: RegistrationService, site: Site) -> None:
+    service.register_study(STUDY)
+    servicer = RegistrationServicer(service)
+    guids: list[str] = []
+    token = ""
+    while True:
+        request = pb.ListRegistrationsRequest(state=pb.REGISTRATION_STATE_RECEIVED, page_size=50, page_token=token)
+        page = servicer.ListRegistrations(request, None)
+        guids += [item.guid for item in page.registrations]
+        token = page.next_page_token
+        if not token:
+            break
+    assert len(guids) == 120 and guids == sorted(guids)
+    (count,) = servicer.GetRegistrationSummary(pb.GetRegistrationSummaryRequest(), None).counts
+    assert (count.state, count.count) == (pb.REGISTRATION_STATE_RECEIVED, 120)
+    assert not servicer.ListRegistrations(pb.ListRegistrationsRequest(state=pb.REGISTRATION_STATE_FAILED), None).registrations
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [pb.ListRegistrationsRequest(page_size=1001), pb.ListRegistrationsRequest(page_token="x"), pb.ListRegistrationsRequest(state=99)],
+)
+def test_a_malformed_listing_is_refused(service: RegistrationService, request_: pb.ListRegistrationsRequest) -> None:
+    with pytest.raises(Invalid):
+        RegistrationServicer(service).ListRegistrations(request_, None)
+
+
+def test_only_failed_and_quarantined_registrations_are_retried(service: RegistrationService, site: Site) -> None:
+    under_way, quarantined = site.enqueue(header(), header(number=2, BurnedInAnnotation="YES"))
+    site.run()
+    absent = uuid4()
+    outcomes = service.retry([under_way, quarantined, absent])
+    assert isinstance(outcomes[under_way], FailedPrecondition)
+    assert outcomes[quarantined] is None
+    assert isinstance(outcomes[absent], NotFound)
+
+
+def test_locators_are_given_for_published_instances_only(site: Site) -> None:
+    published, quarantined = site.enqueue(header(), header(number=2, BurnedInAnnotation="YES"))
+    site.run()
+    locators = site.store.locators_of([published, quarantined, uuid4()])
+    assert locators.keys() == {published}
+    assert (locators[published].study_uid, locators[published].sop_uid) == (STUDY, f"{SERIES}.1")
+    assert site.store.series_sizes([site.names.series_token(locators[published])]) == {site.names.series_token(locators[published]): 1}
+
+
+def test_another_site_secret_opens_nothing(site: Site) -> None:
+    (guid,) = site.enqueue(header())
+    site.run()
+    other = RegistrationStore(site.pool, RecordSealer(bytes(32)))
+    with pytest.raises(FailedPrecondition):
+        other.locators_of([guid])
+
+
+def test_no_two_workers_hold_the_same_series(site: Site) -> None:
+    site.enqueue(*(header(number=n) for n in range(1, 7)))
+    site.enqueue(header(number=9, SeriesInstanceUID="1.2.826.0.1.77.1.2"))
+    first, second, third = (site.store.claim(2, 60) for _ in range(3))
+    assert first is not None and second is not None and third is None
+    assert first.series_token != second.series_token
+
+
+def test_workers_publish_everything_and_stop(site: Site) -> None:
+    workers = Workers(site.store, site.pipeline(), count=3, batch=10, lease_seconds=3)
+    service = RegistrationService(site.store, site.names, FakePacs(), workers.wake)
+    workers.start()
+    headers = [header(number=n, SeriesInstanceUID=f"{SERIES}.{n % 4}") for n in range(1, 41)]
+    threads = [threading.Thread(target=service.enqueue, args=(headers[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        for _ in range(100):
+            if [state for state, _ in site.states().values()] == ["PUBLISHED"] * 40:
+                break
+            threading.Event().wait(0.1)
+    finally:
+        workers.stop()
+    assert len(site.catalog.files) == 40
+    counts = [entry.values["NumberOfSeriesRelatedInstances"] for entry in site.metadata.entries["/biomed/hospital-a/series"].values()]
+    assert counts == [10] * 4
+    assert all(isinstance(guid, UUID) for guid in site.catalog.files)
