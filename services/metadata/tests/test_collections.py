@@ -75,9 +75,9 @@ def test_malformed_collections_are_refused_one_by_one(service, path, attributes,
 
 def test_more_indexes_than_there_are_slots_are_refused(service):
     loader = service.client("loader")
-    attributes = [service.attribute(f"n{i}", "INT", indexed=True) for i in range(9)]
+    attributes = [service.attribute(f"n{i}", "INT", indexed=True) for i in range(7)]
     assert loader.create(pb.Collection(path="/a", attributes=attributes)) == ["TOO_MANY_INDEXES"]
-    assert loader.create(pb.Collection(path="/a", attributes=attributes[:8])) == [""]
+    assert loader.create(pb.Collection(path="/a", attributes=attributes[:6])) == [""]
 
 
 def test_an_unknown_acl_is_refused(service):

@@ -50,7 +50,7 @@ LETTERS: Mapping[AttributeType, str] = {
     AttributeType.UUID: "u",
 }
 #: How many indexed attributes of each letter a collection may have; the migrations build one shared index for each.
-INDEX_SLOTS: Mapping[str, int] = {"t": 16, "i": 8, "f": 4, "n": 2, "d": 4, "z": 4, "u": 4, "b": 2}
+INDEX_SLOTS: Mapping[str, int] = {"t": 16, "i": 6, "f": 3, "n": 1, "d": 3, "z": 2, "u": 3, "b": 1}
 
 
 @dataclass(frozen=True)

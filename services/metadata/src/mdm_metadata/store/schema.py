@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -52,17 +53,23 @@ def read_attributes(connection: psycopg.Connection, ids: Sequence[int]) -> dict[
 
 
 def find_collections(
-    connection: psycopg.Connection, cache: SchemaCache, paths: Iterable[str], caller: Caller, *, lock: bool
+    connection: psycopg.Connection, cache: SchemaCache, paths: Iterable[str], caller: Caller
 ) -> dict[str, StoredCollection]:
-    """Return the collections that exist among folded paths; `lock` keeps them from being dropped meanwhile."""
-    rows = connection.execute(
-        (
-            f"SELECT {_COLUMNS} FROM collection AS c WHERE c.folded_path = ANY (%(paths)s) ORDER BY c.id"  # noqa: S608 - constants only
-            + (" FOR KEY SHARE" if lock else "")
-        ).encode(),
-        {"paths": list(paths), "caller": caller.dn, "principals": sorted(caller.principals)},
-    ).fetchall()
-    return {collection.collection.folded: collection for collection in _stored(connection, cache, rows)}
+    """Return the collections that exist among folded paths; they cannot be dropped until the transaction ends."""
+    return with_schemas(connection, cache, select_collections(connection, paths, caller, " FOR KEY SHARE"))
+
+
+def select_collections(
+    connection: psycopg.Connection, paths: Iterable[str], caller: Caller, lock: LiteralString = ""
+) -> psycopg.Cursor[Any]:
+    """Ask for the collections that exist among folded paths; `with_schemas` reads the answer."""
+    query = f"SELECT {_COLUMNS} FROM collection AS c WHERE c.folded_path = ANY (%(paths)s) ORDER BY c.id{lock}"  # noqa: S608 - constants
+    return connection.execute(query, {"paths": list(paths), "caller": caller.dn, "principals": sorted(caller.principals)})
+
+
+def with_schemas(connection: psycopg.Connection, cache: SchemaCache, rows: psycopg.Cursor[Any]) -> dict[str, StoredCollection]:
+    """Return what `select_collections` asked for, by folded path."""
+    return {collection.collection.folded: collection for collection in _stored(connection, cache, rows.fetchall())}
 
 
 def list_collections(

@@ -11,9 +11,11 @@ from psycopg.types.string import TextLoader
 
 from mdm_metadata.model import AttributeType, StoredCollection
 from mdm_metadata.query.compile import Statement
-from mdm_metadata.store.schema import SchemaCache, find_collections
+from mdm_metadata.store.schema import SchemaCache, select_collections, with_schemas
 
 BATCH = 1_000
+_FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
+_SETTINGS = {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "cursor_tuple_fraction": "1", "jit": "off"}
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
 _TEXT_TYPES = ("uuid", "date", "timestamptz", "numeric")
@@ -45,18 +47,10 @@ class PostgresQuerySession:
         self._connection = connection
         self._cache = cache
         self._limits = limits
+        self._timeout = max(1, int(limits.statement_seconds * 1000))
         self._lock = threading.Lock()
         self._running = True
         self._cancelled = False
-
-    def begin(self) -> None:
-        """Begin the snapshot and set what every query runs under."""
-        self._connection.execute(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-            f" SET LOCAL statement_timeout = {max(1, int(self._limits.statement_seconds * 1000))};"
-            " SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';"
-            " SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off".encode()
-        )
 
     def end(self) -> None:
         """End the snapshot; close the connection if `cancel` was called."""
@@ -73,8 +67,16 @@ class PostgresQuerySession:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Return the collections that exist among folded paths."""
-        return find_collections(self._connection, self._cache, paths, caller, lock=False)
+        """Begin the snapshot, in one round trip with reading the collections that exist among folded paths."""
+        with self._connection.pipeline():
+            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._connection.execute(
+                "SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)",
+                (list(_SETTINGS), [*_SETTINGS.values()]),
+            )
+            self._connection.execute("SELECT set_config('statement_timeout', %s, true)", (str(self._timeout),))
+            rows = select_collections(self._connection, paths, caller)
+        return with_schemas(self._connection, self._cache, rows)
 
     def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
         """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns; a cancelled one just ends."""
@@ -98,16 +100,17 @@ class PostgresQuerySession:
             raise _translated(error) from None
 
     def _fetch(self, statement: Statement) -> Iterator[list[tuple[object, ...]]]:
-        small = statement.limit is not None and statement.limit <= BATCH
-        cursor = self._connection.cursor() if small else self._connection.cursor(name="answer")
-        with cursor:
+        with self._connection.cursor() as cursor:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
-            cursor.execute(statement.sql.encode(), statement.parameters)
-            while rows := cursor.fetchmany(BATCH):
+            with self._connection.pipeline():  # the first batch comes in the round trip that declares the cursor
+                self._connection.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters)
+                cursor.execute(_FETCH)
+            while rows := cursor.fetchall():
                 yield rows
-                if small and len(rows) < BATCH:
+                if len(rows) < BATCH:
                     return
+                cursor.execute(_FETCH)
 
 
 def _translated(error: psycopg.Error) -> Exception:

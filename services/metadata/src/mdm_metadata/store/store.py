@@ -28,7 +28,7 @@ class PostgresTransaction:
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
         """Return the collections that exist among folded paths; they cannot be dropped until the transaction ends."""
-        return schema.find_collections(self._connection, self._cache, paths, caller, lock=True)
+        return schema.find_collections(self._connection, self._cache, paths, caller)
 
     def list_collections(self, path: str, after: str, limit: int, caller: Caller) -> list[StoredCollection]:
         """Return collections at and below a folded path that the caller may list or get."""
@@ -101,7 +101,6 @@ class PostgresStore:
         with self._pool.connection() as connection:
             session = PostgresQuerySession(connection, self._cache, self._limits)
             try:
-                session.begin()
                 yield session
             finally:
                 session.end()
