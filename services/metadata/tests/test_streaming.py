@@ -63,6 +63,18 @@ def test_limit_and_offset_hold_on_both_sides_of_a_batch(service, loader, clause,
     assert len(answer.rows) == count
 
 
+def test_rows_too_large_for_one_message_are_sent_in_several(service, loader):
+    acl = loader.acl({})
+    loader.create(pb.Collection(path="/wide", attributes=[service.attribute("t", "TEXT")], acl_id=acl, default_acl_id=acl))
+    loader.upsert("/wide", *(service.entry(f"{n:03}", t="x" * 60_000) for n in range(200)))
+    responses = list(loader.metadata.Query(pb.QueryRequest(sql='SELECT entry, t FROM "/wide" ORDER BY entry')))[1:]
+    assert max(response.ByteSize() for response in responses) < 4 * 1024 * 1024
+    assert [key for response in responses for key in response.rows.columns[0].texts] == [f"{n:03}" for n in range(200)]
+    with pytest.raises(service.failed) as raised:
+        loader.rows(f'SELECT {", ".join(["t"] * 100)} FROM "/wide" LIMIT 1')
+    assert raised.value.reason == "QUERY_ROW_TOO_LARGE"
+
+
 def test_an_empty_answer_has_its_header(service, loader):
     answer = loader.query('SELECT n AS x, COUNT(*) FROM "/many" WHERE n < 0 GROUP BY n')
     assert (answer.names, answer.rows) == (["x", "count"], [])

@@ -9,7 +9,7 @@ from mdm.common.v1 import common_pb2
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
 from mdm_service import status
-from mdm_service.errors import Invalid, MdmError
+from mdm_service.errors import Exhausted, Invalid, MdmError
 from mdm_service.identity import current_caller
 
 from mdm_metadata.model import Assignment, Attribute, AttributeType, Collection, Entry, Scalar, StoredCollection
@@ -18,6 +18,7 @@ from mdm_metadata.service import MetadataService, Outcome
 
 FULL_NAME = "mdm.metadata.v1.MetadataService"
 MAX_PAGE = 1_000
+MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -77,8 +78,8 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
             fields = [_FIELDS.get(output.type, "texts") for output in answer.outputs]
             yield pb.QueryResponse(header=pb.QueryHeader(columns=[_column(output) for output in answer.outputs]))
             for columns in answer.batches:
-                data = [_data(field, values) for field, values in zip(fields, columns, strict=True)]
-                yield pb.QueryResponse(rows=pb.RowBatch(count=len(columns[0]), columns=data))
+                for batch in _batches(fields, columns):
+                    yield pb.QueryResponse(rows=batch)
 
 
 def _status(outcome: Outcome) -> common_pb2.ItemStatus:
@@ -159,6 +160,19 @@ def _described(stored: StoredCollection) -> pb.Collection:
 
 def _column(output: Output) -> pb.ResultColumn:
     return pb.ResultColumn(name=output.name, type=pb.AttributeType.ValueType(output.type), unit=output.unit)
+
+
+def _batches(fields: Sequence[str], columns: Sequence[Sequence[Any]]) -> Iterator[pb.RowBatch]:
+    """Yield rows as one message, or as several when one would be too large for a message."""
+    count = len(columns[0])
+    batch = pb.RowBatch(count=count, columns=[_data(field, values) for field, values in zip(fields, columns, strict=True)])
+    if batch.ByteSize() <= MAX_BATCH_BYTES:
+        yield batch
+        return
+    if count == 1:
+        raise Exhausted("QUERY_ROW_TOO_LARGE", f"A row has more than {MAX_BATCH_BYTES} bytes: select fewer columns.")
+    for part in (slice(0, count // 2), slice(count // 2, count)):
+        yield from _batches(fields, [values[part] for values in columns])
 
 
 def _data(field: str, values: Sequence[Any]) -> pb.ColumnData:
