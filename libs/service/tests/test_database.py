@@ -52,3 +52,9 @@ def test_a_database_newer_than_the_program_is_refused(database_conninfo, compone
 @pytest.fixture
 def database_conninfo(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue("database").conninfo
+
+
+@pytest.mark.integration
+def test_pooled_connections_do_not_compile_queries(database_conninfo):
+    with database.open_pool(database.DatabaseSettings(conninfo=database_conninfo)) as pool, pool.connection() as connection:
+        assert connection.execute("SHOW jit").fetchone() == ("off",)
