@@ -13,7 +13,6 @@ from mdm_dicom_srm.pacs.port import InstanceLocator, RetrievedInstance
 
 # With `*` the server sends each instance in the transfer syntax it stores (PS3.18 section 8.7.3.5.2).
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_CHUNK = 256 * 1024
 # From this share of a series on, one request for all of it is cheaper than one per instance.
 _WHOLE_SERIES_SHARE = 0.5
 _FEW = 3
@@ -29,6 +28,8 @@ class WadoRs:
             auth=(user, password) if user else None,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=8),
+            # Images hardly compress; a server that tries anyway (Orthanc) becomes several times slower.
+            headers={"Accept-Encoding": "identity"},
             trust_env=False,
         )
 
@@ -79,7 +80,7 @@ class WadoRs:
                 if content_type.startswith("application/dicom"):
                     yield response.read()
                 else:
-                    yield from parts(response.iter_bytes(_CHUNK), boundary_of(content_type))
+                    yield from parts(response.iter_raw(), boundary_of(content_type))
         except (httpx.HTTPError, MultipartBroken) as error:
             raise _unavailable(error) from None
 
