@@ -31,7 +31,7 @@ _ENTRY = (
     " e.create_time, e.modify_time, e.rev"
 )
 
-# LATERAL … LIMIT 1 keeps the planner at one index probe per step, whatever it believes about the size of `entry`.
+# LATERAL with LIMIT 1 or OFFSET 0 keeps the planner at one index probe per step, whatever it believes about the sizes.
 _WALK = """
 WITH RECURSIVE walk (number, names, depth, id, default_acl_id, acl_ids) AS (
     SELECT p.number, CASE WHEN p.lfn = '/' THEN '{}'::text[] ELSE string_to_array(substr(p.lfn, 2), '/') END,
@@ -65,19 +65,34 @@ CROSS JOIN LATERAL (
     SELECT {_NODE} FROM entry e WHERE e.parent_id = wanted.parent_id AND e.name = wanted.name LIMIT 1
 ) e
 """
+_BY_GUID = f"""
+SELECT e.* FROM unnest(%s::uuid[]) AS wanted (guid)
+CROSS JOIN LATERAL (SELECT {_NODE} FROM entry e WHERE e.guid = wanted.guid LIMIT 1) e
+"""
+_BY_SURL = f"""
+SELECT wanted.surl, e.* FROM unnest(%s::text[]) AS wanted (surl)
+CROSS JOIN LATERAL (SELECT {_NODE} FROM replica r JOIN entry e ON e.id = r.entry_id WHERE r.surl = wanted.surl LIMIT 1) e
+"""
+_REMOVAL_ACLS = """
+SELECT DISTINCT p.acl_id, c.acl_id FROM entry p
+CROSS JOIN LATERAL (SELECT DISTINCT e.acl_id FROM entry e WHERE e.parent_id = p.id) c
+WHERE p.id = ANY (%s)
+"""
 _SUBTREE_ACLS = """
 WITH RECURSIVE directory (id) AS (
     SELECT id FROM entry WHERE id = %(id)s AND kind = 1
     UNION ALL
-    SELECT e.id FROM directory d JOIN entry e ON e.parent_id = d.id AND e.kind = 1
+    SELECT c.id FROM directory d CROSS JOIN LATERAL (SELECT e.id FROM entry e WHERE e.parent_id = d.id AND e.kind = 1 OFFSET 0) c
 ), below AS (
-    SELECT acl_id, default_acl_id, kind FROM entry WHERE id = %(id)s
+    SELECT acl_id, default_acl_id, kind, 1 AS entries FROM entry WHERE id = %(id)s
     UNION ALL
-    SELECT e.acl_id, e.default_acl_id, e.kind FROM directory d JOIN entry e ON e.parent_id = d.id
+    SELECT c.* FROM directory d CROSS JOIN LATERAL (
+        SELECT e.acl_id, e.default_acl_id, e.kind, count(*) FROM entry e WHERE e.parent_id = d.id GROUP BY 1, 2, 3
+    ) c
 ), reference AS (
-    SELECT acl_id, kind, 1 AS entries FROM below
+    SELECT acl_id, kind, entries FROM below
     UNION ALL
-    SELECT default_acl_id, kind, (default_acl_id <> acl_id)::int FROM below WHERE default_acl_id IS NOT NULL
+    SELECT default_acl_id, kind, CASE WHEN default_acl_id = acl_id THEN 0 ELSE entries END FROM below WHERE default_acl_id IS NOT NULL
 ), inside AS (
     SELECT acl_id, sum(entries) FILTER (WHERE kind = 2) AS files, sum(entries) FILTER (WHERE kind = 1) AS directories
     FROM reference GROUP BY acl_id
@@ -157,6 +172,7 @@ class _Transaction:
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._cursor = connection.cursor(binary=True)
+        self._paging = False
 
     def root(self) -> Node:
         return self._nodes(f"SELECT {_NODE} FROM entry e WHERE e.id = 0")[0]
@@ -177,12 +193,11 @@ class _Transaction:
         return {(node.parent_id or ROOT_ID, node.name): node for node in self._nodes(_CHILDREN, (parents, names), when=places)}
 
     def by_guid(self, guids: Collection[UUID]) -> dict[UUID, Node]:
-        nodes = self._nodes(f"SELECT {_NODE} FROM entry e WHERE e.guid = ANY (%s)", (list(guids),), when=guids)
+        nodes = self._nodes(_BY_GUID, (list(guids),), when=guids)
         return {node.guid: node for node in nodes if node.guid is not None}
 
     def by_surl(self, surls: Collection[str]) -> dict[str, Node]:
-        query: LiteralString = f"SELECT r.surl, {_NODE} FROM replica r JOIN entry e ON e.id = r.entry_id WHERE r.surl = ANY (%s)"
-        return {row[0]: _node(row[1:]) for row in self._rows(query, (list(surls),), when=surls)}
+        return {row[0]: _node(row[1:]) for row in self._rows(_BY_SURL, (list(surls),), when=surls)}
 
     def rights(self, caller: Caller, acl_ids: Collection[UUID]) -> dict[UUID, Permission]:
         query: LiteralString = "SELECT id, acl_permissions(id, %s, %s::text[]) FROM unnest(%s::uuid[]) AS wanted (id)"
@@ -208,6 +223,10 @@ class _Transaction:
         return found
 
     def page(self, directory_id: int, after: str, limit: int) -> list[Entry]:
+        if not self._paging:
+            # A page must come off the index in order: reading a directory of a million names to sort them would be paid per page.
+            self._cursor.execute("SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)")
+            self._paging = True
         query: LiteralString = (
             f"SELECT {_ENTRY} FROM entry e JOIN acl a ON a.id = e.acl_id WHERE e.parent_id = %s AND e.name > %s ORDER BY e.name LIMIT %s"
         )
@@ -237,8 +256,7 @@ class _Transaction:
         return found
 
     def removal_acls(self, directory_ids: Collection[int]) -> set[tuple[UUID, UUID]]:
-        query: LiteralString = "SELECT DISTINCT p.acl_id, e.acl_id FROM entry p JOIN entry e ON e.parent_id = p.id WHERE p.id = ANY (%s)"
-        return {(parent, child) for parent, child in self._rows(query, (list(directory_ids),))}
+        return {(parent, child) for parent, child in self._rows(_REMOVAL_ACLS, (list(directory_ids),))}
 
     def remove(self, ids: Collection[int]) -> None:
         if ids:

@@ -22,7 +22,7 @@ CREATE TABLE entry (
 
 CREATE UNIQUE INDEX entry_guid_key ON entry (guid) WHERE guid IS NOT NULL;
 -- Walks down the tree touch directories only, so their cost does not depend on the number of files.
-CREATE INDEX entry_directories ON entry (parent_id) WHERE kind = 1;
+CREATE INDEX entry_directories ON entry (parent_id, name) WHERE kind = 1;
 CREATE INDEX entry_acl ON entry (acl_id);
 CREATE INDEX entry_default_acl ON entry (default_acl_id) WHERE default_acl_id IS NOT NULL;
 
