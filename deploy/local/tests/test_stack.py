@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from mdm_local.pacs.kind import ARCHIVE, KINDS
+from mdm_local.process import ProcessRecord
 
 pytestmark = pytest.mark.integration
 
@@ -72,18 +73,20 @@ def test_up_after_crashes_starts_what_is_down_and_leaves_the_rest(roots):
     assert crashed["up"] is False
     assert crashed["services"]["keystore-a"]["health"] == "down"
     local(roots[0], "up")
-    after = pids(status(roots[0]))
-    assert status(roots[0])["up"] is True
+    mended = status(roots[0])
+    assert mended["up"] is True
+    after = pids(mended)
     assert {name for name in before if before[name] != after[name]} == {"keystore-a", "dicom-srm", "pacs"}
 
 
 @pytest.mark.timeout(400)
-def test_one_service_is_stopped_killed_and_started(roots):
-    for command in ("stop", "kill"):
-        local(roots[0], command, "keystore-b")
-        assert status(roots[0])["services"]["keystore-b"] | {"health": "down", "pid": None} == status(roots[0])["services"]["keystore-b"]
-        local(roots[0], "start", "keystore-b")
-        assert status(roots[0])["services"]["keystore-b"]["health"] == "serving"
+@pytest.mark.parametrize("command", ["stop", "kill"])
+def test_one_service_goes_and_comes_back(command, roots):
+    local(roots[0], command, "keystore-b")
+    gone = status(roots[0])["services"]
+    assert [name for name, entry in gone.items() if (entry["health"], entry["pid"]) == ("down", None)] == ["keystore-b"]
+    local(roots[0], "start", "keystore-b")
+    assert status(roots[0])["up"] is True
 
 
 @pytest.mark.timeout(400)
@@ -92,10 +95,7 @@ def test_down_stops_every_process_and_up_continues_with_the_same_keys(roots):
     before = pids(status(root))
     authority = (root / "pki" / "ca.crt").read_bytes()
     local(root, "down")
-    for pid in before.values():
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-    assert all(pid is None for pid in pids(status(root)).values())
+    assert [name for name, pid in before.items() if ProcessRecord.of(pid)] == []
     local(root, "up")
     assert status(root)["up"] is True
     assert (root / "pki" / "ca.crt").read_bytes() == authority

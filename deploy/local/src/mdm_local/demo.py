@@ -18,6 +18,7 @@ from pynetdicom import AE
 
 from mdm_local.component import SITE, VO
 from mdm_local.error import LocalError
+from mdm_local.layout import default_root
 from mdm_local.pacs.kind import LOCAL_AE_TITLE
 from mdm_local.sample import Sample, samples
 from mdm_local.stack import Stack
@@ -189,7 +190,7 @@ class Demo:
         _title("Summary")
         print("\n".join(f"  {line}" for line in self._summary))
         root = self._stack.layout.root
-        options = "" if root.name == ".mdm-local" else f" --data-dir {shlex.quote(str(root))}"
+        options = "" if root == default_root() else f" --data-dir {shlex.quote(str(root))}"
         command = Path(sys.executable).parent / "mdm"
         print(f"\nThe stack stays up. Try   {_relative(command)} --config {_relative(self._stack.layout.client('alice'))} ls -l -R /{VO}")
         print(f"Stop it with              {_relative(command.with_name('mdm-local'))} down{options}     (--purge removes it)")

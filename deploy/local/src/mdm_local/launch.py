@@ -1,12 +1,11 @@
 """How each component's program is called."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from mdm_local.component import FORWARDER, PACS, SCP, Service, service_named
+from mdm_local.component import FORWARDER, PACS, SCP, service_named
 from mdm_local.error import LocalError
 from mdm_local.layout import Layout
 from mdm_local.pacs import orthanc
@@ -14,7 +13,6 @@ from mdm_local.pacs.kind import ARCHIVE, Pacs, find_dicomweb_plugin, find_orthan
 from mdm_local.pki import write_private
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
-_MIGRATION_SECONDS = 120
 
 
 class Launcher:
@@ -38,32 +36,6 @@ class Launcher:
         if name == PACS:
             return self._archive() if self._pacs.kind == ARCHIVE else self._orthanc()
         raise LocalError(f"{name}: has no command")
-
-    def migrate(self, services: Sequence[Service]) -> None:
-        """Bring the databases of services to the version of the programs, all at the same time.
-
-        Raises:
-            LocalError: one failed.
-        """
-        started = [
-            (
-                service,
-                subprocess.Popen(
-                    [sys.executable, "-m", service.module, "migrate", "--config", self._layout.config(service.name)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=self.environment(),
-                    text=True,
-                ),
-            )
-            for service in services
-        ]
-        outputs = [(service, running, running.communicate(timeout=_MIGRATION_SECONDS)[0]) for service, running in started]
-        for service, running, output in outputs:
-            if running.returncode != 0:
-                lines = output.strip().splitlines() or ["it said nothing"]
-                raise LocalError(f"{service.name}: its database cannot be migrated: {lines[-1]}")
 
     def _orthanc(self) -> list[str | Path]:
         program = find_orthanc()
