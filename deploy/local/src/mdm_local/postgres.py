@@ -51,7 +51,7 @@ class PostgresServer:
             pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return None
-        return pid if _is_postgres(pid) else None
+        return pid if _serves(pid, self.data) else None
 
     def start(self, timeout: float = 60) -> None:
         """Initialise the cluster if need be and start the server; return when it accepts connections. Does nothing when it runs.
@@ -175,8 +175,10 @@ def _environment() -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if not key.startswith("PG")}, "LC_ALL": "C.UTF-8"}
 
 
-def _is_postgres(pid: int) -> bool:
+def _serves(pid: int, data: Path) -> bool:
+    """Tell whether a process is the PostgreSQL of this very cluster: a pid left over from a crash may belong to another one's."""
     try:
-        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+    return Path(os.fsdecode(arguments[0])).name == "postgres" and os.fsencode(data) in arguments
