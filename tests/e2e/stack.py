@@ -55,10 +55,12 @@ class Stack:
         return int(self.status()["services"][service]["pid"])
 
     def store(self, *paths: Path) -> None:
-        """Store files in the PACS, by dcmtk's storescu where it is installed."""
+        """Store files in the PACS: by dcmtk's storescu, or dcmsend where a file is compressed; by pynetdicom where there is no dcmtk."""
+        peer = [self.pacs["host"], str(self.pacs["port"]), *map(str, paths)]
         if shutil.which("storescu"):
-            command = ["storescu", "-aec", self.pacs["aet"], "-R", self.pacs["host"], str(self.pacs["port"]), *map(str, paths)]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            compressed = any(dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed for path in paths)
+            command = ["dcmsend", "--decompress-never"] if compressed else ["storescu", "-R"]
+            subprocess.run([*command, "-aec", self.pacs["aet"], *peer], check=True, capture_output=True, timeout=60)
             return
         entity = AE()
         datasets = [dcmread(path) for path in paths]

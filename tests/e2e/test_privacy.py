@@ -101,7 +101,7 @@ def test_the_search_would_find_a_leak(images, stack: Stack, mdm: Mdm):
     rows = mdm.query("carol", f"SELECT PatientName FROM \"{PATIENTS}\" WHERE PatientID = '{images[0].patient_id}'")
     assert rows == [{"PatientName": images[0].patient_name}]
     server = stack.status()["postgres"]["conninfo"]
-    with psycopg.connect(conninfo.make_conninfo(server, dbname="metadata")) as connection:
+    with psycopg.connect(conninfo.make_conninfo(server, dbname="mdm_metadata")) as connection:
         found = connection.execute("SELECT count(*) FROM entry WHERE entry::text LIKE %s", (f"%{images[0].patient_id}%",)).fetchone()
     assert found == (1,)
 
