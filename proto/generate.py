@@ -46,8 +46,7 @@ def differing(left: Path, right: Path) -> list[str]:
     return sorted(
         name
         for name in names
-        if not ((left / name).is_file() and (right / name).is_file())
-        or not filecmp.cmp(left / name, right / name, shallow=False)
+        if not ((left / name).is_file() and (right / name).is_file()) or not filecmp.cmp(left / name, right / name, shallow=False)
     )
 
 
