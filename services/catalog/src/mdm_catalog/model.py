@@ -16,6 +16,7 @@ from mdm_catalog.path import Lfn
 MAX_BATCH = 10_000
 MAX_COMMENT_BYTES = 255
 MAX_SURL_BYTES = 1023
+MAX_HOST_BYTES = 255
 MAX_REPLICAS = 100
 MAX_SIZE = 2**63 - 1
 SHA256_BYTES = 32
@@ -242,7 +243,7 @@ def parse_replica(surl: str, status: ReplicaStatus, host: str) -> Replica:
     if not host:
         authority = surl.split("/", 3)[2]
         host = authority.rpartition(":")[0] if re.search(r":[0-9]+$", authority) else authority
-    if len(host.encode()) > MAX_COMMENT_BYTES or _CONTROL.search(host) or " " in host:
+    elif len(host.encode()) > MAX_HOST_BYTES or " " in host or _CONTROL.search(host):
         raise Invalid("HOST_INVALID", "host is not a host name.")
     return Replica(surl, status, host)
 

@@ -36,7 +36,7 @@ _WALK = """
 WITH RECURSIVE walk (number, names, depth, id, default_acl_id, acl_ids) AS (
     SELECT p.number, CASE WHEN p.lfn = '/' THEN '{}'::text[] ELSE string_to_array(substr(p.lfn, 2), '/') END,
            0, r.id, r.default_acl_id, ARRAY[r.acl_id]
-    FROM unnest(%s::text[]) WITH ORDINALITY AS p (lfn, number) CROSS JOIN entry r
+    FROM unnest(%b::text[]) WITH ORDINALITY AS p (lfn, number) CROSS JOIN entry r
     WHERE r.id = 0
     UNION ALL
     SELECT w.number, w.names, w.depth + 1, c.id, c.default_acl_id, w.acl_ids || c.acl_id
@@ -52,7 +52,7 @@ FROM walk ORDER BY number, depth DESC
 _CLIMB = """
 WITH RECURSIVE climb (start, parent_id, names, default_acl_id, acl_ids) AS (
     SELECT e.id, e.parent_id, ARRAY[e.name], e.default_acl_id, ARRAY[e.acl_id]
-    FROM unnest(%s::bigint[]) AS wanted (id) CROSS JOIN LATERAL (SELECT * FROM entry WHERE entry.id = wanted.id LIMIT 1) e
+    FROM unnest(%b::bigint[]) AS wanted (id) CROSS JOIN LATERAL (SELECT * FROM entry WHERE entry.id = wanted.id LIMIT 1) e
     UNION ALL
     SELECT c.start, p.parent_id, p.name || c.names, c.default_acl_id, p.acl_id || c.acl_ids
     FROM climb c CROSS JOIN LATERAL (SELECT e.* FROM entry e WHERE e.id = c.parent_id LIMIT 1) p
@@ -60,23 +60,23 @@ WITH RECURSIVE climb (start, parent_id, names, default_acl_id, acl_ids) AS (
 SELECT start, names, default_acl_id, acl_ids FROM climb WHERE parent_id IS NULL
 """
 _CHILDREN = f"""
-SELECT e.* FROM unnest(%s::bigint[], %s::text[]) AS wanted (parent_id, name)
+SELECT e.* FROM unnest(%b::bigint[], %b::text[]) AS wanted (parent_id, name)
 CROSS JOIN LATERAL (
     SELECT {_NODE} FROM entry e WHERE e.parent_id = wanted.parent_id AND e.name = wanted.name LIMIT 1
 ) e
 """
 _BY_GUID = f"""
-SELECT e.* FROM unnest(%s::uuid[]) AS wanted (guid)
+SELECT e.* FROM unnest(%b::uuid[]) AS wanted (guid)
 CROSS JOIN LATERAL (SELECT {_NODE} FROM entry e WHERE e.guid = wanted.guid LIMIT 1) e
 """
 _BY_SURL = f"""
-SELECT wanted.surl, e.* FROM unnest(%s::text[]) AS wanted (surl)
+SELECT wanted.surl, e.* FROM unnest(%b::text[]) AS wanted (surl)
 CROSS JOIN LATERAL (SELECT {_NODE} FROM replica r JOIN entry e ON e.id = r.entry_id WHERE r.surl = wanted.surl LIMIT 1) e
 """
 _REMOVAL_ACLS = """
 SELECT DISTINCT p.acl_id, c.acl_id FROM entry p
 CROSS JOIN LATERAL (SELECT DISTINCT e.acl_id FROM entry e WHERE e.parent_id = p.id) c
-WHERE p.id = ANY (%s)
+WHERE p.id = ANY (%b)
 """
 _SUBTREE_ACLS = """
 WITH RECURSIVE directory (id) AS (
@@ -171,6 +171,7 @@ class _Transaction:
     """Reading and Writing on one connection."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
+        # Binary results, and binary (%b) arrays as parameters: quoting the elements of text arrays is slow in large batches.
         self._cursor = connection.cursor(binary=True)
         self._paging = False
 
@@ -200,23 +201,23 @@ class _Transaction:
         return {row[0]: _node(row[1:]) for row in self._rows(_BY_SURL, (list(surls),), when=surls)}
 
     def rights(self, caller: Caller, acl_ids: Collection[UUID]) -> dict[UUID, Permission]:
-        query: LiteralString = "SELECT id, acl_permissions(id, %s, %s::text[]) FROM unnest(%s::uuid[]) AS wanted (id)"
+        query: LiteralString = "SELECT id, acl_permissions(id, %s, %b::text[]) FROM unnest(%b::uuid[]) AS wanted (id)"
         rows = self._rows(query, (caller.dn, sorted(caller.principals), list(acl_ids)), when=acl_ids)
         return {acl_id: Permission(bits) for acl_id, bits in rows}
 
     def entries(self, ids: Collection[int]) -> dict[int, Entry]:
-        query: LiteralString = f"SELECT {_ENTRY} FROM entry e JOIN acl a ON a.id = e.acl_id WHERE e.id = ANY (%s)"
+        query: LiteralString = f"SELECT {_ENTRY} FROM entry e JOIN acl a ON a.id = e.acl_id WHERE e.id = ANY (%b)"
         return {row[0]: _entry(row) for row in self._rows(query, (list(ids),), when=ids)}
 
     def replicas(self, entry_ids: Collection[int]) -> dict[int, tuple[Replica, ...]]:
-        query: LiteralString = "SELECT entry_id, surl, status, host FROM replica WHERE entry_id = ANY (%s) ORDER BY id"
+        query: LiteralString = "SELECT entry_id, surl, status, host FROM replica WHERE entry_id = ANY (%b) ORDER BY id"
         found: dict[int, tuple[Replica, ...]] = {}
         for entry_id, surl, status, host in self._rows(query, (list(entry_ids),), when=entry_ids):
             found[entry_id] = (*found.get(entry_id, ()), Replica(surl, ReplicaStatus(status), host))
         return found
 
     def available(self, entry_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
-        query: LiteralString = "SELECT entry_id, surl FROM replica WHERE entry_id = ANY (%s) AND status = %s ORDER BY id"
+        query: LiteralString = "SELECT entry_id, surl FROM replica WHERE entry_id = ANY (%b) AND status = %s ORDER BY id"
         found: dict[int, tuple[str, ...]] = {}
         for entry_id, surl in self._rows(query, (list(entry_ids), ReplicaStatus.AVAILABLE), when=entry_ids):
             found[entry_id] = (*found.get(entry_id, ()), surl)
@@ -249,7 +250,7 @@ class _Transaction:
         # From the top down: below a locked directory nothing can appear, so every level is complete when it is read.
         found = [directory_id]
         level = [directory_id]
-        query: LiteralString = "SELECT e.id FROM entry e WHERE e.parent_id = ANY (%s) AND e.kind = 1 ORDER BY e.id FOR UPDATE"
+        query: LiteralString = "SELECT e.id FROM entry e WHERE e.parent_id = ANY (%b) AND e.kind = 1 ORDER BY e.id FOR UPDATE"
         while level:
             level = [row[0] for row in self._rows(query, (level,))]
             found.extend(level)
@@ -260,21 +261,21 @@ class _Transaction:
 
     def remove(self, ids: Collection[int]) -> None:
         if ids:
-            self._cursor.execute("DELETE FROM entry WHERE id = ANY (%s)", (list(ids),))
+            self._cursor.execute("DELETE FROM entry WHERE id = ANY (%b)", (list(ids),))
 
     def remove_empty(self, ids: Collection[int]) -> set[int]:
         query: LiteralString = (
-            "DELETE FROM entry d WHERE d.id = ANY (%s) AND NOT EXISTS (SELECT FROM entry e WHERE e.parent_id = d.id) RETURNING d.id"
+            "DELETE FROM entry d WHERE d.id = ANY (%b) AND NOT EXISTS (SELECT FROM entry e WHERE e.parent_id = d.id) RETURNING d.id"
         )
         return {row[0] for row in self._rows(query, (list(ids),), when=ids)}
 
     def remove_children(self, directory_ids: Collection[int]) -> None:
-        self._cursor.execute("DELETE FROM entry WHERE parent_id = ANY (%s)", (list(directory_ids),))
+        self._cursor.execute("DELETE FROM entry WHERE parent_id = ANY (%b)", (list(directory_ids),))
 
     def insert_directories(self, rows: Sequence[tuple[int, str, UUID, UUID]]) -> dict[Place, int]:
         query: LiteralString = (
             "INSERT INTO entry (parent_id, name, acl_id, default_acl_id, kind)"
-            " SELECT *, 1 FROM unnest(%s::bigint[], %s::text[], %s::uuid[], %s::uuid[]) RETURNING parent_id, name, id"
+            " SELECT *, 1 FROM unnest(%b::bigint[], %b::text[], %b::uuid[], %b::uuid[]) RETURNING parent_id, name, id"
         )
         return {(parent, name): entry_id for parent, name, entry_id in self._rows(query, _columns(rows, 4), when=rows)}
 
@@ -282,7 +283,7 @@ class _Transaction:
         # In order of place, so that two batches with common names wait for each other in one direction.
         query: LiteralString = (
             "INSERT INTO entry (parent_id, name, guid, size, sha256, comment, acl_id, kind)"
-            " SELECT *, 2 FROM unnest(%s::bigint[], %s::text[], %s::uuid[], %s::bigint[], %s::bytea[], %s::text[], %s::uuid[])"
+            " SELECT *, 2 FROM unnest(%b::bigint[], %b::text[], %b::uuid[], %b::bigint[], %b::bytea[], %b::text[], %b::uuid[])"
             " ON CONFLICT DO NOTHING RETURNING parent_id, name, id, guid"
         )
         ordered = sorted(rows, key=lambda row: row[:2])
@@ -291,7 +292,7 @@ class _Transaction:
     def insert_replicas(self, rows: Sequence[tuple[int, Replica]]) -> None:
         query: LiteralString = (
             "INSERT INTO replica (entry_id, surl, status, host)"
-            " SELECT * FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::text[]) ON CONFLICT (surl) DO NOTHING"
+            " SELECT * FROM unnest(%b::bigint[], %b::text[], %b::smallint[], %b::text[]) ON CONFLICT (surl) DO NOTHING"
         )
         if rows:
             columns = [(entry_id, replica.surl, int(replica.status), replica.host) for entry_id, replica in rows]
@@ -304,7 +305,7 @@ class _Transaction:
             "UPDATE entry e SET size = coalesce(n.size, e.size), comment = coalesce(n.comment, e.comment),"
             " sha256 = CASE WHEN n.sha256 IS NULL THEN e.sha256 ELSE nullif(n.sha256, ''::bytea) END,"
             " modify_time = now(), rev = e.rev + 1"
-            " FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[], %s::text[]) AS n (id, size, sha256, comment) WHERE e.id = n.id"
+            " FROM unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::text[]) AS n (id, size, sha256, comment) WHERE e.id = n.id"
         )
         if changes:
             self._cursor.execute(query, _columns([(entry_id, c.size, c.sha256, c.comment) for entry_id, c in changes], 4))
@@ -313,13 +314,13 @@ class _Transaction:
         query: LiteralString = (
             "UPDATE entry e SET acl_id = n.acl_id, default_acl_id = coalesce(n.default_acl_id, e.default_acl_id),"
             " modify_time = now(), rev = e.rev + 1"
-            " FROM unnest(%s::bigint[], %s::uuid[], %s::uuid[]) AS n (id, acl_id, default_acl_id) WHERE e.id = n.id"
+            " FROM unnest(%b::bigint[], %b::uuid[], %b::uuid[]) AS n (id, acl_id, default_acl_id) WHERE e.id = n.id"
         )
         if changes:
             self._cursor.execute(query, _columns(list(changes), 3))
 
     def _lock(self, clause: LiteralString, ids: Collection[int]) -> dict[int, Node]:
-        nodes = self._nodes(f"SELECT {_NODE} FROM entry e WHERE e.id = ANY (%s) {clause}", (list(ids),), when=ids)
+        nodes = self._nodes(f"SELECT {_NODE} FROM entry e WHERE e.id = ANY (%b) {clause}", (list(ids),), when=ids)
         return {node.id: node for node in nodes}
 
     def _nodes(self, query: LiteralString, values: Sequence[Any] = (), *, when: Collection[object] = (None,)) -> list[Node]:
