@@ -46,7 +46,7 @@ def test_constants_become_parameters_and_no_text_of_the_user_reaches_the_sql():
 def test_the_sql_names_no_table_but_entries_and_acls():
     statement = compiled('SELECT a.t, count(*) FROM "/a" a LEFT JOIN "/b" ON a.i = "/b".i WHERE a.b GROUP BY a.t')
     assert set(re.findall(r"(?:FROM|JOIN) (\w+)", statement.sql)) == {"entry", "acl", "acl_entry"}
-    assert statement.sql.count("acl_id IN (SELECT id FROM acl") == 2
+    assert statement.sql.count("acl.id = e.acl_id AND acl.owner = %(caller)s") == 2
 
 
 def test_equal_constants_share_a_parameter_so_that_grouping_by_an_expression_works():

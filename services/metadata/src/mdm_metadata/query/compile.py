@@ -42,10 +42,12 @@ _SQL_TYPES: Mapping[AttributeType, str] = {
     T.TIMESTAMP: "timestamptz",
     T.UUID: "uuid",
 }
-# Holders of one permission; `acls_granting` says the same for sets of permissions but must group all entries first.
+# What `acl_permissions` says for one permission, in a form that PostgreSQL answers by a probe for each of few rows, or by a hash for many.
 _READABLE = (
-    "SELECT id FROM acl WHERE owner = %(caller)s UNION ALL"  # noqa: S608 - constants only
-    f" SELECT acl_id FROM acl_entry WHERE principal = ANY (%(principals)s) AND permissions & {int(Permission.READ)} <> 0"
+    "(EXISTS (SELECT FROM acl WHERE acl.id = e.acl_id AND acl.owner = %(caller)s)"  # noqa: S608 - constants only
+    " OR EXISTS (SELECT FROM acl_entry"
+    " WHERE acl_entry.acl_id = e.acl_id AND acl_entry.principal = ANY (%(principals)s)"
+    f" AND acl_entry.permissions & {int(Permission.READ)} <> 0))"
 )
 
 
@@ -123,7 +125,7 @@ class _Compiler:
         self._stored = True
         selected = ", ".join(f"{self._render(column)} AS {_column_name(column)}" for column in self._columns(number)) or "1"
         collection = self._parameter(source.collection.id, "bigint")
-        terms = [f"e.collection_id = {collection}", f"e.acl_id IN ({_READABLE})", *(self._render(condition) for condition in conditions)]
+        terms = [f"e.collection_id = {collection}", _READABLE, *(self._render(condition) for condition in conditions)]
         self._stored = False
         inner = f"(SELECT {selected} FROM entry AS e WHERE {' AND '.join(terms)}{barrier}) AS s{number}"  # noqa: S608 - no text of the user's
         if not number:

@@ -15,7 +15,10 @@ from mdm_metadata.store.schema import SchemaCache, select_collections, with_sche
 
 BATCH = 1_000
 _FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
-_SETTINGS = {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "cursor_tuple_fraction": "1", "jit": "off"}
+_SETTINGS = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';"
+    " SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL statement_timeout = "
+)
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
 _TEXT_TYPES = ("uuid", "date", "timestamptz", "numeric")
@@ -47,7 +50,7 @@ class PostgresQuerySession:
         self._connection = connection
         self._cache = cache
         self._limits = limits
-        self._timeout = max(1, int(limits.statement_seconds * 1000))
+        self._settings = f"{_SETTINGS}{max(1, int(limits.statement_seconds * 1000))}".encode()  # one round trip
         self._lock = threading.Lock()
         self._running = True
         self._cancelled = False
@@ -67,16 +70,9 @@ class PostgresQuerySession:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Begin the snapshot, in one round trip with reading the collections that exist among folded paths."""
-        with self._connection.pipeline():
-            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            self._connection.execute(
-                "SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)",
-                (list(_SETTINGS), [*_SETTINGS.values()]),
-            )
-            self._connection.execute("SELECT set_config('statement_timeout', %s, true)", (str(self._timeout),))
-            rows = select_collections(self._connection, paths, caller)
-        return with_schemas(self._connection, self._cache, rows)
+        """Begin the snapshot and return the collections that exist among folded paths."""
+        self._connection.execute(self._settings)
+        return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
 
     def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
         """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns; a cancelled one just ends."""
@@ -103,14 +99,15 @@ class PostgresQuerySession:
         with self._connection.cursor() as cursor:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
-            with self._connection.pipeline():  # the first batch comes in the round trip that declares the cursor
-                self._connection.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters)
-                cursor.execute(_FETCH)
-            while rows := cursor.fetchall():
+            if statement.limit is not None and statement.limit <= BATCH:
+                if rows := cursor.execute(statement.sql.encode(), statement.parameters).fetchall():
+                    yield rows
+                return
+            cursor.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters, prepare=False)
+            while rows := cursor.execute(_FETCH).fetchall():
                 yield rows
                 if len(rows) < BATCH:
                     return
-                cursor.execute(_FETCH)
 
 
 def _translated(error: psycopg.Error) -> Exception:
