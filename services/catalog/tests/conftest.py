@@ -143,8 +143,7 @@ def catalog(running_catalog) -> Catalog:
     """The running catalog, emptied; `catalog.alice` calls it as alice."""
     with psycopg.connect(running_catalog.conninfo) as opened:
         opened.execute("TRUNCATE replica, entry, acl_entry, acl")
-    root = running_catalog.settings.root
-    PostgresStore(running_catalog.runtime.database).ensure_root(root.owner, root.acl_entries())
+    PostgresStore(running_catalog.runtime.database).ensure_root(running_catalog.settings.root.acl())
     return running_catalog
 
 

@@ -15,6 +15,7 @@ from mdm_catalog.service import CatalogService
 from mdm_catalog.store import PostgresStore
 from mdm_service import acl_store
 from mdm_service.acl import Acl, AclEntry, Permission
+from mdm_service.acl_settings import ROOT_ACL_ID
 from mdm_service.database import migrate
 from mdm_service.errors import MdmError
 from mdm_service.identity import Caller
@@ -171,7 +172,7 @@ def service(database):
     migrate(database.conninfo, MIGRATIONS)
     with ConnectionPool(database.conninfo, min_size=1, max_size=2, open=True) as pool:
         store = PostgresStore(pool)
-        store.ensure_root(OWNER.dn, [AclEntry("authenticated", P.TRAVERSE | P.LIST)])
+        store.ensure_root(Acl(ROOT_ACL_ID, OWNER.dn, (AclEntry("authenticated", P.TRAVERSE | P.LIST),)))
         yield CatalogService(store, lambda subject: OWNER)
 
 

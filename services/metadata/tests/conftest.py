@@ -149,7 +149,7 @@ def running_service(postgres: Any, pki: Any, tmp_path_factory: pytest.TempPathFa
         trust={"ca": [{"certificate": own.ca, "namespaces": [pki.namespace]}]},
         groups={"file": groups},
         database={"conninfo": conninfo, "pool_min": 1, "pool_max": 8},
-        root={"owner": pki.subject("operator"), "acl": {f"dn:{pki.subject('loader')}": "rwl"}},
+        root={"owner": pki.subject("operator"), "entries": [{"principal": f"dn:{pki.subject('loader')}", "permissions": "rwl"}]},
         query={"statement_seconds": 5, "max_rows": 150_000},
     )
     with ExitStack() as stack:

@@ -67,12 +67,9 @@ class Configuration:
     def _specific(self, service: Service) -> dict[str, object]:
         """Return the sections that only this service has; at the roots, dicom-srm may create and everyone may pass through."""
         operator, dicom_srm = self._ca.subject("operator"), "dn:" + self._ca.subject(DICOM_SRM.certificate)
-        permissions = {"authenticated": "x", dicom_srm: "wxlg"}
-        if service.name == "catalog":
-            entries = [{"principal": principal, "permissions": letters} for principal, letters in permissions.items()]
+        if service.name in ("catalog", "metadata"):
+            entries = ({"principal": "authenticated", "permissions": "x"}, {"principal": dicom_srm, "permissions": "wxlg"})
             return {"root": {"owner": operator, "entries": entries}}
-        if service.name == "metadata":
-            return {"root": {"owner": operator, "acl": permissions}}
         letter = service.name.removeprefix("keystore-")
         return {"keystore": {"name": letter, "index": KEYSTORES.index(letter) + 1, "kek_file": self._layout.secret(f"kek-{letter}")}}
 
@@ -98,7 +95,8 @@ class Configuration:
             "allowed_calling_ae_titles": [self._pacs.ae_title],
         }
         spool = {"directory": self._layout.spool, "quota_bytes": 2_000_000_000}
-        return {"pacs": pacs, "scp": scp, "spool": spool, "grid": self._client(DICOM_SRM.certificate), "acl": ACL}
+        deid = {"profile": "research"}  # sex, age and shifted dates stay, so that there is something to query
+        return {"pacs": pacs, "scp": scp, "spool": spool, "grid": self._client(DICOM_SRM.certificate), "acl": ACL, "deid": deid}
 
     def _client(self, name: str) -> dict[str, object]:
         def address(service: str) -> list[str]:

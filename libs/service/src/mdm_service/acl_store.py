@@ -50,6 +50,17 @@ def replace_entries(connection: psycopg.Connection, acl_id: UUID, entries: Itera
     return acl
 
 
+def ensure(connection: psycopg.Connection, acl: Acl) -> None:
+    """Make an ACL exist with exactly this owner and these entries; change nothing where it does already."""
+    if insert(connection, acl):
+        return
+    present = load(connection, [acl.id], lock=True)[acl.id]
+    if present.owner != acl.owner:
+        connection.execute("UPDATE acl SET owner = %s, rev = rev + 1 WHERE id = %s", (acl.owner, acl.id))
+    if set(present.entries) != set(acl.entries):
+        replace_entries(connection, acl.id, acl.entries)
+
+
 def _insert_entries(connection: psycopg.Connection, acl: Acl) -> None:
     connection.execute(
         "INSERT INTO acl_entry (acl_id, principal, permissions) SELECT %s, * FROM unnest(%s::text[], %s::integer[])",

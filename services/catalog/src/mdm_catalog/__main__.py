@@ -15,7 +15,7 @@ MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")
 def build(settings: CatalogSettings, runtime: Runtime) -> None:
     """Put the service together on a server and a database."""
     store = PostgresStore(runtime.database)
-    store.ensure_root(settings.root.owner, settings.root.acl_entries())
+    store.ensure_root(settings.root.acl())
     service = CatalogService(store, runtime.authenticator.caller_for)
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(service), runtime.server)
     acl_servicer.add_acl_service(runtime.server, runtime.database)

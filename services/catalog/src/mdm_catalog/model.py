@@ -21,8 +21,6 @@ MAX_REPLICAS = 100
 MAX_SIZE = 2**63 - 1
 SHA256_BYTES = 32
 ROOT_ID = 0
-# The root's ACL has the same id everywhere, so that configuration and tools can name it.
-ROOT_ACL = UUID("00000000-0000-4000-8000-000000000001")
 
 _SURL = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[^/\s:\[\]]+)(:[0-9]{1,5})?/[^\s\x00-\x1f\x7f-\x9f]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -10,13 +10,13 @@ from uuid import UUID
 
 import psycopg
 from mdm_service import acl_store
-from mdm_service.acl import Acl, AclEntry, Permission
+from mdm_service.acl import Acl, Permission
 from mdm_service.errors import Aborted
 from mdm_service.identity import Caller
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable, SerializationFailure
 from psycopg_pool import ConnectionPool
 
-from mdm_catalog.model import ROOT_ACL, ROOT_ID, Chain, Entry, EntryKind, FileChange, Node, Replica, ReplicaStatus, SubtreeAcl
+from mdm_catalog.model import ROOT_ID, Chain, Entry, EntryKind, FileChange, Node, Replica, ReplicaStatus, SubtreeAcl
 from mdm_catalog.path import Lfn
 from mdm_catalog.port import Place, Reading, Writing
 
@@ -137,19 +137,15 @@ class PostgresStore:
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, nothing secret
         raise Aborted("BUSY", "Others keep changing the same entries; nothing was changed, retry.")
 
-    def ensure_root(self, owner: str, entries: Collection[AclEntry]) -> None:
-        """Create the root directory if it is missing and give its ACL this owner and these entries."""
-        acl = Acl(ROOT_ACL, owner, tuple(entries))
+    def ensure_root(self, acl: Acl) -> None:
+        """Create the root directory if it is missing, under exactly this ACL."""
         with self._pool.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ROOT_LOCK,))
-            acl_store.insert(connection, acl)
-            connection.execute("UPDATE acl SET owner = %s WHERE id = %s AND owner <> %s", (owner, ROOT_ACL, owner))
-            if set(acl_store.load(connection, [ROOT_ACL], lock=True)[ROOT_ACL].entries) != set(entries):
-                acl_store.replace_entries(connection, ROOT_ACL, entries)
+            acl_store.ensure(connection, acl)
             connection.execute(
                 "INSERT INTO entry (id, name, kind, acl_id, default_acl_id) OVERRIDING SYSTEM VALUE"
                 " VALUES (%s, '', %s, %s, %s) ON CONFLICT (id) DO NOTHING",
-                (ROOT_ID, EntryKind.DIRECTORY, ROOT_ACL, ROOT_ACL),
+                (ROOT_ID, EntryKind.DIRECTORY, acl.id, acl.id),
             )
 
 

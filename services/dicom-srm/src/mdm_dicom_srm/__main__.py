@@ -1,20 +1,21 @@
 """Composition root of dicom-srm."""
 
 import functools
-import hashlib
 from pathlib import Path
 
 from mdm.srm.v1 import registration_pb2_grpc
 from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.errors import ClientError
 from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_service.acl import AclEntry, canonical_principal, parse_permissions
-from mdm_service.errors import ConfigurationError, MdmError
+from mdm_service.acl import AclEntry
+from mdm_service.acl_settings import acl_entries
+from mdm_service.errors import ConfigurationError
 from mdm_service.main import Runtime, run
 
 from mdm_dicom_srm import toolkit
 from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
 from mdm_dicom_srm.deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.deidentification import generation, make_deidentifier
 from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
@@ -29,7 +30,7 @@ from mdm_dicom_srm.register.servicer import FULL_NAME, RegistrationServicer
 from mdm_dicom_srm.register.site import SiteAcls
 from mdm_dicom_srm.register.store import RegistrationStore
 from mdm_dicom_srm.register.worker import Workers
-from mdm_dicom_srm.sealing import RecordSealer, derive_key
+from mdm_dicom_srm.sealing import RecordSealer
 from mdm_dicom_srm.stage.access import CatalogAccess
 from mdm_dicom_srm.stage.build import SERVICES as STAGE_SERVICES
 from mdm_dicom_srm.stage.build import build_stage
@@ -79,8 +80,8 @@ def build(settings: Settings, runtime: Runtime) -> None:
         locators_of=store.locators_of,
         keys=keystores,
         access=CatalogAccess(catalog),
-        make_deidentifier=functools.partial(_make_deidentifier, profile, secret),
-        generation=_generation(profile, secret),
+        make_deidentifier=functools.partial(make_deidentifier, profile, secret),
+        generation=generation(profile, secret),
         threads=settings.threads,
     )
     stage.add_to(runtime.server)
@@ -93,39 +94,18 @@ def build(settings: Settings, runtime: Runtime) -> None:
         begin()
 
 
-def _make_deidentifier(profile: Profile, secret: bytes) -> Deidentifier:
-    """Return the site's de-identifier in a worker process of staging."""
-    toolkit.silence()
-    return Deidentifier(profile, Pseudonymiser(secret))
-
-
-def _generation(profile: Profile, secret: bytes) -> str:
-    """Return a digest that changes with the rules of de-identification."""
-    conditions = [
-        (rule.reason, str(rule.outcome), sorted((tag, sorted(values)) for tag, values in rule.conditions.items())) for rule in profile.rules
-    ]
-    rules = repr((profile.name, sorted(profile.options), profile.dates, conditions))
-    return hashlib.sha256(rules.encode() + derive_key(secret, "spool")).hexdigest()
-
-
 def _keystores(grid: GridSettings, tls: TlsFiles) -> KeystoreClient:
     servers = [KeystoreServer(item.name, item.index, open_channel(item.addresses, tls)) for item in grid.keystores]
     return KeystoreClient(servers, grid.threshold)
 
 
 def _acl_entries(settings: AclSettings) -> dict[str, tuple[AclEntry, ...]]:
-    try:
-        return {
-            kind: tuple(AclEntry(canonical_principal(entry.principal), parse_permissions(entry.permissions)) for entry in entries)
-            for kind, entries in (
-                ("study", settings.study),
-                ("directory", settings.directory),
-                ("collection", settings.collection),
-                ("patients", settings.patients),
-            )
-        }
-    except MdmError as error:
-        raise ConfigurationError(f"acl: {error.message}") from error
+    return {
+        "study": acl_entries(settings.study),
+        "directory": acl_entries(settings.directory),
+        "collection": acl_entries(settings.collection),
+        "patients": acl_entries(settings.patients),
+    }
 
 
 def _site_secret(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from mdm_service.acl_settings import AclEntries, AclEntrySettings
 from mdm_service.settings import Section, ServiceSettings
 from pydantic import Field, StringConstraints, model_validator
 
@@ -65,20 +66,13 @@ class GridSettings(Section):
     srm: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
-class AclEntrySettings(Section):
-    """What one principal may do."""
-
-    principal: Annotated[str, StringConstraints(pattern=r"^(dn:.+|group:/.+|authenticated)$")]
-    permissions: Annotated[str, StringConstraints(pattern=r"^[pdrwxlgs]{1,8}$")]
-
-
 class AclSettings(Section):
     """What the ACLs that this site creates start with; later grants are not undone."""
 
-    study: tuple[AclEntrySettings, ...] = ()
-    directory: tuple[AclEntrySettings, ...] = (AclEntrySettings(principal="authenticated", permissions="x"),)
-    collection: tuple[AclEntrySettings, ...] = (AclEntrySettings(principal="authenticated", permissions="rx"),)
-    patients: tuple[AclEntrySettings, ...] = ()
+    study: AclEntries = ()
+    directory: AclEntries = (AclEntrySettings(principal="authenticated", permissions="x"),)
+    collection: AclEntries = (AclEntrySettings(principal="authenticated", permissions="rx"),)
+    patients: AclEntries = ()
 
 
 class RegistrationSettings(Section):

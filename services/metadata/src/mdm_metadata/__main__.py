@@ -17,7 +17,7 @@ MIGRATIONS = ("mdm_service.acl_migrations", "mdm_metadata.migrations")
 def build(settings: MetadataSettings, runtime: Runtime) -> None:
     """Register MetadataService and AclService."""
     store = PostgresStore(runtime.database, QueryLimits(settings.query.statement_seconds, settings.query.max_rows))
-    store.ensure_root(settings.root.as_acl())
+    store.ensure_root(settings.root.acl())
     metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store)), runtime.server)
     add_acl_service(runtime.server, runtime.database)
     runtime.add_service(FULL_NAME)

@@ -108,12 +108,7 @@ class PostgresStore:
     def ensure_root(self, acl: Acl) -> None:
         """Make the root collection exist under exactly this ACL."""
         with self._pool.connection() as connection:
-            connection.execute("INSERT INTO acl (id, owner) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING", (acl.id, acl.owner))
-            present = acl_store.load(connection, [acl.id], lock=True)[acl.id]
-            if present.owner != acl.owner:
-                connection.execute("UPDATE acl SET owner = %s WHERE id = %s", (acl.owner, acl.id))
-            if set(present.entries) != set(acl.entries):
-                acl_store.replace_entries(connection, acl.id, acl.entries)
+            acl_store.ensure(connection, acl)
             connection.execute(
                 "INSERT INTO collection (path, folded_path, acl_id, default_acl_id) VALUES ('/', '/', %(acl)s, %(acl)s)"
                 " ON CONFLICT (folded_path) DO UPDATE SET acl_id = excluded.acl_id, default_acl_id = excluded.default_acl_id",
