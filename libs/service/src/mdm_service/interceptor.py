@@ -4,6 +4,8 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
@@ -15,18 +17,29 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 
 from mdm_service import metrics, policy
 from mdm_service.authentication import Authenticator
-from mdm_service.errors import Forbidden, MdmError, Unavailable
+from mdm_service.capacity import CallLimit, StallWatch
+from mdm_service.errors import Forbidden, Invalid, MdmError, Unavailable
 from mdm_service.identity import set_caller
 
 ERROR_DOMAIN = "mdm"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _log = logging.getLogger(__name__)
 
 
 class ServiceInterceptor(grpc.ServerInterceptor):
-    """Stands before every method of a server."""
+    """Stands before every method of a server.
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    Towards gRPC every method takes a stream of requests: its own unary handlers wait for the request, as long as the caller
+    likes, before any code of ours runs. So the caller is authenticated, and its calls are counted, before its request is read.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator, limit: CallLimit, stalls: StallWatch, health: tuple[CallLimit, ThreadPoolExecutor]
+    ) -> None:
         self._authenticator = authenticator
+        self._limit = limit
+        self._stalls = stalls
+        self._health_limit, self._health_threads = health
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Wrap the handler that `continuation` finds."""
@@ -38,27 +51,46 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler.stream_stream), **kinds)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.stream_unary), **kinds)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._streaming(method, handler.unary_stream), **kinds)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), **kinds)
+            streamed = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return grpc.stream_stream_rpc_method_handler(self._streaming(method, streamed, handler.request_streaming), **kinds)
+        single = self._unary(method, handler.stream_unary if handler.request_streaming else handler.unary_unary, handler.request_streaming)
+        if method == HEALTH_CHECK:
+            # Threads of its own, so that a busy server is not taken for a dead one.
+            cast(Any, single).experimental_thread_pool = self._health_threads
+        return grpc.stream_unary_rpc_method_handler(single, **kinds)
 
-    def _admit(self, method: str, context: grpc.ServicerContext) -> None:
+    @contextmanager
+    def _admitted(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
         caller = self._authenticator.authenticate(cast(Mapping[str, Sequence[bytes]], context.auth_context()))
         if not policy.allows(method, caller.roles):
             raise Forbidden("METHOD_FORBIDDEN", "Your role may not call this method.")
-        set_caller(caller)
+        with (self._health_limit if method == HEALTH_CHECK else self._limit).hold(caller):
+            set_caller(caller)
+            yield
 
-    def _unary(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        def handle(request: Any, context: grpc.ServicerContext) -> Any:
+    def _request(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        with self._stalls.waiting(context):
+            request = next(requests, None)
+        if request is None:
+            raise Invalid("REQUEST_MISSING", "The call ended without a request.")
+        return request
+
+    def _requests(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        while True:
+            with self._stalls.waiting(context):
+                request = next(requests, None)
+            if request is None:
+                return
+            yield request
+
+    def _unary(self, method: str, behaviour: Callable[[Any, Any], Any], many: bool) -> Callable[[Any, Any], Any]:
+        def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
             status = None
             try:
-                self._admit(method, context)
-                response = behaviour(request, context)
+                with self._admitted(method, context):
+                    response = behaviour((self._requests if many else self._request)(requests, context), context)
             except Exception as error:
                 if _aborted(context):
                     raise
@@ -70,13 +102,15 @@ class ServiceInterceptor(grpc.ServerInterceptor):
 
         return handle
 
-    def _streaming(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
-        def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def _streaming(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]], many: bool) -> Callable[[Any, Any], Iterator[Any]]:
+        def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             started = time.perf_counter()
             status = None
             try:
-                self._admit(method, context)
-                yield from behaviour(request, context)
+                with self._admitted(method, context):
+                    for response in behaviour((self._requests if many else self._request)(requests, context), context):
+                        with self._stalls.waiting(context):
+                            yield response
             except Exception as error:
                 if _aborted(context):
                     raise

@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 from mdm_service import TLS_1_3_ONLY
 from mdm_service.authentication import Authenticator
+from mdm_service.capacity import CallLimit, StallWatch
 from mdm_service.errors import ConfigurationError
 from mdm_service.interceptor import ServiceInterceptor
 from mdm_service.settings import Address, TlsSettings
@@ -15,29 +16,43 @@ from mdm_service.settings import Address, TlsSettings
 MAX_MESSAGE = 32 * 1024 * 1024
 CONNECTION_AGE_MS = 10 * 60 * 1000  # so that revocation and role changes reach live connections
 GRACE_SECONDS = 10.0
+STALL_SECONDS = 60.0  # how long a call may wait for its caller
+MAX_CALLS = 2048  # under way or waiting for a thread; more are refused at once
+MAX_STREAMS = 256  # of one connection
+HANDSHAKE_MS = 20_000
+_HEALTH_THREADS, _HEALTH_CALLS = 4, 2
 
 
 class ServiceServer:
     """A gRPC server with authentication, policy, health and, if asked, reflection.
 
     `grpc` is the server to register servicers on; `add_service` announces each one's full name to health and reflection.
+    One caller holds at most half of the `threads`, and a call that waits `stall_seconds` for its caller is cancelled.
     """
 
-    def __init__(self, address: Address, tls: TlsSettings, authenticator: Authenticator, *, threads: int = 16) -> None:
+    def __init__(
+        self, address: Address, tls: TlsSettings, authenticator: Authenticator, *, threads: int = 32, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
+        self._health_executor = ThreadPoolExecutor(_HEALTH_THREADS, "health")
+        self._stalls = StallWatch(stall_seconds)
+        limit, health_limit = CallLimit(max(1, threads // 2)), CallLimit(_HEALTH_CALLS)
         self.grpc = grpc.server(
             self._executor,
-            interceptors=[ServiceInterceptor(authenticator)],
+            interceptors=[ServiceInterceptor(authenticator, limit, self._stalls, (health_limit, self._health_executor))],
+            maximum_concurrent_rpcs=MAX_CALLS,
             options=(
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ),
         )
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "health"))
+        self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._services: list[str] = []
         self.port = self._bind(address, tls)
@@ -52,6 +67,7 @@ class ServiceServer:
 
     def start(self) -> None:
         """Serve in the background and report healthy."""
+        self._stalls.start()
         self.grpc.start()
         for name in ("", *self._services):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -61,6 +77,8 @@ class ServiceServer:
         self._health.enter_graceful_shutdown()
         self.grpc.stop(grace).wait()
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._health_executor.shutdown(wait=True, cancel_futures=True)
+        self._stalls.stop()
 
     def _bind(self, address: Address, tls: TlsSettings) -> int:
         if not TLS_1_3_ONLY:

@@ -80,7 +80,7 @@ class ServiceSettings(BaseSettings):
     database: DatabaseSettings | None = None
     log: LogSettings = LogSettings()
     reflection: bool = False
-    threads: int = Field(default=16, ge=1, le=1024)
+    threads: int = Field(default=32, ge=1, le=1024)
 
     _environment_prefix: ClassVar[str] = ""
 

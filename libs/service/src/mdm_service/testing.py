@@ -54,13 +54,14 @@ def serve_in_process(
     ban_list: Path | None = None,
     groups: Path | None = None,
     roles: Mapping[str, tuple[str, ...]] | None = None,
-    threads: int = 8,
+    threads: int = 32,
+    stall_seconds: float = 60.0,
 ) -> Iterator[RunningServer]:
     """Serve what `register(server, authenticator)` adds (`server.grpc` is the grpc.Server) until the block ends."""
     authority = Authority.load(identity.ca, namespaces, crl)
     authenticator = Authenticator(TrustStore((authority,), ban_list), Membership(groups), roles or {})
     tls = TlsSettings(certificate=identity.certificate, key=identity.key, ca=identity.ca)
-    server = ServiceServer(Address(port=0), tls, authenticator, threads=threads)
+    server = ServiceServer(Address(port=0), tls, authenticator, threads=threads, stall_seconds=stall_seconds)
     register(server, authenticator)
     server.start()
     try:
