@@ -398,6 +398,15 @@ def test_a_key_of_somebody_else_is_a_conflict_and_is_not_harmed(cluster):
 
 
 @pytest.mark.integration
+def test_a_readable_key_that_somebody_else_made_first_is_never_taken_for_ones_own(cluster):
+    srm, mallory = cluster.client(), cluster.client("mallory")
+    wanted = guids(1)
+    assert all_created(mallory.create_keys(wanted, cluster.acl(mallory, ("authenticated", 255))))
+    error = srm.create_keys(wanted, cluster.acl(srm))[wanted[0]]
+    assert isinstance(error, Conflict) and error.reason == "KEY_GUARDED_OTHERWISE"
+
+
+@pytest.mark.integration
 def test_an_acl_that_is_not_there_or_not_writable_refuses_creation(cluster):
     srm, alice = cluster.client(), cluster.client("alice")
     wanted = guids(1)

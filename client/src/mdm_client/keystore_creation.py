@@ -122,22 +122,26 @@ class Creation:
         texts = [str(guid) for guid in guids]
         request = keystore_pb2.GetKeyAttributesRequest(guids=texts)
         replies = everywhere(self._servers, lambda server: server.keys.GetKeyAttributes, lambda _: request, self._timeout)
-        states = {
-            server: item_answers(reply, guids, lambda response: response.results, lambda result: result.attributes.state)
+        attributes = {
+            server: item_answers(reply, guids, lambda response: response.results, lambda result: result.attributes)
             for server, reply in replies.items()
         }
         incomplete: dict[UUID, list[KeystoreServer]] = {}
         for guid in guids:
-            answers = {server: of_server[guid] for server, of_server in states.items()}
+            answers = {server: of_server[guid] for server, of_server in attributes.items()}
             failed = next((a for a in answers.values() if isinstance(a, ClientError) and a.reason != "KEY_NOT_FOUND"), None)
-            confirmed = [server for server, answer in answers.items() if answer == keystore_pb2.KEY_STATE_CONFIRMED]
+            found = {server: answer for server, answer in answers.items() if not isinstance(answer, ClientError)}
+            confirmed = [server for server, key in found.items() if key.state == keystore_pb2.KEY_STATE_CONFIRMED]
             if failed is not None:
                 self._outcomes[guid] = failed
+            elif any(found[server].acl_id != str(self._acl_id) for server in confirmed):
+                # It may be somebody else's, who knows it: nothing of ours may be encrypted under it.
+                self._outcomes[guid] = Conflict.because("KEY_GUARDED_OTHERWISE", "a key with this GUID exists under another ACL")
             elif len(confirmed) == len(self._servers):
                 self._outcomes[guid] = None
             elif confirmed:
                 incomplete[guid] = confirmed
-            elif all(isinstance(answer, ClientError) for answer in answers.values()):
+            elif not found:
                 self._outcomes[guid] = Conflict.because("KEY_EXISTS", "a key with this GUID exists and is not yours")
         if incomplete:
             self._complete(incomplete)

@@ -132,6 +132,11 @@ class TestService:
         other = acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl.id)])
         assert stub("alice", "CreateAcls", other).statuses[0].reason == "ACL_EXISTS"
 
+    def test_an_id_that_another_owner_took_is_told_from_ones_own_changed_acl(self, stub):
+        acl = acl_pb2.Acl(id=str(uuid.uuid4()), entries=[acl_pb2.AclEntry(principal="authenticated", permissions=255)])
+        assert stub("mallory", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].code == 0
+        assert stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].reason == "ACL_TAKEN"
+
     def test_nobody_creates_an_acl_for_somebody_else(self, stub):
         acl = acl_pb2.Acl(id=str(uuid.uuid4()), owner="CN=bob,O=MDM Test")
         assert stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].reason == "ACL_OWNER_FORBIDDEN"

@@ -66,8 +66,10 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             with self._pool.connection() as connection:
                 if not acl_store.insert(connection, acl):
                     existing = acl_store.load(connection, [acl.id]).get(acl.id)
-                    if existing is None or (existing.owner, existing.entries) != (acl.owner, acl.entries):
-                        raise Conflict("ACL_EXISTS", "An ACL with this id exists with other content.")
+                    if existing is None or existing.owner != acl.owner:
+                        raise Conflict("ACL_TAKEN", "An ACL with this id exists and has another owner.")
+                    if existing.entries != acl.entries:
+                        raise Conflict("ACL_EXISTS", "An ACL with this id exists with other entries.")
         except MdmError as error:
             return status.failed(error)
         return status.ok()

@@ -20,7 +20,8 @@ from mdm_service.acl import Acl, AclEntry, Permission
 from mdm_service.errors import Conflict, Forbidden, Invalid, Unavailable
 
 GUID, ACL = uuid.uuid4(), uuid.uuid4()
-OK, EXISTS = ItemStatus(), ItemStatus(code=6, reason="EXISTS", message="there already")
+OK, EXISTS = ItemStatus(), ItemStatus(code=6, reason="ACL_EXISTS", message="there already")
+TAKEN = ItemStatus(code=6, reason="ACL_TAKEN", message="another owner")
 DENIED, WRONG = ItemStatus(code=7, reason="DENIED", message="no"), ItemStatus(code=3, reason="WRONG", message="bad")
 
 
@@ -72,6 +73,13 @@ def test_an_acl_that_exists_already_is_left_as_it_is(server: tuple[Server, grpc.
     GridCatalog(channel, "here").ensure_acls([Acl(ACL, "", (AclEntry("authenticated", Permission.READ),)), Acl(GUID, "")])
     sent = servicer.request.acls[0]
     assert (sent.id, sent.owner, sent.entries[0].principal, sent.entries[0].permissions) == (str(ACL), "", "authenticated", 4)
+
+
+def test_an_acl_that_somebody_else_made_under_our_id_is_an_error(server: tuple[Server, grpc.Channel]) -> None:
+    servicer, channel = server
+    servicer.statuses = [EXISTS, TAKEN]
+    with pytest.raises(Conflict, match="another owner"):
+        GridMetadata(channel).ensure_acls([Acl(ACL, ""), Acl(GUID, "")])
 
 
 def test_an_acl_that_is_refused_is_an_error(server: tuple[Server, grpc.Channel]) -> None:
@@ -138,7 +146,7 @@ class FakeKeystoreClient:
 def test_every_keystore_must_have_the_acl() -> None:
     acl = [Acl(ACL, "")]
     GridKeys(FakeKeystoreClient(None)).ensure_acls(acl)  # type: ignore[arg-type]
-    GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.ALREADY_EXISTS, "X", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
+    GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.ALREADY_EXISTS, "ACL_EXISTS", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
         GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.UNAVAILABLE, "X", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm_service.acl import Acl
-from mdm_service.errors import Conflict, MdmError
+from mdm_service.errors import MdmError
 
 from mdm_dicom_srm.grid.error import calling, from_item
 
@@ -24,9 +24,13 @@ def to_messages(acls: Sequence[Acl]) -> list[acl_pb2.Acl]:
 
 
 def refuse(errors: Iterable[MdmError | None]) -> None:
-    """Raise the first error, if any; one that exists already has been changed since by a grant and is left as it is."""
+    """Raise the first error, if any.
+
+    An ACL of ours that exists already has been changed since by a grant and is left as it is. One of another owner is an error:
+    what is put under it would be the owner's to read.
+    """
     for error in errors:
-        if error is not None and not isinstance(error, Conflict):
+        if error is not None and error.reason != "ACL_EXISTS":
             raise error
 
 
