@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 PACKAGES := proto libs/service libs/crypto services/catalog services/keystore services/metadata services/dicom-srm client deploy/local
 SOURCES := $(addsuffix /src,$(filter-out proto,$(PACKAGES)))
 ENVIRONMENT := $(VENV)/.complete
+# Two test processes, each with whole files, so that what a file's tests share is made once.
+PARALLEL := -n 2 --dist loadfile
 empty :=
 space := $(empty) $(empty)
 
@@ -56,10 +58,10 @@ format: $(ENVIRONMENT) ## Let ruff format the code
 	$(BIN)/ruff format .
 
 unit: $(ENVIRONMENT) ## Tests that need no other process
-	$(BIN)/pytest -m "not integration and not e2e"
+	$(BIN)/pytest $(PARALLEL) -m "not integration and not e2e"
 
 integration: $(ENVIRONMENT) ## Tests against real PostgreSQL, PACS and dcmtk
-	$(BIN)/pytest -m integration
+	$(BIN)/pytest $(PARALLEL) -m integration
 
 e2e: $(ENVIRONMENT) ## Tests through the mdm command against a whole stack
 	$(BIN)/pytest -m e2e tests/e2e
