@@ -1,11 +1,15 @@
 """The Storage SCP as a PACS meets it: success means queued, everything else is a status."""
 
 import io
+import socket
+import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pydicom
 import pytest
+from mdm_dicom_srm.register import listener
 from mdm_dicom_srm.register.scp import StorageScp
 from mdm_dicom_srm.register.service import RegistrationService
 from pynetdicom import AE
@@ -123,3 +127,60 @@ def test_compressed_syntaxes_are_accepted_as_they_are(scp: StorageScp, site: Sit
     assert association.send_c_store(image).Status == 0x0000
     association.release()
     assert len(site.states()) == 1
+
+
+def connect(scp: StorageScp) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", scp.port), 5)
+
+
+def ended(connection: socket.socket, seconds: float) -> bool:
+    """Whether the other side closes within `seconds`."""
+    connection.settimeout(seconds)
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def works(scp: StorageScp) -> bool:
+    """Whether an association can be had."""
+    association = associate(scp)
+    established = bool(association.is_established)
+    if established:
+        association.release()
+    return established
+
+
+def announcing(size: int) -> bytes:
+    """The beginning of an A-ASSOCIATE-RQ of `size` bytes."""
+    return struct.pack(">BBL", 1, 0, size)
+
+
+def test_a_pdu_of_gigabytes_is_refused_before_it_is_read(scp: StorageScp) -> None:
+    with connect(scp) as connection:
+        connection.sendall(announcing(0xFFFF_FFF0))
+        assert ended(connection, 5)
+    assert works(scp)
+
+
+def test_a_pdu_that_comes_in_drips_is_cut_off(scp: StorageScp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PDU_SECONDS", 0.5)
+    with connect(scp) as connection:
+        connection.sendall(announcing(200) + b"\0" * 10)
+        assert ended(connection, 5)
+
+
+def test_connections_that_say_nothing_are_few_and_short(scp: StorageScp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MAX_PER_HOST", 4)
+    monkeypatch.setattr(scp._ae, "_acse_timeout", 2)
+    held = [connect(scp) for _ in range(40)]
+    time.sleep(1)
+    assert len(scp._server.active_associations) <= 4
+    assert all(ended(connection, 5) for connection in held)
+    for connection in held:
+        connection.close()
+    assert works(scp)

@@ -1,6 +1,7 @@
 """Storage SCP: the PACS auto-forwards to it. Pixel data are dropped unread; success means durably queued."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,14 +9,15 @@ import pynetdicom
 from mdm_service.errors import ConfigurationError, Invalid
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts
 
 from mdm_dicom_srm.pacs.part10 import header_of
+from mdm_dicom_srm.register.listener import MAX_CONNECTIONS, make_server
 from mdm_dicom_srm.register.service import RegistrationService
 
 _log = logging.getLogger(__name__)
 _MAX_PDU = 128 * 1024
-_MAX_ASSOCIATIONS = 32
+_REQUEST_SECONDS = 10  # in which a connection must become an association
 _VERIFICATION = UID("1.2.840.10008.1.1")
 # Status codes of C-STORE (PS3.4 table B.2-1).
 _SUCCESS, _OUT_OF_RESOURCES, _MISMATCH, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
@@ -29,7 +31,8 @@ class StorageScp:
         self._address = (host, port)
         self._ae = AE(ae_title)
         self._ae.maximum_pdu_size = _MAX_PDU
-        self._ae.maximum_associations = _MAX_ASSOCIATIONS
+        self._ae.maximum_associations = MAX_CONNECTIONS
+        self._ae.acse_timeout = _REQUEST_SECONDS
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(allowed)
         self._ae.add_supported_context(_VERIFICATION)
@@ -49,9 +52,10 @@ class StorageScp:
             ConfigurationError: the address cannot be used.
         """
         try:
-            self._server = self._ae.start_server(self._address, block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+            self._server = make_server(self._ae, self._address, self._store)
         except OSError as error:
             raise ConfigurationError(f"scp: cannot listen on {self._address[0]}:{self._address[1]}: {error.strerror}") from error
+        threading.Thread(target=self._server.serve_forever, name="scp", daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening and end the associations."""
