@@ -223,6 +223,21 @@ def test_one_grant_on_the_acls_of_a_subtree_reaches_all_of_it(catalog, study):
     assert caught.value.code().name == "NOT_FOUND"
 
 
+def test_a_subtree_tells_nothing_of_what_is_in_directories_that_the_caller_may_not_list(catalog, study):
+    srm = catalog.dicom_srm
+    closed = srm.new_acl()
+    assert srm.mkdir("/biomed/hospital-b", acl=closed) == [""]
+
+    def subtree(client, lfn):
+        return client.catalog.ListSubtreeAcls(catalog_pb2.ListSubtreeAclsRequest(target=catalog_pb2.Target(lfn=lfn)))
+
+    before = [subtree(catalog.mallory, "/"), subtree(catalog.alice, "/biomed")]
+    for number in range(3):
+        assert srm.mkdir(f"/biomed/hospital-b/{number}", acl=srm.new_acl()) == [""]
+    assert [subtree(catalog.mallory, "/"), subtree(catalog.alice, "/biomed")] == before
+    assert before[1].hidden, "that something was not shown is told"
+
+
 def test_an_acl_is_assigned_by_those_who_control_the_old_and_the_new_one(catalog, study):
     lfn = "/biomed/hospital-a/p/study/1"
 

@@ -51,8 +51,8 @@ class Reading(Protocol):
     def page(self, directory_id: int, after: str, limit: int) -> list[Entry]:
         """Return at most `limit` entries of a directory whose names sort after `after`, by bytes of name."""
 
-    def subtree_acls(self, entry_id: int) -> list[SubtreeAcl]:
-        """Return the distinct ACLs of an entry and everything below it, by id."""
+    def subtree_acls(self, caller: Caller, entry_id: int) -> tuple[list[SubtreeAcl], int]:
+        """Return the distinct ACLs of an entry and of what the caller may list below it, by id, and how many directories it may not."""
 
 
 class Writing(Reading, Protocol):

@@ -152,7 +152,9 @@ class CatalogService:
         return self._store.write(lambda writing: _change(writing, caller, assignments, check, lambda ready: apply(writing, ready)))
 
     def subtree_acls(self, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
-        """Return the distinct ACLs of an entry and all below that the caller may see (`g`), and how many others there are.
+        """Return the distinct ACLs of an entry and of what the caller may list below, and how much it was not shown.
+
+        Shown are ACLs with `g`; counted are the others, or the directories that the caller may not look into if these are more.
 
         Raises:
             NotFound, Forbidden: the caller may not see the entry.
@@ -163,10 +165,10 @@ class CatalogService:
             top = _outcome(located[0], rights.unseen(located[0]))
             if isinstance(top, MdmError):
                 raise top
-            found = reading.subtree_acls(top.id)
+            found, closed = reading.subtree_acls(caller, top.id)
             rights.load(acl.acl_id for acl in found)
             shown = [acl for acl in found if rights.under(acl.acl_id) & Permission.GET]
-            return shown, len(found) - len(shown)
+            return shown, max(len(found) - len(shown), closed)
 
         return self._store.read(work)
 

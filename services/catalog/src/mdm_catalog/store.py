@@ -80,9 +80,13 @@ WHERE p.id = ANY (%b)
 """
 _SUBTREE_ACLS = """
 WITH RECURSIVE directory (id) AS (
-    SELECT id FROM entry WHERE id = %(id)s AND kind = 1
+    SELECT id FROM entry WHERE id = %(id)s AND kind = 1 AND acl_permissions(acl_id, %(caller)s, %(principals)s) & %(wanted)s = %(wanted)s
     UNION ALL
-    SELECT c.id FROM directory d CROSS JOIN LATERAL (SELECT e.id FROM entry e WHERE e.parent_id = d.id AND e.kind = 1 OFFSET 0) c
+    SELECT c.id FROM directory d CROSS JOIN LATERAL (
+        SELECT e.id FROM entry e
+        WHERE e.parent_id = d.id AND e.kind = 1 AND acl_permissions(e.acl_id, %(caller)s, %(principals)s) & %(wanted)s = %(wanted)s
+        OFFSET 0
+    ) c
 ), below AS (
     SELECT acl_id, default_acl_id, kind, 1 AS entries FROM entry WHERE id = %(id)s
     UNION ALL
@@ -103,7 +107,8 @@ SELECT i.acl_id, coalesce(i.files, 0)::bigint, coalesce(i.directories, 0)::bigin
             SELECT FROM entry WHERE acl_id = i.acl_id
             UNION ALL SELECT FROM entry WHERE default_acl_id = i.acl_id AND acl_id <> i.acl_id
             LIMIT coalesce(i.files, 0) + coalesce(i.directories, 0) + 1
-        ) referring) > coalesce(i.files, 0) + coalesce(i.directories, 0)
+        ) referring) > coalesce(i.files, 0) + coalesce(i.directories, 0),
+       ((SELECT coalesce(sum(entries), 0) FROM below WHERE kind = 1) - (SELECT count(*) FROM directory))::bigint
 FROM inside i ORDER BY i.acl_id
 """
 
@@ -229,9 +234,13 @@ class _Transaction:
         )
         return [_entry(row) for row in self._rows(query, (directory_id, after, limit))]
 
-    def subtree_acls(self, entry_id: int) -> list[SubtreeAcl]:
-        self._cursor.execute(_SUBTREE_ACLS, {"id": entry_id})
-        return [SubtreeAcl(*row) for row in self._cursor]
+    def subtree_acls(self, caller: Caller, entry_id: int) -> tuple[list[SubtreeAcl], int]:
+        wanted = int(Permission.LIST | Permission.TRAVERSE)
+        self._cursor.execute(
+            _SUBTREE_ACLS, {"id": entry_id, "caller": caller.dn, "principals": sorted(caller.principals), "wanted": wanted}
+        )
+        rows = self._cursor.fetchall()
+        return [SubtreeAcl(*row[:-1]) for row in rows], rows[0][-1] if rows else 0
 
     def lock_directories(self, ids: Collection[int]) -> dict[int, Node]:
         return self._lock("AND e.kind = 1 ORDER BY e.id FOR NO KEY UPDATE", ids)

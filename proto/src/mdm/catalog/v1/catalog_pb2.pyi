@@ -985,7 +985,7 @@ class ListSubtreeAclsResponse(_message.Message):
     ACLS_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
     hidden: _builtins.int
-    """How many distinct ACLs the caller may not see."""
+    """0 when everything was shown, else how many distinct ACLs the caller may not see, or directories it may not look into if more."""
     @_builtins.property
     def acls(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubtreeAcl]:
         """Distinct ACLs that the caller may see."""

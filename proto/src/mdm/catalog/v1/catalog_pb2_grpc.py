@@ -163,7 +163,7 @@ class CatalogServiceServicer:
 
     def ListSubtreeAcls(self, request, context):
         """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
-        Needs `g` on each; others are counted, not named.
+        Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,7 @@ class CatalogServiceStub:
     """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one."""
     ListSubtreeAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListSubtreeAclsRequest, _catalog_pb2.ListSubtreeAclsResponse]
     """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
-    Needs `g` on each; others are counted, not named.
+    Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
     """
 
 @_typing.type_check_only
@@ -99,7 +99,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one."""
     ListSubtreeAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListSubtreeAclsRequest, _catalog_pb2.ListSubtreeAclsResponse]  # type: ignore[assignment]
     """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
-    Needs `g` on each; others are counted, not named.
+    Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
     """
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -193,7 +193,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ListSubtreeAclsResponse, _abc.Awaitable[_catalog_pb2.ListSubtreeAclsResponse]]:
         """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
-        Needs `g` on each; others are counted, not named.
+        Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
         """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
