@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 
+import grpc
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -136,6 +137,18 @@ class TestService:
         acl = acl_pb2.Acl(id=str(uuid.uuid4()), entries=[acl_pb2.AclEntry(principal="authenticated", permissions=255)])
         assert stub("mallory", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].code == 0
         assert stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].reason == "ACL_TAKEN"
+
+    def test_more_entries_than_a_call_may_cost_are_refused_unread(self, stub):
+        entry = acl_pb2.AclEntry(principal="dn:CN=x,O=MDM Test", permissions=4)
+        acls = [acl_pb2.Acl(id=str(uuid.uuid4()), entries=[entry] * 300) for _ in range(40)]
+        change = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_GRANT, entry=entry)
+        for method, request in (
+            ("CreateAcls", acl_pb2.CreateAclsRequest(acls=acls)),
+            ("ModifyAcls", acl_pb2.ModifyAclsRequest(ids=[acl.id for acl in acls], changes=[change] * 300)),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub("alice", method, request)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
     def test_nobody_creates_an_acl_for_somebody_else(self, stub):
         acl = acl_pb2.Acl(id=str(uuid.uuid4()), owner="CN=bob,O=MDM Test")

@@ -17,6 +17,8 @@ from mdm_service.policy import DICOM_SRM, OPERATOR
 
 FULL_NAME = "mdm.acl.v1.AclService"
 MAX_BATCH = 1_000
+#: Entries or changes of one call; each costs the reading of a name.
+MAX_ENTRIES_IN_ALL = 10_000
 
 
 def add_acl_service(server: grpc.Server, pool: ConnectionPool) -> None:
@@ -34,6 +36,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         """Store each ACL, or say why not."""
         caller = current_caller()
         _check_batch(request.acls)
+        _check_entries(sum(len(message.entries) for message in request.acls))
         return acl_pb2.CreateAclsResponse(statuses=[self._create(caller, message) for message in request.acls])
 
     def GetAcls(self, request: acl_pb2.GetAclsRequest, context: grpc.ServicerContext) -> acl_pb2.GetAclsResponse:
@@ -55,6 +58,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         """Apply the changes to each ACL in a transaction of its own."""
         caller = current_caller()
         _check_batch(request.ids)
+        _check_entries(max(1, len(request.ids)) * len(request.changes))
         changes = [_change(change) for change in request.changes]
         return acl_pb2.ModifyAclsResponse(
             results=[_result(lambda text: self._modify(caller, _uuid(text), changes), text) for text in request.ids]
@@ -107,11 +111,11 @@ def _from_message(caller: Caller, message: acl_pb2.Acl) -> Acl:
     owner = canonical(message.owner) if message.owner else caller.dn
     if owner != caller.dn and not caller.has_role(DICOM_SRM):
         raise Forbidden("ACL_OWNER_FORBIDDEN", "Only a service may create an ACL for another owner.")
+    if len(message.entries) > MAX_ENTRIES:
+        raise Invalid("ACL_TOO_LONG", f"An ACL has at most {MAX_ENTRIES} entries: use a group.")
     entries = [_entry(entry) for entry in message.entries]
     if len({entry.principal for entry in entries}) != len(entries):
         raise Invalid("ACL_PRINCIPAL_TWICE", "A principal has at most one entry.")
-    if len(entries) > MAX_ENTRIES:
-        raise Invalid("ACL_TOO_LONG", f"An ACL has at most {MAX_ENTRIES} entries: use a group.")
     kept = (entry for entry in entries if entry.permissions)
     return Acl(_uuid(message.id), owner, tuple(sorted(kept, key=lambda entry: entry.principal)))
 
@@ -149,3 +153,8 @@ def _uuid(text: str) -> UUID:
 def _check_batch(items: Sequence[object]) -> None:
     if len(items) > MAX_BATCH:
         raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} ACLs a call.")
+
+
+def _check_entries(number: int) -> None:
+    if number > MAX_ENTRIES_IN_ALL:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_ENTRIES_IN_ALL} entries or changes of ACLs a call: split it.")

@@ -12,6 +12,7 @@ from mdm_dicom_srm.stage.model import (
     Request,
     StagedFile,
     State,
+    files_of_surls,
     guid_of_surl,
     new_token,
     parse_turl,
@@ -92,3 +93,8 @@ def test_no_state_is_left_that_is_final_and_good_only_by_omission():
 @pytest.mark.parametrize("state", list(State))
 def test_every_state_has_a_code_on_the_wire(state):
     assert _code(state)
+
+
+def test_of_a_surl_that_is_none_no_more_is_kept_than_a_surl_has() -> None:
+    (file,) = files_of_surls("here", ["x" * 3_000_000])
+    assert (file.state, len(file.surl)) == (State.INVALID_PATH, 1_023)

@@ -20,6 +20,8 @@ PDU_SECONDS = 30.0
 class GuardedServer(AssociationServer):
     """Accepts connections unless their host, or all hosts together, hold too many; further ones are closed at once."""
 
+    request_queue_size = 128
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Tell whether a new connection may be taken."""
         held = Counter(association.requestor.address for association in self.active_associations)

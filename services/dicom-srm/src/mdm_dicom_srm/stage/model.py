@@ -13,6 +13,7 @@ from mdm_service.errors import Invalid
 
 PROTOCOL = "mdm+grpc"
 MAX_FILES = 10_000
+MAX_SURL = 1_023
 
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -184,7 +185,8 @@ def parse_turl(authority: str, text: str) -> tuple[str, UUID]:
 
 def refused_file(text: str) -> StagedFile:
     """Return the file of a SURL that is not ours, unknown or forbidden: nobody can tell which."""
-    return StagedFile(text, None, State.INVALID_PATH, "NO_SUCH_FILE")
+    # It is kept as long as the request: not more of it than a SURL has.
+    return StagedFile(text[:MAX_SURL], None, State.INVALID_PATH, "NO_SUCH_FILE")
 
 
 def files_of_surls(authority: str, surls: Iterable[str]) -> list[StagedFile]:
