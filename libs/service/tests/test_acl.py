@@ -154,6 +154,12 @@ class TestService:
         acl = acl_pb2.Acl(id=str(uuid.uuid4()), owner="CN=bob,O=MDM Test")
         assert stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl])).statuses[0].reason == "ACL_OWNER_FORBIDDEN"
 
+    def test_one_bad_id_does_not_fail_the_others(self, stub):
+        good = str(uuid.uuid4())
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=good)]))
+        answer = stub("alice", "GetAcls", acl_pb2.GetAclsRequest(ids=["nonsense", good]))
+        assert [result.status.reason for result in answer.results] == ["ACL_ID_MALFORMED", ""]
+
     def test_one_bad_item_does_not_fail_the_batch(self, stub):
         good = acl_pb2.Acl(id=str(uuid.uuid4()))
         answer = stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id="nonsense"), good]))

@@ -44,7 +44,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         caller = current_caller()
         _check_batch(request.ids)
         with self._pool.connection() as connection:
-            found = acl_store.load(connection, [_uuid(text) for text in request.ids])
+            found = acl_store.load(connection, [UUID(text) for text in request.ids if _is_uuid(text)])
 
         def show(text: str) -> Acl:
             acl = found.get(_uuid(text))
@@ -144,10 +144,16 @@ def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
 
 
 def _uuid(text: str) -> UUID:
+    if not _is_uuid(text):
+        raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.")
+    return UUID(text)
+
+
+def _is_uuid(text: str) -> bool:
     try:
-        return UUID(text)
+        return str(UUID(text)) == text
     except ValueError:
-        raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.") from None
+        return False
 
 
 def _check_batch(items: Sequence[object]) -> None:
