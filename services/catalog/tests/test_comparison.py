@@ -124,8 +124,8 @@ class Model:
             return code
         code = self.may_make(who, path)
         if path in self.things:
-            if not directory:
-                return code or TAKEN
+            if not directory:  # a file's ACL is looked at before its name, so that a whole batch needs one look each
+                return code or (ABSENT if acl is not None and not self.held(who, acl) & P.CHANGE_ACL else TAKEN)
             if code and not self.visible(who, path):
                 return code
             return OK if parents and self.things[path].directory else TAKEN
