@@ -1,0 +1,55 @@
+"""The metrics listener: mutual TLS 1.3 like every other."""
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+from mdm_service import metrics
+from mdm_service.settings import Address, TlsSettings
+
+
+@pytest.fixture
+def port(pki) -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    files = pki.issue(pki.subject("metrics"))
+    stop = metrics.serve_metrics(Address(port=free), TlsSettings(certificate=files.certificate, key=files.key, ca=files.ca))
+    yield free
+    stop()
+
+
+def fetch(port: int, context: ssl.SSLContext) -> str:
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def client_context(pki, name: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(pki.certificate_file))
+    if name:
+        files = pki.issue(pki.subject(name))
+        context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def test_a_certificate_holder_reads_the_counters(port, pki):
+    metrics.observe("/mdm.test.v1.Test/Call", "OK", 0.01)
+    assert 'mdm_rpc_calls_total{code="OK",method="/mdm.test.v1.Test/Call"} 1.0' in fetch(port, client_context(pki, "monitor"))
+
+
+def test_without_a_certificate_nothing_is_told(port, pki):
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        fetch(port, client_context(pki, None))
+
+
+def test_tls_1_2_is_refused(port, pki):
+    context = client_context(pki, "monitor")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        fetch(port, context)
