@@ -1,13 +1,21 @@
 """Fixtures for every test of the repository: a real PostgreSQL, fresh databases, a development authority."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from mdm_local.pki import DevelopmentCa
 from mdm_local.postgres import PostgresServer
+
+# No deadlines: how long an example takes tells of the machine's load. Developers explore new examples with every run; continuous
+# integration repeats the same ones, so that it judges the change and not the dice.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.load_profile("repeat" if os.environ.get("CI") else "explore")
 
 
 @dataclass(frozen=True)
