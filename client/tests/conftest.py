@@ -311,7 +311,6 @@ class FakeGrid:
                         lambda server, _, place=place: self._register(server.grpc, place),
                         namespaces=(self.pki.namespace,),
                         roles={policy.OPERATOR: (dn.canonical(self.pki.subject("operator")),)},
-                        threads=16,
                     )
                 )
                 self.addresses[place] = running.address

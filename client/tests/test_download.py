@@ -166,3 +166,10 @@ def test_many_small_files_come_in_one_request(grid, client, tmp_path):
     assert len(contents(tmp_path / "out")) == 300
     assert len(grid.srm.requests) == 1
     assert all(isinstance(result.guid, UUID) for result in results)
+
+
+def test_more_jobs_than_the_server_takes_calls_wait_for_each_other(grid, client, tmp_path):
+    refusals = [service_errors.Exhausted("TOO_MANY_CALLS", "At most 16 calls at a time.") for _ in range(8)]
+    grid.add(f"{STUDY}/1.dcm", b"data", read_failures=refusals)
+    (result,) = fetch(client, tmp_path / "out", STUDY)
+    assert (result.error, len(grid.srm.requests)) == (None, 1)

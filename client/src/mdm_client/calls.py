@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from mdm_client.errors import REASON_HANDSHAKE_REFUSED, ClientError, Unavailable, from_rpc_error
+from mdm_client.errors import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, ClientError, Unavailable, from_rpc_error
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -52,7 +52,7 @@ class Service:
     def call(self, method: Callable[..., Any], request: Any) -> Any:
         """Return the response of a unary call that is safe to repeat.
 
-        It is repeated while the service is away, for at most `patience.retry_seconds`.
+        It is repeated while the service is away or has too many calls of this caller, for at most `patience.retry_seconds`.
 
         Raises:
             ClientError: what the service answered, its message beginning with the service's place.
@@ -76,7 +76,7 @@ class Service:
                 # A server killed while it accepts looks like a refusal, once.
                 refused_once = failure.reason == REASON_HANDSHAKE_REFUSED and not refused_before
                 pause = backoff.pause()
-                if not (isinstance(failure, Unavailable) or refused_once) or time.monotonic() + pause > give_up:
+                if not (isinstance(failure, Unavailable) or is_busy(failure) or refused_once) or time.monotonic() + pause > give_up:
                     raise failure from error
                 refused_before = refused_before or refused_once
             time.sleep(pause)
@@ -85,6 +85,11 @@ class Service:
 def in_batches(items: list[Any], size: int) -> list[list[Any]]:
     """Return `items` cut into lists of at most `size`."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def is_busy(error: ClientError) -> bool:
+    """Tell whether the server refused only because calls of the same caller are under way."""
+    return error.reason == REASON_TOO_MANY_CALLS
 
 
 def is_passing(error: ClientError) -> bool:

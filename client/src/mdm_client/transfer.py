@@ -9,7 +9,7 @@ from uuid import UUID
 import grpc
 from mdm_crypto.stream import StreamError, decrypt, decrypting
 
-from mdm_client.calls import Backoff
+from mdm_client.calls import Backoff, is_busy
 from mdm_client.errors import Cancelled, ClientError, Corrupt, TimedOut, Unavailable, from_rpc_error
 from mdm_client.localfile import AtomicFile
 
@@ -17,6 +17,8 @@ from mdm_client.localfile import AtomicFile
 ONE_SHOT_BYTES = 8 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _MAX_BREAKS = 6
+# A server takes so many calls of one caller at a time; what is refused for that waits for the others, at most some two minutes.
+_MAX_REFUSALS = 60
 
 
 class StagedReader(Protocol):
@@ -117,7 +119,7 @@ class StagedFile:
 
     def _read_chunks(self) -> Generator[bytes, None, None]:
         offset = 0
-        breaks = 0
+        breaks = refusals = 0
         backoff = Backoff()
         while True:
             self._cancellation.check()
@@ -126,7 +128,7 @@ class StagedFile:
             try:
                 for chunk in call:
                     offset += len(chunk.data)
-                    breaks = 0
+                    breaks = refusals = 0
                     self._received(len(chunk.data))
                     yield chunk.data
                 failure: ClientError = Unavailable.because("STREAM_CUT", f"{self._site.place}: the stream ended early")
@@ -137,8 +139,12 @@ class StagedFile:
                 call.cancel()
             if offset >= self._size:
                 return
-            breaks += 1
-            if breaks > _MAX_BREAKS or not isinstance(failure, Unavailable | TimedOut):
+            if is_busy(failure):
+                refusals += 1
+            else:
+                breaks += 1
+            hopeful = is_busy(failure) or isinstance(failure, Unavailable | TimedOut)
+            if not hopeful or breaks > _MAX_BREAKS or refusals > _MAX_REFUSALS:
                 self._cancellation.check()
                 raise failure
             self._cancellation.wait(backoff.pause())

@@ -285,4 +285,4 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(tmp_path, database,
     finally:
         if site is not None:
             site.stop()
-        subprocess.run(["umount", mount], check=True)
+        subprocess.run(["umount", "--lazy", mount], check=True)

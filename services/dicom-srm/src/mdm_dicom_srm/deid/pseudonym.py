@@ -6,6 +6,7 @@ import uuid
 
 _MAX_SHIFT_DAYS = 3650
 _MIN_SECRET = 32
+_PURPOSES = (b"uid", b"patient", b"guid", b"dates")
 
 
 def _mac(keyed: hmac.HMAC, *parts: str) -> bytes:
@@ -31,10 +32,15 @@ class Pseudonymiser:
         """
         if len(secret) < _MIN_SECRET:
             raise ValueError(f"site secret has {len(secret)} bytes, at least {_MIN_SECRET} are needed")
-        self._uid, self._patient, self._guid, self._dates = (
-            hmac.new(hmac.digest(secret, b"mdm-deid-v1:" + purpose, "sha256"), digestmod="sha256")
-            for purpose in (b"uid", b"patient", b"guid", b"dates")
-        )
+        self.__setstate__(tuple(hmac.digest(secret, b"mdm-deid-v1:" + purpose, "sha256") for purpose in _PURPOSES))
+
+    def __getstate__(self) -> tuple[bytes, ...]:
+        """Return the derived keys, as a keyed HMAC cannot be given to a worker process."""
+        return self._keys
+
+    def __setstate__(self, keys: tuple[bytes, ...]) -> None:
+        self._keys = keys
+        self._uid, self._patient, self._guid, self._dates = (hmac.new(key, digestmod="sha256") for key in keys)
 
     def __repr__(self) -> str:
         return "Pseudonymiser()"
