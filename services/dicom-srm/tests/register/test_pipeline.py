@@ -127,6 +127,15 @@ def test_values_of_2000_characters_are_cut_not_refused(site: Site) -> None:
     assert all(len(str(value)) <= 1023 for value in site.metadata.entries[IMAGES][str(guid)].values.values())
 
 
+def test_a_new_site_can_be_queried_before_its_first_image(site: Site) -> None:
+    pipeline = site.pipeline()
+    site.metadata.trouble = AWAY
+    assert not pipeline.prepare_site()
+    site.metadata.trouble = None
+    assert pipeline.prepare_site()
+    assert IMAGES in site.metadata.collections
+
+
 @pytest.mark.parametrize("service", ["keys", "metadata", "catalog"])
 def test_a_service_that_is_away_postpones_and_later_all_is_published(site: Site, service: str) -> None:
     guids = site.enqueue(header(), header(number=2))

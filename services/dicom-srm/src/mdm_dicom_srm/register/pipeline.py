@@ -43,6 +43,14 @@ class Pipeline:
         self._site_ready = False
         self._studies_ready: OrderedDict[UUID, None] = OrderedDict()
 
+    def prepare_site(self) -> bool:
+        """Create the site's ACLs and collections, so that they can be queried before the first image; tell whether they are there."""
+        try:
+            self._ensure_site()
+        except MdmError as error:
+            _log.warning("the site's collections cannot be created yet", extra={"reason": error.reason})
+        return self._site_ready
+
     def run(self, batch: Batch) -> None:
         """Bring each instance as far as it goes now; what cannot go on is settled or postponed, nothing stays leased.
 
@@ -128,12 +136,7 @@ class Pipeline:
 
     def _ensure_acls(self, study_acl: UUID) -> None:
         """Create what the steps rest on, once per process unless a step failed since."""
-        if not self._site_ready:
-            site: tuple[AclHolder, ...] = (self._grid.metadata, self._grid.catalog)
-            for holder in site:
-                holder.ensure_acls(self._acls.site())
-            self._grid.metadata.ensure_collections(self._describer.collections())
-            self._site_ready = True
+        self._ensure_site()
         if study_acl not in self._studies_ready:
             everywhere: tuple[AclHolder, ...] = (self._grid.keys, self._grid.metadata, self._grid.catalog)
             for holder in everywhere:
@@ -141,6 +144,14 @@ class Pipeline:
             self._studies_ready[study_acl] = None
             while len(self._studies_ready) > _REMEMBERED_STUDIES:
                 self._studies_ready.popitem(last=False)
+
+    def _ensure_site(self) -> None:
+        if not self._site_ready:
+            site: tuple[AclHolder, ...] = (self._grid.metadata, self._grid.catalog)
+            for holder in site:
+                holder.ensure_acls(self._acls.site())
+            self._grid.metadata.ensure_collections(self._describer.collections())
+            self._site_ready = True
 
     def _fail(self, batch: Batch, errors: Mapping[UUID, MdmError]) -> None:
         """Settle what can never succeed, postpone the rest."""
