@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pydicom
 from pydicom._uid_dict import UID_dictionary
@@ -14,8 +15,11 @@ from pydicom.filewriter import write_dataset
 from mdm_dicom_srm.deid.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
 from mdm_dicom_srm.deid.engine import Pass
 from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
+from mdm_dicom_srm.deid.image import read_image
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
-from mdm_dicom_srm.deid.part10 import open_part10, write_part10
+from mdm_dicom_srm.deid.part10 import Part10, open_part10, write_part10
+from mdm_dicom_srm.deid.pixel import Cleaned, Uncleanable, clean
+from mdm_dicom_srm.deid.pixelrule import PixelRule, PixelRules
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import Rules
@@ -23,6 +27,7 @@ from mdm_dicom_srm.deid.table import EDITION, known_sop_class
 
 # PS3.16 CID 7050: what was done, in the order of the codes.
 _BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
+_CLEAN_PIXELS_CODE = ("113101", "Clean Pixel Data Option")
 _OPTION_CODES = {
     "retain_longitudinal_full_dates": ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
     "retain_longitudinal_modified_dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
@@ -38,9 +43,11 @@ _DATES_CODE = {"remove": b"REMOVED", "shift": b"MODIFIED", "keep": b"UNMODIFIED"
 class Deidentifier:
     """Applies a profile; safe to share between threads, and cheap to call once the first file of a SOP class is done."""
 
-    def __init__(self, profile: Profile, pseudonymiser: Pseudonymiser) -> None:
+    def __init__(self, profile: Profile, pseudonymiser: Pseudonymiser, pixels: PixelRules | None = None) -> None:
+        """Without pixel rules no pixel is changed, and every suspicion holds."""
         self._profile = profile
         self._pseudonymiser = pseudonymiser
+        self._pixels = pixels or PixelRules()
         self._rules: dict[str, Rules] = {}
         codes = [_BASIC_CODE, *(_OPTION_CODES[option] for option in profile.options)]
         self._codes = sorted(codes)
@@ -48,7 +55,8 @@ class Deidentifier:
 
     def judge(self, dataset: pydicom.Dataset) -> tuple[Outcome, str]:
         """Decide from a header alone, pixels unseen; the reason is empty when the instance may be released."""
-        return self._judge(facts_of_dataset(dataset))
+        facts = facts_of_dataset(dataset)
+        return self._judge(facts, self._pixels.find(facts.texts, lambda: read_image(*_start(_encode(dataset)))))
 
     def deidentify(self, part10: bytes | memoryview) -> Result:
         """De-identify a complete Part 10 file; never raises for bad input.
@@ -59,14 +67,20 @@ class Deidentifier:
             opened = open_part10(part10)
             facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
             facts.texts.setdefault(SOP_CLASS, opened.sop_class)
-            outcome, reason = self._judge(facts)
+            rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
+            outcome, reason = self._judge(facts, rule)
             if outcome is not Outcome.RELEASED:
                 return Result(outcome, reason)
-            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts)
+            cleaned = _cleaned(rule, opened)
+            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned)
+            if cleaned:
+                opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
             data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
-            return Result(outcome, data=data, counts=counts)
+            return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "")
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
+        except Uncleanable as error:
+            return Result(Outcome.QUARANTINED, error.reason)
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
 
@@ -81,13 +95,15 @@ class Deidentifier:
         content, _ = self._apply(data, 0, encoding, facts)
         return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
 
-    def _apply(self, data: memoryview, start: int, encoding: Encoding, facts: Facts) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
-        """Return the data set after the rules, and the actions counted."""
+    def _apply(
+        self, data: memoryview, start: int, encoding: Encoding, facts: Facts, cleaned: Cleaned | None = None
+    ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
+        """Return the data set after the rules, with cleaned pixels if any, and the actions counted."""
         patient, issuer = facts.patient()
         offset = self._pseudonymiser.date_offset_days(patient, issuer)
         work = Pass(data, self._rules_for(facts.uid(SOP_CLASS)), self._pseudonymiser, offset)
         pseudonym = self._pseudonymiser.patient(patient, issuer).encode("ascii")
-        return work.data_set(start, encoding, self._written(pseudonym, encoding)), work.counts
+        return work.data_set(start, encoding, self._written(pseudonym, encoding, cleaned)), work.counts
 
     def _instance(self, facts: Facts) -> str:
         """Return the SOP Instance UID for the file meta information, equal to the data set's."""
@@ -103,15 +119,15 @@ class Deidentifier:
             self._rules[key] = Rules(self._profile, key)
         return self._rules[key]
 
-    def _written(self, pseudonym: bytes, encoding: Encoding) -> list[tuple[int, bytes]]:
-        """Return the elements every output carries, in tag order."""
+    def _written(self, pseudonym: bytes, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, bytes | memoryview]]:
+        """Return the elements every output carries, and those of cleaned pixels, in tag order."""
         codes = b"".join(
             encoding.item(
                 encoding.element(0x00080100, b"SH", code.encode("ascii"))
                 + encoding.element(0x00080102, b"SH", b"DCM")
                 + encoding.element(0x00080104, b"LO", meaning.encode("ascii"))
             )
-            for code, meaning in self._codes
+            for code, meaning in sorted([*self._codes, _CLEAN_PIXELS_CODE] if cleaned else self._codes)
         )
         values = (
             (0x00100010, b"PN", pseudonym),
@@ -121,11 +137,14 @@ class Deidentifier:
             (0x00120064, b"SQ", codes),
             (0x00280303, b"CS", _DATES_CODE[self._profile.dates]),
         )
-        return [(tag, encoding.element(tag, vr, value)) for tag, vr, value in values]
+        elements: dict[int, bytes | memoryview] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}
+        return sorted((elements | (cleaned.elements if cleaned else {})).items())
 
-    def _judge(self, facts: Facts) -> tuple[Outcome, str]:
+    def _judge(self, facts: Facts, pixel_rule: PixelRule | None) -> tuple[Outcome, str]:
+        """Decide; a suspicion about pixels does not count where a pixel rule answers it."""
         for rule in self._profile.rules:
-            if rule.matches(facts.texts):
+            answered = pixel_rule is not None and rule.outcome is Outcome.QUARANTINED and rule.reason in pixel_rule.clears
+            if not answered and rule.matches(facts.texts):
                 return rule.outcome, rule.reason
         sop_class = facts.uid(SOP_CLASS)
         if not sop_class or not facts.uid(SOP_INSTANCE):
@@ -135,6 +154,15 @@ class Deidentifier:
         if facts.embedded_overlay:
             return Outcome.QUARANTINED, "embedded_overlay"
         return Outcome.RELEASED, ""
+
+
+def _cleaned(rule: PixelRule | None, opened: Part10) -> Cleaned | None:
+    return clean(rule, read_image(opened.data, opened.start, opened.encoding), opened) if rule else None
+
+
+def _start(encoded: tuple[memoryview, Encoding]) -> tuple[memoryview, int, Encoding]:
+    data, encoding = encoded
+    return data, 0, encoding
 
 
 def _encode(dataset: pydicom.Dataset) -> tuple[memoryview, Encoding]:

@@ -43,7 +43,7 @@ class Pass:
         self._uids: dict[bytes, bytes] = {}
         self.counts: Counter[str] = Counter()
 
-    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes]]) -> list[memoryview | bytes]:
+    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes | memoryview]]) -> list[memoryview | bytes]:
         """Return the data set from `pos` to the end of the buffer, with the elements `written` in their places.
 
         `written` is in tag order; what the input has under these tags is dropped.
@@ -70,7 +70,7 @@ class Pass:
         out: list[memoryview | bytes],
         *,
         stop: int = 1 << 32,
-        ours: dict[int, bytes] | None = None,
+        ours: dict[int, bytes | memoryview] | None = None,
         delimited: bool = False,
     ) -> int:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""

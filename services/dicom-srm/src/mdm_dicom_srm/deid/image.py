@@ -93,7 +93,8 @@ def _regions(data: memoryview, element: Element, encoding: Encoding) -> tuple[Bo
     """Return the boxes of the ultrasound regions; a region without all four edges makes the whole answer empty."""
     boxes: list[Box] = []
     for item in items(data, element, encoding):
-        edges = {e.tag: item.encoding.uint(data[e.value : e.end]) for e in elements(data, item.start, item.limit, item.encoding, 1) if e.tag in _EDGES}
+        inside = elements(data, item.start, item.limit, item.encoding, 1)
+        edges = {part.tag: item.encoding.uint(data[part.value : part.end]) for part in inside if part.tag in _EDGES}
         if set(edges) != set(_EDGES):
             return ()
         left, top, right, bottom = (edges[tag] for tag in _EDGES)

@@ -188,7 +188,9 @@ def _texts(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 def _numbers(entry: Mapping[str, Any], key: str, count: int, where: str) -> list[list[int]]:
     value = entry.get(key, [])
-    right = isinstance(value, list) and all(isinstance(row, list) and len(row) == count for row in value) and bool(value or key not in entry)
+    right = (
+        isinstance(value, list) and all(isinstance(row, list) and len(row) == count for row in value) and bool(value or key not in entry)
+    )
     if not right or not all(type(number) is int and number >= 0 for row in value for number in row):
         raise ProfileError(f"{where}: {key}: must be a list of lists of {count} numbers that are not negative")
     return list(value)
