@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from mdm_local.pki import DevelopmentCa
 from mdm_local.postgres import PostgresServer
+from mdm_site.pki import DevelopmentCa
 
 # No deadlines: how long an example takes tells of the machine's load. Developers explore new examples with every run; continuous
 # integration repeats the same ones, so that it judges the change and not the dice.

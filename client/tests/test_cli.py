@@ -17,7 +17,7 @@ from mdm.catalog.v1 import catalog_pb2
 from mdm.metadata.v1 import metadata_pb2
 from mdm_client.calls import Patience
 from mdm_client.cli import main
-from mdm_local.pki import DevelopmentCa
+from mdm_site.pki import DevelopmentCa
 
 STUDY = "/biomed/hospital-a/p1/study"
 UNREACHABLE = "127.0.0.1:1"

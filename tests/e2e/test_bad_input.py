@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from mdm_local.pki import DevelopmentCa
+from mdm_site.pki import DevelopmentCa
 
 from tests.e2e.images import make_image
 from tests.e2e.stack import Mdm, Stack, eventually

@@ -11,7 +11,8 @@ from mdm_local import credential, health, port, process
 from mdm_local.component import FORWARDER, LISTENERS, PACS, PACS_HTTP, SCP
 from mdm_local.launch import Launcher
 from mdm_local.layout import Layout
-from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, KINDS, MDM_AE_TITLE, ORTHANC, STUDY_ROOT_FIND, STUDY_ROOT_GET, Pacs, find_orthanc
+from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, KINDS, ORTHANC, STUDY_ROOT_FIND, STUDY_ROOT_GET, Pacs, find_orthanc
+from mdm_site.configuration import MDM_AE_TITLE
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset

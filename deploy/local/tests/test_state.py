@@ -5,11 +5,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from mdm_local import port, toml
+from mdm_local import port
 from mdm_local.error import LocalError
 from mdm_local.layout import Layout, default_root
 from mdm_local.process import ProcessRecord
 from mdm_local.state import State
+from mdm_site import toml
 
 
 def test_a_state_is_read_back_as_it_was_saved(tmp_path):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
+from mdm_site.service import SITE, VO
 from pynetdicom import AE
 
-from mdm_local.component import SITE, VO
 from mdm_local.error import LocalError
 from mdm_local.layout import default_root
 from mdm_local.pacs.kind import LOCAL_AE_TITLE

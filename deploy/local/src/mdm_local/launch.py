@@ -5,12 +5,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mdm_local.component import FORWARDER, PACS, SCP, service_named
+from mdm_site.pki import write_private
+from mdm_site.service import BY_NAME
+
+from mdm_local.component import FORWARDER, PACS, SCP
 from mdm_local.error import LocalError
 from mdm_local.layout import Layout
 from mdm_local.pacs import orthanc
 from mdm_local.pacs.kind import ARCHIVE, Pacs, find_dicomweb_plugin, find_orthanc
-from mdm_local.pki import write_private
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
 
@@ -28,7 +30,7 @@ class Launcher:
 
     def command(self, name: str) -> list[str | Path]:
         """Return the command of a component, having written what it needs besides its configuration."""
-        service = service_named(name)
+        service = BY_NAME.get(name)
         if service is not None:
             return [sys.executable, "-m", service.module, "serve", "--config", self._layout.config(service.name)]
         if name == FORWARDER:
@@ -49,7 +51,7 @@ class Launcher:
         return [program, file]
 
     def _forwarder(self) -> list[str | Path]:
-        program = [sys.executable, "-m", "mdm_local.pacs.forwarder", "--url", self._pacs.http]
+        program = [sys.executable, "-m", "mdm_forwarder", "--url", self._pacs.http]
         return [*program, "--password-file", self._layout.secret("pacs-password"), "--queue", self._layout.pacs / "forward.sqlite"]
 
     def _archive(self) -> list[str | Path]:

@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-USERS = ("alice", "carol", "mallory", "operator")
+from mdm_site.configuration import DEMONSTRATION_USERS, OPERATOR
+
+USERS = (*DEMONSTRATION_USERS, OPERATOR)
 CHECKOUT_MARK = Path("deploy/local/pyproject.toml")
 
 

@@ -10,20 +10,16 @@ from pathlib import Path
 import psycopg
 from mdm_service import database
 from mdm_service.errors import ConfigurationError
+from mdm_site.service import BY_NAME, DICOM_SRM, GRID, SERVICES, Service
 
 from mdm_local import credential, health, port, process
 from mdm_local.component import (
     COMPONENTS,
-    DICOM_SRM,
     FORWARDER,
-    GRID,
     LISTENERS,
     PACS,
     PACS_HTTP,
     POSTGRES,
-    SERVICES,
-    Service,
-    service_named,
 )
 from mdm_local.configuration import HOST, Configuration
 from mdm_local.error import LocalError
@@ -82,7 +78,7 @@ class Stack:
             return health.DOWN
         if name == PACS:
             return health.of_pacs(self.pacs)
-        if service_named(name):
+        if name in BY_NAME:
             return health.of_service(self.layout, f"{HOST}:{self.state.ports[name]}")
         return health.SERVING
 

@@ -2,8 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from mdm_site.configuration import MDM_AE_TITLE
+from mdm_site.service import SERVICES
+
 from mdm_local import health
-from mdm_local.component import FORWARDER, PACS, POSTGRES, SCP, SERVICES
+from mdm_local.component import FORWARDER, PACS, POSTGRES, SCP
 from mdm_local.configuration import HOST
 from mdm_local.layout import USERS
 from mdm_local.pacs.kind import CALLING_AE_TITLES, ORTHANC
@@ -26,7 +29,7 @@ def document(stack: Stack) -> Document:
         "pacs": _pacs(stack, state),
         "postgres": {**_process(stack, POSTGRES, state), "conninfo": stack.postgres.conninfo()},
         "services": {service.name: _service(stack, service.name, state) for service in SERVICES},
-        "scp": {"aet": "MDM", "host": HOST, "port": stack.state.ports[SCP]},
+        "scp": {"aet": MDM_AE_TITLE, "host": HOST, "port": stack.state.ports[SCP]},
         "spool": str(stack.layout.spool),
     }
 

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdm_forwarder.delivery import DeliveryQueue, TargetDown, deliver
+from mdm_site.configuration import MDM_AE_TITLE
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
-from mdm_local.pacs.delivery import DeliveryQueue, TargetDown, deliver
-from mdm_local.pacs.kind import CALLING_AE_TITLES, MDM_AE_TITLE, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
+from mdm_local.pacs.kind import CALLING_AE_TITLES, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 from mdm_local.pacs.storage import LEVELS, Archive, keys_of
 
 _log = logging.getLogger(__name__)

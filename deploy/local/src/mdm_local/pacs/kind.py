@@ -12,7 +12,6 @@ ARCHIVE = "pynetdicom"
 KINDS = (ORTHANC, ARCHIVE)
 AE_TITLES = {ORTHANC: "ORTHANC", ARCHIVE: "MDMPACS"}
 
-MDM_AE_TITLE = "MDM"
 LOCAL_AE_TITLE = "MDM-LOCAL"
 #: Calling AE titles that the PACS knows besides dicom-srm, all on this machine: the defaults of dcmtk and pynetdicom, and spare ones.
 CALLING_AE_TITLES = (
@@ -20,7 +19,6 @@ CALLING_AE_TITLES = (
     *("STORESCU", "ECHOSCU", "FINDSCU", "GETSCU", "MOVESCU", "DCMSEND", "PYNETDICOM"),
     *("MODALITY", "TEST", "E2E", "BENCH"),
 )
-HTTP_USER = "mdm"
 
 # SOP classes, PS3.4 A.4 and C.6.2.3
 VERIFICATION = "1.2.840.10008.1.1"

@@ -1,7 +1,7 @@
 """A development certificate authority. For local stacks and tests only: its keys lie unencrypted beside its certificates."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -100,11 +100,16 @@ class DevelopmentCa:
 
     def revoke(self, certificates: Sequence[Path], *, next_update: datetime | None = None) -> None:
         """Write a CRL that lists these certificates and no others."""
+        self.revoke_serials(
+            {x509.load_pem_x509_certificate(path.read_bytes()).serial_number for path in certificates}, next_update=next_update
+        )
+
+    def revoke_serials(self, serials: Collection[int], *, next_update: datetime | None = None) -> None:
+        """Write a CRL that lists these serial numbers and no others."""
         now = datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._certificate.subject)
         builder = builder.last_update(now - timedelta(minutes=5)).next_update(next_update or now + 30 * _DAY)
-        for path in certificates:
-            serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+        for serial in serials:
             builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build())
         pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         scratch = self.crl_file.with_suffix(".new")

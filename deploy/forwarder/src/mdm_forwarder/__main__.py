@@ -1,4 +1,4 @@
-"""Program that makes Orthanc forward each instance it stores to dicom-srm: `python -m mdm_local.pacs.forwarder`.
+"""Program that makes Orthanc forward each instance it stores to dicom-srm: `python -m mdm_forwarder`.
 
 A Lua script in Orthanc would forward too, but what it sends while dicom-srm is down is lost; here the queue outlives both.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from mdm_local.pacs.delivery import DeliveryQueue, deliver
-from mdm_local.pacs.orthanc import OrthancSource
+from mdm_forwarder.delivery import DeliveryQueue, deliver
+from mdm_forwarder.orthanc import OrthancSource
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2

@@ -1,0 +1,1 @@
+"""Has Orthanc forward each instance it stores to dicom-srm, losing none."""
