@@ -7,7 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 import grpc
-from mdm_crypto.stream import StreamError, decrypt, decrypting
+from mdm_crypto.stream import StreamError, decrypt, decrypt_stream
 
 from mdm_client.calls import Backoff, is_busy
 from mdm_client.errors import Cancelled, ClientError, Corrupt, TimedOut, Unavailable, from_rpc_error
@@ -15,7 +15,6 @@ from mdm_client.localfile import AtomicFile
 
 # Files up to this size are decrypted in memory in one go: cheaper per file than a stream.
 ONE_SHOT_BYTES = 8 * 1024 * 1024
-_BLOCK = 1024 * 1024
 _MAX_BREAKS = 6
 # A server takes so many calls of one caller at a time; what is refused for that waits for the others, at most some two minutes.
 _MAX_REFUSALS = 60
@@ -166,21 +165,11 @@ def fetch_file(source: StagedFile, size: int, key: bytes, guid: UUID, destinatio
             with AtomicFile(destination, durable) as file:
                 file.write(plaintext)
             return len(plaintext)
-        return _fetch_segments(source, key, guid, destination, durable)
+        with AtomicFile(destination, durable) as file:
+            return decrypt_stream(key, guid.bytes, source, file)
     except StreamError as error:
         raise Corrupt.because(
             "CIPHERTEXT_NOT_AUTHENTIC", f"{guid}: what the site sent is not what was encrypted for this file; nothing was kept"
         ) from error
     finally:
         source.close()
-
-
-def _fetch_segments(source: StagedFile, key: bytes, guid: UUID, destination: Path, durable: bool) -> int:
-    written = 0
-    block = memoryview(bytearray(_BLOCK))
-    with AtomicFile(destination, durable) as file:
-        reader = decrypting(key, guid.bytes, source)
-        while count := reader.readinto(block):
-            file.write(block[:count])
-            written += count
-    return written

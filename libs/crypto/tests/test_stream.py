@@ -85,6 +85,19 @@ def test_size_of_ciphertext_is_known_beforehand_and_the_reader_gives_the_plainte
     assert stream.decrypt(KEY, GUID, ciphertext) == plaintext
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("written_before", [0, 7])
+def test_whole_streams_are_copied_through_in_either_direction(size, written_before):
+    plaintext = content(size)
+    middle, end = io.BytesIO(), io.BytesIO()
+    with stream.encrypting(KEY, GUID, middle) as writer:
+        writer.write(plaintext[:written_before])
+        assert writer.write_from(io.BytesIO(plaintext[written_before:])) == len(plaintext[written_before:])
+    middle.seek(0)
+    assert stream.decrypt_stream(KEY, GUID, middle, end) == size
+    assert end.getvalue() == plaintext
+
+
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, SEGMENT_SIZE + 100), max_size=4))
 def test_how_the_plaintext_is_cut_into_writes_makes_no_difference(sizes):
@@ -114,6 +127,8 @@ def refused(ciphertext: bytes, key: bytes = KEY, associated_data: bytes = GUID) 
         stream.decrypt(key, associated_data, ciphertext)
     with pytest.raises(StreamError):
         stream.decrypting(key, associated_data, io.BytesIO(ciphertext)).read()
+    with pytest.raises(StreamError):
+        stream.decrypt_stream(key, associated_data, Trickle(ciphertext), io.BytesIO())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ marked. The format is written here because Tink's own Python binding copies ever
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -80,11 +80,27 @@ def decrypt(key: bytes, associated_data: bytes, data: Buffer) -> bytes:
 
 
 def encrypt_stream(key: bytes, associated_data: bytes, source: Source, destination: Destination) -> int:
-    """Encrypt everything `source` gives into `destination`, in constant memory; return the bytes of plaintext read."""
-    size = 0
+    """Encrypt everything `source` gives into `destination`, in constant memory; return the bytes of plaintext read.
+
+    `destination` must be done with what it is given when `write` returns: the buffer is used again.
+    """
     with encrypting(key, associated_data, destination) as writer:
-        while block := source.read(SEGMENT_SIZE):
-            size += writer.write(block)
+        return writer.write_from(source)
+
+
+def decrypt_stream(key: bytes, associated_data: bytes, source: Source, destination: Destination) -> int:
+    """Decrypt everything `source` gives into `destination`, in constant memory; return the bytes of plaintext written.
+
+    Every byte written is authentic and in place, but only the return proves that nothing was cut off: the caller must discard what
+    was written after an exception. `destination` must be done with what it is given when `write` returns.
+
+    Raises:
+        StreamError: the next segment is not authentic, or the stream was cut.
+    """
+    size = 0
+    for segment in decrypting(key, associated_data, source).segments():
+        destination.write(segment)
+        size += len(segment)
     return size
 
 
@@ -124,6 +140,16 @@ class _SegmentCipher:
         except InvalidTag:
             raise _not_authentic() from None
 
+    def open_into(self, segment: Buffer, index: int, last: bool, target: memoryview) -> memoryview:
+        size = len(segment) - TAG_SIZE
+        if size < 0:
+            raise _not_authentic()
+        try:
+            self._gcm.decrypt_into(self._nonce(index, last), segment, None, target[:size])
+        except InvalidTag:
+            raise _not_authentic() from None
+        return target[:size]
+
 
 class EncryptingWriter:
     """Encrypts what is written; at most one segment is held back.
@@ -162,6 +188,21 @@ class EncryptingWriter:
         self._pending += view[position:]
         return len(view)
 
+    def write_from(self, source: Source) -> int:
+        """Encrypt everything that `source` gives, without copying it once more; return its size in bytes."""
+        size = self.write(_read_exactly(source, self._capacity - len(self._pending)))
+        block, spare = (memoryview(bytearray(SEGMENT_SIZE - TAG_SIZE)) for _ in range(2))
+        # A full segment is the last one only if nothing follows.
+        if len(self._pending) == self._capacity and (count := _fill(source, block)):
+            self._emit(self._pending, last=False)
+            while count == self._capacity and (following := _fill(source, spare)):
+                self._emit(block, last=False)
+                size += count
+                block, spare, count = spare, block, following
+            self._pending[:] = block[:count]
+            size += count
+        return size
+
     def close(self) -> None:
         """Write the last segment. A second call does nothing."""
         if not self.closed:
@@ -198,13 +239,15 @@ class DecryptingReader(io.RawIOBase):
     def __init__(self, key: bytes, associated_data: bytes, source: Source) -> None:
         super().__init__()
         self._source = source
-        header = self._read_exactly(HEADER_SIZE)
+        header = _read_exactly(source, HEADER_SIZE)
         self._cipher, _ = _open_header(key, associated_data, memoryview(header))
         self._index = 0
         self._size = SEGMENT_SIZE - HEADER_SIZE
-        self._carried = b""
+        self._block = memoryview(bytearray(SEGMENT_SIZE + 1))
+        self._carried = 0
+        self._opened = memoryview(bytearray(SEGMENT_SIZE - TAG_SIZE))
         self._finished = False
-        self._plaintext = memoryview(b"")
+        self._plaintext = self._opened[:0]
 
     def readable(self) -> bool:
         """Return True."""
@@ -225,33 +268,55 @@ class DecryptingReader(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Return the rest of the plaintext; nothing is returned unless all of it is authentic."""
-        parts: list[Buffer] = [self._plaintext]
+        return b"".join([bytes(segment) for segment in self.segments()])
+
+    def segments(self) -> Iterator[memoryview]:
+        """Yield the rest of the plaintext, a segment at a time; each is overwritten by the next one.
+
+        Raises:
+            StreamError: as `readinto`.
+        """
+        if self._plaintext:
+            yield self._plaintext
         while not self._finished:
             self._next_segment()
-            parts.append(self._plaintext)
-        self._plaintext = memoryview(b"")
-        return b"".join(parts)
+            yield self._plaintext
+        self._plaintext = self._opened[:0]
 
     def _next_segment(self) -> None:
         """Decrypt one segment; one byte is read ahead, because only the end of the source tells which one is last."""
-        block = self._read_exactly(self._size + 1 - len(self._carried))
-        data = self._carried + block if self._carried else block
-        last = len(data) <= self._size
-        segment = memoryview(data)[: self._size]
-        self._plaintext = memoryview(self._cipher.open(segment, self._index, last))
-        self._carried = b"" if last else bytes(data[self._size :])
+        end = self._carried + _fill(self._source, self._block[self._carried : self._size + 1])
+        last = end <= self._size
+        self._plaintext = self._opened[:0]
+        self._plaintext = self._cipher.open_into(self._block[: min(end, self._size)], self._index, last, self._opened)
+        self._block[0] = self._block[self._size] if not last else 0
+        self._carried = 0 if last else 1
         self._finished = last
         self._index += 1
         self._size = SEGMENT_SIZE
 
-    def _read_exactly(self, size: int) -> Buffer:
-        block = self._source.read(size)
-        if len(block) == size or not block:
-            return block
-        whole = bytearray(block)
-        while len(whole) < size and (block := self._source.read(size - len(whole))):
-            whole += block
-        return whole
+
+def _fill(source: Source, buffer: memoryview) -> int:
+    """Read until `buffer` is full or the source ends; return the bytes read."""
+    read_into = getattr(source, "readinto", None)
+    filled = 0
+    while filled < len(buffer):
+        if read_into is not None:
+            count = read_into(buffer[filled:])
+        else:
+            block = source.read(len(buffer) - filled)
+            count = len(block)
+            buffer[filled : filled + count] = block
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+def _read_exactly(source: Source, size: int) -> bytes:
+    """Return `size` bytes, fewer only at the end of the source."""
+    buffer = memoryview(bytearray(size))
+    return bytes(buffer[: _fill(source, buffer)])
 
 
 def _open_header(key: bytes, associated_data: bytes, data: memoryview) -> tuple[_SegmentCipher, memoryview]:
