@@ -527,7 +527,7 @@ def test_resolution_prefers_the_group_that_reaches_the_threshold_and_names_the_r
     guid = uuid4()
     true, other = shamir.split(None, 2, 4, guid), shamir.split(None, 2, 4, guid)
     shares = {1: other[0], 2: true[1], 3: true[2], 4: replace(true[3], threshold=1)}
-    resolution = resolve(guid, shares, 2)
+    resolution = resolve(guid, {x: [share] for x, share in shares.items()}, 2)
     assert resolution.scalar == shamir.combine(true[:2])
     assert set(resolution.faults) == {1, 4}
-    assert resolve(guid, {1: other[0], 2: true[1]}, 2).best == 1
+    assert resolve(guid, {1: [other[0]], 2: [true[1]]}, 2).best == 1

@@ -1,5 +1,6 @@
 """All keystores as one: keys are created on every one of them and read from any k."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -12,13 +13,15 @@ from mdm_client.calls import in_batches
 from mdm_client.errors import ClientError, Invalid
 from mdm_client.keystore_calls import KeystoreServer, Reply, everywhere, item_answers, item_errors
 from mdm_client.keystore_creation import Creation
-from mdm_client.keystore_reading import Preference, Reading
+from mdm_client.keystore_reading import KEY_SHARES_CHANGING, Preference, Reading
 
 __all__ = ["KeystoreClient", "KeystoreServer"]
 
 MAX_BATCH = 1_000
 TIMEOUT_SECONDS = 10.0
 HEDGE_DELAY_SECONDS = 0.3
+#: A reader that met keystores before and after they replaced a key's shares asks again.
+_CHANGING_PAUSES = (0.05, 0.2, 0.5)
 
 Outcomes = dict[UUID, ClientError | None]
 
@@ -72,9 +75,24 @@ class KeystoreClient:
         """
         results: dict[UUID, bytes | ClientError] = {}
         for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
-            reading = Reading(batch, self._threshold, self._preference, self._timeout, self._hedge_delay)
-            results.update(reading.run())
+            results.update(self._read(batch))
+            for pause in _CHANGING_PAUSES:
+                changing = [guid for guid in batch if getattr(results[guid], "reason", "") == KEY_SHARES_CHANGING]
+                if not changing:
+                    break
+                time.sleep(pause)
+                results.update(self._read(changing))
         return results
+
+    def key_attributes(self, guids: Sequence[UUID]) -> dict[str, dict[UUID, keystore_pb2.KeyAttributes | ClientError]]:
+        """Return what is not secret about keys as each keystore holds them, by keystore name and GUID."""
+        found: dict[str, dict[UUID, keystore_pb2.KeyAttributes | ClientError]] = {server.name: {} for server in self._servers}
+        for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
+            request = keystore_pb2.GetKeyAttributesRequest(guids=[str(guid) for guid in batch])
+            for server, reply in self._everywhere(lambda server: server.keys.GetKeyAttributes, request).items():
+                answers = item_answers(reply, batch, lambda response: response.results, lambda result: result.attributes)
+                found[server.name].update(answers)
+        return found
 
     def delete_keys(self, guids: Sequence[UUID]) -> Outcomes:
         """Destroy keys on every keystore; None where no keystore has it any more, NotFound where none had it.
@@ -132,6 +150,9 @@ class KeystoreClient:
         """Ask every keystore whether it holds the share index that the configuration says; None where it does."""
         replies = self._everywhere(lambda server: server.keys.GetServerInfo, keystore_pb2.GetServerInfoRequest())
         return {server.name: _index_error(reply) for server, reply in replies.items()}
+
+    def _read(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | ClientError]:
+        return Reading(guids, self._threshold, self._preference, self._timeout, self._hedge_delay).run()
 
     def _fan_out(
         self,

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
-import grpc
 from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
 
 from mdm_client.errors import Aborted, ClientError, Conflict, Corrupt
 from mdm_client.keystore_calls import KeystoreServer, Reply, everywhere, first_error, item_answers, item_errors
-from mdm_client.keystore_shares import from_message, resolve, to_message
+from mdm_client.keystore_shares import from_result, resolve, to_message
 
 _log = logging.getLogger("mdm_client.keystore")
 
@@ -154,7 +153,7 @@ class Creation:
         for guid, confirmed in incomplete.items():
             resolution = resolve(guid, shares[guid], self._threshold)
             if resolution.scalar is None:
-                remains[guid] = tuple((x, share.public_key) for x, share in sorted(shares[guid].items()))
+                remains[guid] = tuple((x, given[0].public_key) for x, given in sorted(shares[guid].items()))
             elif resolution.faults:
                 names = ", ".join(s.place for s in self._servers if s.index in resolution.faults)
                 self._outcomes[guid] = Corrupt.because("KEY_SHARES_DISAGREE", f"{names}: holds a wrong share; tell its operator")
@@ -172,13 +171,13 @@ class Creation:
         # What succeeded is seen complete in the next round, which is the check that it is.
         self._withdraw(remains)
 
-    def _read(self, guids: Sequence[UUID]) -> dict[UUID, dict[int, Share]]:
+    def _read(self, guids: Sequence[UUID]) -> dict[UUID, dict[int, tuple[Share, ...]]]:
         request = keystore_pb2.GetSharesRequest(guids=[str(guid) for guid in guids])
         replies = everywhere(self._servers, lambda server: server.keys.GetShares, lambda _: request, self._timeout)
-        shares: dict[UUID, dict[int, Share]] = {guid: {} for guid in guids}
+        shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         for server, reply in replies.items():
             for guid, answer in _shares_of(reply, guids).items():
-                if isinstance(answer, Share):
+                if not isinstance(answer, ClientError):
                     shares[guid][server.index] = answer
         return shares
 
@@ -193,21 +192,23 @@ class Creation:
             return
         _log.warning("%d keys of an interrupted creation were never complete: made anew", len(abandoned))
         for server in self._servers:
-            here = [guid for guid in abandoned if server.index in {x for x, _ in remains[guid]}]
+            here = {guid: dict(remains[guid])[server.index] for guid in abandoned if server.index in dict(remains[guid])}
             errors = self._delete(server, here)
             for guid in here:
                 error = first_error(errors, guid)
-                if error is not None and error.code is not grpc.StatusCode.NOT_FOUND:
+                if error is not None and error.reason not in _OVERTAKEN:
                     self._outcomes[guid] = error
 
-    def _delete(self, server: KeystoreServer, guids: Sequence[UUID]) -> Errors:
-        request = keystore_pb2.DeleteKeysRequest(guids=[str(guid) for guid in guids])
-        return self._asked([server], guids, lambda server: server.keys.DeleteKeys, lambda _: request)
+    def _delete(self, server: KeystoreServer, public_keys: Mapping[UUID, bytes]) -> Errors:
+        """Delete keys that are still the ones that were found; new keys have epoch 0."""
+        refs = [keystore_pb2.KeyRef(guid=str(guid), epoch=_EPOCH, public_key=key) for guid, key in public_keys.items()]
+        request = keystore_pb2.DeleteKeysRequest(keys=refs)
+        return self._asked([server], list(public_keys), lambda server: server.keys.DeleteKeys, lambda _: request)
 
 
 #: What a creation meets when another one, or an earlier one of its own, was there first.
 _OVERTAKEN = frozenset({"KEY_EXISTS", "KEY_REPLACED", "KEY_NOT_FOUND"})
 
 
-def _shares_of(reply: Reply, guids: Sequence[UUID]) -> dict[UUID, Share | ClientError]:
-    return item_answers(reply, guids, lambda response: response.results, lambda result: from_message(result.share))
+def _shares_of(reply: Reply, guids: Sequence[UUID]) -> dict[UUID, tuple[Share, ...] | ClientError]:
+    return item_answers(reply, guids, lambda response: response.results, from_result)

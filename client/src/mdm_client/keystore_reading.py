@@ -15,10 +15,11 @@ from mdm_crypto.shamir import Share
 
 from mdm_client.errors import ClientError, Corrupt, NotFound, Unavailable
 from mdm_client.keystore_calls import KeystoreServer, Replies, Reply, item_answers
-from mdm_client.keystore_shares import from_message, resolve
+from mdm_client.keystore_shares import from_result, is_other_version, resolve
 
 _log = logging.getLogger("mdm_client.keystore")
 
+KEY_SHARES_CHANGING = "KEY_SHARES_CHANGING"
 _AVOID_SLOW_SECONDS = 30.0
 _AVOID_WRONG_SECONDS = 300.0
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -69,7 +70,7 @@ class Reading:
         self._replies = Replies()
         self._asked: dict[KeystoreServer, tuple[float, tuple[UUID, ...]]] = {}
         self._open = dict.fromkeys(guids)
-        self._shares: dict[UUID, dict[int, Share]] = {guid: {} for guid in guids}
+        self._shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         self._best = dict.fromkeys(guids, 0)
         self._refusals: dict[UUID, list[ClientError]] = {guid: [] for guid in guids}
         self._failures: dict[KeystoreServer, ClientError] = {}
@@ -121,9 +122,9 @@ class Reading:
             _log.warning("%s failed: %s", server.place, reply.error.reason)
             return
         self._preference.answered(server, time.monotonic() - started)
-        answers = item_answers(reply, guids, lambda response: response.results, lambda result: from_message(result.share))
+        answers = item_answers(reply, guids, lambda response: response.results, from_result)
         for guid, answer in answers.items():
-            if isinstance(answer, Share):
+            if not isinstance(answer, ClientError):
                 self._shares[guid][server.index] = answer
             else:
                 self._refusals[guid].append(answer)
@@ -184,10 +185,17 @@ class Reading:
             return lasting[0]
         if not self._failures and self._refusals[guid]:
             return _common_refusal(self._refusals[guid])
+        if self._is_changing(guid):
+            return Unavailable.because(KEY_SHARES_CHANGING, "the keystores are giving this key new shares; try again")
         if len(self._shares[guid]) >= self._threshold:
             return Corrupt.because("KEY_SHARES_DISAGREE", "the keystores contradict each other about this key; tell their operators")
         reasons = "; ".join(error.message for error in self._failures.values())
         return Unavailable.because("KEYSTORES_UNAVAILABLE", f"{self._threshold} keystores are needed to read a key: {reasons}")
+
+    def _is_changing(self, guid: UUID) -> bool:
+        """Tell whether keystores were asked before and after they replaced their shares, so that too few are of one version."""
+        shares = [share for given in self._shares[guid].values() for share in given]
+        return any(is_other_version(shares[0], other) for other in shares[1:])
 
 
 def _common_refusal(refusals: Sequence[ClientError]) -> ClientError:

@@ -1,6 +1,6 @@
 """From shares that may lie to a key: which of them agree, which are wrong, and whose they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -23,30 +23,38 @@ class Resolution:
     best: int = 0
 
 
-def resolve(guid: UUID, shares: Mapping[int, Share], threshold: int) -> Resolution:
+def resolve(guid: UUID, shares: Mapping[int, Sequence[Share]], threshold: int) -> Resolution:
     """Combine the shares that keystores (by the index each must hold) gave for one key.
 
-    Shares count together only when they agree in epoch, parameters and commitments, so that fewer than `threshold`
-    liars can neither replace a key nor hide it; a share made with a lower threshold than the client's is a fault.
+    A keystore gives two while the key's shares are being replaced. Shares count together only when they agree in epoch, version,
+    parameters and commitments, so that fewer than `threshold` liars can neither replace a key nor hide it; a share made with a lower
+    threshold than the client's is a fault, another version of the same key is not.
     """
     faults: dict[int, str] = {}
     groups: dict[tuple[object, ...], list[Share]] = {}
-    for index, share in shares.items():
+    for index, share in ((index, share) for index, given in shares.items() for share in given):
         if share.guid != guid or share.x != index:
             faults[index] = "gave the share of another key or server"
         elif share.threshold < threshold:
             faults[index] = f"gave a share that combines below the configured threshold of {threshold}"
         else:
-            groups.setdefault((share.epoch, share.threshold, share.total, share.commitments), []).append(share)
+            group = groups.setdefault((share.epoch, share.version, share.threshold, share.total, share.commitments), [])
+            group += [share] if all(share.x != other.x for other in group) else []
     best = 0
     for group in sorted(groups.values(), key=lambda group: (-len(group), group[0].commitments)):
         scalar, agreeing = _combine(group, faults)
         best = max(best, len(agreeing))
         if scalar is not None:
             for share in (share for other in groups.values() if other is not group for share in other):
-                faults.setdefault(share.x, "gave a share that contradicts the other keystores")
+                if not is_other_version(share, agreeing[0]):
+                    faults.setdefault(share.x, "gave a share that contradicts the other keystores")
             return Resolution(scalar, tuple(agreeing), faults, best)
     return Resolution(None, (), faults, best)
+
+
+def is_other_version(one: Share, other: Share) -> bool:
+    """Tell whether two shares are of the same key from before and after its shares were replaced."""
+    return (one.epoch, one.commitments[:1]) == (other.epoch, other.commitments[:1]) and one.version != other.version
 
 
 def _combine(group: list[Share], faults: dict[int, str]) -> tuple[bytes | None, list[Share]]:
@@ -73,7 +81,14 @@ def to_message(share: Share) -> keystore_pb2.Share:
         commitments=share.commitments,
         threshold=share.threshold,
         total=share.total,
+        share_version=share.version,
     )
+
+
+def from_result(result: keystore_pb2.ShareResult) -> tuple[Share, ...]:
+    """Return the share of a result, and the one before it where that is still given; unchecked."""
+    share = from_message(result.share)
+    return (share, from_message(result.previous)) if result.HasField("previous") else (share,)
 
 
 def from_message(message: keystore_pb2.Share) -> Share:
@@ -90,4 +105,5 @@ def from_message(message: keystore_pb2.Share) -> Share:
         commitments=tuple(message.commitments),
         threshold=message.threshold,
         total=message.total,
+        version=message.share_version,
     )

@@ -8,6 +8,8 @@ from mdm_service import policy
 CONTRACTS = [
     "mdm.acl.v1.acl_pb2",
     "mdm.keystore.v1.keystore_pb2",
+    "mdm.keystore.v1.admin_pb2",
+    "mdm.keystore.v1.peer_pb2",
     "mdm.catalog.v1.catalog_pb2",
     "mdm.metadata.v1.metadata_pb2",
     "mdm.srm.v1.srm_pb2",
@@ -39,3 +41,10 @@ def test_check_access_is_for_dicom_srm_only(role):
 def test_operators_and_peers_never_read_shares():
     method = "/mdm.keystore.v1.KeystoreService/GetShares"
     assert not policy.allows(method, frozenset({policy.OPERATOR, policy.KEYSTORE_PEER}))
+
+
+def test_only_keystores_speak_to_keystores():
+    methods = [method for method in policy.POLICY if method.startswith("/mdm.keystore.v1.KeystorePeerService/")]
+    assert methods
+    for method in methods:
+        assert not policy.allows(method, (policy.ROLES | {policy.USER}) - {policy.KEYSTORE_PEER})

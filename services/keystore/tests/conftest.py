@@ -47,6 +47,10 @@ class MemoryKeys:
             yield copy
             self.records, self.entries = copy.records, copy.entries
 
+    @contextmanager
+    def release(self) -> Iterator["MemoryKeys"]:
+        yield self
+
     def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
         found = [self.records[guid] for guid in guids if guid in self.records and _is_live(self.records[guid])]
         return {record.guid: Held(record, self.acls[record.acl_id].permissions_of(caller)) for record in found}
@@ -75,6 +79,9 @@ class MemoryKeys:
     def remove(self, guids: Sequence[UUID]) -> None:
         for guid in guids:
             self.records.pop(guid, None)
+
+    def remove_prepared(self, caller: Caller | None, guids: Sequence[UUID]) -> Sequence[UUID]:
+        return []
 
     def assign(self, assignments: Sequence[AclAssignment]) -> None:
         for assignment in assignments:

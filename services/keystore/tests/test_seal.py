@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mdm_keystore.seal import SealBroken, Sealer
 from mdm_service.errors import ConfigurationError
 
@@ -13,23 +14,31 @@ OLD, NEW = b"\x01" * 32, b"\x02" * 32
 
 def test_a_sealed_share_opens_in_its_own_place():
     sealer = Sealer([NEW])
-    sealed = sealer.seal(VALUE, GUID, 3, 2)
-    assert sealer.open(sealed, sealer.current, GUID, 3, 2) == VALUE
+    sealed, kek_id = sealer.seal(VALUE, GUID, 3, 2, 1)
+    assert kek_id == sealer.current
+    assert sealer.open(sealed, kek_id, GUID, 3, 2, 1) == VALUE
     assert VALUE not in sealed
-    assert sealer.seal(VALUE, GUID, 3, 2) != sealed
+    assert sealer.seal(VALUE, GUID, 3, 2, 1)[0] != sealed
 
 
-@pytest.mark.parametrize(("guid", "epoch", "x"), [(UUID(int=1), 3, 2), (GUID, 4, 2), (GUID, 3, 1)])
-def test_a_sealed_share_moved_to_another_place_does_not_open(guid, epoch, x):
+@pytest.mark.parametrize(("guid", "epoch", "x", "version"), [(UUID(int=1), 3, 2, 1), (GUID, 4, 2, 1), (GUID, 3, 1, 1), (GUID, 3, 2, 0)])
+def test_a_sealed_share_moved_to_another_place_does_not_open(guid, epoch, x, version):
     sealer = Sealer([NEW])
-    sealed = sealer.seal(VALUE, GUID, 3, 2)
+    sealed, kek_id = sealer.seal(VALUE, GUID, 3, 2, 1)
     with pytest.raises(SealBroken):
-        sealer.open(sealed, sealer.current, guid, epoch, x)
+        sealer.open(sealed, kek_id, guid, epoch, x, version)
+
+
+def test_a_share_sealed_before_there_were_versions_opens_as_version_0():
+    nonce, place = bytes(12), GUID.bytes + bytes([0, 0, 0, 3, 2])
+    sealed = nonce + AESGCM(NEW).encrypt(nonce, VALUE, place)
+    sealer = Sealer([NEW])
+    assert sealer.open(sealed, sealer.current, GUID, 3, 2, 0) == VALUE
 
 
 def test_an_altered_share_does_not_open():
     sealer = Sealer([NEW])
-    sealed = bytearray(sealer.seal(VALUE, GUID, 3, 2))
+    sealed = bytearray(sealer.seal(VALUE, GUID, 3, 2)[0])
     sealed[20] ^= 1
     with pytest.raises(SealBroken):
         sealer.open(bytes(sealed), sealer.current, GUID, 3, 2)
@@ -37,17 +46,32 @@ def test_an_altered_share_does_not_open():
 
 def test_after_rotation_old_shares_open_and_new_ones_need_the_new_key():
     before, after = Sealer([OLD]), Sealer([NEW, OLD])
-    sealed = before.seal(VALUE, GUID, 0, 1)
+    sealed, _ = before.seal(VALUE, GUID, 0, 1)
     assert after.open(sealed, before.current, GUID, 0, 1) == VALUE
     assert after.current != before.current
     with pytest.raises(SealBroken, match="not in kek_file"):
-        before.open(after.seal(VALUE, GUID, 0, 1), after.current, GUID, 0, 1)
+        before.open(after.seal(VALUE, GUID, 0, 1)[0], after.current, GUID, 0, 1)
 
 
 def test_keys_are_read_from_a_file_first_line_first(tmp_path):
     file = tmp_path / "kek"
     file.write_text(f"{NEW.hex()}\n{OLD.hex().upper()}\n")
     assert Sealer.from_file(file).current == Sealer([NEW]).current
+
+
+def test_a_changed_file_is_used_at_once_and_one_that_cannot_be_read_is_not(tmp_path, caplog):
+    file = tmp_path / "kek"
+    file.write_text(OLD.hex())
+    sealer = Sealer.from_file(file)
+    sealed, kek_id = sealer.seal(VALUE, GUID, 0, 1)
+    file.write_text(f"{NEW.hex()}\n{OLD.hex()}\n")
+    assert sealer.current == Sealer([NEW]).current
+    assert sealer.open(sealed, kek_id, GUID, 0, 1) == VALUE
+    file.write_text("nonsense")
+    assert sealer.current == Sealer([NEW]).current
+    assert "kek_file cannot be used" in caplog.text
+    file.unlink()
+    assert sealer.open(sealed, kek_id, GUID, 0, 1) == VALUE
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o600, False)])

@@ -9,7 +9,7 @@ from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
 from mdm_keystore.model import AclAssignment, KeyRecord, KeyRef, KeyState, first_break
 from mdm_keystore.seal import Sealer
-from mdm_keystore.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey
+from mdm_keystore.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey, Released
 from mdm_service.acl import Acl, AclEntry, Permission
 from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_service.identity import Caller
@@ -69,8 +69,8 @@ def test_a_share_is_released_only_after_confirmation_and_only_to_readers(service
     assert create_one(service, share) is None
     assert reasons(service.release_shares(SRM, [share.guid])) == ["KEY_NOT_FOUND"]
     assert service.confirm_keys(SRM, [ref(share)]) == [None]
-    assert service.release_shares(SRM, [share.guid]) == [share]
-    assert service.release_shares(ALICE, [share.guid]) == [share]
+    assert service.release_shares(SRM, [share.guid]) == [Released(share)]
+    assert service.release_shares(ALICE, [share.guid]) == [Released(share)]
     assert reasons(service.release_shares(MALLORY, [share.guid])) == ["KEY_NOT_FOUND"]
 
 
@@ -86,7 +86,7 @@ def test_outcomes_come_in_the_order_asked(service):
     first, second = stored(service, 2)
     unknown = uuid4()
     released = service.release_shares(SRM, [second.guid, unknown, first.guid, second.guid])
-    assert [released[0], released[2], released[3]] == [second, first, second]
+    assert [released[0], released[2], released[3]] == [Released(second), Released(first), Released(second)]
     assert isinstance(released[1], NotFound)
 
 
@@ -95,7 +95,7 @@ def test_the_same_share_again_succeeds_pending_or_confirmed(service):
     assert [create_one(service, share), create_one(service, share)] == [None, None]
     assert service.confirm_keys(SRM, [ref(share), ref(share)]) == [None, None]
     assert create_one(service, share) is None
-    assert service.release_shares(SRM, [share.guid]) == [share]
+    assert service.release_shares(SRM, [share.guid]) == [Released(share)]
 
 
 def test_a_second_creation_of_a_confirmed_key_is_refused_and_harms_nothing(service):
@@ -103,7 +103,7 @@ def test_a_second_creation_of_a_confirmed_key_is_refused_and_harms_nothing(servi
     error = create_one(service, share_of(share.guid))
     assert isinstance(error, Conflict)
     assert error.reason == "KEY_EXISTS"
-    assert service.release_shares(SRM, [share.guid]) == [share]
+    assert service.release_shares(SRM, [share.guid]) == [Released(share)]
 
 
 def test_a_pending_key_is_replaced_by_its_creator_and_by_nobody_else(service, keys):
@@ -158,7 +158,7 @@ def test_a_pending_key_expires_and_its_guid_is_free_again(keys, service):
     replacement = share_of(share.guid)
     assert create_one(hasty, share_of(share.guid)) is None
     assert create_one(service, replacement, ALICE, OTHER_ACL) is None
-    assert service.release_shares(SRM, [kept.guid]) == [kept]
+    assert service.release_shares(SRM, [kept.guid]) == [Released(kept)]
 
 
 def test_deletion_needs_d_or_an_operator_or_being_the_creator_of_a_pending_key(service):
@@ -199,7 +199,7 @@ def test_assigning_an_acl_needs_p_and_changes_who_reads(service):
     assert reasons(service.assign_acls(SRM, [AclAssignment(share.guid, uuid4())])) == ["ACL_NOT_FOUND"]
     assert service.assign_acls(SRM, [AclAssignment(share.guid, OTHER_ACL)]) == [None]
     assert reasons(service.release_shares(SRM, [share.guid])) == ["KEY_NOT_FOUND"]
-    assert service.release_shares(ALICE, [share.guid]) == [share]
+    assert service.release_shares(ALICE, [share.guid]) == [Released(share)]
 
 
 def test_listing_pages_through_what_the_caller_may_list(service):

@@ -11,7 +11,7 @@ import hmac
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -31,6 +31,7 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 
 MAX_SHARES = 16
 MAX_EPOCH = 2**32 - 1
+MAX_VERSION = 2**32 - 1
 _SIZE = 32
 _ZERO = bytes(_SIZE)
 _FIELD = 2**255 - 19
@@ -48,7 +49,10 @@ class ShareError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """f(x), and what is needed to check it; `value` is 32 bytes, little-endian, and stays out of `repr`."""
+    """f(x), and what is needed to check it; `value` is 32 bytes, little-endian, and stays out of `repr`.
+
+    `epoch` numbers the key, which is derived with it; `version` numbers the polynomials that have been laid through one key.
+    """
 
     guid: UUID
     epoch: int
@@ -57,6 +61,7 @@ class Share:
     commitments: tuple[bytes, ...]
     threshold: int
     total: int
+    version: int = 0
 
     @property
     def public_key(self) -> bytes:
@@ -84,7 +89,7 @@ def split(secret_scalar: bytes | None, threshold: int, total: int, guid: UUID, e
     _check_scalar(secret, "scalar-invalid", None)
     while True:
         coefficients = (secret, *(random_scalar() for _ in range(threshold - 1)))
-        values = [_evaluate(coefficients, x) for x in range(1, total + 1)]
+        values = [evaluate(coefficients, x) for x in range(1, total + 1)]
         if _ZERO not in values:
             break
     commitments = tuple(crypto_scalarmult_ed25519_base_noclamp(coefficient) for coefficient in coefficients)
@@ -123,8 +128,8 @@ def combine(shares: Sequence[Share]) -> bytes:
     The result is proven by s·B = C_0, which costs less than checking each share; when that fails each share is checked.
 
     Raises:
-        ShareError: too few shares, duplicate x, mixed keys, epochs, parameters or commitments, or a malformed or wrong
-            share, whose x it names.
+        ShareError: too few shares, duplicate x, mixed keys, epochs, versions, parameters or commitments, or a malformed or
+            wrong share, whose x it names.
     """
     if not shares:
         raise ShareError("shares-too-few", "no shares given")
@@ -153,7 +158,7 @@ def recover(shares: Sequence[Share], x: int) -> Share:
     first = shares[0]
     chosen = shares[: first.threshold]
     value = _interpolate(chosen, x)
-    recovered = Share(first.guid, first.epoch, x, value, first.commitments, first.threshold, first.total)
+    recovered = replace(first, x=x, value=value)
     check(recovered)
     return recovered
 
@@ -165,8 +170,8 @@ def file_key(scalar: bytes, guid: UUID, epoch: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=_SIZE, salt=None, info=info).derive(scalar)
 
 
-def _evaluate(coefficients: Sequence[bytes], x: int) -> bytes:
-    """f(x) by Horner's rule on secret scalars."""
+def evaluate(coefficients: Sequence[bytes], x: int) -> bytes:
+    """Return f(x), coefficients lowest degree first, by Horner's rule on secret scalars."""
     multiplier = x.to_bytes(_SIZE, "little")
     value = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
@@ -207,15 +212,15 @@ def _times(x: int, point: bytes) -> bytes:
 def _interpolate(shares: Sequence[Share], at: int) -> bytes:
     """f(at) from as many shares as the polynomial has coefficients."""
     value = _ZERO
-    weights = _weights(tuple(share.x for share in shares), at)
+    weights = lagrange_weights(tuple(share.x for share in shares), at)
     for share, weight in zip(shares, weights, strict=True):
         value = crypto_core_ed25519_scalar_add(value, crypto_core_ed25519_scalar_mul(weight, share.value))
     return value
 
 
 @functools.lru_cache(maxsize=1024)
-def _weights(xs: tuple[int, ...], at: int) -> tuple[bytes, ...]:
-    """Lagrange's basis polynomials at `at` for these (public) indices: λ_i = Π (x_j − at) / (x_j − x_i) modulo ℓ."""
+def lagrange_weights(xs: tuple[int, ...], at: int) -> tuple[bytes, ...]:
+    """Return Lagrange's basis polynomials at `at` for these (public) indices: λ_i = Π (x_j − at) / (x_j − x_i) modulo ℓ."""
     weights = []
     for x in xs:
         numerator = denominator = 1
@@ -231,9 +236,9 @@ def _check_same_key(shares: Sequence[Share]) -> None:
     repeated = _first_repeated(share.x for share in shares)
     if repeated is not None:
         raise ShareError("share-duplicate", "given twice", repeated)
-    groups = [(share.guid, share.epoch, share.threshold, share.total, share.commitments) for share in shares]
+    groups = [(share.guid, share.epoch, share.version, share.threshold, share.total, share.commitments) for share in shares]
     common, _ = Counter(groups).most_common(1)[0]
-    aspects = ("GUID", "epoch", "threshold", "total", "commitments")
+    aspects = ("GUID", "epoch", "version", "threshold", "total", "commitments")
     for share, group in zip(shares, groups, strict=True):
         for aspect, mine, theirs in zip(aspects, group, common, strict=True):
             if mine != theirs:
@@ -251,6 +256,8 @@ def _first_repeated(indices: Iterable[int]) -> int | None:
 
 def _check_form(share: Share) -> None:
     _check_parameters(share.threshold, share.total, share.epoch, share.x)
+    if not 0 <= share.version <= MAX_VERSION:
+        raise ShareError("share-malformed", "the version is not a 32-bit number", share.x)
     if not 1 <= share.x <= share.total:
         raise ShareError("share-malformed", f"index is not in 1..{share.total}", share.x)
     _check_scalar(share.value, "share-malformed", share.x)

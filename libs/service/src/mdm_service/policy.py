@@ -14,6 +14,7 @@ _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
 _READERS = frozenset({USER, DICOM_SRM})
 _OPERATORS = frozenset({OPERATOR})
 _DICOM_SRM = frozenset({DICOM_SRM})
+_KEYSTORES = frozenset({KEYSTORE_PEER})
 
 
 def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
@@ -35,6 +36,27 @@ POLICY: Mapping[str, frozenset[str]] = {
         GetKeyAttributes=_CLIENTS,
         AssignAcls=_CLIENTS,
         ListKeys=_CLIENTS,
+    ),
+    **_rows(
+        "mdm.keystore.v1.KeystoreAdminService",
+        BeginResharing=_OPERATORS,
+        GetResharing=_OPERATORS,
+        CancelResharing=_OPERATORS,
+        RewrapShares=_OPERATORS,
+        ListAuditEntries=_OPERATORS,
+        ListWitnessedHeads=_OPERATORS,
+    ),
+    **_rows(
+        "mdm.keystore.v1.KeystorePeerService",
+        ListHeldKeys=_KEYSTORES,
+        Deal=_KEYSTORES,
+        TakeSubshares=_KEYSTORES,
+        Prepare=_KEYSTORES,
+        Commit=_KEYSTORES,
+        Retire=_KEYSTORES,
+        Discard=_KEYSTORES,
+        GetRound=_KEYSTORES,
+        WitnessHead=_KEYSTORES,
     ),
     **_rows(
         "mdm.catalog.v1.CatalogService",

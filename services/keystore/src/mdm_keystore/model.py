@@ -34,6 +34,7 @@ class KeyRecord:
     acl_id: UUID
     create_time: datetime
     expire_time: datetime | None
+    version: int = 0
 
     @property
     def public_key(self) -> bytes:

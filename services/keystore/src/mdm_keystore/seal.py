@@ -5,13 +5,14 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mdm_service.errors import ConfigurationError
+from mdm_service.trust import WatchedFile
 
 _NONCE_SIZE = 12
 _log = logging.getLogger(__name__)
@@ -25,54 +26,97 @@ class SealBroken(Exception):
 class Sealer:
     """AES-256-GCM under the first of several key-encryption keys; opens what any of them sealed.
 
-    The associated data binds a sealed share to its place: GUID (16 bytes) ‖ epoch (4, big-endian) ‖ x (1).
+    The associated data binds a sealed share to its place: GUID (16 bytes) ‖ epoch (4, big-endian) ‖ x (1) ‖, from version 1 on,
+    version (4, big-endian). Used by threads; the keys may change at any time.
     """
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
-        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
-        self.current = _key_id(keys[0])
+    def __init__(self, keys: Callable[[], Sequence[bytes]] | Sequence[bytes]) -> None:
+        """Take the keys, or what returns the present ones; the first seals."""
+        self._keys = keys if callable(keys) else lambda: keys
+        self._present: tuple[Sequence[bytes], dict[str, AESGCM]] = ((), {})
 
     @classmethod
     def from_file(cls, path: Path) -> "Sealer":
         """Read keys of 64 hexadecimal digits, one a line (`openssl rand -hex 32`); the first one seals.
 
-        A file that everybody on the machine may read is used, with a warning in the log.
+        The file is read again when it changes; while it cannot be used, the keys that were read before are. A file that everybody on
+        the machine may read is used, with a warning in the log.
 
         Raises:
             ConfigurationError: the file cannot be read, or a line of it is no key.
         """
+        file = WatchedFile(path, _parse)
         try:
-            lines = path.read_text(encoding="ascii").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"keystore.kek_file: {path}: {type(error).__name__}: cannot be read") from None
+            last = file.get()
+        except (OSError, ValueError) as error:
+            why = "each line must be 64 hexadecimal digits" if isinstance(error, ValueError) else f"{type(error).__name__}: cannot be read"
+            raise ConfigurationError(f"keystore.kek_file: {path}: {why}") from None
         if path.stat().st_mode & stat.S_IROTH:
             _log.warning("kek_file is readable by everybody: chmod 600", extra={"path": str(path)})
-        if not lines or not all(_LINE.match(line) for line in lines):
-            raise ConfigurationError(f"keystore.kek_file: {path}: each line must be 64 hexadecimal digits")
-        return cls([bytes.fromhex(line) for line in lines])
 
-    def seal(self, value: bytes, guid: UUID, epoch: int, x: int) -> bytes:
-        """Return nonce ‖ ciphertext ‖ tag of a share's value, under the current key."""
+        told = False
+
+        def keys() -> Sequence[bytes]:
+            nonlocal last, told
+            try:
+                last, told = file.get(), False
+            except (OSError, ValueError) as error:
+                if not told:
+                    _log.error("kek_file cannot be used; going on with the keys read before", extra={"error": type(error).__name__})
+                told = True
+            return last
+
+        return cls(keys)
+
+    @property
+    def current(self) -> str:
+        """The name of the key that seals now."""
+        return next(iter(self._ciphers()))
+
+    @property
+    def known(self) -> list[str]:
+        """The names of all keys that open."""
+        return list(self._ciphers())
+
+    def seal(self, value: bytes, guid: UUID, epoch: int, x: int, version: int = 0) -> tuple[bytes, str]:
+        """Return nonce ‖ ciphertext ‖ tag of a share's value under the current key, and that key's name."""
+        kek_id, cipher = next(iter(self._ciphers().items()))
         nonce = os.urandom(_NONCE_SIZE)
-        return nonce + self._ciphers[self.current].encrypt(nonce, value, _place(guid, epoch, x))
+        return nonce + cipher.encrypt(nonce, value, _place(guid, epoch, x, version)), kek_id
 
-    def open(self, sealed: bytes, kek_id: str, guid: UUID, epoch: int, x: int) -> bytes:
+    def open(self, sealed: bytes, kek_id: str, guid: UUID, epoch: int, x: int, version: int = 0) -> bytes:
         """Return the share's value.
 
         Raises:
             SealBroken: it does not open.
         """
-        cipher = self._ciphers.get(kek_id)
+        cipher = self._ciphers().get(kek_id)
         if cipher is None:
             raise SealBroken(f"the key-encryption key {kek_id} is not in kek_file")
         try:
-            return cipher.decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], _place(guid, epoch, x))
+            return cipher.decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], _place(guid, epoch, x, version))
         except InvalidTag:
             raise SealBroken("a sealed share is not authentic") from None
 
+    def _ciphers(self) -> dict[str, AESGCM]:
+        keys = self._keys()
+        known, ciphers = self._present
+        if keys is not known:
+            ciphers = {_key_id(key): AESGCM(key) for key in keys}
+            self._present = keys, ciphers
+        return ciphers
 
-def _place(guid: UUID, epoch: int, x: int) -> bytes:
-    return guid.bytes + epoch.to_bytes(4, "big") + x.to_bytes(1, "big")
+
+def _parse(content: bytes) -> Sequence[bytes]:
+    lines = content.decode("ascii").split()
+    if not lines or not all(_LINE.match(line) for line in lines):
+        raise ValueError("not lines of 64 hexadecimal digits")
+    return [bytes.fromhex(line) for line in lines]
+
+
+def _place(guid: UUID, epoch: int, x: int, version: int) -> bytes:
+    place = guid.bytes + epoch.to_bytes(4, "big") + x.to_bytes(1, "big")
+    return place + version.to_bytes(4, "big") if version else place
 
 
 def _key_id(key: bytes) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, cast
 from uuid import UUID
 
 from mdm_crypto import shamir
@@ -40,10 +40,19 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A live (confirmed or unexpired) key and what the caller may do with it."""
+    """A live (confirmed or unexpired) key and what the caller may do with it; while its shares are replaced, the one before too."""
 
     record: KeyRecord
     granted: Permission
+    previous: KeyRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """This server's share of a key, and the share before it as long as some server may lack its new one."""
+
+    share: Share
+    previous: Share | None = None
 
 
 class Change(Protocol):
@@ -64,6 +73,9 @@ class Change(Protocol):
     def remove(self, guids: Sequence[UUID]) -> None:
         """Destroy keys."""
 
+    def remove_prepared(self, caller: Caller | None, guids: Sequence[UUID]) -> Sequence[UUID]:
+        """Destroy what is prepared for keys that are not here yet and `caller` may delete (None: all); return their GUIDs."""
+
     def assign(self, assignments: Sequence[AclAssignment]) -> None:
         """Point keys at other ACLs."""
 
@@ -78,24 +90,34 @@ class Change(Protocol):
         """
 
 
+class Release(Protocol):
+    """What a release needs of its transaction."""
+
+    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
+        """Return the live keys among `guids`."""
+
+    def audit(self, entries: Sequence[AuditEntry]) -> None:
+        """Append to the audit chain, as part of the transaction.
+
+        Raises:
+            AuditUnavailable: the log refused; nothing may be released.
+        """
+
+
 class Keys(Protocol):
     """Where keys and the audit chain are kept."""
 
     def change(self) -> AbstractContextManager[Change]:
         """Open a change: committed when the block ends, undone when it raises."""
 
+    def release(self) -> AbstractContextManager["Release"]:
+        """Open a transaction that looks keys up and audits; committed when the block ends."""
+
     def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
         """Return the live keys among `guids`."""
 
     def page(self, caller: Caller | None, after: UUID | None, limit: int) -> Sequence[KeyRecord]:
         """Return up to `limit` live keys behind `after` in order of GUID: those `caller` may list, None: all."""
-
-    def audit(self, entries: Sequence[AuditEntry]) -> None:
-        """Append to the audit chain, durably.
-
-        Raises:
-            AuditUnavailable: the log refused the entries.
-        """
 
 
 Failure = MdmError | None
@@ -133,7 +155,7 @@ class KeystoreService:
                 if failures[position] is None and not _is_confirmed(held.get(guid)):
                     records[guid] = self._pending(caller, key, now)
             change.put(list(records.values()))
-            change.audit(_entries(caller, "create", [key.share.guid for key in keys], failures))
+            change.audit(audit_entries(caller, "create", [key.share.guid for key in keys], failures))
         return failures
 
     def confirm_keys(self, caller: Caller, refs: Sequence[KeyRef]) -> list[Failure]:
@@ -144,10 +166,10 @@ class KeystoreService:
             failures = [_refusal_of_confirmation(caller, ref, held.get(ref.guid)) for ref in refs]
             wanted = [ref.guid for ref, failure in zip(refs, failures, strict=True) if failure is None]
             change.confirm([guid for guid in wanted if not _is_confirmed(held.get(guid))])
-            change.audit(_entries(caller, "confirm", [ref.guid for ref in refs], failures))
+            change.audit(audit_entries(caller, "confirm", [ref.guid for ref in refs], failures))
         return failures
 
-    def release_shares(self, caller: Caller, guids: Sequence[UUID]) -> list[Share | MdmError]:
+    def release_shares(self, caller: Caller, guids: Sequence[UUID]) -> list[Released | MdmError]:
         """Return this server's share of each confirmed key that `caller` may read.
 
         An unknown key and a forbidden one give the same `NotFound` item, so ids cannot be probed.
@@ -157,20 +179,28 @@ class KeystoreService:
             AuditUnavailable: the log refused the entries; safe to retry.
         """
         _check_batch(guids)
-        held = self._keys.held(caller, guids)
-        results = [self._released(held.get(guid)) for guid in guids]
-        failures = [result if isinstance(result, MdmError) else None for result in results]
-        self._keys.audit(_entries(caller, "release", guids, failures))
+        with self._keys.release() as release:
+            held = release.held(caller, guids)
+            results = [self._released(held.get(guid)) for guid in guids]
+            failures = [result if isinstance(result, MdmError) else None for result in results]
+            release.audit(audit_entries(caller, "release", guids, failures))
         return results
 
-    def delete_keys(self, caller: Caller, guids: Sequence[UUID]) -> list[Failure]:
-        """Destroy shares: needs `d`, or being the creator of a pending key, or an operator."""
-        _check_batch(guids)
+    def delete_keys(self, caller: Caller, keys: Sequence[UUID | KeyRef]) -> list[Failure]:
+        """Destroy shares: needs `d`, or being the creator of a pending key, or an operator.
+
+        A key given by reference is deleted only if it is still that key. What a round has prepared is destroyed too, so that a key
+        deleted while it gets new shares does not come back.
+        """
+        _check_batch(keys)
+        guids = [key.guid if isinstance(key, KeyRef) else key for key in keys]
         with self._keys.change() as change:
             held = change.held(caller, guids)
-            failures = [_refusal_of_deletion(caller, held.get(guid)) for guid in guids]
+            failures = [_refusal_of_deletion(caller, key, held.get(guid)) for key, guid in zip(keys, guids, strict=True)]
             change.remove([guid for guid, failure in zip(guids, failures, strict=True) if failure is None])
-            change.audit(_entries(caller, "delete", guids, failures))
+            prepared = set(change.remove_prepared(None if caller.has_role(OPERATOR) else caller, [g for g in guids if g not in held]))
+            failures = [None if guid in prepared else failure for guid, failure in zip(guids, failures, strict=True)]
+            change.audit(audit_entries(caller, "delete", guids, failures))
         return failures
 
     def assign_acls(self, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Failure]:
@@ -187,7 +217,7 @@ class KeystoreService:
                     failure = _acl_not_found()
                 failures.append(failure)
             change.assign([a for a, failure in zip(assignments, failures, strict=True) if failure is None])
-            change.audit(_entries(caller, "assign-acl", [a.guid for a in assignments], failures))
+            change.audit(audit_entries(caller, "assign-acl", [a.guid for a in assignments], failures))
         return failures
 
     def key_attributes(self, caller: Caller, guids: Sequence[UUID]) -> list[KeyRecord | MdmError]:
@@ -205,7 +235,7 @@ class KeystoreService:
         with self._keys.change() as change:
             guids = change.remove_expired()
             if guids:
-                change.audit(_entries(Caller(EXPIRY), "expire", guids, [None] * len(guids)))
+                change.audit(audit_entries(Caller(EXPIRY), "expire", guids, [None] * len(guids)))
         return len(guids)
 
     def _refusal_of(self, share: Share) -> Failure:
@@ -219,6 +249,7 @@ class KeystoreService:
 
     def _pending(self, caller: Caller, key: NewKey, now: datetime) -> KeyRecord:
         share = key.share
+        sealed, kek_id = self._sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
         return KeyRecord(
             guid=share.guid,
             epoch=share.epoch,
@@ -226,25 +257,39 @@ class KeystoreService:
             threshold=share.threshold,
             total=share.total,
             commitments=share.commitments,
-            sealed=self._sealer.seal(share.value, share.guid, share.epoch, share.x),
-            kek_id=self._sealer.current,
+            sealed=sealed,
+            kek_id=kek_id,
             state=KeyState.PENDING,
             creator=caller.dn,
             acl_id=key.acl_id,
             create_time=now,
             expire_time=now + self._pending_ttl,
+            version=share.version,
         )
 
-    def _released(self, found: Held | None) -> Share | MdmError:
+    def _released(self, found: Held | None) -> Released | MdmError:
         if found is None or not _is_confirmed(found) or not found.granted & Permission.READ:
             return _not_found()
-        record = found.record
-        try:
-            value = self._sealer.open(record.sealed, record.kek_id, record.guid, record.epoch, record.x)
-        except SealBroken as error:
-            _log.error("share does not open", extra={"guid": str(record.guid), "why": str(error)})
+        share = self._opened(found.record)
+        previous = None if found.previous is None else self._opened(found.previous)
+        if share is None and previous is None:
             return Unavailable("SHARE_UNREADABLE", "This keystore cannot open its share: its operator must repair it.")
-        return Share(record.guid, record.epoch, record.x, value, record.commitments, record.threshold, record.total)
+        return Released(share, previous) if share is not None else Released(cast(Share, previous))
+
+    def _opened(self, record: KeyRecord) -> Share | None:
+        share = opened(self._sealer, record)
+        if share is None:
+            _log.error("share does not open", extra={"guid": str(record.guid), "version": record.version})
+        return share
+
+
+def opened(sealer: Sealer, record: KeyRecord) -> Share | None:
+    """Return the share of a record, None where it does not open."""
+    try:
+        value = sealer.open(record.sealed, record.kek_id, record.guid, record.epoch, record.x, record.version)
+    except SealBroken:
+        return None
+    return Share(record.guid, record.epoch, record.x, value, record.commitments, record.threshold, record.total, record.version)
 
 
 def _refusal_of_creation(caller: Caller, key: NewKey, found: Held | None, rights: Mapping[UUID, Permission], repeated: bool) -> Failure:
@@ -269,11 +314,14 @@ def _refusal_of_confirmation(caller: Caller, ref: KeyRef, found: Held | None) ->
     return None
 
 
-def _refusal_of_deletion(caller: Caller, found: Held | None) -> Failure:
+def _refusal_of_deletion(caller: Caller, key: UUID | KeyRef, found: Held | None) -> Failure:
     if found is None:
         return _not_found()
     own_pending = found.record.state is KeyState.PENDING and found.record.creator == caller.dn
-    return None if own_pending or caller.has_role(OPERATOR) else _lacking(found, Permission.DELETE, "delete this key")
+    failure = None if own_pending or caller.has_role(OPERATOR) else _lacking(found, Permission.DELETE, "delete this key")
+    if failure is None and isinstance(key, KeyRef) and (found.record.epoch, found.record.public_key) != (key.epoch, key.public_key):
+        return FailedPrecondition("KEY_REPLACED", "Another creation has replaced this key: it is not deleted.")
+    return failure
 
 
 def _lacking(found: Held, needed: Permission, deed: str) -> Failure:
@@ -301,11 +349,12 @@ def _is_confirmed(found: Held | None) -> bool:
 def _is_same(record: KeyRecord, key: NewKey) -> bool:
     """Tell whether a verified share is the stored one: its commitments determine its value."""
     share = key.share
-    stored = (record.epoch, record.x, record.threshold, record.total, record.commitments, record.acl_id)
-    return stored == (share.epoch, share.x, share.threshold, share.total, share.commitments, key.acl_id)
+    stored = (record.epoch, record.version, record.x, record.threshold, record.total, record.commitments, record.acl_id)
+    return stored == (share.epoch, share.version, share.x, share.threshold, share.total, share.commitments, key.acl_id)
 
 
-def _entries(caller: Caller, action: str, guids: Sequence[UUID], failures: Sequence[Failure]) -> list[AuditEntry]:
+def audit_entries(caller: Caller, action: str, guids: Sequence[UUID], failures: Sequence[Failure]) -> list[AuditEntry]:
+    """Return one entry per GUID: what `caller` did to it, and how it ended."""
     now = datetime.now(UTC)
     return [
         AuditEntry(now, caller.dn, action, guid, failure.reason if failure else OK) for guid, failure in zip(guids, failures, strict=True)

@@ -57,7 +57,9 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
         results = [
             keystore_pb2.ShareResult(status=status.failed(outcome))
             if isinstance(outcome, MdmError)
-            else keystore_pb2.ShareResult(status=status.ok(), share=_share_message(outcome))
+            else keystore_pb2.ShareResult(
+                status=status.ok(), share=_share_message(outcome.share), previous=_previous_message(outcome.previous)
+            )
             for outcome in outcomes
         ]
         return keystore_pb2.GetSharesResponse(results=results)
@@ -65,7 +67,13 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
     def DeleteKeys(self, request: keystore_pb2.DeleteKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.DeleteKeysResponse:
         """Destroy shares."""
         caller = current_caller()
-        outcomes = _batch(request.guids, _guid, lambda guids: self._service.delete_keys(caller, guids))
+        if request.guids and request.keys:
+            raise Invalid("DELETION_AMBIGUOUS", "Give guids or keys, not both.", fields={"keys": "given beside guids"})
+
+        def delete(keys: Sequence[UUID | KeyRef]) -> Sequence[Failure]:
+            return self._service.delete_keys(caller, keys)
+
+        outcomes = _batch(request.keys, _key_ref, delete) if request.keys else _batch(request.guids, _guid, delete)
         return keystore_pb2.DeleteKeysResponse(statuses=_statuses(outcomes))
 
     def GetKeyAttributes(
@@ -148,6 +156,7 @@ def _new_key(message: keystore_pb2.NewKey) -> NewKey:
             commitments=tuple(share.commitments),
             threshold=share.threshold,
             total=share.total,
+            version=share.share_version,
         ),
         _uuid(message.acl_id, "ACL_ID_MALFORMED", "ACL id"),
     )
@@ -170,7 +179,12 @@ def _share_message(share: Share) -> keystore_pb2.Share:
         commitments=share.commitments,
         threshold=share.threshold,
         total=share.total,
+        share_version=share.version,
     )
+
+
+def _previous_message(share: Share | None) -> keystore_pb2.Share | None:
+    return None if share is None else _share_message(share)
 
 
 def _attributes_message(record: KeyRecord) -> keystore_pb2.KeyAttributes:
@@ -182,6 +196,8 @@ def _attributes_message(record: KeyRecord) -> keystore_pb2.KeyAttributes:
         total=record.total,
         state=_STATES[record.state],
         acl_id=str(record.acl_id),
+        public_key=record.public_key,
+        share_version=record.version,
     )
     message.create_time.FromDatetime(record.create_time)
     return message

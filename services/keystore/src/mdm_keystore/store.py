@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,11 @@ from mdm_keystore.model import AclAssignment, AuditEntry, ChainedEntry, KeyRecor
 from mdm_keystore.service import AuditUnavailable, Held
 
 _log = logging.getLogger(__name__)
-_COLUMNS = """k.guid, k.epoch, k.x, k.threshold, k.total, k.commitments, k.sealed, k.kek_id, k.state, k.creator, k.acl_id,
-    k.create_time, k.expire_time"""
+COLUMNS = """k.guid, k.epoch, k.x, k.threshold, k.total, k.commitments, k.sealed, k.kek_id, k.state, k.creator, k.acl_id,
+    k.create_time, k.expire_time, k.version"""
 _LIVE = "(k.state = 2 OR k.expire_time > now())"
 _POINT_SIZE = 32
+_WIDTH = 14  # of COLUMNS
 
 
 class PostgresKeys:
@@ -32,6 +34,12 @@ class PostgresKeys:
         """Open a transaction that holds the audit head, so that changes run one after the other."""
         with self._pool.connection() as connection:
             connection.execute("SELECT FROM audit_head FOR UPDATE")
+            yield PostgresChange(connection)
+
+    @contextmanager
+    def release(self) -> Iterator["PostgresChange"]:
+        """Open a transaction that others may run beside until it audits."""
+        with self._pool.connection() as connection:
             yield PostgresChange(connection)
 
     def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
@@ -48,14 +56,9 @@ class PostgresKeys:
         if after is not None:
             conditions.append("k.guid > %(after)s")
             parameters["after"] = after
-        query = f"SELECT {_COLUMNS} FROM key_share k WHERE {' AND '.join(conditions)} ORDER BY k.guid LIMIT %(limit)s"  # noqa: S608  # fixed parts only
+        query = f"SELECT {COLUMNS} FROM key_share k WHERE {' AND '.join(conditions)} ORDER BY k.guid LIMIT %(limit)s"  # noqa: S608  # fixed parts only
         with self._pool.connection() as connection:
-            return [_record(row) for row in connection.execute(query.encode(), parameters)]
-
-    def audit(self, entries: Sequence[AuditEntry]) -> None:
-        """Append to the chain and commit."""
-        with _explained(), self._pool.connection() as connection:
-            _append(connection, entries)
+            return [record(row) for row in connection.execute(query.encode(), parameters)]
 
     def chain(self) -> Sequence[ChainedEntry]:
         """Return the whole audit chain from its beginning."""
@@ -87,13 +90,15 @@ class PostgresChange:
         self._connection.execute(
             """
             INSERT INTO key_share AS k (guid, epoch, x, threshold, total, commitments, sealed, kek_id, state, creator, acl_id,
-                                        create_time, expire_time)
+                                        create_time, expire_time, version)
             SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::smallint[], %s::smallint[], %s::smallint[], %s::bytea[], %s::bytea[],
-                                 %s::text[], %s::smallint[], %s::text[], %s::uuid[], %s::timestamptz[], %s::timestamptz[])
+                                 %s::text[], %s::smallint[], %s::text[], %s::uuid[], %s::timestamptz[], %s::timestamptz[],
+                                 %s::bigint[])
             ON CONFLICT (guid) DO UPDATE SET (epoch, x, threshold, total, commitments, sealed, kek_id, state, creator, acl_id,
-                                              create_time, expire_time)
+                                              create_time, expire_time, version, round_id)
                 = (excluded.epoch, excluded.x, excluded.threshold, excluded.total, excluded.commitments, excluded.sealed,
-                   excluded.kek_id, excluded.state, excluded.creator, excluded.acl_id, excluded.create_time, excluded.expire_time)
+                   excluded.kek_id, excluded.state, excluded.creator, excluded.acl_id, excluded.create_time, excluded.expire_time,
+                   excluded.version, NULL)
             """,
             [
                 [record.guid for record in records],
@@ -109,6 +114,7 @@ class PostgresChange:
                 [record.acl_id for record in records],
                 [record.create_time for record in records],
                 [record.expire_time for record in records],
+                [record.version for record in records],
             ],
         )
 
@@ -117,8 +123,18 @@ class PostgresChange:
         self._connection.execute("UPDATE key_share SET state = 2, expire_time = NULL WHERE guid = ANY (%s) AND state = 1", (list(guids),))
 
     def remove(self, guids: Sequence[UUID]) -> None:
-        """Destroy keys."""
+        """Destroy keys, with all that is prepared for them."""
+        self._connection.execute("DELETE FROM share_prepared WHERE guid = ANY (%s)", (list(guids),))
         self._connection.execute("DELETE FROM key_share WHERE guid = ANY (%s)", (list(guids),))
+
+    def remove_prepared(self, caller: Caller | None, guids: Sequence[UUID]) -> Sequence[UUID]:
+        """Destroy what is prepared for keys that `caller` may delete (None: all); return their GUIDs."""
+        allowed = "true" if caller is None else "acl_permissions(acl_id, %(dn)s, %(principals)s) & %(delete)s <> 0"
+        rows = self._connection.execute(
+            f"DELETE FROM share_prepared WHERE guid = ANY (%(guids)s) AND {allowed} RETURNING guid".encode(),  # noqa: S608  # fixed parts
+            {"guids": list(guids), "delete": int(Permission.DELETE), **_who(caller)},
+        )
+        return [row[0] for row in rows]
 
     def assign(self, assignments: Sequence[AclAssignment]) -> None:
         """Point keys at other ACLs."""
@@ -145,11 +161,16 @@ def _held(connection: psycopg.Connection, caller: Caller, guids: Sequence[UUID])
         WITH k AS MATERIALIZED (SELECT * FROM key_share k WHERE guid = ANY (%(guids)s) AND {_LIVE}),
              a AS MATERIALIZED (SELECT acl_id, acl_permissions(acl_id, %(dn)s, %(principals)s) AS granted
                                 FROM (SELECT DISTINCT acl_id FROM k) AS distinct_acl)
-        SELECT {_COLUMNS}, a.granted FROM k JOIN a USING (acl_id)
+        SELECT {COLUMNS}, p.threshold, p.total, p.commitments, p.sealed, p.kek_id, p.version, a.granted
+        FROM k JOIN a USING (acl_id) LEFT JOIN share_previous p USING (guid)
         """.encode(),  # noqa: S608  # fixed parts only
         {"guids": list(guids), **_who(caller)},
     )
-    return {row[0]: Held(_record(row[:-1]), Permission(row[-1])) for row in rows}
+    found = {}
+    for row in rows:
+        key = record(row[:_WIDTH])
+        found[key.guid] = Held(key, Permission(row[-1]), previous_of(key, row[_WIDTH:-1]))
+    return found
 
 
 @contextmanager
@@ -176,12 +197,39 @@ def _append(connection: psycopg.Connection, entries: Sequence[AuditEntry]) -> No
     connection.execute("UPDATE audit_head SET seq = %s, hash = %s", (chained[-1].seq, chained[-1].hash))
 
 
-def _record(row: tuple[Any, ...]) -> KeyRecord:
-    guid, epoch, x, threshold, total, points, sealed, kek_id, state, creator, acl_id, create_time, expire_time = row
-    commitments = tuple(points[start : start + _POINT_SIZE] for start in range(0, len(points), _POINT_SIZE))
+def record(row: tuple[Any, ...]) -> KeyRecord:
+    """Return the record in a row of COLUMNS."""
+    guid, epoch, x, threshold, total, points, sealed, kek_id, state, creator, acl_id, create_time, expire_time, version = row
     return KeyRecord(
-        guid, epoch, x, threshold, total, commitments, sealed, kek_id, KeyState(state), creator, acl_id, create_time, expire_time
+        guid,
+        epoch,
+        x,
+        threshold,
+        total,
+        points_of(points),
+        sealed,
+        kek_id,
+        KeyState(state),
+        creator,
+        acl_id,
+        create_time,
+        expire_time,
+        version,
     )
+
+
+def previous_of(key: KeyRecord, row: tuple[Any, ...]) -> KeyRecord | None:
+    """Return the record of a key's share before the present one, from columns that are all NULL where there is none."""
+    threshold, total, points, sealed, kek_id, version = row
+    if points is None:
+        return None
+    parts = {"threshold": threshold, "total": total, "commitments": points_of(points), "sealed": sealed, "kek_id": kek_id}
+    return replace(key, **parts, version=version)
+
+
+def points_of(joined: bytes) -> tuple[bytes, ...]:
+    """Return the compressed points that a column holds one after the other."""
+    return tuple(joined[start : start + _POINT_SIZE] for start in range(0, len(joined), _POINT_SIZE))
 
 
 def _who(caller: Caller | None) -> dict[str, Any]:

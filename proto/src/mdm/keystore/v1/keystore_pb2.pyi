@@ -103,10 +103,11 @@ class Share(_message.Message):
     COMMITMENTS_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    SHARE_VERSION_FIELD_NUMBER: _builtins.int
     guid: _builtins.str
     """GUID of the file, canonical UUID text."""
     epoch: _builtins.int
-    """Generation of the shares; shares of different epochs never combine."""
+    """Generation of the key: the file key is derived from the scalar, the GUID and the epoch. Refreshing shares never changes it."""
     x: _builtins.int
     """Share index, 1 to 16."""
     value: _builtins.bytes
@@ -115,6 +116,10 @@ class Share(_message.Message):
     """k: how many shares combine, 2 to total."""
     total: _builtins.int
     """n: how many shares there are, up to 16."""
+    share_version: _builtins.int
+    """Counts the sharings of one key: 0 at creation, higher after each refresh, repair or re-share. The key and the first commitment
+    stay as they were; shares of different versions never combine.
+    """
     @_builtins.property
     def commitments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Feldman commitments to the coefficients, lowest degree first: `threshold` compressed ed25519 points of 32 bytes."""
@@ -129,10 +134,11 @@ class Share(_message.Message):
         commitments: _abc.Iterable[_builtins.bytes] | None = ...,
         threshold: _builtins.int = ...,
         total: _builtins.int = ...,
+        share_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitments", b"commitments", "epoch", b"epoch", "guid", b"guid", "threshold", b"threshold", "total", b"total", "value", b"value", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitments", b"commitments", "epoch", b"epoch", "guid", b"guid", "share_version", b"share_version", "threshold", b"threshold", "total", b"total", "value", b"value", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,7 +156,7 @@ class KeyRef(_message.Message):
     guid: _builtins.str
     """GUID of the file."""
     epoch: _builtins.int
-    """Generation of the shares."""
+    """Generation of the key."""
     public_key: _builtins.bytes
     """The commitment to the constant term (compressed ed25519 point of 32 bytes): names exactly one key, so that shares of an
     interrupted creation are never confirmed in place of those that replaced them.
@@ -350,6 +356,7 @@ class ShareResult(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
         """Outcome for this key."""
@@ -358,15 +365,20 @@ class ShareResult(_message.Message):
     def share(self) -> Global___Share:
         """Present when status is OK."""
 
+    @_builtins.property
+    def previous(self) -> Global___Share:
+        """While the key's shares are being replaced: the share of the sharing before, so that any k servers always have one in common."""
+
     def __init__(
         self,
         *,
         status: _common_pb2.ItemStatus | None = ...,
         share: Global___Share | None = ...,
+        previous: Global___Share | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "share", b"share", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "share", b"share", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,18 +391,24 @@ class DeleteKeysRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GUIDS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def guids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 1,000."""
+        """At most 1,000. Empty when `keys` is given."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyRef]:
+        """Instead of `guids`: deletes a key only if it is still the one named by its public key; otherwise KEY_REPLACED. At most 1,000."""
 
     def __init__(
         self,
         *,
         guids: _abc.Iterable[_builtins.str] | None = ...,
+        keys: _abc.Iterable[Global___KeyRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guids", b"guids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guids", b"guids", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -405,7 +423,7 @@ class DeleteKeysResponse(_message.Message):
     STATUSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
-        """One per GUID, in the order asked."""
+        """One per GUID or key, in the order asked."""
 
     def __init__(
         self,
@@ -434,10 +452,12 @@ class KeyAttributes(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ACL_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SHARE_VERSION_FIELD_NUMBER: _builtins.int
     guid: _builtins.str
     """GUID of the file."""
     epoch: _builtins.int
-    """Generation of the shares."""
+    """Generation of the key."""
     x: _builtins.int
     """Share index held here."""
     threshold: _builtins.int
@@ -448,6 +468,10 @@ class KeyAttributes(_message.Message):
     """Pending or confirmed."""
     acl_id: _builtins.str
     """Id of the guarding ACL."""
+    public_key: _builtins.bytes
+    """The commitment to the constant term (compressed ed25519 point of 32 bytes); the same on every server and for ever."""
+    share_version: _builtins.int
+    """Version of the sharing that this server holds."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When this server stored it."""
@@ -463,10 +487,12 @@ class KeyAttributes(_message.Message):
         state: Global___KeyState.ValueType = ...,
         acl_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        public_key: _builtins.bytes = ...,
+        share_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "create_time", b"create_time", "epoch", b"epoch", "guid", b"guid", "state", b"state", "threshold", b"threshold", "total", b"total", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "create_time", b"create_time", "epoch", b"epoch", "guid", b"guid", "public_key", b"public_key", "share_version", b"share_version", "state", b"state", "threshold", b"threshold", "total", b"total", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

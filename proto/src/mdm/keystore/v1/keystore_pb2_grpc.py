@@ -90,8 +90,8 @@ class KeystoreServiceServicer:
 
     def CreateKeys(self, request, context):
         """Stores shares as pending. The server verifies each share against its commitments. Repeating with the same share succeeds;
-        a confirmed key with other
-        content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it. Unconfirmed keys expire.
+        a confirmed key with other content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it.
+        Unconfirmed keys expire.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,8 @@ class KeystoreServiceStub:
     """Tells which share index this server holds, so that a client can check its configuration."""
     CreateKeys: _grpc.UnaryUnaryMultiCallable[_keystore_pb2.CreateKeysRequest, _keystore_pb2.CreateKeysResponse]
     """Stores shares as pending. The server verifies each share against its commitments. Repeating with the same share succeeds;
-    a confirmed key with other
-    content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it. Unconfirmed keys expire.
+    a confirmed key with other content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it.
+    Unconfirmed keys expire.
     """
     ConfirmKeys: _grpc.UnaryUnaryMultiCallable[_keystore_pb2.ConfirmKeysRequest, _keystore_pb2.ConfirmKeysResponse]
     """Makes pending keys readable, once every server holds its share. Idempotent."""
@@ -62,8 +62,8 @@ class KeystoreServiceAsyncStub(KeystoreServiceStub):
     """Tells which share index this server holds, so that a client can check its configuration."""
     CreateKeys: _aio.UnaryUnaryMultiCallable[_keystore_pb2.CreateKeysRequest, _keystore_pb2.CreateKeysResponse]  # type: ignore[assignment]
     """Stores shares as pending. The server verifies each share against its commitments. Repeating with the same share succeeds;
-    a confirmed key with other
-    content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it. Unconfirmed keys expire.
+    a confirmed key with other content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it.
+    Unconfirmed keys expire.
     """
     ConfirmKeys: _aio.UnaryUnaryMultiCallable[_keystore_pb2.ConfirmKeysRequest, _keystore_pb2.ConfirmKeysResponse]  # type: ignore[assignment]
     """Makes pending keys readable, once every server holds its share. Idempotent."""
@@ -96,8 +96,8 @@ class KeystoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keystore_pb2.CreateKeysResponse, _abc.Awaitable[_keystore_pb2.CreateKeysResponse]]:
         """Stores shares as pending. The server verifies each share against its commitments. Repeating with the same share succeeds;
-        a confirmed key with other
-        content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it. Unconfirmed keys expire.
+        a confirmed key with other content is ALREADY_EXISTS and is not harmed; a pending one is replaced if the caller created it.
+        Unconfirmed keys expire.
         """
 
     @_abc_1.abstractmethod
