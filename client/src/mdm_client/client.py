@@ -17,6 +17,7 @@ from mdm_client.download import Download, FetchOptions
 from mdm_client.errors import Invalid
 from mdm_client.grants import AclClient, Grants
 from mdm_client.keystore import KeystoreClient, KeystoreServer
+from mdm_client.keystore_operator import KeystoreOperator
 from mdm_client.metadata import MetadataClient
 from mdm_client.plan import PlannedFile
 from mdm_client.srm import SrmClient
@@ -57,8 +58,12 @@ class Client:
     @cached_property
     def keystores(self) -> KeystoreClient:
         """All keystores together."""
-        servers = [KeystoreServer(k.name, k.index, self._keystore_channel(k.name)) for k in self.config.keystores]
-        return KeystoreClient(servers, self.config.threshold)
+        return KeystoreClient(self._keystore_servers(), self.config.threshold)
+
+    @cached_property
+    def keystore_operator(self) -> KeystoreOperator:
+        """All keystores, for their operator."""
+        return KeystoreOperator(self._keystore_servers(), self._patience)
 
     @cached_property
     def grants(self) -> Grants:
@@ -117,6 +122,9 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _keystore_servers(self) -> list[KeystoreServer]:
+        return [KeystoreServer(k.name, k.index, self._keystore_channel(k.name)) for k in self.config.keystores]
 
     def _keystore_channel(self, name: str) -> grpc.Channel:
         addresses = next(k.addresses for k in self.config.keystores if k.name == name)

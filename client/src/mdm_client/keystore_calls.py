@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from mdm.acl.v1 import acl_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
-from mdm.keystore.v1 import keystore_pb2_grpc
+from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc
 
 from mdm_client.errors import ClientError, TimedOut, from_rpc_error, from_status
 
@@ -34,6 +34,11 @@ class KeystoreServer:
     def keys(self) -> keystore_pb2_grpc.KeystoreServiceStub:
         """Its key service."""
         return keystore_pb2_grpc.KeystoreServiceStub(self.channel)
+
+    @property
+    def admin(self) -> admin_pb2_grpc.KeystoreAdminServiceStub:
+        """Its service for operators."""
+        return admin_pb2_grpc.KeystoreAdminServiceStub(self.channel)
 
     @property
     def acls(self) -> acl_pb2_grpc.AclServiceStub:

@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from mdm_crypto.audit import GENESIS, AuditEntry, ChainedEntry, chain
 from mdm_keystore.__main__ import MIGRATIONS
-from mdm_keystore.model import GENESIS, AclAssignment, AuditEntry, ChainedEntry, KeyRecord, KeyState, chain
+from mdm_keystore.model import AclAssignment, KeyRecord, KeyState
 from mdm_keystore.service import AuditUnavailable, Held
 from mdm_keystore.store import PostgresKeys
 from mdm_service import acl_store

@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm_crypto import shamir
+from mdm_crypto.audit import first_break
 from mdm_crypto.shamir import Share
-from mdm_keystore.model import AclAssignment, KeyRecord, KeyRef, KeyState, first_break
+from mdm_keystore.model import AclAssignment, KeyRecord, KeyRef, KeyState
 from mdm_keystore.seal import Sealer
 from mdm_keystore.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey, Released
 from mdm_service.acl import Acl, AclEntry, Permission

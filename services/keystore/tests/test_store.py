@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from mdm_crypto import shamir
-from mdm_keystore.model import AuditEntry, KeyRef, first_break
+from mdm_crypto.audit import AuditEntry, first_break
+from mdm_keystore.model import KeyRef
 from mdm_keystore.seal import Sealer
 from mdm_keystore.service import KeystoreService, NewKey
 from mdm_service.acl import Acl

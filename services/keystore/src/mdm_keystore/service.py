@@ -9,13 +9,14 @@ from typing import Protocol, cast
 from uuid import UUID
 
 from mdm_crypto import shamir
+from mdm_crypto.audit import AuditEntry
 from mdm_crypto.shamir import Share, ShareError
 from mdm_service.acl import Permission
 from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_service.identity import Caller
 from mdm_service.policy import OPERATOR
 
-from mdm_keystore.model import AclAssignment, AuditEntry, KeyRecord, KeyRef, KeyState
+from mdm_keystore.model import AclAssignment, KeyRecord, KeyRef, KeyState
 from mdm_keystore.seal import SealBroken, Sealer
 
 MAX_BATCH = 1_000

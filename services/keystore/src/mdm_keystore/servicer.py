@@ -69,11 +69,10 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
         caller = current_caller()
         if request.guids and request.keys:
             raise Invalid("DELETION_AMBIGUOUS", "Give guids or keys, not both.", fields={"keys": "given beside guids"})
-
-        def delete(keys: Sequence[UUID | KeyRef]) -> Sequence[Failure]:
-            return self._service.delete_keys(caller, keys)
-
-        outcomes = _batch(request.keys, _key_ref, delete) if request.keys else _batch(request.guids, _guid, delete)
+        if request.keys:
+            outcomes = _batch(request.keys, _key_ref, lambda refs: self._service.delete_keys(caller, refs))
+        else:
+            outcomes = _batch(request.guids, _guid, lambda guids: self._service.delete_keys(caller, guids))
         return keystore_pb2.DeleteKeysResponse(statuses=_statuses(outcomes))
 
     def GetKeyAttributes(

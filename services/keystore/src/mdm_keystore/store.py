@@ -8,11 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from mdm_crypto.audit import AuditEntry, ChainedEntry, chain
 from mdm_service.acl import Permission
 from mdm_service.identity import Caller
 from psycopg_pool import ConnectionPool
 
-from mdm_keystore.model import AclAssignment, AuditEntry, ChainedEntry, KeyRecord, KeyState, chain
+from mdm_keystore.model import AclAssignment, KeyRecord, KeyState
 from mdm_keystore.service import AuditUnavailable, Held
 
 _log = logging.getLogger(__name__)

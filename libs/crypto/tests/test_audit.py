@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from mdm_keystore.model import GENESIS, AuditEntry, audit_hash, chain, first_break
+from mdm_crypto.audit import GENESIS, AuditEntry, audit_hash, chain, first_break
 
 GUID = UUID("0190a5a0-0000-7000-8000-000000000001")
 NOON = datetime(2026, 1, 2, 12, 0, 0, 123456, tzinfo=UTC)
