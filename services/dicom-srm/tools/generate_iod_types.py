@@ -1,4 +1,4 @@
-"""Write deid/data/iod_types.tsv: which Type each IOD gives the attributes that de-identification touches.
+"""Write deid/data/iod_types.tsv: the Type each IOD gives its attributes, at every depth.
 
 Reads the JSON tables of DICOM PS3.3 that highdicom (MIT) carries, so highdicom is needed here and nowhere at run time.
 Run: python services/dicom-srm/tools/generate_iod_types.py
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mdm_dicom_srm.deid.table import load_actions
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import tag_for_keyword
 
 OUT = Path(__file__).parents[1] / "src/mdm_dicom_srm/deid/data/iod_types.tsv"
 STRONG = ("1", "1C", "2", "2C")
-CODE_MEANING = 0x00080104
-CONTENT_SEQUENCE = 0x0040A730
+# tag -> [Type, what is inside]
+Tree = dict[int, list[Any]]
 
 
 def main() -> None:
@@ -25,23 +25,22 @@ def main() -> None:
     modules, iods, sops = (
         json.loads((standard / f"{name}.json").read_text()) for name in ("module_attribute_map", "iod_module_map", "sop_class_iod_map")
     )
-    rows = {key: module_rows(attributes) for key, attributes in modules.items()}
+    nodes: dict[tuple[str, ...], int] = {}
+    numbers = {name: intern(tree(modules[name]), nodes) for name in sorted(modules)}
     lines = [
         f"# DICOM PS3.3 attribute Types, from the tables of highdicom {metadata.version('highdicom')} (MIT licence).",
-        "# sop <uid> <iod> | iod <iod> <modules> | module <name>, then its rows: <tag path> <Type>",
+        "# sop <uid> <iod> | iod <iod> <node of each module, ? after one that is optional> | node <n>, then its rows: <tag> <Type> [<node inside>]",
     ]
     lines += [f"sop\t{uid}\t{iod}" for uid, iod in sorted(sops.items())]
     for iod in sorted(iods):
-        used = [
-            module["key"]
+        used = {
+            f"{numbers[module['key']]}{'?' if module['usage'] == 'U' else ''}": None
             for module in iods[iod]
-            if rows.get(module["key"]) and not (module["usage"] != "M" and removable(modules[module["key"]]))
-        ]
+            if numbers.get(module["key"]) and not (module["usage"] != "M" and removable(modules[module["key"]]))
+        }
         lines.append(f"iod\t{iod}\t{' '.join(used)}")
-    for name in sorted(rows):
-        if rows[name]:
-            lines.append(f"module\t{name}")
-            lines += [f"{'/'.join(f'{tag:08X}' for tag in path)}\t{kind}" for path, kind in sorted(rows[name].items())]
+    for rows, number in nodes.items():
+        lines += [f"node\t{number}", *rows]
     OUT.write_text("\n".join(lines) + "\n")
     sys.stdout.write(f"{OUT}: {len(lines)} lines, {OUT.stat().st_size} bytes\n")
 
@@ -52,26 +51,29 @@ def removable(attributes: list[dict[str, Any]]) -> bool:
     return bool(tags) and all(tag is not None and "X" in load_actions().get(tag, "") for tag in tags)
 
 
-def module_rows(attributes: list[dict[str, Any]]) -> dict[tuple[int, ...], str]:
-    """Return tag path -> Type for the attributes of one module whose Type can change what is written."""
-    types: dict[tuple[int, ...], str] = {}
+def tree(attributes: list[dict[str, Any]]) -> Tree:
+    """Return the attributes of a module that have a Type stronger than 3, and the sequences on the way to them."""
+    root: Tree = {}
     for attribute in attributes:
         tags = [tag_for_keyword(word) for word in (*attribute["path"], attribute["keyword"])]
-        if None not in tags and attribute["type"] in STRONG:
-            path = tuple(tag for tag in tags if tag is not None)
-            types[path] = min(attribute["type"], types.get(path, "9"))
-    return {path: kind for path, kind in types.items() if matters(path, types)}
+        if None in tags or attribute["type"] not in STRONG:
+            continue
+        inside = root
+        for tag in tags[:-1]:
+            inside = inside.setdefault(tag, ["3", {}])[1]
+        entry = inside.setdefault(tags[-1], ["3", {}])
+        entry[0] = min(entry[0], attribute["type"])
+    return root
 
 
-def matters(path: tuple[int, ...], types: dict[tuple[int, ...], str]) -> bool:
-    """Tell whether the Type at `path` is ever asked for: a coded attribute, a name, or content of a dummy item."""
-    actions = load_actions()
-    for depth in range(1, len(path)):
-        action = actions.get(path[depth - 1], "")
-        if action and "U" not in action:
-            needs_dummy = types.get(path[:depth]) in ("1", "1C") and path[depth - 1] != CONTENT_SEQUENCE
-            return needs_dummy and (types[path] in ("1", "2") or path[-1] == CODE_MEANING)
-    return actions.get(path[-1], "U") != "U" or dictionary_VR(path[-1]) in ("PN", "DA", "DT", "AE", "UR")
+def intern(inside: Tree, nodes: dict[tuple[str, ...], int]) -> int:
+    """Return the number of a node, equal for equal content; 0 for an empty one."""
+    if not inside:
+        return 0
+    rows = tuple(
+        f"{tag:08X}\t{kind}" + (f"\t{number}" if (number := intern(below, nodes)) else "") for tag, (kind, below) in sorted(inside.items())
+    )
+    return nodes.setdefault(rows, len(nodes) + 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from mdm_service.main import Runtime, run
 from mdm_dicom_srm import toolkit
 from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
 from mdm_dicom_srm.deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.deid.profile import SHIPPED
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
 from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
@@ -36,7 +37,6 @@ from mdm_dicom_srm.stage.build import SERVICES as STAGE_SERVICES
 from mdm_dicom_srm.stage.build import build_stage
 
 MIGRATIONS = ("mdm_dicom_srm.migrations",)
-_SHIPPED_PROFILES = ("basic", "research")
 _SECRET_BYTES = 32
 
 
@@ -120,7 +120,7 @@ def _site_secret(path: Path) -> bytes:
 
 def _profile(name: str) -> Profile:
     try:
-        return Profile.shipped(name) if name in _SHIPPED_PROFILES else Profile.load(Path(name))
+        return Profile.shipped(name) if name in SHIPPED else Profile.load(Path(name))
     except (ProfileError, OSError) as error:
         raise ConfigurationError(f"deid.profile: {error}") from error
 

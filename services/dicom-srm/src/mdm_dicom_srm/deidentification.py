@@ -15,8 +15,4 @@ def make_deidentifier(profile: Profile, secret: bytes) -> Deidentifier:
 
 def generation(profile: Profile, secret: bytes) -> str:
     """Return a digest that changes with the rules of de-identification."""
-    conditions = [
-        (rule.reason, str(rule.outcome), sorted((tag, sorted(values)) for tag, values in rule.conditions.items())) for rule in profile.rules
-    ]
-    rules = repr((profile.name, sorted(profile.options), profile.dates, conditions))
-    return hashlib.sha256(rules.encode() + derive_key(secret, "spool")).hexdigest()
+    return hashlib.sha256(profile.fingerprint().encode() + derive_key(secret, "spool")).hexdigest()

@@ -1,6 +1,7 @@
 """The de-identifier: decides from the header, then rewrites the data set under one profile and one site secret."""
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
 from mdm_dicom_srm.deid.part10 import Part10, open_part10, write_part10
 from mdm_dicom_srm.deid.pixel import Cleaned, Uncleanable, clean
 from mdm_dicom_srm.deid.pixelrule import PixelRule, PixelRules
-from mdm_dicom_srm.deid.profile import Profile
+from mdm_dicom_srm.deid.profile import OPTION_CODES, Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import Rules
 from mdm_dicom_srm.deid.table import EDITION, known_sop_class
@@ -28,16 +29,9 @@ from mdm_dicom_srm.deid.table import EDITION, known_sop_class
 # PS3.16 CID 7050: what was done, in the order of the codes.
 _BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
 _CLEAN_PIXELS_CODE = ("113101", "Clean Pixel Data Option")
-_OPTION_CODES = {
-    "retain_longitudinal_full_dates": ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
-    "retain_longitudinal_modified_dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
-    "retain_patient_characteristics": ("113108", "Retain Patient Characteristics Option"),
-    "retain_device_identity": ("113109", "Retain Device Identity Option"),
-    "retain_uids": ("113110", "Retain UIDs Option"),
-    "retain_safe_private": ("113111", "Retain Safe Private Option"),
-    "retain_institution_identity": ("113112", "Retain Institution Identity Option"),
-}
 _DATES_CODE = {"remove": b"REMOVED", "shift": b"MODIFIED", "keep": b"UNMODIFIED"}
+# As many as there are SOP classes, and more.
+_MAX_RULES = 1024
 
 
 class Deidentifier:
@@ -48,8 +42,8 @@ class Deidentifier:
         self._profile = profile
         self._pseudonymiser = pseudonymiser
         self._pixels = pixels or PixelRules()
-        self._rules: dict[str, Rules] = {}
-        codes = [_BASIC_CODE, *(_OPTION_CODES[option] for option in profile.options)]
+        self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
+        codes = [_BASIC_CODE, *(OPTION_CODES[option] for option in profile.options)]
         self._codes = sorted(codes)
         self._method = f"MDM {profile.name}, PS3.15 {EDITION}".encode("ascii", "replace")[:64]
 
@@ -98,12 +92,21 @@ class Deidentifier:
     def _apply(
         self, data: memoryview, start: int, encoding: Encoding, facts: Facts, cleaned: Cleaned | None = None
     ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
-        """Return the data set after the rules, with cleaned pixels if any, and the actions counted."""
+        """Return the data set after the rules, with cleaned pixels if any, and the actions counted.
+
+        A second pass over the data set is made only where the first one says so.
+        """
         patient, issuer = facts.patient()
         offset = self._pseudonymiser.date_offset_days(patient, issuer)
-        work = Pass(data, self._rules_for(facts.uid(SOP_CLASS)), self._pseudonymiser, offset)
-        pseudonym = self._pseudonymiser.patient(patient, issuer).encode("ascii")
-        return work.data_set(start, encoding, self._written(pseudonym, encoding, cleaned)), work.counts
+        rules = self._rules_for(facts)
+        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
+        work = Pass(data, rules, self._pseudonymiser, offset, facts)
+        content = work.data_set(start, encoding, written)
+        cleaner = work.cleaner(content, self._profile.dates == "keep", "retain_patient_characteristics" in self._profile.options)
+        if cleaner is not None:
+            work = Pass(data, rules, self._pseudonymiser, offset, facts, cleaner)
+            content = work.data_set(start, encoding, written)
+        return content, work.counts
 
     def _instance(self, facts: Facts) -> str:
         """Return the SOP Instance UID for the file meta information, equal to the data set's."""
@@ -112,12 +115,16 @@ class Deidentifier:
             return original
         return self._pseudonymiser.uid(original)
 
-    def _rules_for(self, sop_class: str) -> Rules:
-        """Return the rules of a SOP class; all that PS3.3 does not describe share one set, so the cache is bounded."""
+    def _rules_for(self, facts: Facts) -> Rules:
+        """Return the rules of an instance; all SOP classes that PS3.3 does not describe share one set, so the cache is bounded."""
+        sop_class = facts.uid(SOP_CLASS)
         key = sop_class if known_sop_class(sop_class) else ""
-        if key not in self._rules:
-            self._rules[key] = Rules(self._profile, key)
-        return self._rules[key]
+        applies = tuple(edit.applies(facts.texts) for edit in self._profile.edits)
+        if (key, applies) not in self._rules:
+            if len(self._rules) >= _MAX_RULES:
+                self._rules = {}
+            self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
+        return self._rules[key, applies]
 
     def _written(self, pseudonym: bytes, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, bytes | memoryview]]:
         """Return the elements every output carries, and those of cleaned pixels, in tag order."""

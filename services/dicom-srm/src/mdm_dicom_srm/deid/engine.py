@@ -1,46 +1,51 @@
 """One pass over a data set's bytes: what may stay is copied as it is, the rest is removed, emptied, replaced or mapped."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 
-from mdm_dicom_srm.deid.codec import (
-    IMPLICIT_LE,
-    ITEM,
-    ITEM_END,
-    MAX_DEPTH,
-    PIXEL_DATA,
-    SEQUENCE_END,
-    UNDEFINED,
-    Encoding,
-    Header,
-    skip,
-)
+from mdm_dicom_srm.deid.charset import Charset
+from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
+from mdm_dicom_srm.deid.date import capped_age, shifted
+from mdm_dicom_srm.deid.dummy import BINARY_VRS
+from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
+from mdm_dicom_srm.deid.identity import identity
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
-from mdm_dicom_srm.deid.rules import BINARY_VRS, TEXT_VRS, Kind, Level, Op, Rules
-from mdm_dicom_srm.deid.table import load_safe_private
+from mdm_dicom_srm.deid.rules import FREE_TEXT_VRS, PIXELS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_dicom_srm.deid.table import standard_vr
+from mdm_dicom_srm.deid.text import Cleaner
 
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
-_AGE = re.compile(rb"\d{3}[DWMY]")
-_DATE = re.compile(rb"(\d{4})(\d{2})(\d{2})([\d.]*(?:[+-]\d{4})?)")
-_OLDEST_AGE: Final = 89
-_SAFE_CREATORS = {(group, creator) for group, _, creator in load_safe_private()}
-
+_MAX_LEARNT: Final = 1024
+_SWEPT_VRS: Final = FREE_TEXT_VRS | {b"CS"}
+_NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 class Pass:
     """De-identifies one data set; holds what is particular to it."""
 
-    def __init__(self, data: memoryview, rules: Rules, pseudonymiser: Pseudonymiser, offset_days: int) -> None:
+    def __init__(
+        self, data: memoryview, rules: Rules, pseudonymiser: Pseudonymiser, offset_days: int, facts: Facts, cleaner: Cleaner | None = None
+    ) -> None:
+        """Prepare a first pass, or with a `cleaner` the second one, which sweeps all text for what the first has learnt."""
         self._data = data
         self._rules = rules
         self._pseudonymiser = pseudonymiser
         self._offset = timedelta(days=offset_days)
+        self._charset = facts.charset
+        self._regions = facts.regions if rules.keeps_overlays else frozenset()
+        self._cleaner = cleaner
         self._uids: dict[bytes, bytes] = {}
+        self._learnt: set[tuple[bytes, bytes]] = set()
+        # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
+        self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
+        self._again = False
+        self._bulk: set[int] = set()
         self.counts: Counter[str] = Counter()
 
     def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes | memoryview]]) -> list[memoryview | bytes]:
@@ -56,9 +61,26 @@ class Pass:
         ours = dict(written)
         for tag, element in ours.items():
             pos = self._walk(pos, limit, self._rules.root, encoding, 0, out, stop=tag, ours=ours)
+            if tag in PIXELS:
+                self._bulk.add(len(out))
             out.append(element)
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
+
+    def cleaner(self, out: list[memoryview | bytes], dates_stay: bool, ages_stay: bool) -> Cleaner | None:
+        """Finish the first pass: clean the text of the top level in `out`.
+
+        Returns the cleaner for a second pass if one is needed: where text inside sequences is to be cleaned, or where what stays
+        may hold what was taken from elsewhere.
+        """
+        known = identity(frozenset((vr, self._charset.guess(value)) for vr, value in self._learnt), dates_stay)
+        cleaner = Cleaner(known, dates_stay, ages_stay)
+        if self._again or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk)):
+            return cleaner
+        self._cleaner = cleaner
+        for index, op, tag, old, encoding in self._later:
+            out[index] = self._cleaned(op, tag, old, encoding)
+        return None
 
     def _walk(
         self,
@@ -75,7 +97,8 @@ class Pass:
     ) -> int:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
-        keep, creators = Kind.KEEP, dict[int, str]()
+        # The second pass looks into what stays.
+        keep, creators = Kind.KEEP if self._cleaner is None else None, dict[int, str]()
         drop_private, removed = 0 if self._rules.keeps_private else 0x10000, 0
         run = pos  # where the bytes begin that go out as they came
         while pos < limit:
@@ -104,8 +127,10 @@ class Pass:
                 out.append(data[run:pos])
             if ours and tag in ours:
                 end = skip(data, head, limit, encoding, depth)
+                if tag in _NAMES_PATIENT:
+                    self._learn(_NAMES_PATIENT[tag], value, end)
             else:
-                end = self._change(op, head, pos, limit, encoding, depth, creators, out)
+                end = self._change(op, head, pos, limit, level, encoding, depth, creators, out)
             run = pos = end
         if delimited:
             raise Malformed("truncated")
@@ -120,6 +145,7 @@ class Pass:
         head: Header,
         start: int,
         limit: int,
+        level: Level,
         encoding: Encoding,
         depth: int,
         creators: dict[int, str],
@@ -132,18 +158,21 @@ class Pass:
             self._write_sequence(tag, vr, content, encoding, out)
             return end
         end = skip(self._data, head, limit, encoding, depth)
+        if op.identifies and self._cleaner is None:
+            self._learn_from(op, head, end, limit, encoding, depth)
         if op.kind is Kind.PRIVATE:
             self._private(head, start, end, limit, encoding, depth, creators, out)
-        elif length == UNDEFINED and op.kind is Kind.KEEP:
-            if tag != PIXEL_DATA or vr == b"UN":
-                raise Malformed("undefined_length")
-            out.append(self._data[start:end])
-        elif op.kind is Kind.DROP:
+        elif op.kind is Kind.DROP or (op.kind is Kind.OVERLAY and (depth or tag >> 16 not in self._regions)):
             self.counts["removed"] += 1
+        elif op.kind in (Kind.KEEP, Kind.PIXELS) or (op.kind is Kind.OVERLAY and op.fallback is None):
+            self._keep(head, start, end, level, encoding, depth, out)
         else:
-            self.counts[op.kind.value] += 1
+            self.counts["cleaned" if op.kind is Kind.OVERLAY else op.kind.value] += 1
             old = b"" if length == UNDEFINED else bytes(self._data[value:end])
-            out.append(encoding.element(tag, op.vr, self._value(op, old)))
+            if op.kind in (Kind.CLEAN, Kind.OVERLAY):
+                self._clean(op.fallback if op.kind is Kind.OVERLAY and op.fallback else op, tag, old, encoding, depth, out)
+            else:
+                out.append(encoding.element(tag, op.vr, self._value(op, old)))
         return end
 
     def _value(self, op: Op, old: bytes) -> bytes:
@@ -152,10 +181,73 @@ class Pass:
         if op.kind is Kind.REPLACE:
             return op.value
         if op.kind is Kind.SHIFT:
-            return self._shifted(old, op.value)
+            return shifted(old, self._offset, op.value)
         if op.kind is Kind.AGE:
-            return _capped_age(old)
+            return capped_age(old)
         return b""
+
+    def _keep(
+        self, head: Header, start: int, end: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
+    ) -> None:
+        """Pass an element through; in the second pass, without what its text repeats."""
+        tag, vr, value, length = head
+        if length == UNDEFINED and (tag not in PIXELS or vr == b"UN"):
+            raise Malformed("undefined_length")
+        if tag in PIXELS and depth == 0:
+            self._bulk.add(len(out))
+        elif tag == CHARACTER_SET:
+            self._charset = Charset(bytes(self._data[value:end]).decode("latin-1"))
+        elif self._cleaner is not None and ({vr, standard_vr(tag)} & _SWEPT_VRS):
+            old = bytes(self._data[value:end])
+            text = self._charset.guess(old)
+            swept = self._cleaner.sweep(text)
+            if swept != text:
+                self.counts["cleaned"] += 1
+                new = self._charset.encode(swept) if vr not in (b"CS", b"UN") and standard_vr(tag) != b"CS" else b""
+                if new:
+                    out.append(encoding.element(tag, vr, new))
+                else:
+                    self._change(self._rules.removal(level, tag, vr, encoding), head, start, end, level, encoding, depth, {}, out)
+                return
+        out.append(self._data[start:end])
+
+    def _clean(self, op: Op, tag: int, old: bytes, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
+        """Clean text now if all of the file is known, else later: at the top level in place, deeper by a second pass."""
+        if self._cleaner is None and depth == 0:
+            self._later.append((len(out), op, tag, old, encoding))
+            out.append(b"")
+            return
+        self._again |= self._cleaner is None
+        out.append(self._cleaned(op, tag, old, encoding))
+
+    def _cleaned(self, op: Op, tag: int, old: bytes, encoding: Encoding) -> bytes:
+        """Return the element with clean text, or what is left if nothing of it can stay."""
+        text = self._charset.decode(old.rstrip(b" \0")) if self._cleaner is not None else None
+        clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
+        new = old if clean == text and clean else self._charset.encode(clean) if clean else b""
+        if new:
+            return encoding.element(tag, op.vr, new)
+        fallback = op.fallback
+        if fallback is None or fallback.kind is Kind.DROP:
+            return b""
+        return encoding.element(tag, fallback.vr, fallback.value)
+
+    def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
+        """Note what is about to be taken away; of a sequence, all that names someone inside it."""
+        tag, vr, value, length = head
+        standard = standard_vr(tag)
+        if standard != b"SQ":
+            self._learn(b"PN" if b"PN" in (vr, standard) else standard, value, end)
+            return
+        counts, again, self.counts = self.counts, self._again, Counter()
+        with contextlib.suppress(Malformed):
+            self._sequence(head, limit, self._rules.unlisted, encoding, depth)
+        self.counts, self._again = counts, again
+
+    def _learn(self, vr: bytes, value: int, end: int) -> None:
+        if value < end <= value + _MAX_LEARNT:
+            learnt = bytes(self._data[value:end]).strip(b" \0")
+            self._learnt.add((vr, learnt[:10] if vr in (b"DA", b"DT") else learnt))
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -174,12 +266,14 @@ class Pass:
             if tag != ITEM:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
+            charset = self._charset
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
                 raise Malformed("truncated")
             else:
                 pos = self._walk(value, value + size, level, inner, depth + 1, content)
+            self._charset = charset
             items.append(inner.item(b"".join(content)))
         return b"".join(items), end
 
@@ -199,27 +293,30 @@ class Pass:
         creators: dict[int, str],
         out: list[memoryview | bytes],
     ) -> None:
-        """Keep a private element that table E.3.10-1 lists for its creator, and the creators it knows."""
+        """Keep a private element that a rule of the profile or table E.3.10-1 keeps, and the creators of such."""
         tag, vr, value, length = head
         group, element = tag >> 16, tag & 0xFFFF
         if 0x10 <= element <= 0xFF and length != UNDEFINED:
             creator = bytes(self._data[value:end]).decode("latin-1").strip(" \0")
             creators[group << 8 | element] = creator
-            if (group, creator) in _SAFE_CREATORS and vr in (b"", b"LO", b"UN"):
+            if self._rules.keeps_creator(group, creator) and vr in (b"", b"LO", b"UN"):
                 out.append(self._data[start:end])
                 return
-        safe = load_safe_private().get((group, element & 0xFF, creators.get(group << 8 | element >> 8, "")))
-        if safe is not None and element >= 0x1000:
-            listed = safe.encode("ascii")
-            if listed == b"SQ" and vr in (b"SQ", b"UN", b""):
+        listed = self._rules.private_vr(tag, creators.get(group << 8 | element >> 8, "")) if element >= 0x1000 else None
+        if listed is not None:
+            if b"SQ" in (listed, vr) and vr in (b"SQ", b"UN", b"") and listed in (b"SQ", b"UN"):
                 content, _ = self._sequence(head, limit, self._rules.unlisted, encoding, depth)
                 self._write_sequence(tag, vr, content, encoding, out)
                 return
-            same_class = {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
-            if length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class):
+            same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
+            if length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class) and not self._repeats(value, end):
                 out.append(self._data[start:end])
                 return
         self.counts["removed"] += 1
+
+    def _repeats(self, value: int, end: int) -> bool:
+        """Tell, in the second pass, whether a private value holds something that was taken from elsewhere."""
+        return self._cleaner is not None and self._cleaner.identity.occurs_in(self._data[value:end])
 
     def _uid_values(self, old: bytes, known_only: bool) -> bytes:
         return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))
@@ -231,27 +328,3 @@ class Pass:
         if uid not in self._uids:
             self._uids[uid] = self._pseudonymiser.uid(text).encode("ascii")
         return self._uids[uid]
-
-    def _shifted(self, old: bytes, fallback: bytes) -> bytes:
-        """Return each date or date-time moved by the patient's offset; one that is no date becomes the dummy."""
-        return b"\\".join(self._shift(part.strip(b" \0"), fallback) for part in old.split(b"\\"))
-
-    def _shift(self, old: bytes, fallback: bytes) -> bytes:
-        if not old:
-            return old
-        match = _DATE.fullmatch(old)
-        if match is None:
-            return fallback
-        try:
-            moved = date(int(match[1]), int(match[2]), int(match[3])) + self._offset
-        except (ValueError, OverflowError):
-            return fallback
-        return moved.strftime("%Y%m%d").zfill(8).encode("ascii") + match[4]
-
-
-def _capped_age(old: bytes) -> bytes:
-    """Return an age with everything above 89 years as 090Y; nothing if it is no age."""
-    age = old.strip(b" \0")
-    if not _AGE.fullmatch(age):
-        return b""
-    return b"090Y" if age.endswith(b"Y") and int(age[:3]) > _OLDEST_AGE else age

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import pydicom
-from pydicom.charset import python_encoding
 from pydicom.dataelem import RawDataElement
 
+from mdm_dicom_srm.deid.charset import Charset
 from mdm_dicom_srm.deid.codec import UNDEFINED, Encoding, skip
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.profile import CONDITIONS
@@ -14,19 +14,25 @@ from mdm_dicom_srm.deid.profile import CONDITIONS
 CHARACTER_SET: Final = 0x00080005
 SOP_CLASS: Final = 0x00080016
 SOP_INSTANCE: Final = 0x00080018
+PATIENT_NAME: Final = 0x00100010
 PATIENT_ID: Final = 0x00100020
 ISSUER: Final = 0x00100021
 STUDY: Final = 0x0020000D
 _TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, *CONDITIONS.values()}
-_OVERLAY_BIT, _OVERLAY_DATA = 0x0102, 0x3000
+_OVERLAY_TYPE, _OVERLAY_BIT, _OVERLAY_DATA = 0x0040, 0x0102, 0x3000
 _MAX_TEXT = 16384
 
 
 @dataclass
 class Facts:
-    """Header values as text by tag, and the overlay groups that hide in the pixel data's unused bits."""
+    """Header values as text by tag, and what overlay groups there are.
+
+    `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest.
+    """
 
     texts: dict[int, str] = field(default_factory=dict)
+    charset: Charset = field(default_factory=Charset)
+    regions: set[int] = field(default_factory=set)
     overlay_bits: set[int] = field(default_factory=set)
     overlay_data: set[int] = field(default_factory=set)
 
@@ -74,8 +80,10 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
         elif tag >> 24 == 0x60:
             bit_position = tag & 0xFFFF == _OVERLAY_BIT and length == 2
             facts.overlay(tag, encoding.uint(data[value:pos]) if bit_position else 0)
-    codec = _codec(raw.get(CHARACTER_SET, b""))
-    facts.texts = {tag: _decode(value, codec) for tag, value in raw.items()}
+            if tag & 0xFFFF == _OVERLAY_TYPE and bytes(data[value:pos]).strip(b" \0") == b"R":
+                facts.regions.add(tag >> 16)
+    facts.charset = Charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
+    facts.texts = {tag: facts.charset.by_first_set(value) for tag, value in raw.items()}
     return facts
 
 
@@ -83,8 +91,9 @@ def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
     """Gather from a header; values are not converted by pydicom, so bad ones raise nothing."""
     facts = Facts()
     texts = {tag: _raw_text(dataset, tag) for tag in _TEXTS if tag in dataset}
-    codec = _codec(texts.get(CHARACTER_SET, b""))
-    facts.texts = {tag: _decode(value, codec) if isinstance(value, bytes) else value for tag, value in texts.items()}
+    declared = texts.get(CHARACTER_SET, b"")
+    facts.charset = Charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
+    facts.texts = {tag: facts.charset.by_first_set(value) if isinstance(value, bytes) else value for tag, value in texts.items()}
     for tag in dataset.keys():  # noqa: SIM118 - iterating the data set itself would convert every value
         if tag >> 24 == 0x60:
             element = dataset.get_item(tag)
@@ -106,16 +115,3 @@ def _raw_text(dataset: pydicom.Dataset, tag: int) -> bytes | str:
         return "\\".join(str(part) for part in value)
     except TypeError:
         return str(value)
-
-
-def _codec(character_set: bytes | str) -> str:
-    """Return Python's codec for a Specific Character Set; code extensions are read by their first set."""
-    text = character_set.decode("latin-1") if isinstance(character_set, bytes) else character_set
-    return python_encoding.get(text.split("\\")[0].strip(" \0"), "latin-1")
-
-
-def _decode(value: bytes, codec: str) -> str:
-    try:
-        return value.decode(codec)
-    except (UnicodeDecodeError, LookupError):
-        return value.decode("latin-1")

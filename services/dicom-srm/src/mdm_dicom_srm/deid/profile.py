@@ -1,31 +1,40 @@
-"""De-identification profiles: which options of the standard apply and which instances wait for a person."""
+"""De-identification profiles: the options of the standard, rules for attributes, and which instances wait for a person."""
 
-import tomllib
+import fnmatch
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from mdm_dicom_srm.deid.outcome import Outcome
 
-OPTIONS = frozenset(
-    {
-        "retain_safe_private",
-        "retain_uids",
-        "retain_device_identity",
-        "retain_institution_identity",
-        "retain_patient_characteristics",
-        "retain_longitudinal_full_dates",
-        "retain_longitudinal_modified_dates",
-    }
-)
-_FULL_DATES, _MODIFIED_DATES = "retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"
-_KEYS = {"name", "base", "options", "dates", "release", "rule"}
+FULL_DATES: Final = "retain_longitudinal_full_dates"
+MODIFIED_DATES: Final = "retain_longitudinal_modified_dates"
+# Option name -> its code in PS3.16 CID 7050.
+OPTION_CODES: Final = {
+    "clean_graphics": ("113103", "Clean Graphics Option"),
+    "clean_structured_content": ("113104", "Clean Structured Content Option"),
+    "clean_descriptors": ("113105", "Clean Descriptors Option"),
+    FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
+    MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    "retain_patient_characteristics": ("113108", "Retain Patient Characteristics Option"),
+    "retain_device_identity": ("113109", "Retain Device Identity Option"),
+    "retain_uids": ("113110", "Retain UIDs Option"),
+    "retain_safe_private": ("113111", "Retain Safe Private Option"),
+    "retain_institution_identity": ("113112", "Retain Institution Identity Option"),
+}
+OPTIONS: Final = frozenset(OPTION_CODES)
+SHIPPED: Final = ("basic", "research")
 # Condition of a rule -> the attribute it looks at.
-CONDITIONS = {
+CONDITIONS: Final = {
     "sop_classes": 0x00080016,
     "modalities": 0x00080060,
+    "manufacturers": 0x00080070,
+    "models": 0x00081090,
     "image_types": 0x00080008,
     "conversion_types": 0x00080064,
     "burned_in_annotation": 0x00280301,
@@ -34,12 +43,12 @@ CONDITIONS = {
 
 
 class ProfileError(ValueError):
-    """A profile is wrong; the message names the file and the key."""
+    """A profile is wrong; the message names the file, the line and the key."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Instances that match any condition get `outcome` with `reason`; SOP classes may end in `.*`."""
+    """Instances that match any condition get `outcome` with `reason`; values may hold the wildcards `*` and `?`."""
 
     reason: str
     outcome: Outcome
@@ -47,107 +56,118 @@ class Rule:
 
     def matches(self, values: Mapping[int, str]) -> bool:
         """Tell whether any value (multi-valued ones separated by a backslash) meets a condition."""
-        for tag, wanted in self.conditions.items():
-            for part in values.get(tag, "").upper().split("\\"):
-                value = part.strip(" \0")
-                if value in wanted or (tag == CONDITIONS["sop_classes"] and _prefixes(value) & wanted):
-                    return True
-        return False
+        return any(meets(values.get(tag, ""), wanted) for tag, wanted in self.conditions.items())
 
 
-def _prefixes(uid: str) -> set[str]:
-    arcs = uid.split(".")
-    return {".".join(arcs[:count]) + ".*" for count in range(1, len(arcs))}
+def meets(value: str, wanted: frozenset[str]) -> bool:
+    """Tell whether a part of a multi-valued text is one of `wanted`, which are in upper case and may hold wildcards."""
+    for part in value.upper().split("\\"):
+        text = part.strip(" \0")
+        if text in wanted or any(fnmatch.fnmatchcase(text, pattern) for pattern in wildcards(wanted)):
+            return True
+    return False
+
+
+@cache
+def wildcards(wanted: frozenset[str]) -> tuple[str, ...]:
+    """Return those of `wanted` that are patterns."""
+    return tuple(text for text in wanted if "*" in text or "?" in text)
+
+
+class Action(StrEnum):
+    """What an attribute rule does. What the IOD demands stays valid: `remove` leaves a Type 1 attribute a dummy."""
+
+    KEEP = "keep"
+    CLEAN = "clean"
+    SHIFT = "shift"
+    UID = "uid"
+    REMOVE = "remove"
+    EMPTY = "empty"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A rule for attributes; it comes before the table of the standard and all options.
+
+    `patterns` are (mask, tag); with a private `creator` they match the group and the last byte of the element, whatever
+    block the creator reserved. Every one of `conditions` must hold for the instance.
+    """
+
+    action: Action
+    patterns: tuple[tuple[int, int], ...]
+    creator: str = ""
+    value: str = ""
+    conditions: Mapping[int, frozenset[str]] = field(default_factory=dict)
+
+    def applies(self, values: Mapping[int, str]) -> bool:
+        """Tell whether the rule is for this instance."""
+        return all(meets(values.get(tag, ""), wanted) for tag, wanted in self.conditions.items())
+
+    def names(self, tag: int) -> bool:
+        """Tell whether the rule is for this attribute."""
+        return any(tag & mask == wanted for mask, wanted in self.patterns)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A checked profile. `dates` is `remove`, `shift` or `keep`; rules are tried in order, the first match decides."""
+    """A checked profile. Of rules and edits alike, the first that matches decides.
+
+    `allow`, if given, is the list of attributes besides which nothing stays but what the IOD cannot do without.
+    """
 
     name: str
     options: frozenset[str] = frozenset()
-    dates: str = "remove"
     rules: tuple[Rule, ...] = field(default=())
+    edits: tuple[Edit, ...] = field(default=())
+    allow: frozenset[int] | None = None
+
+    @property
+    def dates(self) -> str:
+        """`remove`, `shift` or `keep`."""
+        return "shift" if MODIFIED_DATES in self.options else "keep" if FULL_DATES in self.options else "remove"
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes with anything the profile says, and with nothing else."""
+        rules = [(rule.reason, str(rule.outcome), _plain(rule.conditions)) for rule in self.rules]
+        edits = [(str(edit.action), edit.patterns, edit.creator, edit.value, _plain(edit.conditions)) for edit in self.edits]
+        content = (self.name, sorted(self.options), rules, edits, None if self.allow is None else sorted(self.allow))
+        return hashlib.sha256(repr(content).encode()).hexdigest()
 
     @classmethod
     def load(cls, path: Path | None) -> "Profile":
         """Read a TOML profile, or the shipped `basic` one for None.
 
         Raises:
-            ProfileError: an unknown key, option, condition or value; the message names it.
+            ProfileError: an unknown key, option, condition or value; the message names it and its line.
             OSError: the file cannot be read.
         """
         if path is None:
             return cls.shipped("basic")
-        return _parse(path.read_text(encoding="utf-8"), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ProfileError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
+        return _parse(text, str(path))
 
     @classmethod
     def shipped(cls, name: str) -> "Profile":
-        """Return the profile `basic` or `research` that comes with the package."""
-        if name not in ("basic", "research"):
-            raise ProfileError(f"no shipped profile {name!r}: there are basic and research")
+        """Return the profile `basic`, `research` or `strict` that comes with the package.
+
+        Raises:
+            ProfileError: there is no such profile.
+        """
+        if name not in SHIPPED:
+            raise ProfileError(f"no shipped profile {name!r}: there are {', '.join(SHIPPED)}")
         text = (resources.files("mdm_dicom_srm.deid") / "data" / f"{name}.toml").read_text(encoding="utf-8")
         return _parse(text, name)
 
 
+def _plain(conditions: Mapping[int, frozenset[str]]) -> list[tuple[int, list[str]]]:
+    return sorted((tag, sorted(values)) for tag, values in conditions.items())
+
+
 def _parse(text: str, where: str) -> Profile:
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"{where}: {error}") from error
-    _known(document, _KEYS, where)
-    base = Profile.shipped(_text(document, "base", where)) if "base" in document else Profile(name="")
-    options = base.options
-    if "options" in document:
-        options = frozenset(_texts(document, "options", where))
-    for option in sorted(options - OPTIONS):
-        raise ProfileError(f"{where}: options: {option!r} is not one of {', '.join(sorted(OPTIONS))}")
-    dates = _text(document, "dates", where) if "dates" in document else base.dates
-    _check_dates(dates, options, where)
-    released = set(_texts(document, "release", where)) if "release" in document else set()
-    for reason in sorted(released - {rule.reason for rule in base.rules}):
-        raise ProfileError(f"{where}: release: the base profile has no rule {reason!r}")
-    own = tuple(_rule(entry, f"{where}: rule {number}") for number, entry in enumerate(document.get("rule", []), 1))
-    kept = tuple(rule for rule in base.rules if rule.reason not in released)
-    return Profile(_text(document, "name", where), options, dates, own + kept)
+    from mdm_dicom_srm.deid.profile_file import parse  # which needs the classes above
 
-
-def _check_dates(dates: str, options: frozenset[str], where: str) -> None:
-    if {_FULL_DATES, _MODIFIED_DATES} <= options:
-        raise ProfileError(f"{where}: options: full and modified dates exclude each other")
-    wanted = "shift" if _MODIFIED_DATES in options else "keep" if _FULL_DATES in options else "remove"
-    if dates != wanted:
-        raise ProfileError(f"{where}: dates: these options need {wanted!r}, not {dates!r}")
-
-
-def _rule(entry: object, where: str) -> Rule:
-    if not isinstance(entry, dict):
-        raise ProfileError(f"{where}: must be a table")
-    _known(entry, {"reason", "outcome", *CONDITIONS}, where)
-    outcome = entry.get("outcome", "QUARANTINED")
-    if outcome not in ("QUARANTINED", "FILTERED"):
-        raise ProfileError(f"{where}: outcome: must be QUARANTINED or FILTERED")
-    conditions = {tag: frozenset(value.upper() for value in _texts(entry, key, where)) for key, tag in CONDITIONS.items() if key in entry}
-    if not conditions:
-        raise ProfileError(f"{where}: has no condition")
-    return Rule(_text(entry, "reason", where), Outcome(outcome), conditions)
-
-
-def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
-    for key in table:
-        if key not in keys:
-            raise ProfileError(f"{where}: unknown key {key!r}: known are {', '.join(sorted(keys))}")
-
-
-def _text(table: Mapping[str, Any], key: str, where: str) -> str:
-    value = table.get(key)
-    if not isinstance(value, str) or not value:
-        raise ProfileError(f"{where}: {key}: must be a text that is not empty")
-    return value
-
-
-def _texts(table: Mapping[str, Any], key: str, where: str) -> list[str]:
-    value = table[key]
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise ProfileError(f"{where}: {key}: must be a list of texts")
-    return value
+    return parse(text, where)

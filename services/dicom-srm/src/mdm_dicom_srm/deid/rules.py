@@ -1,46 +1,48 @@
-"""From a profile and an IOD to one operation per attribute: the conditional codes of PS3.15 E.1-1 resolved."""
+"""From a profile and an IOD to one operation per attribute: options applied, conditional codes of PS3.15 E.1-1 resolved."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_dicom_srm.deid.codec import IMPLICIT_LE, Encoding
-from mdm_dicom_srm.deid.profile import Profile
-from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows
+from mdm_dicom_srm.deid.codec import Encoding
+from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, dummy
+from mdm_dicom_srm.deid.profile import Action, Edit, Profile
+from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
-BINARY_VRS = frozenset(b"AT FL FD SL SS SV UL US UV OB OD OF OL OV OW".split())
-PATIENT_AGE: Final = 0x00101010
-CODE_MEANING: Final = 0x00080104
-CONTENT_SEQUENCE: Final = 0x0040A730
+FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
+# Float, double float and integer pixel data: passed through untouched, never searched.
+PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _DATE_VRS = (b"DA", b"DT")
 _ADDRESS_VRS = (b"AE", b"UR")
+# Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
+_IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
+_CODED_VRS = frozenset(b"CS DS IS SQ AT FL FD SL SS SV UL US UV UI".split())
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
-
-_DUMMY_BY_VR = {
-    b"DA": b"19000101",
-    b"DT": b"19000101000000",
-    b"TM": b"000000",
-    b"AS": b"000Y",
-    b"DS": b"0",
-    b"IS": b"0",
-    b"CS": b"ANON",
-    b"AE": b"ANON",
-    b"UI": b"2.25.0",
-    b"UR": b"urn:anonymized",
+_CLEANING = ("clean_descriptors", "clean_structured_content", "clean_graphics", "retain_patient_characteristics")
+# Overlay plane (PS3.3 C.9.2) under Clean Graphics: element -> VR of what stays of a region of interest.
+_OVERLAY: Final = {
+    0x0010: b"US",
+    0x0011: b"US",
+    0x0015: b"IS",
+    0x0022: b"LO",
+    0x0040: b"CS",
+    0x0050: b"SS",
+    0x0051: b"US",
+    0x0100: b"US",
+    0x0102: b"US",
+    0x1301: b"IS",
+    0x1302: b"DS",
+    0x1303: b"DS",
+    0x1500: b"LO",
+    0x3000: b"OW",
+    0x4000: b"LT",
 }
-_DUMMY_BY_TAG = {
-    0x00100040: b"O",
-    0x04000565: b"COERCE",
-    0x00080100: b"ANON",
-    0x00080102: b"99MDM",
-    CODE_MEANING: b"Anonymized",
-}
-_BINARY_SIZE = {b"FD": 8, b"SV": 8, b"UV": 8, b"OD": 8, b"OV": 8, b"US": 2, b"SS": 2, b"OB": 2, b"OW": 2, b"UN": 2}
 
 
 class Kind(Enum):
@@ -54,7 +56,10 @@ class Kind(Enum):
     SEQUENCE = "sequence"
     SHIFT = "shifted"
     AGE = "age"
+    CLEAN = "cleaned"
     PRIVATE = "private"
+    OVERLAY = "overlay"
+    PIXELS = "pixels"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Op:
     """`vr` is what is written where the value changes; `value` the dummy, or the fallback of a date that is no date.
 
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
+    `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
+    `fallback`: of CLEAN, what to do if nothing of the text can stay.
     """
 
     kind: Kind
@@ -69,6 +76,8 @@ class Op:
     value: bytes = b""
     level: "Level | None" = None
     known_only: bool = False
+    identifies: bool = False
+    fallback: "Op | None" = None
 
 
 _DROP = Op(Kind.DROP)
@@ -84,16 +93,29 @@ class Level:
         self.ops: tuple[dict[tuple[int, bytes], Op], ...] = ({}, {}, {})
         self._children: dict[int, Level] = {}
 
-    def child(self, tag: int) -> "Level":
-        """Return the level inside the sequence `tag`; sequences the IOD says nothing about share one level."""
+    def child(self, tag: int) -> "Level | None":
+        """Return the level inside the sequence `tag`, if the IOD says anything about it; content items hold content items."""
         if tag not in self.node.children:
-            return _UNLISTED
+            return self if tag == CONTENT_SEQUENCE and 0x0040A040 in self.node.types else None
         if tag not in self._children:
             self._children[tag] = Level(self.node.children[tag])
         return self._children[tag]
 
 
-_UNLISTED = Level(TypeNode())
+@dataclass(frozen=True)
+class _Element:
+    """An element as met: `vr` as read (empty in an implicit encoding), `written` the VR that a new value would have."""
+
+    level: Level
+    tag: int
+    vr: bytes
+    standard: bytes
+    written: bytes
+    encoding: Encoding
+
+    @property
+    def is_sequence(self) -> bool:
+        return self.standard == b"SQ" and self.vr in (b"SQ", b"UN", b"")
 
 
 @cache
@@ -102,19 +124,22 @@ def _rows() -> dict[int, Row]:
 
 
 @cache
-def standard_vr(tag: int) -> bytes:
-    """Return the dictionary's VR (the first where it names several), or nothing for a tag DICOM does not define."""
-    entry = DicomDictionary.get(tag)
-    return entry[0][:2].encode("ascii") if entry else b""
+def _safe_creators() -> frozenset[tuple[int, str]]:
+    return frozenset((group, creator) for group, _, creator in load_safe_private())
 
 
 class Rules:
-    """The operations of one profile for the instances of one SOP class."""
+    """The operations of one profile for the instances of one SOP class that the same attribute rules apply to."""
 
-    def __init__(self, profile: Profile, sop_class: str) -> None:
+    def __init__(self, profile: Profile, sop_class: str, edits: Sequence[Edit] = ()) -> None:
         self._options = profile.options
         self._dates = profile.dates
-        self.keeps_private = "retain_safe_private" in profile.options
+        self._allow = profile.allow
+        self._edits = tuple(edit for edit in edits if not edit.creator)
+        self.private_edits = tuple(edit for edit in edits if edit.creator)
+        self.safe_private = "retain_safe_private" in profile.options
+        self.keeps_private = self.safe_private or any(edit.action is Action.KEEP for edit in self.private_edits)
+        self.keeps_overlays = "clean_graphics" in profile.options and profile.allow is None
         self._keeps_uids = "retain_uids" in profile.options
         self._known = known_sop_class(sop_class)
         self.root = Level(iod_types(sop_class))
@@ -128,75 +153,115 @@ class Rules:
             level.ops[encoding.index][tag, vr] = op
         return op
 
+    def removal(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
+        """Return how to take an element away for which there is no action, so that the IOD stays satisfied."""
+        standard = standard_vr(tag)
+        return self._by_code("X/Z/D", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False)
+
+    def keeps_creator(self, group: int, creator: str) -> bool:
+        """Tell whether any private element of a creator may stay."""
+        kept = any(edit.action is Action.KEEP and edit.creator == creator for edit in self.private_edits)
+        return kept or (self.safe_private and (group, creator) in _safe_creators())
+
+    def private_vr(self, tag: int, creator: str) -> bytes | None:
+        """Return the VR of a private element that may stay, UN for whatever it comes in; None if it may not."""
+        for edit in self.private_edits:
+            if edit.creator == creator and edit.names(tag):
+                return b"UN" if edit.action is Action.KEEP else None
+        safe = load_safe_private().get((tag >> 16, tag & 0xFF, creator)) if self.safe_private else None
+        return safe.encode("ascii") if safe is not None else None
+
     def _resolve(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         group, element = tag >> 16, tag & 0xFFFF
         if group % 2:
             return _PRIVATE if self.keeps_private else _DROP
-        if element == 0 or group <= 0x0004 or group >> 8 in (0x50, 0x60) or group >= 0xFFFA:
+        if element == 0 or group <= 0x0004 or group >= 0xFFFA:
             return _DROP
-        row, standard = _rows().get(tag), standard_vr(tag)
-        if row is None and not standard:
-            return _DROP
+        standard = standard_vr(tag)
         written = (standard or b"UN") if standard == b"SQ" or vr in (b"", b"UN") else vr
-        if row is not None:
-            kept = self._by_option(row, standard)
-            if kept is not None:
-                return self._keep(level, tag, vr, written, standard) if kept.kind is Kind.KEEP else kept
-            return self._by_code(row.basic, level, tag, vr, written, encoding)
-        return self._unlisted_attribute(level, tag, vr, written, standard, encoding)
+        met = _Element(level, tag, vr, standard, written, encoding)
+        for edit in self._edits:
+            if edit.names(tag):
+                return self._edited(edit, met)
+        if group >> 8 == 0x60 and self.keeps_overlays:
+            return self._overlay(met)
+        row = _rows().get(tag)
+        if group >> 8 in (0x50, 0x60) or (row is None and not standard):
+            return _DROP
+        if tag in PIXELS:
+            return Op(Kind.PIXELS)
+        op = self._unlisted_attribute(met) if row is None else self._by_row(row, met)
+        return op if self._allow is None or tag in self._allow else self._demanded(op, met)
 
-    def _by_option(self, row: Row, standard: bytes) -> Op | None:
-        """Return KEEP, a date shift or an age cap where a chosen option says so, else None."""
-        if row.options.get("retain_longitudinal_modified_dates") == "C" and self._dates == "shift":
-            if standard in _DATE_VRS:
-                return Op(Kind.SHIFT, standard, _DUMMY_BY_VR[standard])
-            if standard in (b"TM", b"SH"):
-                return _KEEP
-        for option in self._options:
-            if row.options.get(option) == "K":
-                return Op(Kind.AGE, b"AS") if row.tag == PATIENT_AGE else _KEEP
-        return None
+    def _by_row(self, row: Row, met: _Element) -> Op:
+        """Apply the options, or else the basic action, of a row of the table.
 
-    def _unlisted_attribute(self, level: Level, tag: int, vr: bytes, written: bytes, standard: bytes, encoding: Encoding) -> Op:
+        Modified dates go before what retains a date exactly, as an exact one would give the offset away.
+        """
+        codes = {option: row.options[option] for option in self._options if option in row.options}
+        basic = self._by_code(
+            row.basic, met, "retain_patient_characteristics" not in row.options and "clean_descriptors" not in row.options
+        )
+        if self._dates == "shift" and "retain_longitudinal_modified_dates" in codes:
+            if met.standard in _DATE_VRS:
+                return Op(Kind.SHIFT, met.standard, DUMMY_BY_VR[met.standard], identifies=True)
+            return self._keep(met) if met.standard in (b"TM", b"SH") else basic
+        if "K" in codes.values():
+            return self._keep(met)
+        if "C" in codes.values() and any(option in codes for option in _CLEANING):
+            return self._clean(met, basic)
+        return basic
+
+    def _clean(self, met: _Element, basic: Op) -> Op:
+        """Clean text and the insides of sequences; nothing else can be judged."""
+        if met.is_sequence:
+            return self._enter(met)
+        text = met.standard in FREE_TEXT_VRS and met.vr in FREE_TEXT_VRS | {b"", b"UN"}
+        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False)) if text else basic
+
+    def _unlisted_attribute(self, met: _Element) -> Op:
         """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs."""
+        vr, standard = met.vr, met.standard
         if b"PN" in (vr, standard):
-            return self._by_code("Z", level, tag, vr, written, encoding)
+            return self._by_code("Z", met)
         if standard in _ADDRESS_VRS or vr in _ADDRESS_VRS:
-            return self._by_code("X/Z/D", level, tag, vr, written, encoding)
+            return self._by_code("X/Z/D", met)
         if standard in _DATE_VRS or vr in _DATE_VRS:
             if self._dates == "shift":
-                return Op(Kind.SHIFT, written, _DUMMY_BY_VR[written] if written in _DATE_VRS else b"")
+                return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written] if met.written in _DATE_VRS else b"")
             if self._dates == "remove":
-                return self._by_code("X/Z/D", level, tag, vr, written, encoding)
+                return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
-            return _KEEP if self._keeps_uids and standard == b"UI" else Op(Kind.UID, written)
-        return self._keep(level, tag, vr, written, standard)
+            return _KEEP if self._keeps_uids and standard == b"UI" else Op(Kind.UID, met.written)
+        return self._keep(met)
 
-    def _keep(self, level: Level, tag: int, vr: bytes, written: bytes, standard: bytes) -> Op:
+    def _keep(self, met: _Element) -> Op:
         """Keep what is encoded as its attribute should be; a sequence is entered, a disguise is removed."""
-        if standard == b"SQ":
-            return self._enter(level, tag, written) if vr in (b"SQ", b"UN", b"") else _DROP
-        if vr in (b"", b"UN") or vr == standard:
+        if met.standard == b"SQ":
+            return self._enter(met) if met.is_sequence else _DROP
+        if met.standard == b"AS":
+            return Op(Kind.AGE, b"AS") if met.vr in (b"", b"UN", b"AS") else _DROP
+        if met.vr in (b"", b"UN") or met.vr == met.standard:
             return _KEEP
-        same_class = {vr, standard} <= TEXT_VRS or {vr, standard} <= BINARY_VRS
+        same_class = {met.vr, met.standard} <= TEXT_VRS or {met.vr, met.standard} <= BINARY_VRS
         return _KEEP if same_class else _DROP
 
-    def _enter(self, level: Level, tag: int, written: bytes) -> Op:
-        child = level.child(tag)
-        return Op(Kind.SEQUENCE, written, level=self.unlisted if child is _UNLISTED else child)
+    def _enter(self, met: _Element) -> Op:
+        return Op(Kind.SEQUENCE, met.written, level=met.level.child(met.tag) or self.unlisted)
 
-    def _by_code(self, basic: str, level: Level, tag: int, vr: bytes, written: bytes, encoding: Encoding) -> Op:
-        if basic == "U" or (written == b"UI" and "D" in basic):
-            return Op(Kind.UID, written, known_only=True)
+    def _by_code(self, basic: str, met: _Element, identifies: bool = True) -> Op:
+        if basic == "U" or (met.written == b"UI" and "D" in basic):
+            return Op(Kind.UID, met.written, known_only=True)
         if "U" in basic:
-            return self._enter(level, tag, written) if vr in (b"SQ", b"UN", b"") else _DROP
-        code = self._code(basic, level.node.types.get(tag))
+            return self._enter(met) if met.is_sequence else _DROP
+        code = self._code(basic, met.level.node.types.get(met.tag))
+        learn = identifies and (met.standard in _IDENTIFYING_VRS or met.vr in _IDENTIFYING_VRS or met.is_sequence)
         if code == "X":
-            return _DROP
+            return Op(Kind.DROP, met.standard, identifies=learn)
         if code == "Z":
-            return Op(Kind.EMPTY, written)
-        child = level.node.children.get(tag, TypeNode())
-        return Op(Kind.REPLACE, written, dummy(tag, written, child, encoding))
+            return Op(Kind.EMPTY, met.written, identifies=learn)
+        child = met.level.node.children.get(met.tag, TypeNode())
+        return Op(Kind.REPLACE, met.written, dummy(met.tag, met.written, child, met.encoding), identifies=learn)
 
     def _code(self, basic: str, kind: str | None) -> str:
         """Pick the weakest allowed code that keeps the attribute's Type satisfied.
@@ -209,40 +274,36 @@ class Rules:
         needed = _NEEDED.get(kind or "", "X")
         return next((part for part in parts if _STRENGTH[part] >= _STRENGTH[needed]), needed)
 
+    def _demanded(self, op: Op, met: _Element) -> Op:
+        """Of an attribute that is not on the list, leave what the IOD cannot do without, and no text at all."""
+        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
+            return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
+        kind = met.level.node.demanded.get(met.tag)
+        if kind is None:
+            return _DROP
+        if kind in ("1", "1C") and (op.kind is Kind.UID or (met.standard in _CODED_VRS and met.written == met.standard)):
+            return op
+        return self._by_code("X/Z/D", met, identifies=False)
 
-def dummy(tag: int, vr: bytes, node: TypeNode, encoding: Encoding = IMPLICIT_LE) -> bytes:
-    """Return a value that is valid for the VR and says nothing; for a sequence, one item with what its IOD demands."""
-    if vr == b"SQ":
-        content = _dummy_content_item(encoding) if tag == CONTENT_SEQUENCE else _dummy_content(node, encoding)
-        return encoding.item(b"".join(content))
-    if tag in _DUMMY_BY_TAG:
-        return _DUMMY_BY_TAG[tag]
-    if vr in BINARY_VRS or vr == b"UN":
-        return bytes(_BINARY_SIZE.get(vr, 4))
-    return _DUMMY_BY_VR.get(vr, b"ANONYMIZED")
+    def _edited(self, edit: Edit, met: _Element) -> Op:
+        """Apply an attribute rule; what the IOD demands stays valid, and what does not fit the encoding goes."""
+        basic = self._by_code({Action.EMPTY: "Z/D", Action.REPLACE: "D"}.get(edit.action, "X/Z/D"), met)
+        if edit.action is Action.KEEP:
+            return self._keep(met) if met.standard else _KEEP if met.tag >> 24 in (0x50, 0x60) else _DROP
+        if edit.action is Action.CLEAN:
+            return self._clean(met, basic)
+        if edit.action is Action.SHIFT and met.written in _DATE_VRS:
+            return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written])
+        if edit.action is Action.UID and met.written == b"UI":
+            return Op(Kind.UID, b"UI", known_only=True)
+        if edit.action is Action.REPLACE and met.written == met.standard:
+            return Op(Kind.REPLACE, met.written, edit.value.encode("ascii"), identifies=True)
+        return basic
 
-
-def _dummy_content(node: TypeNode, encoding: Encoding) -> list[bytes]:
-    elements = {}
-    for tag, kind in node.types.items():
-        vr = standard_vr(tag) or b"UN"
-        value = dummy(tag, vr, node.children.get(tag, TypeNode()), encoding) if kind == "1" else b""
-        elements[tag] = encoding.element(tag, vr, value)
-    if CODE_MEANING in node.types:
-        elements |= _dummy_code(encoding)
-    return [elements[tag] for tag in sorted(elements)]
-
-
-def _dummy_code(encoding: Encoding) -> dict[int, bytes]:
-    vrs = {0x00080100: b"SH", 0x00080102: b"SH", CODE_MEANING: b"LO"}
-    return {tag: encoding.element(tag, vr, _DUMMY_BY_TAG[tag]) for tag, vr in vrs.items()}
-
-
-def _dummy_content_item(encoding: Encoding) -> list[bytes]:
-    """Return the elements of a text content item (PS3.3 C.17.3), the plainest a Content Sequence can hold."""
-    return [
-        encoding.element(0x0040A010, b"CS", b"CONTAINS"),
-        encoding.element(0x0040A040, b"CS", b"TEXT"),
-        encoding.element(0x0040A043, b"SQ", encoding.item(b"".join(_dummy_code(encoding).values()))),
-        encoding.element(0x0040A160, b"UT", b"ANONYMIZED"),
-    ]
+    def _overlay(self, met: _Element) -> Op:
+        vr = _OVERLAY.get(met.tag & 0xFFFF)
+        same_class = vr is not None and (met.vr in (vr, b"") or {met.vr, vr} <= TEXT_VRS or {met.vr, vr} <= BINARY_VRS)
+        if vr is None or not same_class:
+            return _DROP
+        fallback = Op(Kind.CLEAN, met.vr or vr, fallback=_DROP) if vr in FREE_TEXT_VRS else None
+        return Op(Kind.OVERLAY, met.vr or vr, fallback=fallback)

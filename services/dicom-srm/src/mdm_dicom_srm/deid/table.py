@@ -1,10 +1,12 @@
 """The facts: PS3.15 table E.1-1 and E.3.10-1, PS3.3 attribute Types, loaded once from the package's data files."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+
+from pydicom._dicom_dict import DicomDictionary
 
 EDITION = "2026c"
 
@@ -35,17 +37,14 @@ class Row:
 
 @dataclass
 class TypeNode:
-    """The Types of one level of an IOD: tag -> Type, and the levels inside its sequences."""
+    """The Types of one level of an IOD: tag -> Type, and the levels inside its sequences.
+
+    `demanded` are the Types of the modules that the IOD always or under a condition has, its optional ones left out.
+    """
 
     types: dict[int, str] = field(default_factory=dict)
+    demanded: dict[int, str] = field(default_factory=dict)
     children: dict[int, "TypeNode"] = field(default_factory=dict)
-
-    def add(self, path: list[int], kind: str) -> None:
-        """Record `kind` at `path`; where two modules disagree the stricter Type stays."""
-        node = self
-        for tag in path[:-1]:
-            node = node.children.setdefault(tag, TypeNode())
-        node.types[path[-1]] = min(kind, node.types.get(path[-1], "9"))
 
 
 def _lines(name: str) -> list[str]:
@@ -84,6 +83,13 @@ def load_actions() -> dict[int, str]:
 
 
 @cache
+def standard_vr(tag: int) -> bytes:
+    """Return the dictionary's VR (the first where it names several), or nothing for a tag DICOM does not define."""
+    entry = DicomDictionary.get(tag)
+    return entry[0][:2].encode("ascii") if entry else b""
+
+
+@cache
 def load_safe_private() -> Mapping[tuple[int, int, str], str]:
     """Return (group, low byte of element, private creator) -> VR of table E.3.10-1."""
     safe = {}
@@ -92,30 +98,31 @@ def load_safe_private() -> Mapping[tuple[int, int, str], str]:
     return safe
 
 
-def _records() -> Iterator[list[str]]:
-    return (line.split("\t") for line in _lines("iod_types.tsv") if not line.startswith("#"))
+# One module or sequence level as the file has it: rows of (tag, Type, number of the level inside or 0).
+_Level = list[tuple[int, str, int]]
 
 
 @cache
-def _iod_index() -> tuple[dict[str, str], dict[str, list[str]], dict[str, list[tuple[list[int], str]]]]:
+def _iod_index() -> tuple[dict[str, str], dict[str, list[str]], dict[int, _Level]]:
     sops: dict[str, str] = {}
     iods: dict[str, list[str]] = {}
-    modules: dict[str, list[tuple[list[int], str]]] = {}
-    rows: list[tuple[list[int], str]] = []
-    for record in _records():
-        if record[0] == "sop":
-            sops[record[1]] = record[2]
-        elif record[0] == "iod":
-            iods[record[1]] = record[2].split()
-        elif record[0] == "module":
-            rows = modules.setdefault(record[1], [])
-        else:
-            rows.append(([int(tag, 16) for tag in record[0].split("/")], record[1]))
-    return sops, iods, modules
+    levels: dict[int, _Level] = {}
+    rows: _Level = []
+    for line in _lines("iod_types.tsv"):
+        first, *rest = line.split("\t")
+        if first == "node":
+            rows = levels.setdefault(int(rest[0]), [])
+        elif first == "sop":
+            sops[rest[0]] = rest[1]
+        elif first == "iod":
+            iods[rest[0]] = rest[1].split()
+        elif not first.startswith("#"):
+            rows.append((int(first, 16), rest[0], int(rest[1]) if len(rest) > 1 else 0))
+    return sops, iods, levels
 
 
-# What every composite IOD is made of; used for SOP classes PS3.3 no longer describes.
-_COMMON_MODULES = ("patient", "general-study", "general-series", "general-equipment", "general-image", "sop-common")
+# What most images are made of; its modules stand in for SOP classes PS3.3 no longer describes.
+_COMMON_IOD = "secondary-capture-image"
 
 
 def known_sop_class(uid: str) -> bool:
@@ -124,11 +131,22 @@ def known_sop_class(uid: str) -> bool:
 
 
 def iod_types(sop_class: str) -> TypeNode:
-    """Return the Types of the IOD behind `sop_class`, or of the common modules if there is none."""
-    sops, iods, modules = _iod_index()
-    names = iods[sops[sop_class]] if sop_class in sops else _COMMON_MODULES
+    """Return the Types of the IOD behind `sop_class`, or of the common modules if there is none.
+
+    Where two modules disagree, the stricter Type counts.
+    """
+    sops, iods, levels = _iod_index()
     root = TypeNode()
-    for name in names:
-        for path, kind in modules.get(name, ()):
-            root.add(path, kind)
+    for module in iods[sops.get(sop_class, _COMMON_IOD)]:
+        _merge(root, levels, int(module.rstrip("?")), not module.endswith("?"))
     return root
+
+
+def _merge(node: TypeNode, levels: dict[int, _Level], number: int, demanded: bool) -> None:
+    for tag, kind, inside in levels[number]:
+        if kind != "3":
+            node.types[tag] = min(kind, node.types.get(tag, "9"))
+            if demanded:
+                node.demanded[tag] = min(kind, node.demanded.get(tag, "9"))
+        if inside:
+            _merge(node.children.setdefault(tag, TypeNode()), levels, inside, demanded)

@@ -1,0 +1,181 @@
+"""What a file says about who and when: the names, identifiers and dates that were taken from it, ready to be looked for."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+from mdm_dicom_srm.deid.codec import Buffer
+
+# A name or number shorter than this counts as a whole word only.
+SUBSTRING: Final = 4
+# Numbers shorter than this stand in measurements too often to be looked for in what is not free text.
+LONG_NUMBER: Final = 6
+_MIN_ID: Final = 3
+_MAX_VALUE: Final = 1024
+_WORD: Final = re.compile(r"[^\W_]+")
+_LETTERS: Final = re.compile(r"[^\W\d_]+")
+_DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")
+_MONTHS: Final = "january february march april may june july august september october november december".split()
+_UMLAUTS: Final = (("ae", "a"), ("oe", "o"), ("ue", "u"))
+_FOLDED: Final = {"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th", "ı": "i"}
+PARTICLES: Final = frozenset(
+    "van von vom der den dem de di da do dos das du la le les el al bin ibn ben abu mc mac st ste san santa del della ter ten zu zur af av y e i"
+    " jr sr ii iii iv md phd dr med prof rn dds do mph msc bsc ba ma facr frcr mr mrs ms miss mme mlle herr frau hr fr dott dra".split()
+)
+# Words that stand in the names of institutions, devices and procedures alike; alone they name nobody.
+COMMON: Final = frozenset(
+    "general hospital clinic clinics center centre central centro medical medicine university universitaet universite institute institut health"
+    " healthcare care imaging image images radiology radiologie diagnostic diagnostics department dept division unit room ward floor building"
+    " north south east west saint city county state national regional memorial community children women emergency surgery oncology cardiology"
+    " neurology pediatric pediatrics orthopedic nuclear research foundation group services service laboratory krankenhaus klinik klinikum hopital"
+    " hospital ospedale praxis street road avenue station scanner workstation console server system main test phantom anonymous anonymized anon"
+    " unknown none null default other original derived primary secondary axial sagittal coronal localizer scout head brain neck chest thorax"
+    " abdomen pelvis spine cervical thoracic lumbar heart cardiac liver kidney lung breast knee shoulder elbow wrist hand hip foot ankle leg arm"
+    " extremity whole body skull orbit sinus aorta angio vascular vessel artery vein contrast with without native bolus dose series study image"
+    " scan protocol routine standard left right bilateral anterior posterior lateral supine prone male female adult child magnetic resonance"
+    " computed tomography ultrasound xray positron emission digital radiography mammography fluoroscopy siemens philips toshiba canon hitachi"
+    " medical systems ge healthcare agfa fuji kodak hologic".split()
+)
+
+
+def fold(text: str) -> str:
+    """Return letters without case, accents and width, so that spellings of one name compare equal; other characters stay."""
+    if text.isascii():
+        return text.lower()
+    return "".join(map(_fold_character, text))
+
+
+@lru_cache(4096)
+def _fold_character(character: str) -> str:
+    bare = "".join(part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part))
+    return "".join(_FOLDED.get(part, part) for part in bare.casefold())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must not stay in text. All are folded and without separators.
+
+    `names` are parts of persons' names and their usual shortenings, `others` identifiers, words of institutions and places,
+    and dates in the ways they are written. `known` tells whether the file names its patient at all: text of a file that does
+    not cannot be judged.
+    """
+
+    names: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
+    initials: frozenset[str] = frozenset()
+    known: bool = False
+    raw: frozenset[bytes] = field(default=frozenset())
+
+    def occurs_in(self, content: Buffer) -> bool:
+        """Tell quickly whether a needle may be in encoded text, separators or not; may be wrong in that it is, never in that it is not.
+
+        Needles of less than four letters and short numbers are not looked for.
+        """
+        squeezed = bytes(content).translate(_LOWER, _SEPARATORS)
+        return any(needle in squeezed for needle in self.raw)
+
+
+_SEPARATORS: Final = bytes(code for code in range(128) if not chr(code).isalnum())
+_LOWER: Final = bytes(ord(chr(code).lower()) if code < 128 else code for code in range(256))
+
+
+@lru_cache(64)
+def identity(learnt: frozenset[tuple[bytes, str]], dates_stay: bool) -> Identity:
+    """Return what to look for, from (VR, value) of what was taken away; `dates_stay` tells that other dates may be written out.
+
+    The names of persons come by VR PN, dates by DA and DT, all else as identifiers or names of places.
+    """
+    names: set[str] = set()
+    others: set[str] = set()
+    initials: set[str] = set()
+    known = False
+    for vr, text in learnt:
+        for value in text[:_MAX_VALUE].split("\\"):
+            if vr == b"PN":
+                known |= _learn_name(value, names, initials)
+            elif vr in (b"DA", b"DT"):
+                others |= _date_forms(value, dates_stay)
+            else:
+                known |= _learn_label(value, others)
+    return Identity(frozenset(names), frozenset(others), frozenset(initials), known, frozenset(_raw_forms(names | others)))
+
+
+def _raw_forms(needles: Iterable[str]) -> set[bytes]:
+    """Return needles as they may stand in a file's bytes after ASCII is lowered; other letters in the usual encodings, either case."""
+    forms = set()
+    for needle in needles:
+        if needle.isascii() and len(needle) < (LONG_NUMBER if needle.isdigit() else SUBSTRING):
+            continue
+        for text in (needle, needle.upper()) if not needle.isascii() else (needle,):
+            for codec in ("utf-8", "latin-1") if not needle.isascii() else ("ascii",):
+                forms.add(text.encode(codec, "ignore").translate(_LOWER, _SEPARATORS))
+    return {form for form in forms if len(form) > 2}
+
+
+def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:
+    """Learn a person's name: each part, the parts run together, and an initial run together with the family name."""
+    learnt = False
+    for writing in value.split("="):
+        parts = [fold(part) for part in _LETTERS.findall(unicodedata.normalize("NFC", writing))]
+        parts = [part for part in parts if part]
+        words = [part for part in parts if part not in PARTICLES and (len(part) > 1 or not part.isascii())]
+        if not words:
+            continue
+        learnt = learnt or any(part not in COMMON for part in words)
+        for word in words:
+            names.add(word)
+            names.update(_spellings(word))
+        family, *given = words
+        for other in given:
+            names.update((family + other, other + family))
+        for other in parts[1:]:
+            names.update((other[0] + family, family + other[0]))
+        if len(parts) > 1:
+            letters = "".join(part[0] for part in parts)
+            initials.update((letters, letters[1:] + letters[0], letters[0] + letters[1], letters[1] + letters[0]))
+    return learnt
+
+
+def _spellings(word: str) -> set[str]:
+    """Return a name as written without its umlauts."""
+    return {short for pair, vowel in _UMLAUTS if pair in word and len(short := word.replace(pair, vowel)) >= SUBSTRING}
+
+
+def _learn_label(value: str, others: set[str]) -> bool:
+    """Learn an identifier, or the name of an institution or place; return whether it is one."""
+    words = [fold(word) for word in _WORD.findall(unicodedata.normalize("NFC", value))]
+    whole = "".join(words)
+    if len(whole) >= _MIN_ID and not (whole.isalpha() and whole in COMMON):
+        others.add(whole)
+        if whole.lstrip("0").isdigit() and len(whole.lstrip("0")) >= _MIN_ID:
+            others.add(whole.lstrip("0"))
+    for word in words:
+        digits = re.sub(r"\D", "", word)
+        if len(digits) >= SUBSTRING:
+            others.update({digits, word, digits.lstrip("0")} if len(digits.lstrip("0")) >= SUBSTRING else {digits, word})
+        elif len(word) >= SUBSTRING and not digits and word not in COMMON:
+            others.add(word)
+    return any(character.isdigit() for character in whole) and len(whole) >= _MIN_ID
+
+
+def _date_forms(value: str, dates_stay: bool) -> set[str]:
+    """Return the ways a date is written, separators left out; its year alone too, as dates that stay do not tell that one."""
+    match = _DATE.match(value.strip(" \0"))
+    if match is None:
+        return set()
+    year, month, day = match.groups()
+    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):  # noqa: PLR2004 - the calendar
+        return set()
+    forms = {year} if not dates_stay else set()
+    for two in {(day, month), (day.lstrip("0"), month.lstrip("0"))}:
+        for one, other in (two, two[::-1]):
+            forms.update((year + one + other, one + other + year, one + other + year[2:]))
+    forms.add(year[2:] + month + day)
+    name = _MONTHS[int(month) - 1]
+    for text in (name, name[:3]):
+        for number in {day, day.lstrip("0")}:
+            forms.update((number + text + year, text + number + year, year + text + number, number + text + year[2:]))
+    return {form for form in forms if len(form) >= SUBSTRING}

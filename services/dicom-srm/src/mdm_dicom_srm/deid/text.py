@@ -1,0 +1,227 @@
+"""Free text that is kept (Clean Descriptors): what names someone goes, whatever its case, order or separators."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mdm_dicom_srm.deid.identity import COMMON, LONG_NUMBER, PARTICLES, SUBSTRING, Identity, fold
+
+_WORD: Final = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
+_MAX_ROUNDS: Final = 4
+_MAX_LENGTH: Final = 1 << 14
+_OLDEST_AGE: Final = 89
+_CJK: Final = "\u2e80"
+_SEPARATORS: Final = " \t\r\n\f,.:;^/\\|_()[]{}'\"#&+*=<>-"
+_MONTH = (
+    r"(?:jan(?:uary|uar|vier|\.)?|feb(?:ruary|ruar|\.)?|f[eé]v(?:rier|\.)?|mar(?:ch|s|\.)?|m[aä]rz|apr(?:il|\.)?|avr(?:il|\.)?|may|mai|june?|juin|jun[i.]?"
+    r"|july?|juil(?:let|\.)?|jul[i.]?|aug(?:ust|\.)?|ao[uû]t|sep(?:t(?:ember|embre)?)?\.?|oct(?:ober|obre|\.)?|okt(?:ober|\.)?|nov(?:ember|embre|\.)?"
+    r"|dec(?:ember|\.)?|dez(?:ember|\.)?|d[eé]c(?:embre|\.)?)"
+)
+# What is removed wherever it stands: it may identify, and nothing in the header can tell.
+_SUSPECTS: Final = re.compile(
+    "|".join(
+        (
+            r"(?<!\S)[^\s^]*\^\S*",  # a name as PN writes it
+            r"(?<!\S)[^\s@]*@\S+",
+            r"(?:\w+://|www\.)\S+",
+            r"\\\\\S+|(?<!\w)/(?:\w+/)+\S*|(?<!\w)[a-z]:\\\S*",  # paths
+            r"(?<!\d)\d+(?:\.\d+){3,}",  # UIDs, network addresses
+            r"(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}",
+            r"(?<!\d)\+?\(?\d{2,5}\)?(?:[ ./-]\(?\d{2,5}\)?){2,}(?!\d)",  # telephone and social security numbers
+            r"[a-z]{0,4}\d[\d-]{4,}\d[a-z]{0,3}",  # six and more digits
+            r"(?<!\d)(?<!\d\.)\d{5}(?![\d.])",
+        )
+    ),
+    re.IGNORECASE,
+)
+_DATES: Final = re.compile(
+    "|".join(
+        (
+            r"(?<!\d)\d{4}[-./ ]\d{1,2}[-./ ]\d{1,2}(?!\d)",
+            r"(?<!\d)\d{1,2}[-./]\d{1,2}[-./]\d{2,4}(?!\d)",
+            r"(?<!\d)(?:0?[1-9]|[12]\d|3[01])\.? ?(?:0?[1-9]|1[0-2])\. ?(?:19|20)\d\d(?!\d)",
+            r"(?<!\d)(?:0?[1-9]|1[0-2])[-/](?:19|20)\d\d(?!\d)",
+            r"(?<!\d)(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)",
+            rf"(?<!\w)\d{{1,2}}(?:st|nd|rd|th|\.)?[ _/-]*(?:of )?{_MONTH}(?:[ ,_/'-]*\d{{2,4}})?(?![^\W\d_])",
+            rf"(?<![^\W\d_]){_MONTH}[ _-]*\d{{1,2}}(?:st|nd|rd|th)?(?:[ ,_-]+\d{{2,4}})?(?!\w)",
+            rf"(?<![^\W\d_]){_MONTH}[ ,_/'-]*(?:19|20)\d\d(?!\d)",
+            r"(?<!\d)(?:[01]?\d|2[0-3])[:h][0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?: ?[ap]\.?m\.?)?(?!\w)",
+        )
+    ),
+    re.IGNORECASE,
+)
+_AGE: Final = re.compile(
+    r"(?<![\d.])(\d{1,3})[ -]?(?:y(?:\.?\s?/?\s?o\.?|rs?\.?|ears?(?:[ -]old)?)?|jahre?n?|jährig\w*|ans|años|anni|jaar)(?![^\W\d_])"
+    r"|(?<!\w)(?:age|aged|alter|âge|edad)\W{0,3}(\d{1,3})(?!\d)",
+    re.IGNORECASE,
+)
+# After these the next words are a name, unless they are words of the trade.
+_TITLE: Final = re.compile(
+    r"(?<!\w)(?:(?i:dr|drs|prof|professor|doctor|doktor|docteur|mrs|miss|herrn?|frau|mme|mlle|madame|monsieur|sra|srta|dott|dottssa|dra|dhr|mevr"
+    r"|physician|radiologist|technologist|operator|surgeon|nurse|patient'?s? name|name|pat\. ?name|nom|nombre|signed|dictated|reported|read|referred|performed"
+    r"|ref|attn|mother|father|wife|husband|son|daughter|brother|sister|tel|phone|fax|mrn|pid|id|ssn|acc|accession|dob|born|geb)(?!\w)"
+    r"|Mr(?!\w)|Ms(?!\w)|(?i:mr|ms|hr|fr|sr)\.(?= *[^\W\d_]))[.:#]*(?i: by| of| no| nr)?[.:#]*"
+)
+_DEGREE: Final = re.compile(r"(?<!\w)(?i:m\.?d|ph\.?d|r\.?n|d\.?o|facr|frcr|b\.?sc|m\.?sc|r\.?t)\.?(?!\w)")
+_MAX_NAME: Final = 3
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Cleans the text of one file. `dates_stay`: dates may be told; `ages_stay`: ages up to 89 may."""
+
+    identity: Identity
+    dates_stay: bool
+    ages_stay: bool
+
+    def clean(self, text: str) -> str:
+        """Return `text` without what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
+        if not self.identity.known or len(text) > _MAX_LENGTH or not _readable(text):
+            return ""
+        return self._without(text, suspects=True)
+
+    def sweep(self, text: str) -> str:
+        """Return `text` without what the file is known to name; other text stays, dates and numbers included."""
+        return self._without(text, suspects=False)
+
+    def _without(self, text: str, suspects: bool) -> str:
+        for _ in range(_MAX_ROUNDS):
+            words = [_Word(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
+            spans = self._suspects(text, words) if suspects else []
+            removed = self._named(words, suspects) | set(_words_in(words, spans))
+            spans += [(words[index].start, words[index].end) for index in removed]
+            if not spans:
+                return text
+            text = _cut(text, spans)
+        return ""
+
+    def _named(self, words: list["_Word"], dates: bool) -> set[int]:
+        """Return the words that a needle meets, and the initials, titles and particles beside a person's name."""
+        squeezed, starts, bounds = _squeeze(words)
+        found: set[int] = set()
+        persons: set[int] = set()
+        for needles, into in ((self.identity.names, persons), (self.identity.others, found)):
+            for needle in needles:
+                if not dates and needle.isdigit() and len(needle) < LONG_NUMBER:
+                    continue
+                at = squeezed.find(needle)
+                while at >= 0:
+                    first, last = bisect_right(starts, at) - 1, bisect_right(starts, at + len(needle) - 1) - 1
+                    aligned = at in bounds and at + len(needle) in bounds
+                    inside = first == last and (len(needle) >= SUBSTRING or needle >= _CJK)
+                    if aligned or inside:
+                        into.update(range(first, last + 1))
+                    at = squeezed.find(needle, at + 1)
+        persons |= self._initials(words)
+        for step in (1, -1):
+            for index in sorted(persons, reverse=step < 0):
+                beside = index + step
+                while 0 <= beside < len(words) and (len(words[beside].folded) == 1 or words[beside].folded in PARTICLES):
+                    persons.add(beside)
+                    beside += step
+        return found | persons
+
+    def _initials(self, words: list["_Word"]) -> set[int]:
+        """Return runs of single letters that are a person's initials."""
+        found: set[int] = set()
+        run: list[int] = []
+        for index in range(len(words) + 1):
+            if index < len(words) and len(words[index].folded) == 1 and words[index].folded.isalpha():
+                run.append(index)
+                continue
+            if len(run) > 1 and "".join(words[at].folded for at in run) in self.identity.initials:
+                found.update(run)
+            run = []
+        return found
+
+    def _suspects(self, text: str, words: list["_Word"]) -> list[tuple[int, int]]:
+        spans = [match.span() for match in _SUSPECTS.finditer(text)]
+        if not self.dates_stay:
+            spans += [match.span() for match in _DATES.finditer(text)]
+        for match in _AGE.finditer(text):
+            if not self.ages_stay or int(match[1] or match[2]) > _OLDEST_AGE:
+                spans.append(match.span())
+        for match in _TITLE.finditer(text):
+            followers = list(_name_after(words, match.end(), text))
+            if followers:
+                spans.append((match.start(), followers[-1].end))
+        for match in _DEGREE.finditer(text):
+            spans += [(word.start, match.end()) for word in _name_before(words, match.start())]
+        return spans
+
+
+@dataclass(frozen=True)
+class _Word:
+    start: int
+    end: int
+    text: str
+
+    @property
+    def folded(self) -> str:
+        return fold(self.text)
+
+
+def _squeeze(words: list[_Word]) -> tuple[str, list[int], set[int]]:
+    """Return the words run together, where each begins, and where a word or a part of one (`DoeT2`) begins or ends."""
+    starts: list[int] = []
+    bounds: set[int] = set()
+    length, parts = 0, []
+    for word in words:
+        folded = word.folded
+        starts.append(length)
+        bounds.update((length, length + len(folded)))
+        if len(folded) == len(word.text):
+            for index in range(1, len(folded)):
+                before, after = word.text[index - 1], word.text[index]
+                if before.isdigit() != after.isdigit() or (before.islower() and after.isupper()):
+                    bounds.add(length + index)
+        parts.append(folded)
+        length += len(folded)
+    return "".join(parts), starts, bounds
+
+
+def _name_after(words: list[_Word], position: int, text: str) -> Iterator[_Word]:
+    """Yield the words of a name that follows a title on the same line."""
+    count = 0
+    for word in words:
+        if word.start < position:
+            continue
+        if count == _MAX_NAME or word.folded in COMMON or "\n" in text[position : word.start] or re.search(r"[;!?]", text[position : word.start]):
+            return
+        yield word
+        position, count = word.end, count + 1
+
+
+def _name_before(words: list[_Word], position: int) -> list[_Word]:
+    """Return the words of a name that an academic degree follows."""
+    before = [word for word in words if word.end <= position][-_MAX_NAME:]
+    name: list[_Word] = []
+    for word in reversed(before):
+        if word.folded in COMMON or word.folded.isdigit():
+            break
+        name.append(word)
+    return name
+
+
+def _words_in(words: list[_Word], spans: list[tuple[int, int]]) -> Iterator[int]:
+    for index, word in enumerate(words):
+        if any(word.start < end and start < word.end for start, end in spans):
+            yield index
+
+
+def _cut(text: str, spans: list[tuple[int, int]]) -> str:
+    """Return `text` without `spans`, and without the separators that stood around them."""
+    pieces, position = [], 0
+    for start, end in sorted(spans):
+        if start > position:
+            pieces.append(text[position:start])
+        position = max(position, end)
+    pieces.append(text[position:])
+    return " ".join(piece for piece in (piece.strip(_SEPARATORS) for piece in pieces) if piece)
+
+
+def _readable(text: str) -> bool:
+    """Tell whether the text has only characters that text has."""
+    return all(character.isprintable() or character in "\r\n\t\f" for character in text)
