@@ -16,6 +16,8 @@ from mdm_client.config import ClientConfig
 from mdm_client.download import Download, FetchOptions
 from mdm_client.errors import Invalid
 from mdm_client.grants import AclClient, Grants
+from mdm_client.identity import subject
+from mdm_client.keys import KeyManager
 from mdm_client.keystore import KeystoreClient, KeystoreServer
 from mdm_client.keystore_operator import KeystoreOperator
 from mdm_client.metadata import MetadataClient
@@ -59,6 +61,12 @@ class Client:
     def keystores(self) -> KeystoreClient:
         """All keystores together."""
         return KeystoreClient(self._keystore_servers(), self.config.threshold)
+
+    @cached_property
+    def keys(self) -> KeyManager:
+        """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
+        caller = subject(check_identity(self.config.tls).subject)
+        return KeyManager(self.keystores, self._keystore_servers(), caller)
 
     @cached_property
     def keystore_operator(self) -> KeystoreOperator:

@@ -1,6 +1,5 @@
 """Fetches files: staging, keys and transfer side by side."""
 
-import errno
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -13,6 +12,7 @@ from grpc import StatusCode
 
 from mdm_client.errors import ClientError, Invalid, NotFound, make_error
 from mdm_client.keyring import KeyRing, KeySource
+from mdm_client.localfile import local_error
 from mdm_client.names import surl_authority, turl_authority
 from mdm_client.plan import PlannedFile
 from mdm_client.srm import SrmClient
@@ -163,7 +163,7 @@ class Download:
             self._make_parent(path)
             written = fetch_file(source, size, key, file.guid, path, self._options.durable)
         except OSError as error:
-            self._fail(file, _local_error(error, path))
+            self._fail(file, local_error(error, str(path), "written"))
         else:
             self._clock.tick()
             self._results.put(FileResult(file.location.lfn, file.guid, path, written))
@@ -183,8 +183,3 @@ class Download:
 
     def _failure(self, file: PlannedFile, error: ClientError) -> FileResult:
         return FileResult(file.location.lfn, file.guid, self._directory / file.path, 0, error)
-
-
-def _local_error(error: OSError, path: Path) -> ClientError:
-    reason = "LOCAL_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LOCAL_FILE"
-    return make_error(StatusCode.UNKNOWN, reason, f"{path}: cannot be written: {error.strerror or error}")

@@ -1,13 +1,35 @@
-"""Files that appear under their name only when they are whole."""
+"""Local files: what is written appears under its name only when it is whole; standard input and output like files."""
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from grpc import StatusCode
+from mdm_crypto.stream import Buffer
+
+from mdm_client.errors import ClientError, Invalid, make_error
+
+STANDARD = "-"
 _MAX_NAME_BYTES = 255
+
+
+class Writer(Protocol):
+    """What is written to inside a `with` block."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def write(self, data: Buffer, /) -> None:
+        """Write all of `data`."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End."""
 
 
 class AtomicFile:
@@ -28,11 +50,9 @@ class AtomicFile:
         self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         return self
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: Buffer, /) -> None:
         """Write all of `data`."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        _write_all(self._descriptor, data)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -50,3 +70,101 @@ class AtomicFile:
     def _discard(self) -> None:
         with contextlib.suppress(OSError):
             self._part.unlink()
+
+
+class StandardOutput:
+    """Standard output, unbuffered."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, data: Buffer, /) -> None:
+        """Write all of `data`."""
+        _write_all(1, data)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class InputFile:
+    """A file, or standard input (`-`), being read; `size` in bytes is None where only reading tells.
+
+    `received` is called with each count of bytes read.
+    """
+
+    def __init__(self, name: str, received: Callable[[int], None] | None = None) -> None:
+        """Open it.
+
+        Raises:
+            ClientError: LOCAL_FILE: there is none, or it may not be read.
+        """
+        self.name = "standard input" if name == STANDARD else name
+        self._received = received
+        with translated(self.name, "read"):
+            # Unbuffered: what is read goes straight into the reader's buffer.
+            self._file = open(0 if name == STANDARD else name, "rb", buffering=0, closefd=name != STANDARD)  # noqa: SIM115
+            status = os.fstat(self._file.fileno())
+        self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read into `buffer`; return the count of bytes, 0 only at the end."""
+        with translated(self.name, "read"):
+            count = self._file.readinto(buffer) or 0
+        if self._received:
+            self._received(count)
+        return count
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, nothing only at the end."""
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def rewind(self) -> None:
+        """Go back to the beginning; only where `size` is known."""
+        with translated(self.name, "read"):
+            self._file.seek(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def output_file(name: str, durable: bool = False) -> Writer:
+    """Return what writes a file that appears when it is whole, or standard output for `-`.
+
+    A symbolic link stays, and the file it leads to is replaced.
+
+    Raises:
+        Invalid: LOCAL_FILE: the name is of a directory or device, which cannot be replaced by a file.
+    """
+    if name == STANDARD:
+        return StandardOutput()
+    path = Path(name).resolve()
+    if path.is_dir() or not path.name:
+        raise Invalid.because("LOCAL_FILE", f"{name}: is a directory; name a file")
+    if path.exists() and not path.is_file():
+        raise Invalid.because("LOCAL_FILE", f"{name}: is no regular file; write - and redirect standard output to it")
+    return AtomicFile(path, durable)
+
+
+@contextlib.contextmanager
+def translated(name: str, deed: str) -> Iterator[None]:
+    """Turn an OSError raised inside into a ClientError about the file `name` that could not be `deed` (read, written)."""
+    try:
+        yield
+    except OSError as error:
+        raise local_error(error, name, deed) from error
+
+
+def local_error(error: OSError, name: str, deed: str) -> ClientError:
+    """Return what a failure of a local file means: LOCAL_DISK_FULL or LOCAL_FILE."""
+    reason = "LOCAL_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LOCAL_FILE"
+    return make_error(StatusCode.UNKNOWN, reason, f"{name}: cannot be {deed}: {error.strerror or error}")
+
+
+def _write_all(descriptor: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

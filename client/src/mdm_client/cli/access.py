@@ -33,7 +33,7 @@ def get_acl(context: click.Context, target: str) -> int:
     report = run.client(context).grants.get(parse_name(target))
     if run.as_json:
         for outcome in report.outcomes:
-            print_json(_facts(outcome))
+            print_json(outcome_facts(outcome))
     else:
         _print_lists(report)
     return _finish(report, run.as_json, "")
@@ -69,7 +69,7 @@ def _change(context: click.Context, action: int, target: str, principal: str, pe
     report = run.client(context).grants.change(name, action, who, bits, include_shared=shared)
     if run.as_json:
         for outcome in report.outcomes:
-            print_json(_facts(outcome))
+            print_json(outcome_facts(outcome))
     else:
         done = "granted" if action == GRANT else "revoked"
         for service, outcomes in _by_service(report).items():
@@ -112,7 +112,7 @@ def _print_lists(report: AclReport) -> None:
         variants: dict[str, list[str]] = defaultdict(list)
         for outcome in outcomes:
             if outcome.acl:
-                variants["\n".join(_entry_lines(outcome.acl))].append(outcome.service)
+                variants["\n".join(entry_lines(outcome.acl))].append(outcome.service)
         print_line(f"access list {acl_id}")
         for lines, services in variants.items():
             note = " DIFFERENT: grant or revoke again to align them" if len(variants) > 1 else ""
@@ -120,13 +120,15 @@ def _print_lists(report: AclReport) -> None:
             print_line(lines)
 
 
-def _entry_lines(acl_view: AclView) -> list[str]:
+def entry_lines(acl_view: AclView) -> list[str]:
+    """Return the lines that show an ACL's owner and entries."""
     lines = [f"    {'pdrwlxgs':<9} owner {printable(acl_view.owner)}"]
     lines += [f"    {format_permissions(bits):<9} {printable(who)}" for who, bits in sorted(acl_view.entries.items())]
     return lines
 
 
-def _facts(outcome: AclOutcome) -> dict[str, Any]:
+def outcome_facts(outcome: AclOutcome) -> dict[str, Any]:
+    """Return what one service answered about an ACL, for JSON."""
     facts: dict[str, Any] = {"service": outcome.service, "acl_id": outcome.acl_id, "ok": outcome.error is None}
     if outcome.error:
         facts |= {"reason": outcome.error.reason, "message": outcome.error.message}

@@ -12,7 +12,10 @@ from click.shell_completion import ShellComplete, get_completion_class
 from mdm_client.cli.access import acl
 from mdm_client.cli.browse import list_directory, query, stat, whoami
 from mdm_client.cli.context import Session, common_options
+from mdm_client.cli.crypt import decrypt, encrypt
 from mdm_client.cli.fetch import get
+from mdm_client.cli.key import key
+from mdm_client.cli.key_acl import key_acl
 from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, run
 from mdm_client.cli.site import register
 
@@ -65,5 +68,6 @@ def completion(shell: str | None) -> None:
     click.echo(ShellComplete.source(found(main, {}, "mdm", _COMPLETE_VARIABLE)))
 
 
-for _command in (whoami, list_directory, stat, query, get, register, acl):
+for _command in (whoami, list_directory, stat, query, get, encrypt, decrypt, key, acl, register):
     main.add_command(_command)
+key.add_command(key_acl)

@@ -1,9 +1,8 @@
 """The command that fetches files: get."""
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -12,6 +11,7 @@ import click
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.memory import keep_freed_memory
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.progress import counted_files
 from mdm_client.cli.table import print_json, print_line, readable_size
 from mdm_client.client import Client
 from mdm_client.download import FetchOptions, FileResult
@@ -116,7 +116,7 @@ def _names_of_query(client: Client, sql: str) -> list[Name]:
 def _fetch(client: Client, files: Sequence[PlannedFile], output: Path, options: FetchOptions, tally: _Tally) -> None:
     if not files:
         return
-    with _progress(len(files)) as advance:
+    with counted_files(len(files)) as advance:
         total = 0
 
         def count(size: int) -> None:
@@ -127,19 +127,3 @@ def _fetch(client: Client, files: Sequence[PlannedFile], output: Path, options: 
             for result in results:
                 tally.add(result)
                 advance(total)
-
-
-@contextmanager
-def _progress(files: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; the function given is called after each file with the bytes received so far."""
-    if not sys.stderr.isatty():
-        yield lambda _received: None
-        return
-    # rich takes longer to import than most commands take to run.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("files  {task.fields[received]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=files, received="")
-        yield lambda received: progress.update(task, advance=1, received=readable_size(received))

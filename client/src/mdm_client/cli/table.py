@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 
@@ -22,9 +22,9 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def print_json(value: Any) -> None:
-    """Write a JSON line to standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")) + "\n")
+def print_json(value: Any, stream: TextIO | None = None) -> None:
+    """Write a JSON line to standard output, or to another stream."""
+    (stream or sys.stdout).write(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")) + "\n")
 
 
 def readable_size(size: float) -> str:
