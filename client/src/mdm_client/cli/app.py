@@ -13,6 +13,7 @@ from mdm_client.cli.access import acl
 from mdm_client.cli.browse import list_directory, query, stat, whoami
 from mdm_client.cli.context import Session, common_options
 from mdm_client.cli.crypt import decrypt, encrypt
+from mdm_client.cli.extension import ExtendableGroup
 from mdm_client.cli.fetch import get
 from mdm_client.cli.key import key
 from mdm_client.cli.key_acl import key_acl
@@ -22,7 +23,7 @@ from mdm_client.cli.site import register
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 
 
-class MdmGroup(click.Group):
+class MdmGroup(ExtendableGroup):
     """A group whose errors are one line (or one JSON object) and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, standalone_mode: bool = True, **named: Any) -> Any:

@@ -3,16 +3,16 @@
 import logging
 import warnings
 
-import pydicom.config
 import pynetdicom._config
+
+from mdm_dicom_srm.deid.quiet import silence_pydicom
 
 
 def silence() -> None:
     """Turn off the toolkits' logs, warnings and value checks, process-wide; what matters is logged here without values."""
-    for name in ("pydicom", "pynetdicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    silence_pydicom()
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
     pynetdicom._config.LOG_HANDLER_LEVEL = "none"
     pynetdicom._config.LOG_RESPONSE_IDENTIFIERS = False
     pynetdicom._config.LOG_REQUEST_IDENTIFIERS = False
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    warnings.filterwarnings("ignore", module=r"py(net)?dicom\b")
+    warnings.filterwarnings("ignore", module=r"pynetdicom\b")

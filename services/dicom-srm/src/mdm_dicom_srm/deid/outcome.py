@@ -21,7 +21,8 @@ class Result:
     `reason` is a stable code, empty when released. `data` is the Part 10 file as buffers to be written one after the
     other, present only when released; the buffer that holds pixel data is a view of the input. `counts` maps an action
     (removed, emptied, replaced, uid, shifted, kept) to how many elements it met. `pixel_rule` names the rule that blanked
-    pixels, if one did; the buffer of pixel data is then a copy.
+    pixels, if one did; the buffer of pixel data is then a copy. `checked`: the self-check found nothing; `found` are the tags
+    whose values it found.
     """
 
     outcome: Outcome
@@ -29,6 +30,8 @@ class Result:
     data: list[bytes | memoryview] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     pixel_rule: str = ""
+    checked: bool = False
+    found: tuple[int, ...] = ()
 
 
 class Malformed(ValueError):

@@ -1,0 +1,187 @@
+"""Which values of an original identify, and the forms in which each could still stand in what was made of it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.charset import python_encoding
+
+from mdm_dicom_srm.deid.codec import EXPLICIT_LE, PIXEL_DATA, UNDEFINED, Encoding
+from mdm_dicom_srm.deid.facts import CHARACTER_SET
+from mdm_dicom_srm.deid.part10 import Part10
+from mdm_dicom_srm.deid.profile import Action, Profile
+from mdm_dicom_srm.deid.table import Row, load_rows, standard_vr
+from mdm_dicom_srm.deid.walk import Element, elements, items
+
+# Codes, numbers and times of day say nothing by themselves.
+_TEXT_VRS = frozenset(b"AE DA DT LO LT PN SH ST UC UI UR UT".split())
+_META: Final = 132
+_APPLICATION_ENTITIES = frozenset({0x00020016, 0x00020017, 0x00020018})
+_BIRTH_DATE: Final = 0x00100030
+_NAME_PART, _SHORTEST, _SHORTEST_UID = 3, 4, 9
+_LONGEST = 4096
+_WORDS = re.compile(rb"[ ^=\-,;.'_]+")
+_STANDARD_UID = re.compile(rb"1\.2\.840\.10008\.[0-9.]+")
+_PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{6,256}")
+_LETTERS = re.compile(rb"[A-Za-z\x80-\xff]{4}")
+# What this package writes itself, and what stands where nothing was known.
+_NO_ONE = frozenset(b"anon anonymized anonymous unknown none null not applicable patient name test".split())
+# Rows with one of these options name places, devices or procedures: their words occur in honest attributes as well.
+_SHARED_OPTIONS = ("clean_descriptors", "retain_device_identity", "retain_institution_identity", "retain_patient_characteristics")
+
+
+@dataclass
+class Needles:
+    """Values in lower case (as bytes, in their own character set) -> the tag that had them.
+
+    `own` identify wherever they turn up; `shared` do unless an attribute that may stay holds them too; `uids` are whole UIDs.
+    `honest` is the text of the attributes that may stay.
+    """
+
+    own: dict[bytes, int] = field(default_factory=dict)
+    shared: dict[bytes, int] = field(default_factory=dict)
+    uids: dict[bytes, int] = field(default_factory=dict)
+    honest: list[bytes] = field(default_factory=list)
+    codec: str = "latin-1"
+    #: Length of the value of the top level's pixel data.
+    pixel_bytes: int = 0
+
+
+@cache
+def _rows() -> dict[int, Row]:
+    return {row.tag: row for row in load_rows()}
+
+
+class NeedleCase:
+    """Knows, for one profile, which attributes' values must not remain; the engine's rules are not asked."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._options = profile.options
+        self._dates = profile.dates
+        # Of the profile's own rules those that leave values, whatever instances they are for.
+        staying = [edit for edit in profile.edits if edit.action in (Action.KEEP, Action.CLEAN)]
+        self._staying = [edit for edit in staying if not edit.creator]
+        self._private_stays = "retain_safe_private" in profile.options or any(edit.creator for edit in staying)
+
+    def collect(self, content: memoryview, opened: Part10) -> Needles:
+        """Gather from a file, its meta information included.
+
+        Raises:
+            Malformed: the file cannot be walked.
+        """
+        needles = Needles()
+        self._meta(needles, content)
+        self._level(needles, opened.data, opened.start, len(opened.data), opened.encoding, 0, False)
+        if opened.deflated:
+            needles.pixel_bytes = 0
+        return needles
+
+    def _meta(self, needles: Needles, content: memoryview) -> None:
+        """Add the application entities that the file meta information names."""
+        pos = _META
+        while bytes(content[pos : pos + 2]) == b"\2\0":
+            tag, _, value, length = EXPLICIT_LE.header(content, pos, len(content))
+            pos = value + length
+            if tag in _APPLICATION_ENTITIES:
+                self._add(needles.own, tag, bytes(content[value:pos]))
+
+    def _level(self, needles: Needles, data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int, private: bool) -> None:
+        for element in elements(data, pos, limit, encoding, depth):
+            tag, vr = element.tag, element.vr
+            if tag == PIXEL_DATA and depth == 0:
+                needles.pixel_bytes = element.end - element.value
+            if tag >= 0x7FE00000 or tag >> 24 == 0x60:
+                continue
+            hidden = private or bool(tag >> 16 & 1)
+            sequence = vr == b"SQ" or element.length == UNDEFINED or (vr in (b"", b"UN") and standard_vr(tag) == b"SQ")
+            if sequence:
+                for item in items(data, element, encoding, depth):
+                    self._level(needles, data, item.start, item.limit, item.encoding, depth + 1, hidden)
+            elif element.length <= _LONGEST:
+                self._value(needles, element, bytes(data[element.value : element.end]), hidden)
+
+    def _value(self, needles: Needles, element: Element, raw: bytes, private: bool) -> None:
+        if element.tag == CHARACTER_SET:
+            needles.codec = _codec(raw)
+        vr = standard_vr(element.tag) or element.vr
+        if private:
+            self._private(needles, element, raw)
+        elif b"PN" in (vr, element.vr):
+            for part in _name_parts(raw):
+                needles.own.setdefault(part, element.tag)
+        elif vr == b"UI":
+            self._uid_values(needles, element, raw)
+        elif vr in _TEXT_VRS:
+            row = _rows().get(element.tag)
+            if row is None or self._may_stay(row, vr) or any(edit.names(element.tag) for edit in self._staying):
+                needles.honest.append(raw.lower())
+            elif any(option in row.options for option in _SHARED_OPTIONS):
+                self._add(needles.shared, element.tag, raw)
+            else:
+                self._add(needles.own, element.tag, raw)
+        elif vr == b"CS":
+            needles.honest.append(raw.lower())
+
+    def _may_stay(self, row: Row, vr: bytes) -> bool:
+        """Tell whether the profile lets the value, or what cleaning leaves of it, remain."""
+        if vr in (b"DA", b"DT"):
+            # A shifted date may equal another one of the original; of the birth date there is just one.
+            return self._dates == "keep" or (self._dates == "shift" and row.tag != _BIRTH_DATE)
+        return any(row.options.get(option) in ("K", "C") for option in self._options)
+
+    def _uid_values(self, needles: Needles, element: Element, raw: bytes) -> None:
+        if "retain_uids" in self._options:
+            return
+        for part in raw.split(b"\\"):
+            uid = part.strip(b" \0")
+            if len(uid) >= _SHORTEST_UID and uid.decode("latin-1") not in UID_dictionary and not _STANDARD_UID.fullmatch(uid):
+                needles.uids.setdefault(uid, element.tag)
+
+    def _private(self, needles: Needles, element: Element, raw: bytes) -> None:
+        """Names in private elements identify; other text counts unless the profile keeps private elements."""
+        if element.vr == b"PN":
+            for part in _name_parts(raw):
+                needles.own.setdefault(part, element.tag)
+        elif not self._private_stays and element.vr in (b"", b"LO", b"LT", b"SH", b"ST", b"UN", b"UT"):
+            value = raw.strip(b" \0")
+            if element.tag & 0xFFFF >= 0x1000 and _PRINTABLE.fullmatch(value) and _LETTERS.search(value):
+                needles.shared.setdefault(value.lower(), element.tag)
+
+    @staticmethod
+    def _add(where: dict[bytes, int], tag: int, raw: bytes) -> None:
+        for part in raw.split(b"\\"):
+            value = part.strip(b" \0").lower()
+            if len(value) >= _SHORTEST and value not in _NO_ONE:
+                where.setdefault(value, tag)
+
+
+def _name_parts(raw: bytes) -> Iterator[bytes]:
+    """Yield the components of a person's name and their words; of one or two letters they are not looked for."""
+    for component in re.split(rb"[\^=\\]", raw):
+        value = component.strip(b" \0").lower()
+        for part in {value, *_WORDS.split(value)}:
+            if len(part) >= _NAME_PART and part not in _NO_ONE and not part.isdigit():
+                yield part
+
+
+def _codec(raw: bytes) -> str:
+    name = raw.decode("latin-1").split("\\")[0].strip(" \0")
+    return python_encoding.get(name, "latin-1")
+
+
+def forms(value: bytes, codec: str) -> Iterator[bytes]:
+    """Yield a value that is not plain ASCII as it would stand in other encodings and cases."""
+    try:
+        text = value.decode(codec)
+    except (UnicodeDecodeError, LookupError):
+        text = value.decode("latin-1")
+    for variant in {text, text.lower(), text.upper(), text.title()}:
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be", "latin-1", codec):
+            try:
+                # The haystack is in lower case as far as ASCII goes.
+                yield variant.encode(encoding).lower()
+            except (UnicodeEncodeError, LookupError):
+                continue

@@ -1,0 +1,150 @@
+"""The self-check: reads a released file again and looks for every identifying value of the original in all its bytes."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from mdm_dicom_srm.deid.codec import skip
+from mdm_dicom_srm.deid.needle import NeedleCase, Needles, forms
+from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
+from mdm_dicom_srm.deid.part10 import open_part10
+from mdm_dicom_srm.deid.profile import Profile
+
+REASON: Final = "self_check"
+# Written by the de-identifier: pseudonym, method and codes.
+_OURS = frozenset({0x00100010, 0x00100020, 0x00120063, 0x00120064})
+_TOKEN = re.compile(rb"[0-9a-z\x80-\xff]+")
+_UID = re.compile(rb"[0-9.]{9,}")
+_PIXEL_GROUP: Final = 0x7FE00000
+# Values shorter than this turn up in pixels by chance.
+_SHORTEST_IN_PIXELS: Final = 8
+_CHUNK, _OVERLAP = 4 << 20, 4096
+_LONGEST_SEARCH: Final = 8 << 30
+
+
+class Deidentifies(Protocol):
+    """What the check stands behind; `mdm_dicom_srm.deid.Deidentifier` is one."""
+
+    def deidentify(self, part10: bytes | memoryview) -> Result:
+        """Return the released file or why it is not released."""
+        ...
+
+
+class CheckedDeidentifier:
+    """Passes files to a de-identifier and holds back what it released with an identifying value of the original in it."""
+
+    def __init__(self, deidentifier: Deidentifies, profile: Profile) -> None:
+        self._deidentifier = deidentifier
+        self._case = NeedleCase(profile)
+
+    def deidentify(self, part10: bytes | memoryview) -> Result:
+        """De-identify a file; QUARANTINED with reason `self_check` if the check finds anything. Never raises for bad input."""
+        result = self._deidentifier.deidentify(part10)
+        if result.outcome is not Outcome.RELEASED or result.data is None:
+            return result
+        found = self.leaks(part10, result.data)
+        if found:
+            return Result(Outcome.QUARANTINED, REASON, found=tuple(sorted(found)))
+        return replace(result, checked=True)
+
+    def leaks(self, original: bytes | memoryview, released: Sequence[bytes | memoryview]) -> frozenset[int]:
+        """Return the tags whose values in `original` are still in `released`; empty if all is well.
+
+        What cannot be read again, or not searched within bounds, counts as a leak of tag 0.
+        """
+        content = memoryview(original).cast("B")
+        try:
+            needles = self._case.collect(content, open_part10(content))
+            return frozenset(_Search(needles, released).found())
+        except (Malformed, _SearchTooLong):
+            return frozenset({0})
+
+
+class _SearchTooLong(Exception):
+    """An input made to keep the search busy."""
+
+
+class _Search:
+    """One search. A value is looked for in full only if all its words occur, so that the work grows with the file, not its square."""
+
+    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview]) -> None:
+        self._needles = needles
+        header, self._pixels = _parted(released, needles.pixel_bytes)
+        self._text = _without_ours(header).lower()
+        # Text of two bytes a character reads as one byte a character without its zeros.
+        self._thin = self._text.replace(b"\0", b"")
+        self._left = _LONGEST_SEARCH
+
+    def found(self) -> Iterator[int]:
+        """Yield the tags whose values are there."""
+        needles, honest = self._needles, b"\0".join(self._needles.honest)
+        words = set(_TOKEN.findall(self._text)) | set(_TOKEN.findall(self._thin))
+        # A date also begins a date-time.
+        words |= {word[:8] for word in words if len(word) >= 12 and word.isdigit()}
+        uids = {uid.strip(b".") for uid in (*_UID.findall(self._text), *_UID.findall(self._thin))}
+        yield from (tag for uid, tag in needles.uids.items() if uid in uids)
+        yield from (tag for value, tag in needles.own.items() if self._occurs(value, words))
+        yield from (tag for value, tag in needles.shared.items() if self._occurs(value, words) and not self._contains(honest, value))
+        yield from self._in_pixels()
+
+    def _occurs(self, value: bytes, words: set[bytes]) -> bool:
+        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codec)]
+        return any(self._occurs_as(variant, words) for variant in variants)
+
+    def _occurs_as(self, value: bytes, words: set[bytes]) -> bool:
+        parts = _TOKEN.findall(value)
+        if not parts or not all(part in words for part in parts):
+            return False
+        return (len(parts) == 1 and parts[0] == value) or self._contains(self._text, value) or self._contains(self._thin, value)
+
+    def _in_pixels(self) -> Iterator[int]:
+        values = {value: tag for value, tag in self._needles.own.items() if len(value) >= _SHORTEST_IN_PIXELS}
+        for part in self._pixels:
+            for start in range(0, len(part), _CHUNK):
+                text = bytes(part[start : start + _CHUNK + _OVERLAP]).lower()
+                yield from (tag for value, tag in values.items() if self._contains(text, value))
+
+    def _contains(self, text: bytes, value: bytes) -> bool:
+        self._left -= len(text)
+        if self._left < 0:
+            raise _SearchTooLong
+        return value in text
+
+
+def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int) -> tuple[bytes, list[bytes | memoryview]]:
+    """Return everything before the pixel data, which are the last `pixel_bytes`, in one piece, and the pixel data as they are."""
+    left = sum(map(len, released)) - pixel_bytes
+    if left < 0:
+        # Cleaned and compressed: the size of the original's pixel data says nothing.
+        return b"".join(released), []
+    header: list[bytes | memoryview] = []
+    pixels: list[bytes | memoryview] = []
+    for part in released:
+        cut = min(left, len(part))
+        header.append(part[:cut])
+        pixels.append(part[cut:])
+        left -= cut
+    return b"".join(header), [part for part in pixels if part]
+
+
+def _without_ours(header: bytes) -> bytes:
+    """Return the data set up to its pixel data, inflated if need be, with the file meta information before it and our own values out.
+
+    Raises:
+        Malformed: what was released cannot be read.
+    """
+    opened = open_part10(header)
+    data, encoding = opened.data, opened.encoding
+    kept, run, pos = [bytes(header[: opened.start])], opened.start, opened.start
+    while pos < len(data):
+        head = encoding.header(data, pos, len(data))
+        if head[0] >= _PIXEL_GROUP:
+            break
+        end = skip(data, head, len(data), encoding)
+        if head[0] in _OURS:
+            kept.append(bytes(data[run:pos]))
+            run = end
+        pos = end
+    kept.append(bytes(data[run:]))
+    return b"\0".join(kept)
