@@ -66,8 +66,10 @@ integration: $(ENVIRONMENT) ## Tests against real PostgreSQL, PACS and dcmtk
 e2e: $(ENVIRONMENT) ## Tests through the mdm command against a whole stack
 	$(BIN)/pytest -m e2e tests/e2e
 
-bench: $(ENVIRONMENT) ## Measure beside Orthanc
+bench: $(ENVIRONMENT) ## Measure beside Orthanc, age and crypt4gh
+	$(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt
 	$(BIN)/python bench/end_to_end.py
+	$(BIN)/python bench/encryption.py
 
 proto: $(ENVIRONMENT) ## Generate the Python code of the .proto files
 	$(BIN)/python proto/generate.py
