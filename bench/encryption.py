@@ -1,9 +1,9 @@
 """Encrypts and decrypts one large file, beside age (pyrage) and crypt4gh in the same run.
 
-Each round takes every way in turn, from a file to a file in a memory-backed folder where there is one (so that no disk is measured),
-else in the temporary folder; "copy" reads and writes the same bytes and does nothing else. Ours is the SDK's `filecipher`, a key given: what
-`mdm encrypt` and `mdm decrypt` do behind the start of the command. age is given a recipient's public key, crypt4gh two key pairs; both wrap
-a file key in the header and then do as we do. Prints medians, and ours to each peer's.
+Each round takes every way in turn, from a file to a file in a memory-backed folder where there is one, so that no disk is measured;
+"copy" reads and writes the same bytes and does nothing else. Ours is the SDK's `filecipher`, a key given: what `mdm encrypt` and
+`mdm decrypt` do behind the start of the command. age gets a recipient's public key, crypt4gh two key pairs; both wrap a file key in the
+header and then do as we do. Prints medians, and ours to each.
 
 Run: python bench/encryption.py [--megabytes 1000] [--rounds 3]
 """
