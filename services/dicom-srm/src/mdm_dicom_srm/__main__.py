@@ -15,6 +15,7 @@ from mdm_service.main import Runtime, run
 from mdm_dicom_srm import toolkit
 from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
 from mdm_dicom_srm.deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.profile import SHIPPED
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
 from mdm_dicom_srm.grid.catalog import GridCatalog
@@ -44,7 +45,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
     """Put registration, staging and transfer together on a server and a database."""
     toolkit.silence()
     secret = _site_secret(settings.site_secret_file)
-    profile = _profile(settings.deid.profile)
+    profile, pixels = _profile(settings.deid.profile), _pixel_rules(settings.deid.pixel_rules)
     names = Names(settings.vo, settings.site, settings.authority, secret)
     store = RegistrationStore(runtime.database, RecordSealer(secret))
     pacs = open_pacs(settings.pacs)
@@ -56,7 +57,9 @@ def build(settings: Settings, runtime: Runtime) -> None:
     except ClientError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
-    describer = Describer(names, Deidentifier(profile, Pseudonymiser(secret)), attribute.load(settings.registration.attributes_file))
+    describer = Describer(
+        names, Deidentifier(profile, Pseudonymiser(secret), pixels), attribute.load(settings.registration.attributes_file)
+    )
     grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
     acls = SiteAcls(names, _acl_entries(settings.acl))
     pipeline = Pipeline(store, describer, acls, names, grid, settings.registration.max_attempts)
@@ -80,8 +83,8 @@ def build(settings: Settings, runtime: Runtime) -> None:
         locators_of=store.locators_of,
         keys=keystores,
         access=CatalogAccess(catalog),
-        make_deidentifier=functools.partial(make_deidentifier, profile, secret),
-        generation=generation(profile, secret),
+        make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check),
+        generation=generation(profile, secret, pixels),
         threads=settings.threads,
     )
     stage.add_to(runtime.server)
@@ -123,6 +126,13 @@ def _profile(name: str) -> Profile:
         return Profile.shipped(name) if name in SHIPPED else Profile.load(Path(name))
     except (ProfileError, OSError) as error:
         raise ConfigurationError(f"deid.profile: {error}") from error
+
+
+def _pixel_rules(name: str) -> PixelRules:
+    try:
+        return PixelRules.load(name)
+    except (ProfileError, OSError) as error:
+        raise ConfigurationError(f"deid.pixel_rules: {error}") from error
 
 
 def main() -> None:

@@ -86,9 +86,11 @@ class RegistrationSettings(Section):
 
 
 class DeidSettings(Section):
-    """De-identification: a profile shipped with the service by name, or a file."""
+    """De-identification: profile and pixel rules by the name of those that are shipped, or a file; no pixel rules by default."""
 
     profile: str = "basic"
+    pixel_rules: str = ""
+    self_check: bool = True
 
 
 class Settings(ServiceSettings):

@@ -4,15 +4,19 @@ import hashlib
 
 from mdm_dicom_srm import toolkit
 from mdm_dicom_srm.deid import Deidentifier, Profile, Pseudonymiser
+from mdm_dicom_srm.deid.pixelrule import PixelRules
+from mdm_dicom_srm.deid.verify import CheckedDeidentifier
 from mdm_dicom_srm.sealing import derive_key
 
 
-def make_deidentifier(profile: Profile, secret: bytes) -> Deidentifier:
-    """Return the site's de-identifier in a worker process of staging."""
+def make_deidentifier(profile: Profile, secret: bytes, pixels: PixelRules, check: bool) -> Deidentifier | CheckedDeidentifier:
+    """Return the site's de-identifier in a worker process of staging; with `check` it searches every file it releases."""
     toolkit.silence()
-    return Deidentifier(profile, Pseudonymiser(secret))
+    deidentifier = Deidentifier(profile, Pseudonymiser(secret), pixels)
+    return CheckedDeidentifier(deidentifier, profile) if check else deidentifier
 
 
-def generation(profile: Profile, secret: bytes) -> str:
+def generation(profile: Profile, secret: bytes, pixels: PixelRules) -> str:
     """Return a digest that changes with the rules of de-identification."""
-    return hashlib.sha256(profile.fingerprint().encode() + derive_key(secret, "spool")).hexdigest()
+    rules = (profile.fingerprint() + pixels.fingerprint()).encode()
+    return hashlib.sha256(rules + derive_key(secret, "spool")).hexdigest()

@@ -1,5 +1,6 @@
 """Rules that say which pixels of which images are blanked, and which suspicions that lifts."""
 
+import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,14 @@ class PixelRules:
         else:
             text = Path(name).read_text(encoding="utf-8")
         return cls(_parse(text, name))
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes with anything the rules do."""
+        content = [
+            [sorted(value) if isinstance(value, frozenset) else value for name, value in vars(rule).items() if name != "source"]
+            for rule in self.rules
+        ]
+        return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def find(self, texts: Mapping[int, str], image: ReadImage) -> PixelRule | None:
         """Return the rule for an instance; `image` is called only if a rule is about its SOP class and modality."""

@@ -111,7 +111,7 @@ class Describer:
         original, anonymous = _read(job.header), _read(b"".join(result.data))
         if _PIXEL_DATA not in original and _needs_pixels(original):
             return Verdict(State.QUARANTINED, "NO_PIXEL_DATA")
-        anonymous.TransferSyntaxUID = original.file_meta.TransferSyntaxUID
+        anonymous.TransferSyntaxUID = anonymous.file_meta.TransferSyntaxUID
         return self._description(job, original, anonymous)
 
     def _description(self, job: Job, original: Dataset, anonymous: Dataset) -> Description | Verdict:

@@ -1,0 +1,34 @@
+"""The site's de-identifier: made in worker processes, named by its rules."""
+
+import pickle
+from functools import partial
+from pathlib import Path
+
+import pydicom
+import pytest
+from mdm_dicom_srm.deid import Outcome, Profile
+from mdm_dicom_srm.deid.pixelrule import PixelRules
+from mdm_dicom_srm.deidentification import generation, make_deidentifier
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+CT_SMALL = Path(pydicom.__file__).parent / "data/test_files/CT_small.dcm"
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_worker_makes_the_de_identifier_from_what_it_is_sent(check: bool) -> None:
+    make = partial(make_deidentifier, Profile.shipped("basic"), SECRET, PixelRules.load("shipped"), check)
+    result = pickle.loads(pickle.dumps(make))().deidentify(CT_SMALL.read_bytes())
+    assert (result.outcome, result.checked) == (Outcome.RELEASED, check)
+
+
+def test_the_spool_is_emptied_when_profile_pixel_rules_or_secret_change() -> None:
+    basic, research = Profile.shipped("basic"), Profile.shipped("research")
+    none, shipped = PixelRules(), PixelRules.load("shipped")
+    made = [
+        generation(basic, SECRET, none),
+        generation(research, SECRET, none),
+        generation(basic, SECRET, shipped),
+        generation(basic, SECRET[::-1], none),
+    ]
+    assert len(set(made)) == 4
+    assert generation(basic, SECRET, PixelRules.load("shipped")) == made[2]
