@@ -19,7 +19,9 @@ class OrthancSource:
 
     def stored_since(self, cursor: int) -> tuple[list[str], int]:
         """Return instances stored after the change number `cursor`, and the number of the last change seen."""
-        answer = self._client.get("/changes", params={"since": cursor, "limit": 500}).raise_for_status().json()
+        response = self._client.get("/changes", params={"since": cursor, "limit": 500})
+        response.raise_for_status()
+        answer = response.json()
         stored = [change["ID"] for change in answer["Changes"] if change["ChangeType"] == "NewInstance"]
         return stored, int(answer["Last"])
 

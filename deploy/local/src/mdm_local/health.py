@@ -2,8 +2,7 @@
 
 import socket
 
-import grpc
-from grpc_health.v1 import health_pb2
+from mdm_service import probe
 
 from mdm_local.layout import Layout
 from mdm_local.pacs.kind import LOCAL_AE_TITLE, VERIFICATION, Pacs
@@ -14,19 +13,8 @@ _HEALTHY_CODE = 0x0000
 
 def of_service(layout: Layout, address: str, timeout: float = 2.0) -> str:
     """Return a service's gRPC health, asked over mutual TLS as the operator."""
-    roots, key, certificate = ((layout.pki / name).read_bytes() for name in ("ca.crt", "operator.key", "operator.crt"))
-    credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-    with grpc.secure_channel(address, credentials, options=(("grpc.enable_http_proxy", 0),)) as channel:
-        ask = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            answer = ask(health_pb2.HealthCheckRequest(), timeout=timeout)
-        except grpc.RpcError:
-            return NOT_SERVING
-    return SERVING if answer.status == health_pb2.HealthCheckResponse.SERVING else NOT_SERVING
+    certificate, key, ca = (layout.pki / name for name in ("operator.crt", "operator.key", "ca.crt"))
+    return SERVING if probe.is_serving(address, certificate, key, ca, timeout) else NOT_SERVING
 
 
 def of_pacs(pacs: Pacs, timeout: float = 3.0) -> str:

@@ -5,14 +5,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mdm_site.orthanc import Orthanc
 from mdm_site.pki import write_private
 from mdm_site.service import BY_NAME
 
-from mdm_local.component import FORWARDER, PACS, SCP
+from mdm_local.component import FORWARDER, PACS, PACS_HTTP, SCP
+from mdm_local.configuration import HOST
 from mdm_local.error import LocalError
 from mdm_local.layout import Layout
-from mdm_local.pacs import orthanc
-from mdm_local.pacs.kind import ARCHIVE, Pacs, find_dicomweb_plugin, find_orthanc
+from mdm_local.pacs.kind import ARCHIVE, CALLING_AE_TITLES, Pacs, find_dicomweb_plugin, find_orthanc
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
 
@@ -46,8 +47,17 @@ class Launcher:
         directory = self._layout.pacs
         file = directory / "orthanc.json"
         password = self._layout.secret("pacs-password").read_text().strip()
-        content = orthanc.configuration(self._pacs, directory, password, self._ports[SCP], find_dicomweb_plugin())
-        write_private(file, content.encode())
+        orthanc = Orthanc(
+            ae_title=self._pacs.ae_title,
+            port=self._pacs.port,
+            http_port=self._ports[PACS_HTTP],
+            storage=directory / "storage",
+            password=password,
+            peer=(HOST, self._ports[SCP]),
+            callers=CALLING_AE_TITLES,
+            plugin=find_dicomweb_plugin(),
+        )
+        write_private(file, orthanc.configuration().encode())
         return [program, file]
 
     def _forwarder(self) -> list[str | Path]:

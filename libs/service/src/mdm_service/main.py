@@ -69,6 +69,7 @@ def run(name: str, settings_class: type[S], build: Callable[[S, Runtime], None],
     """Be the whole `main` of service `name`: parse the command line, do it, exit."""
     parser = argparse.ArgumentParser(prog=f"mdm-{name}")
     parser.add_argument("command", choices=("serve", "migrate", "check-config"))
+    parser.add_argument("--migrate", action="store_true", help="serve: bring the database to this program's version first")
     parser.add_argument("--config", type=Path, required=True, help="TOML file; see config.example.toml")
     arguments = parser.parse_args()
     try:
@@ -79,6 +80,8 @@ def run(name: str, settings_class: type[S], build: Callable[[S, Runtime], None],
         elif arguments.command == "check-config":
             check(loaded)
         else:
+            if arguments.migrate:
+                _migrate(loaded, migrations)
             serve(loaded, build, migrations)
     except ConfigurationError as error:
         sys.exit(f"mdm-{name}: {error}")

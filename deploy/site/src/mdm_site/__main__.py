@@ -1,0 +1,74 @@
+"""The command `mdm-site`: makes and tends the directory of a site whose services run as containers."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mdm_site.containers import PORTS, ContainerSite, describe
+from mdm_site.error import SiteError
+from mdm_site.key import add_key_encryption_key
+from mdm_site.revocation import revoke
+
+DEFAULT = Path(".mdm-site")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--site", type=Path, default=DEFAULT, help=f"directory of the site (default: {DEFAULT})")
+    root = argparse.ArgumentParser(prog="mdm-site", description="Makes and tends the directory of a site.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    make = commands.add_parser("init", parents=[common], help="make what is missing: authority, certificates, secrets, configuration")
+    make.add_argument("--demo", action="store_true", help="with an Orthanc as PACS and the users alice, carol and mallory")
+    make.add_argument("--host", action="append", metavar="NAME", help="name or address at which users reach the services; may be repeated")
+    make.add_argument("--port", action="append", type=_port, metavar="NAME=PORT", help=f"port on this host for one of {', '.join(PORTS)}")
+    make.add_argument("--project", default="mdm", help="name of the compose project (default: mdm)")
+    commands.add_parser("add-user", parents=[common], help="issue a certificate and a client configuration").add_argument("name")
+    commands.add_parser("revoke", parents=[common], help="revoke a certificate of the site's authority").add_argument("name")
+    commands.add_parser("renew", parents=[common], help="renew certificates and CRL that expire within a week")
+    commands.add_parser("add-kek", parents=[common], help="put a new key-encryption key before the old ones").add_argument("keystore")
+    commands.add_parser("show", parents=[common], help="show the site as JSON")
+    return root
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line asks."""
+    site = ContainerSite(arguments.site)
+    if arguments.command == "init":
+        hosts = arguments.host or ["127.0.0.1"]
+        site.make(demonstration=arguments.demo, hosts=hosts, ports=dict(arguments.port or ()), project=arguments.project)
+        print(f"{site.root}: ready; authority of this site: {site.ca.namespace}")
+        return
+    if not site.environment_file.exists():
+        raise SiteError(f"{site.root}: no site here; run `mdm-site init` first")
+    if arguments.command == "add-user":
+        print(site.add_user(arguments.name))
+    elif arguments.command == "revoke":
+        revoke(site, arguments.name)
+        print(f"{arguments.name}: revoked; the services refuse it within a minute")
+    elif arguments.command == "renew":
+        print("\n".join(f"{name}: renewed" for name in site.renew()) or "nothing expires within a week")
+        site.hand_over()
+    elif arguments.command == "add-kek":
+        print(add_key_encryption_key(site, arguments.keystore))
+    else:
+        print(describe(site))
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        run(parser().parse_args())
+    except SiteError as error:
+        sys.exit(f"mdm-site: {error}")
+
+
+def _port(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in PORTS or not number.isdigit() or not 0 < int(number) < 65536:
+        raise argparse.ArgumentTypeError(f"{text}: NAME=PORT is expected")
+    return name, int(number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What goes wrong with a site, in one line for its operator."""
+
+
+class SiteError(Exception):
+    """The site is not as a command needs it; the message says what to do."""
