@@ -14,7 +14,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from mdm_dicom_srm.deid.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
-from mdm_dicom_srm.deid.engine import Pass
+from mdm_dicom_srm.deid.engine import Pass, is_uid
 from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
 from mdm_dicom_srm.deid.image import read_image
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
@@ -102,16 +102,16 @@ class Deidentifier:
         written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
         work = Pass(data, rules, self._pseudonymiser, offset, facts)
         content = work.data_set(start, encoding, written)
-        cleaner = work.cleaner(content, self._profile.dates == "keep", "retain_patient_characteristics" in self._profile.options)
-        if cleaner is not None:
-            work = Pass(data, rules, self._pseudonymiser, offset, facts, cleaner)
+        second = work.finish(content, self._profile.dates == "keep", "retain_patient_characteristics" in self._profile.options)
+        if second is not None:
+            work = Pass(data, rules, self._pseudonymiser, offset, facts, *second)
             content = work.data_set(start, encoding, written)
         return content, work.counts
 
     def _instance(self, facts: Facts) -> str:
         """Return the SOP Instance UID for the file meta information, equal to the data set's."""
         original = facts.uid(SOP_INSTANCE)
-        if "retain_uids" in self._profile.options or original in UID_dictionary:
+        if original in UID_dictionary or ("retain_uids" in self._profile.options and is_uid(original.encode("latin-1", "replace"))):
             return original
         return self._pseudonymiser.uid(original)
 

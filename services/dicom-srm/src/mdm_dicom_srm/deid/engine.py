@@ -14,7 +14,7 @@ from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQ
 from mdm_dicom_srm.deid.date import capped_age, shifted
 from mdm_dicom_srm.deid.dummy import BINARY_VRS
 from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
-from mdm_dicom_srm.deid.identity import identity
+from mdm_dicom_srm.deid.identity import identity, speaks_of_none
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import FREE_TEXT_VRS, PIXELS, TEXT_VRS, Kind, Level, Op, Rules
@@ -22,17 +22,31 @@ from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.text import Cleaner
 
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
+_UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
 _MAX_LEARNT: Final = 1024
 _SWEPT_VRS: Final = FREE_TEXT_VRS | {b"CS"}
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
+
+
+def is_uid(value: bytes) -> bool:
+    """Tell whether a value has UIDs and nothing else; text in the place of a UID is no UID to be retained."""
+    return all(_UID.fullmatch(part) for part in value.rstrip(b" \0").split(b"\\"))
+
 
 class Pass:
     """De-identifies one data set; holds what is particular to it."""
 
     def __init__(
-        self, data: memoryview, rules: Rules, pseudonymiser: Pseudonymiser, offset_days: int, facts: Facts, cleaner: Cleaner | None = None
+        self,
+        data: memoryview,
+        rules: Rules,
+        pseudonymiser: Pseudonymiser,
+        offset_days: int,
+        facts: Facts,
+        cleaner: Cleaner | None = None,
+        sweep: bool = False,
     ) -> None:
-        """Prepare a first pass, or with a `cleaner` the second one, which sweeps all text for what the first has learnt."""
+        """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
         self._pseudonymiser = pseudonymiser
@@ -40,6 +54,7 @@ class Pass:
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
+        self._sweep = sweep
         self._uids: dict[bytes, bytes] = {}
         self._learnt: set[tuple[bytes, bytes]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
@@ -67,16 +82,17 @@ class Pass:
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
 
-    def cleaner(self, out: list[memoryview | bytes], dates_stay: bool, ages_stay: bool) -> Cleaner | None:
+    def finish(self, out: list[memoryview | bytes], dates_stay: bool, ages_stay: bool) -> tuple[Cleaner, bool] | None:
         """Finish the first pass: clean the text of the top level in `out`.
 
-        Returns the cleaner for a second pass if one is needed: where text inside sequences is to be cleaned, or where what stays
-        may hold what was taken from elsewhere.
+        Returns the last arguments of a second pass if one is needed: where text inside sequences is to be cleaned, or where what
+        stays may hold what was taken from elsewhere.
         """
         known = identity(frozenset((vr, self._charset.guess(value)) for vr, value in self._learnt), dates_stay)
         cleaner = Cleaner(known, dates_stay, ages_stay)
-        if self._again or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk)):
-            return cleaner
+        sweep = known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
+        if self._again or sweep:
+            return cleaner, sweep
         self._cleaner = cleaner
         for index, op, tag, old, encoding in self._later:
             out[index] = self._cleaned(op, tag, old, encoding)
@@ -98,8 +114,8 @@ class Pass:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
         # The second pass looks into what stays.
-        keep, creators = Kind.KEEP if self._cleaner is None else None, dict[int, str]()
-        drop_private, removed = 0 if self._rules.keeps_private else 0x10000, 0
+        keep, creators = Kind.KEEP if not self._sweep else None, dict[int, str]()
+        drop_private, removed = not self._rules.keeps_private, 0
         run = pos  # where the bytes begin that go out as they came
         while pos < limit:
             head = header(data, pos, limit)
@@ -113,7 +129,8 @@ class Pass:
                 return value
             if tag >= 0xFFFE0000:
                 raise Malformed("stray_delimiter")
-            if tag & drop_private and length <= limit - value:
+            # Private, and of a creator of whom nothing is kept; a creator's own element is looked at.
+            if tag & 0x10000 and length <= limit - value and (drop_private or (tag & 0xF000 and tag >> 8 not in creators)):
                 if run < pos:
                     out.append(data[run:pos])
                 run = pos = value + length
@@ -178,6 +195,8 @@ class Pass:
     def _value(self, op: Op, old: bytes) -> bytes:
         if op.kind is Kind.UID:
             return self._uid_values(old, op.known_only)
+        if op.kind is Kind.VALID_UID:
+            return old if is_uid(old) else self._uid_values(old, known_only=True)
         if op.kind is Kind.REPLACE:
             return op.value
         if op.kind is Kind.SHIFT:
@@ -197,19 +216,31 @@ class Pass:
             self._bulk.add(len(out))
         elif tag == CHARACTER_SET:
             self._charset = Charset(bytes(self._data[value:end]).decode("latin-1"))
-        elif self._cleaner is not None and ({vr, standard_vr(tag)} & _SWEPT_VRS):
+        elif self._sweep and not {vr, standard_vr(tag)}.isdisjoint(_SWEPT_VRS):
             old = bytes(self._data[value:end])
-            text = self._charset.guess(old)
-            swept = self._cleaner.sweep(text)
-            if swept != text:
+            new = self._swept(tag, vr, old, level)
+            if not new and old:
+                self._change(self._rules.removal(level, tag, vr, encoding), head, start, end, level, encoding, depth, {}, out)
+                return
+            if new != old:
                 self.counts["cleaned"] += 1
-                new = self._charset.encode(swept) if vr not in (b"CS", b"UN") and standard_vr(tag) != b"CS" else b""
-                if new:
-                    out.append(encoding.element(tag, vr, new))
-                else:
-                    self._change(self._rules.removal(level, tag, vr, encoding), head, start, end, level, encoding, depth, {}, out)
+                out.append(encoding.element(tag, vr, new))
                 return
         out.append(self._data[start:end])
+
+    def _swept(self, tag: int, vr: bytes, old: bytes, level: Level) -> bytes:
+        """Return text that stays without what was taken from elsewhere, or nothing if it has to go.
+
+        Codes go as a whole, except those the IOD cannot do without and words that name a body part as well as a person.
+        """
+        text = self._charset.guess(old)
+        swept = self._cleaner.sweep(text) if self._cleaner is not None else text
+        if swept == text:
+            return old
+        if standard_vr(tag) == b"CS" or vr == b"CS":
+            needed = level.node.types.get(tag, "3").startswith("1")
+            return old if needed or speaks_of_none(text) else b""
+        return b"" if vr == b"UN" else self._charset.encode(swept) or b""
 
     def _clean(self, op: Op, tag: int, old: bytes, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
         """Clean text now if all of the file is known, else later: at the top level in place, deeper by a second pass."""
@@ -298,8 +329,8 @@ class Pass:
         group, element = tag >> 16, tag & 0xFFFF
         if 0x10 <= element <= 0xFF and length != UNDEFINED:
             creator = bytes(self._data[value:end]).decode("latin-1").strip(" \0")
-            creators[group << 8 | element] = creator
             if self._rules.keeps_creator(group, creator) and vr in (b"", b"LO", b"UN"):
+                creators[group << 8 | element] = creator
                 out.append(self._data[start:end])
                 return
         listed = self._rules.private_vr(tag, creators.get(group << 8 | element >> 8, "")) if element >= 0x1000 else None
@@ -316,7 +347,7 @@ class Pass:
 
     def _repeats(self, value: int, end: int) -> bool:
         """Tell, in the second pass, whether a private value holds something that was taken from elsewhere."""
-        return self._cleaner is not None and self._cleaner.identity.occurs_in(self._data[value:end])
+        return self._sweep and self._cleaner is not None and self._cleaner.identity.occurs_in(self._data[value:end])
 
     def _uid_values(self, old: bytes, known_only: bool) -> bytes:
         return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))

@@ -20,6 +20,7 @@ _LETTERS: Final = re.compile(r"[^\W\d_]+")
 _DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")
 _MONTHS: Final = "january february march april may june july august september october november december".split()
 _UMLAUTS: Final = (("ae", "a"), ("oe", "o"), ("ue", "u"))
+_EXPANDED: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _FOLDED: Final = {"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th", "ı": "i"}
 PARTICLES: Final = frozenset(
     "van von vom der den dem de di da do dos das du la le les el al bin ibn ben abu mc mac st ste san santa del della ter ten zu zur af av y e i"
@@ -34,6 +35,9 @@ COMMON: Final = frozenset(
     " hospital ospedale praxis street road avenue station scanner workstation console server system main test phantom anonymous anonymized anon"
     " unknown none null default other original derived primary secondary axial sagittal coronal localizer scout head brain neck chest thorax"
     " abdomen pelvis spine cervical thoracic lumbar heart cardiac liver kidney lung breast knee shoulder elbow wrist hand hip foot ankle leg arm"
+    " pancreas spleen bladder prostate uterus ovary kidneys thyroid parotid larynx pharynx esophagus stomach colon rectum bowel gallbladder humerus"
+    " radius ulna femur tibia fibula patella clavicle scapula rib ribs sternum sacrum coccyx jaw maxilla mandible zygoma tooth eye ear nose face"
+    " hindfoot forearm finger toe thumb thigh calf carotid iliac renal breast axilla perfusion diffusion stroke tumor trauma screening followup"
     " extremity whole body skull orbit sinus aorta angio vascular vessel artery vein contrast with without native bolus dose series study image"
     " scan protocol routine standard left right bilateral anterior posterior lateral supine prone male female adult child magnetic resonance"
     " computed tomography ultrasound xray positron emission digital radiography mammography fluoroscopy siemens philips toshiba canon hitachi"
@@ -52,6 +56,11 @@ def fold(text: str) -> str:
 def _fold_character(character: str) -> str:
     bare = "".join(part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part))
     return "".join(_FOLDED.get(part, part) for part in bare.casefold())
+
+
+def speaks_of_none(text: str) -> bool:
+    """Tell whether a text has only words of the trade."""
+    return all(fold(word) in COMMON for word in _WORD.findall(text))
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,9 @@ def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:
     """Learn a person's name: each part, the parts run together, and an initial run together with the family name."""
     learnt = False
     for writing in value.split("="):
-        parts = [fold(part) for part in _LETTERS.findall(unicodedata.normalize("NFC", writing))]
-        parts = [part for part in parts if part]
+        written = _LETTERS.findall(unicodedata.normalize("NFC", writing))
+        names.update(fold(part.lower().translate(_EXPANDED)) for part in written if not part.isascii())
+        parts = [part for part in map(fold, written) if part]
         words = [part for part in parts if part not in PARTICLES and (len(part) > 1 or not part.isascii())]
         if not words:
             continue

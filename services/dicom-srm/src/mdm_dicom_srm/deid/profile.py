@@ -28,7 +28,7 @@ OPTION_CODES: Final = {
     "retain_institution_identity": ("113112", "Retain Institution Identity Option"),
 }
 OPTIONS: Final = frozenset(OPTION_CODES)
-SHIPPED: Final = ("basic", "research")
+SHIPPED: Final = ("basic", "research", "strict")
 # Condition of a rule -> the attribute it looks at.
 CONDITIONS: Final = {
     "sop_classes": 0x00080016,

@@ -22,6 +22,7 @@ _ADDRESS_VRS = (b"AE", b"UR")
 # Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
 _IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
 _CODED_VRS = frozenset(b"CS DS IS SQ AT FL FD SL SS SV UL US UV UI".split())
+_NARRATIVE_VRS = frozenset(b"LT ST UT".split())
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
 _CLEANING = ("clean_descriptors", "clean_structured_content", "clean_graphics", "retain_patient_characteristics")
@@ -60,6 +61,7 @@ class Kind(Enum):
     PRIVATE = "private"
     OVERLAY = "overlay"
     PIXELS = "pixels"
+    VALID_UID = "kept uid"
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ class Rules:
     def removal(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         """Return how to take an element away for which there is no action, so that the IOD stays satisfied."""
         standard = standard_vr(tag)
-        return self._by_code("X/Z/D", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False)
+        return self._by_code(
+            "X/Z/D", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False
+        )
 
     def keeps_creator(self, group: int, creator: str) -> bool:
         """Tell whether any private element of a creator may stay."""
@@ -220,7 +224,7 @@ class Rules:
         return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False)) if text else basic
 
     def _unlisted_attribute(self, met: _Element) -> Op:
-        """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs."""
+        """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs, long text."""
         vr, standard = met.vr, met.standard
         if b"PN" in (vr, standard):
             return self._by_code("Z", met)
@@ -232,13 +236,23 @@ class Rules:
             if self._dates == "remove":
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
-            return _KEEP if self._keeps_uids and standard == b"UI" else Op(Kind.UID, met.written)
+            return Op(Kind.VALID_UID if self._keeps_uids and standard == b"UI" else Kind.UID, met.written)
+        if standard in _NARRATIVE_VRS:
+            basic = self._by_code("X/Z/D", met, identifies=False)
+            return self._clean(met, basic) if self._cleans_narrative(met.tag) else basic
         return self._keep(met)
+
+    def _cleans_narrative(self, tag: int) -> bool:
+        """Tell whether an option cleans a free text that no row of the table names, such as Text Value."""
+        by_group = {0x0040: "clean_structured_content", 0x0070: "clean_graphics"}
+        return not self._options.isdisjoint({"clean_descriptors", by_group.get(tag >> 16, "")})
 
     def _keep(self, met: _Element) -> Op:
         """Keep what is encoded as its attribute should be; a sequence is entered, a disguise is removed."""
         if met.standard == b"SQ":
             return self._enter(met) if met.is_sequence else _DROP
+        if met.standard == b"UI":
+            return Op(Kind.VALID_UID, b"UI")
         if met.standard == b"AS":
             return Op(Kind.AGE, b"AS") if met.vr in (b"", b"UN", b"AS") else _DROP
         if met.vr in (b"", b"UN") or met.vr == met.standard:
@@ -281,7 +295,7 @@ class Rules:
         kind = met.level.node.demanded.get(met.tag)
         if kind is None:
             return _DROP
-        if kind in ("1", "1C") and (op.kind is Kind.UID or (met.standard in _CODED_VRS and met.written == met.standard)):
+        if kind in ("1", "1C") and (op.kind in (Kind.UID, Kind.VALID_UID) or (met.standard in _CODED_VRS and met.written == met.standard)):
             return op
         return self._by_code("X/Z/D", met, identifies=False)
 

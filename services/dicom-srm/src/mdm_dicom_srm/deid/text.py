@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mdm_dicom_srm.deid.identity import COMMON, LONG_NUMBER, PARTICLES, SUBSTRING, Identity, fold
@@ -75,12 +75,15 @@ class Cleaner:
     identity: Identity
     dates_stay: bool
     ages_stay: bool
+    # Frames repeat their texts.
+    _cleaned: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def clean(self, text: str) -> str:
         """Return `text` without what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
-        if not self.identity.known or len(text) > _MAX_LENGTH or not _readable(text):
-            return ""
-        return self._without(text, suspects=True)
+        if text not in self._cleaned:
+            judged = self.identity.known and len(text) <= _MAX_LENGTH and _readable(text)
+            self._cleaned[text] = self._without(text, suspects=True) if judged else ""
+        return self._cleaned[text]
 
     def sweep(self, text: str) -> str:
         """Return `text` without what the file is known to name; other text stays, dates and numbers included."""
@@ -137,7 +140,7 @@ class Cleaner:
         return found
 
     def _suspects(self, text: str, words: list["_Word"]) -> list[tuple[int, int]]:
-        spans = [match.span() for match in _SUSPECTS.finditer(text)]
+        spans = [match.span() for match in _SUSPECTS.finditer(text) if not (self.dates_stay and _DATES.fullmatch(match[0]))]
         if not self.dates_stay:
             spans += [match.span() for match in _DATES.finditer(text)]
         for match in _AGE.finditer(text):
@@ -188,7 +191,12 @@ def _name_after(words: list[_Word], position: int, text: str) -> Iterator[_Word]
     for word in words:
         if word.start < position:
             continue
-        if count == _MAX_NAME or word.folded in COMMON or "\n" in text[position : word.start] or re.search(r"[;!?]", text[position : word.start]):
+        if (
+            count == _MAX_NAME
+            or word.folded in COMMON
+            or "\n" in text[position : word.start]
+            or re.search(r"[;!?]", text[position : word.start])
+        ):
             return
         yield word
         position, count = word.end, count + 1
