@@ -348,3 +348,23 @@ def test_an_interrupted_get_aborts_the_request_and_leaves_nothing(sent, code, gr
     assert "Traceback" not in told
     assert len(grid.srm.aborted) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("group", ["", "key"])
+def test_every_command_that_the_help_lists_is_there(group, tmp_path):
+    words = [group] if group else []
+    listed = mdm(tmp_path, *words, "--help").stdout.split("Commands:")[1].splitlines()
+    names = [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "]
+    assert len(names) >= 9
+    for name in names:
+        assert mdm(tmp_path, *words, name, "--help").exit_code == 0, name
+
+
+def test_the_help_is_there_before_the_sdk_is_imported():
+    program = (
+        "import sys, click.testing; from mdm_client.cli import main\n"
+        "click.testing.CliRunner().invoke(main, ['--help'])\n"
+        "print([m for m in sys.modules if m in ('grpc', 'cryptography', 'google.protobuf', 'rich')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -17,12 +17,14 @@ from mdm_client.download import Download, FetchOptions
 from mdm_client.errors import Invalid
 from mdm_client.grants import AclClient, Grants
 from mdm_client.identity import subject
-from mdm_client.keys import KeyManager
 from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_client.keystore_operator import KeystoreOperator
 from mdm_client.metadata import MetadataClient
 from mdm_client.plan import PlannedFile
 from mdm_client.srm import SrmClient
+
+if TYPE_CHECKING:
+    from mdm_client.keys import KeyManager
+    from mdm_client.keystore_operator import KeystoreOperator
 
 
 class Client:
@@ -63,14 +65,18 @@ class Client:
         return KeystoreClient(self._keystore_servers(), self.config.threshold)
 
     @cached_property
-    def keys(self) -> KeyManager:
+    def keys(self) -> "KeyManager":
         """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
+        from mdm_client.keys import KeyManager  # here: most commands do without
+
         caller = subject(check_identity(self.config.tls).subject)
         return KeyManager(self.keystores, self._keystore_servers(), caller)
 
     @cached_property
-    def keystore_operator(self) -> KeystoreOperator:
+    def keystore_operator(self) -> "KeystoreOperator":
         """All keystores, for their operator."""
+        from mdm_client.keystore_operator import KeystoreOperator
+
         return KeystoreOperator(self._keystore_servers(), self._patience)
 
     @cached_property

@@ -3,24 +3,28 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import click
-from click.shell_completion import ShellComplete, get_completion_class
 
-from mdm_client.cli.access import acl
-from mdm_client.cli.browse import list_directory, query, stat, whoami
 from mdm_client.cli.context import Session, common_options
-from mdm_client.cli.crypt import decrypt, encrypt
 from mdm_client.cli.extension import ExtendableGroup
-from mdm_client.cli.fetch import get
-from mdm_client.cli.key import key
-from mdm_client.cli.key_acl import key_acl
 from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, run
-from mdm_client.cli.site import register
 
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
+#: Where each command is, and what the help says of it.
+_COMMANDS = {
+    "acl": ("mdm_client.cli.access:acl", "Show and change who may do what, in catalog, keystores and metadata."),
+    "decrypt": ("mdm_client.cli.crypt:decrypt", "Decrypt a file that mdm encrypt made, or a staged one."),
+    "encrypt": ("mdm_client.cli.crypt:encrypt", "Encrypt a file of any kind under a key of the keystores."),
+    "get": ("mdm_client.cli.fetch:get", "Fetch files, decrypted."),
+    "key": ("mdm_client.cli.key:key", "Create, inspect, share, destroy and look after the keys of files."),
+    "ls": ("mdm_client.cli.browse:list_directory", "List a directory of the catalog, or one file."),
+    "query": ("mdm_client.cli.browse:query", "Ask the metadata in SQL (SELECT)."),
+    "register": ("mdm_client.cli.site:register", "Make the images of a study visible on the grid (operators only)."),
+    "stat": ("mdm_client.cli.browse:stat", "Show everything the catalog tells about files and directories."),
+    "whoami": ("mdm_client.cli.browse:whoami", "Show who you are to the services."),
+}
 
 
 class MdmGroup(ExtendableGroup):
@@ -41,8 +45,8 @@ class MdmGroup(ExtendableGroup):
         sys.exit(code)
 
 
-@click.group(cls=MdmGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("mdm-client"), prog_name="mdm")
+@click.group(cls=MdmGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mdm-client", prog_name="mdm")
 @common_options
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -61,14 +65,11 @@ def completion(shell: str | None) -> None:
 
     For bash: eval "$(mdm completion bash)" in ~/.bashrc.
     """
+    from click.shell_completion import ShellComplete, get_completion_class
+
     name = shell or os.path.basename(os.environ.get("SHELL", "bash"))  # noqa: PTH119 - a name, not a file
     found = get_completion_class(name)
     if found is None:
         raise click.UsageError(f"no completion for {name}: name bash, zsh or fish")
     # The base class's source: bash's own runs bash to learn its version.
     click.echo(ShellComplete.source(found(main, {}, "mdm", _COMPLETE_VARIABLE)))
-
-
-for _command in (whoami, list_directory, stat, query, get, encrypt, decrypt, key, acl, register):
-    main.add_command(_command)
-key.add_command(key_acl)

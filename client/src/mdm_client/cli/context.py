@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mdm_client.client import Client
-from mdm_client.config import DEFAULT_PATH, ClientConfig
+if TYPE_CHECKING:
+    from mdm_client.client import Client
+    from mdm_client.config import ClientConfig
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -24,14 +25,21 @@ class Session:
     @property
     def config_path(self) -> Path:
         """The configuration file: --config, else MDM_CONFIG, else the default."""
+        from mdm_client.config import DEFAULT_PATH
+
         return (self.path or Path(os.environ.get("MDM_CONFIG") or DEFAULT_PATH)).expanduser()
 
-    def config(self) -> ClientConfig:
+    def config(self) -> "ClientConfig":
         """Return the client configuration."""
+        # The SDK takes longer to import than `mdm --help` may take.
+        from mdm_client.config import ClientConfig
+
         return ClientConfig.load(self.config_path)
 
-    def client(self, context: click.Context) -> Client:
+    def client(self, context: click.Context) -> "Client":
         """Return the client, opened at the first call and closed with the command."""
+        from mdm_client.client import Client
+
         if self._client is None:
             self._client = context.with_resource(Client(self.config()))
         return self._client

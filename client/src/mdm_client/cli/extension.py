@@ -1,17 +1,24 @@
 """Commands that other packages add to `mdm`, by an entry point of the group `mdm.commands`."""
 
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 import click
+
+from mdm_client.cli.lazy import LazyGroup
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "mdm.commands"
 
 
-class ExtendableGroup(click.Group):
-    """A group that also has the commands of installed packages; they are imported when they are run or listed, and replace none of ours."""
+class ExtendableGroup(LazyGroup):
+    """A group that also has the commands of installed packages; they are imported when they are run, and replace none of ours."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of our own commands and of those that other packages offer."""
+        from importlib.metadata import entry_points
+
         return sorted({*super().list_commands(context), *entry_points(group=GROUP).names})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -21,12 +28,26 @@ class ExtendableGroup(click.Group):
             click.ClickException: the package that offers it cannot be imported.
         """
         own = super().get_command(context, name)
-        offered = entry_points(group=GROUP, name=name)
-        if own is not None or not offered:
+        entry = None if own else _offered(name)
+        if entry is None:
             return own
-        entry = next(iter(offered))
         try:
             command = entry.load()
         except ImportError as error:
             raise click.ClickException(f"{name}: {entry.value} cannot be imported, is its package fully installed? {error}") from error
         return command if isinstance(command, click.Command) else None
+
+    def summary(self, context: click.Context, name: str) -> str:
+        """Return what the help says of a command; of another package's command, that it is."""
+        entry = _offered(name)
+        if entry is None or name in self.lazy or name in self.commands:
+            return super().summary(context, name)
+        package = entry.dist.name if entry.dist else "another package"
+        return f"Added by {package}: mdm {name} --help."
+
+
+def _offered(name: str) -> "EntryPoint | None":
+    # Imported here: our own commands need not wait for it.
+    from importlib.metadata import entry_points
+
+    return next(iter(entry_points(group=GROUP, name=name)), None)

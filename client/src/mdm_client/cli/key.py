@@ -8,6 +8,7 @@ import click
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keyname import find_keys
+from mdm_client.cli.lazy import LazyGroup
 from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
@@ -18,7 +19,20 @@ from mdm_client.names import parse_permissions, parse_principal
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@click.group()
+#: Where further commands are, and what the help says of them.
+_COMMANDS = {
+    "acl": ("mdm_client.cli.key_acl:key_acl", "Show and change who may use a key, on every keystore."),
+    "audit": ("mdm_client.cli.key_audit:key_audit", "Read and verify what keystores recorded (operators only)."),
+    "cancel": ("mdm_client.cli.key_operator:cancel", "Stop a refresh, repair or reshare."),
+    "job": ("mdm_client.cli.key_operator:job", "Show how far a refresh, repair or reshare is."),
+    "refresh": ("mdm_client.cli.key_operator:refresh", "Give every key new shares (operators only)."),
+    "repair": ("mdm_client.cli.key_operator:repair", "Give keystores the shares again that they lost (operators only)."),
+    "reshare": ("mdm_client.cli.key_operator:reshare", "Split every key anew, k of n (operators only)."),
+    "rewrap": ("mdm_client.cli.key_operator:rewrap", "Seal shares under a new key-encryption key (operators only)."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
 @common_options
 def key() -> None:
     """Create, inspect, share and destroy the keys of files, on all keystores together."""

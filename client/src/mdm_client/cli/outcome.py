@@ -8,22 +8,12 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mdm_client.errors import (
-    Aborted,
-    Cancelled,
-    ClientError,
-    Exhausted,
-    Forbidden,
-    Invalid,
-    NotFound,
-    TimedOut,
-    Unauthenticated,
-    Unavailable,
-)
+if TYPE_CHECKING:
+    from mdm_client.errors import ClientError
 
 OK = 0
 SOME_FAILED = 1
@@ -35,16 +25,17 @@ DEFECT = 70
 INTERRUPTED = 130
 TERMINATED = 143
 
-_EXIT_CODES: dict[type[ClientError], int] = {
-    Invalid: USAGE,
-    NotFound: NOT_FOUND,
-    Forbidden: NOT_FOUND,
-    Unavailable: UNAVAILABLE,
-    TimedOut: UNAVAILABLE,
-    Exhausted: UNAVAILABLE,
-    Aborted: UNAVAILABLE,
-    Unauthenticated: UNAUTHENTICATED,
-    Cancelled: INTERRUPTED,
+# By the name of the class: a command that fails before it needs the SDK does not import it.
+_EXIT_CODES = {
+    "Invalid": USAGE,
+    "NotFound": NOT_FOUND,
+    "Forbidden": NOT_FOUND,
+    "Unavailable": UNAVAILABLE,
+    "TimedOut": UNAVAILABLE,
+    "Exhausted": UNAVAILABLE,
+    "Aborted": UNAVAILABLE,
+    "Unauthenticated": UNAUTHENTICATED,
+    "Cancelled": INTERRUPTED,
 }
 
 
@@ -67,12 +58,12 @@ class Terminated(BaseException):
     """SIGTERM came."""
 
 
-def exit_code(error: ClientError) -> int:
+def exit_code(error: "ClientError") -> int:
     """Return the exit code of a command that failed with `error`."""
-    return _EXIT_CODES.get(type(error), SOME_FAILED)
+    return _EXIT_CODES.get(type(error).__name__, SOME_FAILED)
 
 
-def exit_code_of_items(total: int, failures: list[ClientError]) -> int:
+def exit_code_of_items(total: int, failures: "list[ClientError]") -> int:
     """Return the exit code of a command on many items: that of the first error if all failed, else 1 if any did."""
     if not failures:
         return OK
@@ -88,7 +79,7 @@ def show_error(message: str, reason: str, as_json: bool, **more: Any) -> None:
     click.echo(line, err=True)
 
 
-def show_client_error(error: ClientError, as_json: bool, item: str = "") -> None:
+def show_client_error(error: "ClientError", as_json: bool, item: str = "") -> None:
     """Write a ClientError to standard error; `item` names what it concerns where the message does not."""
     message = error.message if not item or item in error.message else f"{item}: {error.message}"
     more = {"item": item} if item else {}
@@ -102,7 +93,7 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     try:
         result = command()
         sys.stdout.flush()
-    except ClientError as error:
+    except _client_errors() as error:
         show_client_error(error, as_json)
         return exit_code(error)
     except click.UsageError as error:
@@ -124,6 +115,12 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
         show_error(f"a defect in mdm: {type(error).__name__}: {error}; MDM_DEBUG=1 shows where", "CLIENT_DEFECT", as_json)
         return DEFECT
     return result if isinstance(result, int) else OK
+
+
+def _client_errors() -> "tuple[type[ClientError], ...]":
+    """Return what to catch; while the SDK's errors are not imported, nothing can have raised one."""
+    module = sys.modules.get("mdm_client.errors")
+    return (module.ClientError,) if module else ()
 
 
 def _raise_on_sigterm() -> None:
