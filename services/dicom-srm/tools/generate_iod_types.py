@@ -29,7 +29,8 @@ def main() -> None:
     numbers = {name: intern(tree(modules[name]), nodes) for name in sorted(modules)}
     lines = [
         f"# DICOM PS3.3 attribute Types, from the tables of highdicom {metadata.version('highdicom')} (MIT licence).",
-        "# sop <uid> <iod> | iod <iod> <node of each module, ? after one that is optional> | node <n>, then its rows: <tag> <Type> [<node inside>]",
+        "# sop <uid> <iod> | iod <iod> <node of each module, ? after one that is optional>",
+        "# node <n>, then its rows: <tag> <Type> [<node inside>]",
     ]
     lines += [f"sop\t{uid}\t{iod}" for uid, iod in sorted(sops.items())]
     for iod in sorted(iods):

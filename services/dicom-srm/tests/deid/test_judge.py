@@ -80,7 +80,10 @@ def test_a_site_profile_builds_on_a_shipped_one(tmp_path: Path, pseudonymiser: P
     [
         ('name = "x"\ncolour = 1', "unknown key 'colour'"),
         ('name = "x"\noptions = ["retain_everything"]', "'retain_everything' is not one of"),
-        ('name = "x"\noptions = ["retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"]', "line 2: options: full and modified"),
+        (
+            'name = "x"\noptions = ["retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"]',
+            "line 2: options: full and modified",
+        ),
         ('name = "x"\ndates = "shift"', "dates: these options need 'remove'"),
         ('name = "x"\nbase = "other"', "no shipped profile 'other'"),
         ('name = "x"\nbase = "basic"\nrelease = ["typo"]', "has no rule 'typo'"),

@@ -265,7 +265,7 @@ class Pass:
 
     def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
         """Note what is about to be taken away; of a sequence, all that names someone inside it."""
-        tag, vr, value, length = head
+        tag, vr, value, _ = head
         standard = standard_vr(tag)
         if standard != b"SQ":
             self._learn(b"PN" if b"PN" in (vr, standard) else standard, value, end)

@@ -4,7 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 from typing import Final
 
 from mdm_dicom_srm.deid.codec import Buffer
@@ -18,31 +19,25 @@ _MAX_VALUE: Final = 1024
 _WORD: Final = re.compile(r"[^\W_]+")
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
 _DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")
-_MONTHS: Final = "january february march april may june july august september october november december".split()
+_MONTHS: Final = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
 _UMLAUTS: Final = (("ae", "a"), ("oe", "o"), ("ue", "u"))
 _EXPANDED: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _FOLDED: Final = {"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th", "ı": "i"}
-PARTICLES: Final = frozenset(
-    "van von vom der den dem de di da do dos das du la le les el al bin ibn ben abu mc mac st ste san santa del della ter ten zu zur af av y e i"
-    " jr sr ii iii iv md phd dr med prof rn dds do mph msc bsc ba ma facr frcr mr mrs ms miss mme mlle herr frau hr fr dott dra".split()
-)
-# Words that stand in the names of institutions, devices and procedures alike; alone they name nobody.
-COMMON: Final = frozenset(
-    "general hospital clinic clinics center centre central centro medical medicine university universitaet universite institute institut health"
-    " healthcare care imaging image images radiology radiologie diagnostic diagnostics department dept division unit room ward floor building"
-    " north south east west saint city county state national regional memorial community children women emergency surgery oncology cardiology"
-    " neurology pediatric pediatrics orthopedic nuclear research foundation group services service laboratory krankenhaus klinik klinikum hopital"
-    " hospital ospedale praxis street road avenue station scanner workstation console server system main test phantom anonymous anonymized anon"
-    " unknown none null default other original derived primary secondary axial sagittal coronal localizer scout head brain neck chest thorax"
-    " abdomen pelvis spine cervical thoracic lumbar heart cardiac liver kidney lung breast knee shoulder elbow wrist hand hip foot ankle leg arm"
-    " pancreas spleen bladder prostate uterus ovary kidneys thyroid parotid larynx pharynx esophagus stomach colon rectum bowel gallbladder humerus"
-    " radius ulna femur tibia fibula patella clavicle scapula rib ribs sternum sacrum coccyx jaw maxilla mandible zygoma tooth eye ear nose face"
-    " hindfoot forearm finger toe thumb thigh calf carotid iliac renal breast axilla perfusion diffusion stroke tumor trauma screening followup"
-    " extremity whole body skull orbit sinus aorta angio vascular vessel artery vein contrast with without native bolus dose series study image"
-    " scan protocol routine standard left right bilateral anterior posterior lateral supine prone male female adult child magnetic resonance"
-    " computed tomography ultrasound xray positron emission digital radiography mammography fluoroscopy siemens philips toshiba canon hitachi"
-    " medical systems ge healthcare agfa fuji kodak hologic".split()
-)
+
+
+@cache
+def words(section: str) -> frozenset[str]:
+    """Return a section of the package's list of words: `particles` of names, or `common` words of the trade."""
+    text = (resources.files("mdm_dicom_srm.deid") / "data" / "words.txt").read_text(encoding="utf-8")
+    part = text.split(f"[{section}]")[1].split("[")[0]
+    return frozenset(word for line in part.splitlines() if not line.startswith("#") for word in line.split())
+
+
+PARTICLES: Final = words("particles")
+COMMON: Final = words("common")
 
 
 def fold(text: str) -> str:
@@ -177,7 +172,7 @@ def _date_forms(value: str, dates_stay: bool) -> set[str]:
     if match is None:
         return set()
     year, month, day = match.groups()
-    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):  # noqa: PLR2004 - the calendar
+    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
         return set()
     forms = {year} if not dates_stay else set()
     for two in {(day, month), (day.lstrip("0"), month.lstrip("0"))}:

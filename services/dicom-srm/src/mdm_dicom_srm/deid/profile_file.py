@@ -17,8 +17,8 @@ _EDIT_CONDITIONS: Final = ("sop_classes", "modalities", "manufacturers", "models
 _EDIT_KEYS: Final = frozenset({"action", "tags", "keywords", "private_creator", "value", *_EDIT_CONDITIONS})
 _TAG: Final = re.compile(r"\(?([0-9A-Fa-fxX]{4}),? ?([0-9A-Fa-fxX]{4})\)?")
 _HEADER: Final = re.compile(r"\s*\[\[?\s*([\w-]+)\s*\]\]?")
-_TEXT_VRS: Final = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
-_CLEANED_VRS: Final = frozenset("LO LT SH ST UC UT SQ".split())
+_TEXT_VRS: Final = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
+_CLEANED_VRS: Final = frozenset(["LO", "LT", "SH", "ST", "UC", "UT", "SQ"])
 _ALL: Final = 0xFFFFFFFF
 # Patient's Name and ID, the record of what was done: written by the de-identifier itself.
 _WRITTEN: Final = frozenset({0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303})

@@ -1,7 +1,7 @@
 """Free text that is kept (Clean Descriptors): what names someone goes, whatever its case, order or separators."""
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,7 +25,7 @@ _SUSPECTS: Final = re.compile(
         (
             r"(?<!\S)[^\s^]*\^\S*",  # a name as PN writes it
             r"(?<!\S)[^\s@]*@\S+",
-            r"(?:\w+://|www\.)\S+",
+            r"(?<!\w)(?:\w+://|www\.)\S+",
             r"\\\\\S+|(?<!\w)/(?:\w+/)+\S*|(?<!\w)[a-z]:\\\S*",  # paths
             r"(?<!\d)\d+(?:\.\d+){3,}",  # UIDs, network addresses
             r"(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}",
@@ -60,12 +60,13 @@ _AGE: Final = re.compile(
 # After these the next words are a name, unless they are words of the trade.
 _TITLE: Final = re.compile(
     r"(?<!\w)(?:(?i:dr|drs|prof|professor|doctor|doktor|docteur|mrs|miss|herrn?|frau|mme|mlle|madame|monsieur|sra|srta|dott|dottssa|dra|dhr|mevr"
-    r"|physician|radiologist|technologist|operator|surgeon|nurse|patient'?s? name|name|pat\. ?name|nom|nombre|signed|dictated|reported|read|referred|performed"
-    r"|ref|attn|mother|father|wife|husband|son|daughter|brother|sister|tel|phone|fax|mrn|pid|id|ssn|acc|accession|dob|born|geb)(?!\w)"
+    r"|physician|radiologist|technologist|operator|surgeon|nurse|patient'?s? name|name|pat\. ?name|nom|nombre|signed|dictated|reported|read"
+    r"|referred|performed|ref|attn|mother|father|wife|husband|son|daughter|brother|sister|tel|phone|fax|mrn|pid|id|ssn|acc|accession|dob|born|geb)(?!\w)"
     r"|Mr(?!\w)|Ms(?!\w)|(?i:mr|ms|hr|fr|sr)\.(?= *[^\W\d_]))[.:#]*(?i: by| of| no| nr)?[.:#]*"
 )
 _DEGREE: Final = re.compile(r"(?<!\w)(?i:m\.?d|ph\.?d|r\.?n|d\.?o|facr|frcr|b\.?sc|m\.?sc|r\.?t)\.?(?!\w)")
 _MAX_NAME: Final = 3
+_SENTENCE_ENDS: Final = frozenset("\r\n;!?")
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,13 @@ class Cleaner:
         for match in _AGE.finditer(text):
             if not self.ages_stay or int(match[1] or match[2]) > _OLDEST_AGE:
                 spans.append(match.span())
+        starts = [word.start for word in words]
         for match in _TITLE.finditer(text):
-            followers = list(_name_after(words, match.end(), text))
+            followers = _name_after(words, starts, match.end(), text)
             if followers:
                 spans.append((match.start(), followers[-1].end))
         for match in _DEGREE.finditer(text):
-            spans += [(word.start, match.end()) for word in _name_before(words, match.start())]
+            spans += [(word.start, match.end()) for word in _name_before(words, starts, match.start())]
         return spans
 
 
@@ -185,28 +187,24 @@ def _squeeze(words: list[_Word]) -> tuple[str, list[int], set[int]]:
     return "".join(parts), starts, bounds
 
 
-def _name_after(words: list[_Word], position: int, text: str) -> Iterator[_Word]:
-    """Yield the words of a name that follows a title on the same line."""
-    count = 0
-    for word in words:
-        if word.start < position:
-            continue
-        if (
-            count == _MAX_NAME
-            or word.folded in COMMON
-            or "\n" in text[position : word.start]
-            or re.search(r"[;!?]", text[position : word.start])
-        ):
-            return
-        yield word
-        position, count = word.end, count + 1
-
-
-def _name_before(words: list[_Word], position: int) -> list[_Word]:
-    """Return the words of a name that an academic degree follows."""
-    before = [word for word in words if word.end <= position][-_MAX_NAME:]
+def _name_after(words: list[_Word], starts: list[int], position: int, text: str) -> list[_Word]:
+    """Return the words of a name that follows a title on the same line."""
+    first = bisect_left(starts, position)
     name: list[_Word] = []
-    for word in reversed(before):
+    for word in words[first : first + _MAX_NAME]:
+        between = text[position : word.start]
+        if word.folded in COMMON or not _SENTENCE_ENDS.isdisjoint(between):
+            break
+        name.append(word)
+        position = word.end
+    return name
+
+
+def _name_before(words: list[_Word], starts: list[int], position: int) -> list[_Word]:
+    """Return the words of a name that an academic degree follows."""
+    last = bisect_left(starts, position)
+    name: list[_Word] = []
+    for word in reversed(words[max(0, last - _MAX_NAME) : last]):
         if word.folded in COMMON or word.folded.isdigit():
             break
         name.append(word)
@@ -214,9 +212,14 @@ def _name_before(words: list[_Word], position: int) -> list[_Word]:
 
 
 def _words_in(words: list[_Word], spans: list[tuple[int, int]]) -> Iterator[int]:
-    for index, word in enumerate(words):
-        if any(word.start < end and start < word.end for start, end in spans):
-            yield index
+    """Yield which words a span touches."""
+    starts = [word.start for word in words]
+    for start, end in spans:
+        index = max(0, bisect_right(starts, start) - 1)
+        while index < len(words) and words[index].start < end:
+            if words[index].end > start:
+                yield index
+            index += 1
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> str:
