@@ -169,6 +169,21 @@ def test_access_to_a_key_is_granted_set_taken_back_and_moved(alice, bob, tmp_pat
     assert mdm(bob, "key", "acl", "assign", key, acl_id).exit_code == 3
 
 
+def test_a_key_is_given_to_another_owner(alice, bob, keystores, tmp_path):
+    key = registered(alice)
+    assert mdm(bob, "key", "acl", "chown", key, "/O=MDM Test/CN=bob").exit_code == 3
+    assert mdm(alice, "key", "acl", "chown", key, "authenticated").exit_code == 2
+    keystores.stop("c")
+    partial = mdm(alice, "key", "acl", "chown", key, "/O=MDM Test/CN=bob")
+    keystores.start("c")
+    alice, bob = keystores.config("alice"), keystores.config("bob")
+    assert (partial.exit_code, "keystore c  NOT given away" in partial.stdout) == (1, True), partial.output
+    assert mdm(alice, "key", "acl", "chown", key, "/O=MDM Test/CN=bob", "--shared").exit_code == 0
+    assert can_use(bob, key, tmp_path)
+    assert not can_use(alice, key, tmp_path)
+    assert "owner CN=bob,O=MDM Test" in mdm(bob, "key", "acl", "get", key).stdout
+
+
 def test_a_change_that_reaches_two_keystores_says_so_and_is_completed_by_running_it_again(alice, keystores):
     key = registered(alice)
     keystores.stop("b")

@@ -22,6 +22,7 @@ Part = TypeVar("Part")
 RETRY_SECONDS = 3.0
 
 SET = acl_pb2.AclChange.ACTION_SET
+SET_OWNER = acl_pb2.AclChange.ACTION_SET_OWNER
 PENDING = "pending"
 CONFIRMED = "confirmed"
 
@@ -195,6 +196,14 @@ class KeyManager:
         return self._on_acls(
             guid, lambda server: server.acls.ModifyAcls, lambda acl_id: acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[change])
         )
+
+    def change_owner(self, guid: UUID, owner: str) -> Deed:
+        """Give the ACL of a key, the caller's own, to another one (`dn:…`) on every keystore.
+
+        Where it was given away before, the caller does not find it any more, unless its entries show it.
+        """
+        outcomes = self.change_acl(guid, SET_OWNER, owner, 0)
+        return Deed(guid, {name: outcome.error for name, outcome in outcomes.items()})
 
     def _on_acls(
         self, guid: UUID, method: Callable[[KeystoreServer], Callable[..., Any]], request: Callable[[str], Any]

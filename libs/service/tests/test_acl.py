@@ -118,6 +118,23 @@ class TestService:
         shown = stub("bob", "GetAcls", acl_pb2.GetAclsRequest(ids=[acl_id])).results[0].acl
         assert [entry.principal for entry in shown.entries] == [f"dn:{pki.subject('bob')}"]
 
+    def test_only_the_owner_gives_an_acl_away_and_then_has_only_what_it_grants(self, stub, pki):
+        acl_id, bob = str(uuid.uuid4()), "dn:/O=MDM Test/CN=bob"
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
+
+        def change(caller: str, action: int, principal: str, permissions: int = 0) -> acl_pb2.AclResult:
+            entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
+            request = acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[acl_pb2.AclChange(action=action, entry=entry)])
+            return stub(caller, "ModifyAcls", request).results[0]
+
+        give, grant = acl_pb2.AclChange.ACTION_SET_OWNER, acl_pb2.AclChange.ACTION_GRANT
+        change("alice", grant, bob, 1)
+        assert change("bob", give, bob).status.reason == "ACL_OWNER_FORBIDDEN", "who may change entries may not take the ACL"
+        assert change("alice", give, "authenticated").status.reason == "ACL_OWNER_MALFORMED"
+        assert change("alice", give, bob).acl.owner == pki.subject("bob")
+        assert change("alice", grant, bob, 4).status.reason == "ACL_NOT_FOUND"
+        assert change("bob", give, bob).acl.rev == 3, "repeating it changes nothing"
+
     def test_revoking_the_last_permission_removes_the_entry(self, stub):
         acl_id = str(uuid.uuid4())
         entry = acl_pb2.AclEntry(principal="authenticated", permissions=4)

@@ -180,7 +180,7 @@ def list_keys(context: click.Context, damaged: bool) -> int:
     return SOME_FAILED if bad else 0
 
 
-def report_deed(run: Session, deed: Deed, done: str) -> list[ClientError]:
+def report_deed(run: Session, deed: Deed, done: str, absent: str = "was not there") -> list[ClientError]:
     """Write what became of one key on each keystore; return its error, if any: INCOMPLETE where some keystores are done."""
     if run.as_json:
         parts = {name: _outcome(error) for name, error in deed.parts.items()}
@@ -188,7 +188,7 @@ def report_deed(run: Session, deed: Deed, done: str) -> list[ClientError]:
     elif deed.begun:
         print_line(f"{deed.guid}:")
         for name, error in deed.parts.items():
-            said = done if error is None else "was not there" if isinstance(error, NotFound) else f"NOT {done}"
+            said = done if error is None else absent if isinstance(error, NotFound) else f"NOT {done}"
             print_line(f"  keystore {name}  {said}")
     if deed.error is None:
         return []

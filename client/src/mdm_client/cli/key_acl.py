@@ -1,4 +1,4 @@
-"""Commands for who may use a key: key acl get, grant, revoke, set, assign."""
+"""Commands for who may use a key: key acl get, grant, revoke, set, assign, chown."""
 
 from uuid import UUID
 
@@ -87,6 +87,27 @@ def assign(context: click.Context, identifier: str, acl_id: UUID) -> int:
     client = run.client(context)
     (deed,) = client.keys.assign_acl([find_key(client, identifier)], acl_id)
     return exit_code_of_items(1, report_deed(run, deed, "assigned"))
+
+
+@key_acl.command()
+@click.argument("identifier", metavar="ID")
+@click.argument("owner", metavar="DN")
+@_shared
+@common_options
+@click.pass_context
+def chown(context: click.Context, identifier: str, owner: str, shared: bool) -> int:
+    """Give the access list of a key to another owner. Only its owner may, and then has only what the list grants.
+
+    To keep a right, grant it to yourself before. A keystore that is away is named; run it again.
+    """
+    run = session(context)
+    who = parse_principal(owner)
+    client = run.client(context)
+    guid = find_key(client, identifier)
+    if not shared:
+        _check_own_list(client.keys, guid)
+    deed = client.keys.change_owner(guid, who)
+    return exit_code_of_items(1, report_deed(run, deed, "given away", "not found: given away before?"))
 
 
 def _change(context: click.Context, action: int, identifier: str, principal: str, bits: int, shared: bool) -> int:

@@ -86,16 +86,21 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
                 raise NotFound("ACL_NOT_FOUND", "No such ACL, or you may not see it.")
             if not granted & Permission.CHANGE_ACL:
                 raise Forbidden("ACL_CHANGE_FORBIDDEN", "You may not change this ACL: its owner or a holder of `p` may.")
+            owner = _owner_after(acl.owner, changes)
+            if owner != acl.owner and caller.dn != acl.owner:
+                raise Forbidden("ACL_OWNER_FORBIDDEN", "Only the owner of an ACL may give it to another one.")
             changed = apply_changes(acl.entries, changes)
-            if set(changed) == set(acl.entries):
+            if set(changed) == set(acl.entries) and owner == acl.owner:
                 return acl
-            return acl_store.replace_entries(connection, acl_id, changed)
+            return acl_store.replace(connection, acl_id, owner, changed)
 
 
 def apply_changes(entries: Iterable[AclEntry], changes: Iterable[tuple[int, AclEntry]]) -> list[AclEntry]:
     """Return the entries after granting, revoking and setting in order."""
     granted = {entry.principal: entry.permissions for entry in entries}
     for action, entry in changes:
+        if action == acl_pb2.AclChange.ACTION_SET_OWNER:
+            continue
         before = granted.get(entry.principal, Permission.NONE)
         if action == acl_pb2.AclChange.ACTION_GRANT:
             after = before | entry.permissions
@@ -105,6 +110,16 @@ def apply_changes(entries: Iterable[AclEntry], changes: Iterable[tuple[int, AclE
             after = entry.permissions
         granted[entry.principal] = after
     return [AclEntry(principal, permissions) for principal, permissions in granted.items() if permissions]
+
+
+def _owner_after(owner: str, changes: Iterable[tuple[int, AclEntry]]) -> str:
+    """Return who owns the ACL after the changes."""
+    for action, entry in changes:
+        if action == acl_pb2.AclChange.ACTION_SET_OWNER:
+            kind, _, owner = entry.principal.partition(":")
+            if kind != "dn":
+                raise Invalid("ACL_OWNER_MALFORMED", "An owner is a DN: write dn:CN=….")
+    return owner
 
 
 def _from_message(caller: Caller, message: acl_pb2.Acl) -> Acl:
@@ -129,6 +144,7 @@ def _change(message: acl_pb2.AclChange) -> tuple[int, AclEntry]:
         acl_pb2.AclChange.ACTION_GRANT,
         acl_pb2.AclChange.ACTION_REVOKE,
         acl_pb2.AclChange.ACTION_SET,
+        acl_pb2.AclChange.ACTION_SET_OWNER,
     ):
         raise Invalid("ACL_ACTION_UNKNOWN", "A change grants, revokes or sets.", fields={"changes.action": "unknown"})
     return message.action, _entry(message.entry)

@@ -33,8 +33,8 @@ def load(connection: psycopg.Connection, ids: Sequence[UUID], *, lock: bool = Fa
     return {acl_id: Acl(acl_id, owner, tuple(entries.get(acl_id, ())), rev) for acl_id, owner, rev in owners}
 
 
-def replace_entries(connection: psycopg.Connection, acl_id: UUID, entries: Iterable[AclEntry]) -> Acl:
-    """Give an existing ACL other entries and return it as it then is.
+def replace(connection: psycopg.Connection, acl_id: UUID, owner: str, entries: Iterable[AclEntry]) -> Acl:
+    """Give an existing ACL this owner and these entries and return it as it then is.
 
     Raises:
         Invalid: there would be more than 300.
@@ -42,7 +42,7 @@ def replace_entries(connection: psycopg.Connection, acl_id: UUID, entries: Itera
     changed = tuple(sorted((entry for entry in entries if entry.permissions), key=lambda entry: entry.principal))
     if len(changed) > MAX_ENTRIES:
         raise Invalid("ACL_TOO_LONG", f"An ACL has at most {MAX_ENTRIES} entries: use a group.")
-    row = connection.execute("UPDATE acl SET rev = rev + 1 WHERE id = %s RETURNING owner, rev", (acl_id,)).fetchone()
+    row = connection.execute("UPDATE acl SET owner = %s, rev = rev + 1 WHERE id = %s RETURNING owner, rev", (owner, acl_id)).fetchone()
     assert row is not None
     connection.execute("DELETE FROM acl_entry WHERE acl_id = %s", (acl_id,))
     acl = Acl(acl_id, row[0], changed, row[1])
@@ -55,10 +55,8 @@ def ensure(connection: psycopg.Connection, acl: Acl) -> None:
     if insert(connection, acl):
         return
     present = load(connection, [acl.id], lock=True)[acl.id]
-    if present.owner != acl.owner:
-        connection.execute("UPDATE acl SET owner = %s, rev = rev + 1 WHERE id = %s", (acl.owner, acl.id))
-    if set(present.entries) != set(acl.entries):
-        replace_entries(connection, acl.id, acl.entries)
+    if present.owner != acl.owner or set(present.entries) != set(acl.entries):
+        replace(connection, acl.id, acl.owner, acl.entries)
 
 
 def _insert_entries(connection: psycopg.Connection, acl: Acl) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mdm.common.v1 import common_pb2 as mdm_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mdm/acl/v1/acl.proto\x12\nmdm.acl.v1\x1a\x1amdm/common/v1/common.proto\"2\n\x08\x41\x63lEntry\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x01(\r\"T\n\x03\x41\x63l\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12%\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x14.mdm.acl.v1.AclEntry\x12\x0b\n\x03rev\x18\x04 \x01(\x03\"2\n\x11\x43reateAclsRequest\x12\x1d\n\x04\x61\x63ls\x18\x01 \x03(\x0b\x32\x0f.mdm.acl.v1.Acl\"A\n\x12\x43reateAclsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"\x1d\n\x0eGetAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"9\n\x0fGetAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult\"T\n\tAclResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x1c\n\x03\x61\x63l\x18\x02 \x01(\x0b\x32\x0f.mdm.acl.v1.Acl\"\xb5\x01\n\tAclChange\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.mdm.acl.v1.AclChange.Action\x12#\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x14.mdm.acl.v1.AclEntry\"U\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_GRANT\x10\x01\x12\x11\n\rACTION_REVOKE\x10\x02\x12\x0e\n\nACTION_SET\x10\x03\"H\n\x11ModifyAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12&\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x15.mdm.acl.v1.AclChange\"<\n\x12ModifyAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult2\xea\x01\n\nAclService\x12K\n\nCreateAcls\x12\x1d.mdm.acl.v1.CreateAclsRequest\x1a\x1e.mdm.acl.v1.CreateAclsResponse\x12\x42\n\x07GetAcls\x12\x1a.mdm.acl.v1.GetAclsRequest\x1a\x1b.mdm.acl.v1.GetAclsResponse\x12K\n\nModifyAcls\x12\x1d.mdm.acl.v1.ModifyAclsRequest\x1a\x1e.mdm.acl.v1.ModifyAclsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mdm/acl/v1/acl.proto\x12\nmdm.acl.v1\x1a\x1amdm/common/v1/common.proto\"2\n\x08\x41\x63lEntry\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x01(\r\"T\n\x03\x41\x63l\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12%\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x14.mdm.acl.v1.AclEntry\x12\x0b\n\x03rev\x18\x04 \x01(\x03\"2\n\x11\x43reateAclsRequest\x12\x1d\n\x04\x61\x63ls\x18\x01 \x03(\x0b\x32\x0f.mdm.acl.v1.Acl\"A\n\x12\x43reateAclsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"\x1d\n\x0eGetAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"9\n\x0fGetAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult\"T\n\tAclResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x1c\n\x03\x61\x63l\x18\x02 \x01(\x0b\x32\x0f.mdm.acl.v1.Acl\"\xcb\x01\n\tAclChange\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.mdm.acl.v1.AclChange.Action\x12#\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x14.mdm.acl.v1.AclEntry\"k\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_GRANT\x10\x01\x12\x11\n\rACTION_REVOKE\x10\x02\x12\x0e\n\nACTION_SET\x10\x03\x12\x14\n\x10\x41\x43TION_SET_OWNER\x10\x04\"H\n\x11ModifyAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12&\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x15.mdm.acl.v1.AclChange\"<\n\x12ModifyAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult2\xea\x01\n\nAclService\x12K\n\nCreateAcls\x12\x1d.mdm.acl.v1.CreateAclsRequest\x1a\x1e.mdm.acl.v1.CreateAclsResponse\x12\x42\n\x07GetAcls\x12\x1a.mdm.acl.v1.GetAclsRequest\x1a\x1b.mdm.acl.v1.GetAclsResponse\x12K\n\nModifyAcls\x12\x1d.mdm.acl.v1.ModifyAclsRequest\x1a\x1e.mdm.acl.v1.ModifyAclsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,13 +47,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACLRESULT']._serialized_start=411
   _globals['_ACLRESULT']._serialized_end=495
   _globals['_ACLCHANGE']._serialized_start=498
-  _globals['_ACLCHANGE']._serialized_end=679
+  _globals['_ACLCHANGE']._serialized_end=701
   _globals['_ACLCHANGE_ACTION']._serialized_start=594
-  _globals['_ACLCHANGE_ACTION']._serialized_end=679
-  _globals['_MODIFYACLSREQUEST']._serialized_start=681
-  _globals['_MODIFYACLSREQUEST']._serialized_end=753
-  _globals['_MODIFYACLSRESPONSE']._serialized_start=755
-  _globals['_MODIFYACLSRESPONSE']._serialized_end=815
-  _globals['_ACLSERVICE']._serialized_start=818
-  _globals['_ACLSERVICE']._serialized_end=1052
+  _globals['_ACLCHANGE_ACTION']._serialized_end=701
+  _globals['_MODIFYACLSREQUEST']._serialized_start=703
+  _globals['_MODIFYACLSREQUEST']._serialized_end=775
+  _globals['_MODIFYACLSRESPONSE']._serialized_start=777
+  _globals['_MODIFYACLSRESPONSE']._serialized_end=837
+  _globals['_ACLSERVICE']._serialized_start=840
+  _globals['_ACLSERVICE']._serialized_end=1074
 # @@protoc_insertion_point(module_scope)

@@ -228,6 +228,8 @@ class AclChange(_message.Message):
         """Takes the permissions from the principal's entry; an entry left empty disappears."""
         ACTION_SET: AclChange._Action.ValueType  # 3
         """Replaces the principal's entry; no permissions removes it."""
+        ACTION_SET_OWNER: AclChange._Action.ValueType  # 4
+        """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may; the former one keeps what the entries grant."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
         """What a change does."""
@@ -240,6 +242,8 @@ class AclChange(_message.Message):
     """Takes the permissions from the principal's entry; an entry left empty disappears."""
     ACTION_SET: AclChange.Action.ValueType  # 3
     """Replaces the principal's entry; no permissions removes it."""
+    ACTION_SET_OWNER: AclChange.Action.ValueType  # 4
+    """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may; the former one keeps what the entries grant."""
 
     ACTION_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
