@@ -172,6 +172,7 @@ class FakeSrm(srm_pb2_grpc.SrmServiceServicer, transfer_pb2_grpc.TransferService
 class FakeRegistration(registration_pb2_grpc.RegistrationServiceServicer):
     def __init__(self) -> None:
         self.counts = [{4: 7, 1: 3}, {4: 10}]
+        self.watched: set[str] = set()
 
     def RegisterStudies(self, request, context):
         return registration_pb2.RegisterStudiesResponse(
@@ -179,6 +180,7 @@ class FakeRegistration(registration_pb2_grpc.RegistrationServiceServicer):
         )
 
     def GetRegistrationSummary(self, request, context):
+        self.watched |= set(request.study_instance_uids)
         counts = self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
         return registration_pb2.GetRegistrationSummaryResponse(
             counts=[registration_pb2.StateCount(state=state, count=count) for state, count in counts.items()]

@@ -63,9 +63,12 @@ class SrmClient(Service):
         request = registration_pb2.RegisterStudiesRequest(study_instance_uids=uids)
         return list(self.call(self._registration.RegisterStudies, request).results)
 
-    def registration_summary(self) -> dict[str, int]:
-        """Return how many registrations of the site are in each state that occurs (`RECEIVED`, `PUBLISHED`, …)."""
-        request = registration_pb2.GetRegistrationSummaryRequest()
+    def registration_summary(self, uids: Sequence[str] = ()) -> dict[str, int]:
+        """Return how many registrations of at most 100 studies, or without any of the site, are in each state that occurs.
+
+        States are named `RECEIVED`, `PUBLISHED`, ….
+        """
+        request = registration_pb2.GetRegistrationSummaryRequest(study_instance_uids=uids)
         response = self.call(self._registration.GetRegistrationSummary, request)
         return {_STATE_NAMES[count.state]: count.count for count in response.counts}
 

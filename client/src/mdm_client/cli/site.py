@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -25,7 +27,7 @@ _POLL_SECONDS = 0.5
     "--study", "studies", multiple=True, required=True, metavar="UID", help="Study Instance UID as the PACS has it; may be repeated."
 )
 @click.option("--site", default="", help="Which site; needed where several are configured.")
-@click.option("--wait", is_flag=True, help="Return when the site has no registration under way.")
+@click.option("--wait", is_flag=True, help="Return when no registration of these studies is under way.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Longest wait in seconds.")
 @common_options
 @click.pass_context
@@ -37,8 +39,9 @@ def register(context: click.Context, studies: tuple[str, ...], site: str, wait: 
         if not _UID.fullmatch(uid) or len(uid) > _MAX_UID:
             raise Invalid.because("UID_MALFORMED", f"--study: {uid[:80]!r} is not a DICOM UID")
     srm = run.client(context).srm(site)
-    before = srm.registration_summary() if wait else {}
+    before = _counts(srm, uids) if wait else {}
     failures: list[ClientError] = []
+    accepted: list[str] = []
     for batch in in_batches(uids, MAX_STUDIES):
         for uid, result in zip(batch, srm.register_studies(batch), strict=True):
             error = from_status(result.status)
@@ -46,22 +49,32 @@ def register(context: click.Context, studies: tuple[str, ...], site: str, wait: 
             if error:
                 failures.append(error)
                 show_client_error(error, run.as_json, uid)
-            elif run.as_json:
+                continue
+            accepted.append(uid)
+            if run.as_json:
                 print_json(facts)
             else:
                 print_line(f"{uid}: {result.queued} images queued, {result.known} known already")
     code = exit_code_of_items(len(uids), failures)
-    if wait and len(failures) < len(uids):
-        return _report(_wait(srm, timeout), before, run.as_json) or code
+    if wait and accepted:
+        return _report(_wait(srm, accepted, timeout), before, run.as_json) or code
     return code
 
 
-def _wait(srm: SrmClient, timeout: float) -> dict[str, int]:
-    """Return the site's counts once nothing is under way."""
+def _counts(srm: SrmClient, uids: list[str]) -> Counter[str]:
+    """Return how many images of the studies are in each state."""
+    counts: Counter[str] = Counter()
+    for batch in in_batches(uids, MAX_STUDIES):
+        counts.update(srm.registration_summary(batch))
+    return counts
+
+
+def _wait(srm: SrmClient, uids: list[str], timeout: float) -> Counter[str]:
+    """Return the studies' counts once nothing of them is under way."""
     deadline = time.monotonic() + timeout
     while True:
-        counts = srm.registration_summary()
-        under_way = sum(counts.get(state, 0) for state in _UNDER_WAY)
+        counts = _counts(srm, uids)
+        under_way = sum(counts[state] for state in _UNDER_WAY)
         if not under_way:
             return counts
         if time.monotonic() > deadline:
@@ -71,13 +84,13 @@ def _wait(srm: SrmClient, timeout: float) -> dict[str, int]:
         time.sleep(_POLL_SECONDS)
 
 
-def _report(counts: dict[str, int], before: dict[str, int], as_json: bool) -> int:
+def _report(counts: Mapping[str, int], before: Mapping[str, int], as_json: bool) -> int:
     """Write the counts; return 1 if registrations failed or were quarantined since `before`."""
     lower = {state.lower(): count for state, count in sorted(counts.items())}
     if as_json:
         print_json({"registrations": lower})
     else:
-        print_line("at the site: " + (", ".join(f"{count} {state}" for state, count in lower.items()) or "no images"))
+        print_line("of these studies: " + (", ".join(f"{count} {state}" for state, count in lower.items()) or "no images"))
     bad = sum(max(0, counts.get(state, 0) - before.get(state, 0)) for state in _BAD)
     if bad:
         show_error(f"{bad} images failed or were quarantined; an operator must look at them", "REGISTRATION_FAILED", as_json)

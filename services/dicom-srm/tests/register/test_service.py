@@ -77,6 +77,19 @@ def test_registrations_are_listed_page_by_page_and_counted(service: Registration
     assert not servicer.ListRegistrations(pb.ListRegistrationsRequest(state=pb.REGISTRATION_STATE_FAILED), None).registrations
 
 
+def test_registrations_of_some_studies_are_counted_apart(service: RegistrationService, site: Site) -> None:
+    service.register_study(STUDY)
+    site.enqueue(header(StudyInstanceUID="1.2.99", SOPInstanceUID="1.2.99.1"))
+
+    def counted(*studies: str) -> list[int]:
+        summary = RegistrationServicer(service).GetRegistrationSummary(pb.GetRegistrationSummaryRequest(study_instance_uids=studies), None)
+        return [count.count for count in summary.counts]
+
+    assert (counted("1.2.99"), counted(STUDY, "1.2.99"), counted("1.2.3"), counted()) == ([1], [121], [], [121])
+    with pytest.raises(Invalid):
+        counted(*[STUDY] * 101)
+
+
 @pytest.mark.parametrize(
     "request_",
     [pb.ListRegistrationsRequest(page_size=1001), pb.ListRegistrationsRequest(page_token="x"), pb.ListRegistrationsRequest(state=99)],

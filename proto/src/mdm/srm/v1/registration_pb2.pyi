@@ -151,12 +151,19 @@ class GetRegistrationSummaryRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    STUDY_INSTANCE_UIDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def study_instance_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only the instances of these studies, as the PACS knows them, at most 100; none: all of the site."""
+
     def __init__(
         self,
+        *,
+        study_instance_uids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["study_instance_uids", b"study_instance_uids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,11 +25,15 @@ class Names:
         """Return the registration of an instance that has a SOP Instance UID."""
         return Candidate(
             guid=self._pseudonymiser.guid(header.sop_uid),
-            study_token=self._token("study", header.study_uid),
+            study_token=self.study_token(header.study_uid),
             series_token=self._token("series", header.study_uid, header.series_uid),
             locator=InstanceLocator(header.study_uid, header.series_uid, header.sop_uid),
             header=header.part10,
         )
+
+    def study_token(self, study_uid: str) -> bytes:
+        """Return the keyed hash under which a study is counted."""
+        return self._token("study", study_uid)
 
     def series_token(self, locator: InstanceLocator) -> bytes:
         """Return the keyed hash under which a series is counted."""

@@ -78,9 +78,15 @@ class RegistrationService:
                 results.append(error)
         return results
 
-    def summary(self) -> Mapping[State, int]:
-        """Count registrations by state."""
-        return self._queue.summary()
+    def summary(self, study_uids: Sequence[str] = ()) -> Mapping[State, int]:
+        """Count registrations by state: those of some studies or, without any, all of the site.
+
+        Raises:
+            Invalid: too many are asked for.
+        """
+        if len(study_uids) > MAX_STUDIES:
+            raise Invalid("BATCH_SIZE", f"Ask for at most {MAX_STUDIES} studies.")
+        return self._queue.summary([self._names.study_token(uid) for uid in study_uids])
 
     def page(self, state: State | None, after: UUID | None, size: int) -> Page:
         """Return a page of registrations in order of GUID; size 0 means the largest.

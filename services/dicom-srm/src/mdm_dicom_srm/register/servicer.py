@@ -34,7 +34,8 @@ class RegistrationServicer(registration_pb2_grpc.RegistrationServiceServicer):
         self, request: pb.GetRegistrationSummaryRequest, context: grpc.ServicerContext
     ) -> pb.GetRegistrationSummaryResponse:
         """Count by state."""
-        counts = [pb.StateCount(state=_state_out(state), count=count) for state, count in self._service.summary().items()]
+        summary = self._service.summary(list(request.study_instance_uids))
+        counts = [pb.StateCount(state=_state_out(state), count=count) for state, count in summary.items()]
         return pb.GetRegistrationSummaryResponse(counts=counts)
 
     def ListRegistrations(self, request: pb.ListRegistrationsRequest, context: grpc.ServicerContext) -> pb.ListRegistrationsResponse:

@@ -157,10 +157,12 @@ class RegistrationStore:
             ).fetchall()
         return {guid: self._open_locator(guid, locator) for guid, locator in rows}
 
-    def summary(self) -> dict[State, int]:
-        """Count registrations by state; states without any are left out."""
+    def summary(self, study_tokens: Sequence[bytes]) -> dict[State, int]:
+        """Count registrations by state, those of some studies or, without any, all; states without any are left out."""
+        condition = "WHERE study_token = ANY(%(tokens)s)" if study_tokens else ""
+        query = f"SELECT state, count(*) FROM registration {condition} GROUP BY state ORDER BY state"  # noqa: S608  # fixed parts only
         with self._pool.connection() as connection:
-            rows = connection.execute("SELECT state, count(*) FROM registration GROUP BY state ORDER BY state").fetchall()
+            rows = connection.execute(query.encode(), {"tokens": list(study_tokens)}).fetchall()
         return {State(state): count for state, count in rows}
 
     def page(self, state: State | None, after: UUID | None, limit: int) -> Page:
