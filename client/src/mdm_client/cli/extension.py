@@ -1,5 +1,6 @@
 """Commands that other packages add to `mdm`, by an entry point of the group `mdm.commands`."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import click
@@ -17,9 +18,7 @@ class ExtendableGroup(LazyGroup):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of our own commands and of those that other packages offer."""
-        from importlib.metadata import entry_points
-
-        return sorted({*super().list_commands(context), *entry_points(group=GROUP).names})
+        return sorted({*super().list_commands(context), *_offers()})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return a command, or None if nobody has it.
@@ -28,9 +27,9 @@ class ExtendableGroup(LazyGroup):
             click.ClickException: the package that offers it cannot be imported.
         """
         own = super().get_command(context, name)
-        entry = None if own else _offered(name)
-        if entry is None:
+        if own is not None or name not in _offers():
             return own
+        entry = _offers()[name]
         try:
             command = entry.load()
         except ImportError as error:
@@ -39,15 +38,16 @@ class ExtendableGroup(LazyGroup):
 
     def summary(self, context: click.Context, name: str) -> str:
         """Return what the help says of a command; of another package's command, that it is."""
-        entry = _offered(name)
-        if entry is None or name in self.lazy or name in self.commands:
+        if name in self.lazy or name in self.commands:
             return super().summary(context, name)
+        entry = _offers()[name]
         package = entry.dist.name if entry.dist else "another package"
         return f"Added by {package}: mdm {name} --help."
 
 
-def _offered(name: str) -> "EntryPoint | None":
-    # Imported here: our own commands need not wait for it.
+@cache
+def _offers() -> "dict[str, EntryPoint]":
+    """Return the entry points by name; every installed package is looked at, which our own commands need not wait for."""
     from importlib.metadata import entry_points
 
-    return next(iter(entry_points(group=GROUP, name=name)), None)
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
