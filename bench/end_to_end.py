@@ -24,6 +24,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.e2e.local_stack import LocalStack
 from tests.e2e.stack import Mdm, Stack, eventually
 
 WAYS = ("mdm SDK", "mdm get", "orthanc x1", "orthanc x4")
@@ -108,8 +109,8 @@ def store(stack: Stack, mdm: Mdm, folder: Path, count: int) -> str:
 
 def measure(count: int, rounds: int, folder: Path) -> dict[str, list[float]]:
     """Return seconds of each way, one value a round, taken in turn."""
-    stack = Stack(folder / "stack")
-    stack.local("up")
+    stack = LocalStack(folder / "stack")
+    stack.up()
     try:
         if stack.pacs["kind"] != "orthanc":
             raise SystemExit("bench/end_to_end.py: needs Orthanc (Debian: orthanc, orthanc-dicomweb)")
@@ -131,7 +132,7 @@ def measure(count: int, rounds: int, folder: Path) -> dict[str, list[float]]:
                     seconds[name].append(value)
         return {name: values[1:] for name, values in seconds.items()}
     finally:
-        stack.local("down", "--purge", check=False)
+        stack.down()
 
 
 def main() -> None:

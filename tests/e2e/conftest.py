@@ -1,6 +1,6 @@
 """The stack under test, the `mdm` command, and images to store.
 
-The tests know the stack only by what `status --json` gives: client configurations, the PACS, the services.
+The tests know a stack by what every kind of stack can do (stack.py).
 """
 
 from collections.abc import Iterator
@@ -8,26 +8,38 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.compose_stack import ComposeStack
 from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, Stack
+from tests.e2e.local_stack import LocalStack
+from tests.e2e.stack import Mdm, Stack, eventually
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a run name a stack that is up already."""
-    parser.addoption("--stack-dir", type=Path, default=None, help="data directory of a running local stack; default: a fresh one")
+    """Let a run choose the stack."""
+    parser.addoption("--stack", choices=("local", "compose"), default="local", help="processes of this machine, or containers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only containers have where there are none."""
+    if config.getoption("--stack") != "compose":
+        dropped = [item for item in items if item.get_closest_marker("compose")]
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture(scope="session")
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running stack; a fresh local one unless the command line names one."""
-    given: Path | None = request.config.getoption("--stack-dir")
-    if given is not None:
-        yield Stack(given)
-        return
-    running = Stack(tmp_path_factory.mktemp("stack"))
-    running.local("up")
-    yield running
-    running.local("down", "--purge")
+    """A fresh stack of the kind that the command line names, with the site's collections made."""
+    directory = tmp_path_factory.mktemp("stack")
+    running: Stack = ComposeStack(directory) if request.config.getoption("--stack") == "compose" else LocalStack(directory)
+    try:
+        running.up()
+        carol = Mdm(running, directory)
+        ready = eventually(lambda: carol("carol", "query", 'SELECT patient FROM "/biomed/hospital-a/patients"').code == 0, timeout=30)
+        assert ready, "the site's collections are not there"
+        yield running
+    finally:
+        running.down()
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,40 +19,63 @@ T = TypeVar("T")
 BIN = Path(sys.executable).parent
 
 
-class Stack:
-    """A local stack in a data directory."""
+class Stack(ABC):
+    """A running suite. Services are catalog, metadata, keystore-a, -b, -c and dicom-srm; beside them there is the pacs."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
+    kind: str
 
-    def local(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run `mdm-local` on this stack."""
-        command = [str(BIN / "mdm-local"), *arguments, "--data-dir", str(self.data_dir)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=180, check=check)
+    @abstractmethod
+    def up(self) -> None:
+        """Make and start everything, and return when it is healthy."""
 
-    def status(self) -> dict[str, Any]:
-        """Return `mdm-local status --json` as it is now."""
-        found: dict[str, Any] = json.loads(self.local("status", "--json", check=False).stdout)
-        return found
+    @abstractmethod
+    def down(self) -> None:
+        """Stop and remove everything."""
 
-    @cached_property
-    def first_status(self) -> dict[str, Any]:
-        """What does not change while the stack is up: client configurations and the PACS."""
-        return self.status()
-
-    @property
-    def pacs(self) -> dict[str, Any]:
-        """Kind, AE title, host and port of the PACS."""
-        found: dict[str, Any] = self.first_status["pacs"]
-        return found
-
+    @abstractmethod
     def client_config(self, user: str) -> Path:
         """Return a user's client configuration file."""
-        return Path(self.first_status["client_config"][user])
 
-    def pid(self, service: str) -> int:
-        """Return a service's process id."""
-        return int(self.status()["services"][service]["pid"])
+    @property
+    @abstractmethod
+    def pacs(self) -> Mapping[str, Any]:
+        """AE title, host and port of the PACS."""
+
+    @abstractmethod
+    def start(self, name: str) -> None:
+        """Start a service or the PACS if it does not run, and wait until it is healthy."""
+
+    @abstractmethod
+    def stop(self, name: str) -> None:
+        """Stop it gracefully."""
+
+    @abstractmethod
+    def kill(self, name: str) -> None:
+        """End it at once, as a crash would."""
+
+    @abstractmethod
+    def freeze(self, name: str) -> None:
+        """Let it hang: it keeps its connections and answers nothing."""
+
+    @abstractmethod
+    def thaw(self, name: str) -> None:
+        """Let it go on."""
+
+    @abstractmethod
+    def logs(self) -> dict[str, bytes]:
+        """Return what services and databases logged, by name."""
+
+    @abstractmethod
+    def staged(self) -> dict[str, bytes]:
+        """Return the files of dicom-srm's spool by name."""
+
+    @abstractmethod
+    def database(self, service: str) -> str:
+        """Return a connection string of a service's database, for its owner at least."""
+
+    @abstractmethod
+    def secret_files(self) -> list[Path]:
+        """Return every file of keys and passwords."""
 
     def store(self, *paths: Path) -> None:
         """Store files in the PACS: by dcmtk's storescu, or dcmsend where a file is compressed; by pynetdicom where there is no dcmtk."""

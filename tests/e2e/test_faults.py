@@ -1,7 +1,5 @@
 """Killed processes and absent parts: a clear error or a later success, nothing lost, nothing half-visible."""
 
-import os
-import signal
 import time
 
 import pytest
@@ -28,8 +26,8 @@ def test_a_registration_survives_kill_9_at_any_moment(victim, delay, stack: Stac
     images = [first, *(make_image(tmp_path / f"{n}.dcm", "CT_small.dcm", of=first, number=n) for n in range(1, 8))]
     stack.store(*(image.path for image in images))
     time.sleep(delay)
-    os.kill(stack.pid(victim), signal.SIGKILL)
-    stack.local("start", victim)
+    stack.kill(victim)
+    stack.start(victim)
     rows = eventually(lambda: found if len(found := find(mdm, first)) == 8 else [], timeout=40)
     assert len(rows) == 8
     result, files = mdm.get("alice", *(row["lfn"] for row in rows))
@@ -39,11 +37,11 @@ def test_a_registration_survives_kill_9_at_any_moment(victim, delay, stack: Stac
 
 @pytest.mark.parametrize("victim", ["keystore-a", "catalog", "metadata"])
 def test_a_registration_waits_for_a_service_that_is_away(victim, stack: Stack, mdm: Mdm, tmp_path):
-    os.kill(stack.pid(victim), signal.SIGKILL)
+    stack.stop(victim)
     image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
     stack.store(image.path)
     time.sleep(2)
-    stack.local("start", victim)
+    stack.start(victim)
     rows = eventually(lambda: find(mdm, image), timeout=40)
     assert len(rows) == 1
     result, files = mdm.get("alice", rows[0]["lfn"])
@@ -54,14 +52,14 @@ def test_without_the_pacs_a_fetch_fails_clearly_and_works_again_after_it_is_back
     image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
     stack.store(image.path)
     rows = eventually(lambda: find(mdm, image), timeout=20)
-    stack.local("kill", "pacs")
+    stack.stop("pacs")
     try:
         result = mdm("alice", "get", rows[0]["lfn"], "-o", str(tmp_path / "out"), "--timeout", "5")
         assert result.code != 0
         assert len(result.err.strip().splitlines()) <= 3
         assert not list((tmp_path / "out").rglob("*.dcm"))
     finally:
-        stack.local("start", "pacs")
+        stack.start("pacs")
     result, files = eventually(lambda: got if (got := mdm.get("alice", rows[0]["lfn"]))[0].code == 0 else None, timeout=30) or (None, [])
     assert len(files) == 1
 
@@ -71,8 +69,8 @@ def test_a_fetch_survives_a_restart_of_dicom_srm(stack: Stack, mdm: Mdm, tmp_pat
     stack.store(image.path)
     rows = eventually(lambda: find(mdm, image), timeout=20)
     mdm.get("alice", rows[0]["lfn"])
-    os.kill(stack.pid("dicom-srm"), signal.SIGKILL)
-    stack.local("start", "dicom-srm")
+    stack.kill("dicom-srm")
+    stack.start("dicom-srm")
     result, files = mdm.get("alice", rows[0]["lfn"])
     assert (result.code, len(files)) == (0, 1), result.err
 

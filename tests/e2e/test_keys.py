@@ -1,15 +1,12 @@
 """Keys through the mdm command: one keystore stopped, hung, corrupted or emptied; keys destroyed for good; files of people's own."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import conninfo
 
 from tests.e2e.images import Image, make_image
 from tests.e2e.stack import Mdm, Stack, eventually
@@ -25,9 +22,7 @@ _TABLES = ("acl", "acl_entry", "key_share")  # in the order in which they refer 
 @contextmanager
 def database(stack: Stack, keystore: str) -> Iterator[psycopg.Connection]:
     """Open a keystore's database, as its administrator could."""
-    server = stack.first_status["postgres"]["conninfo"]
-    name = "mdm_" + keystore.replace("-", "_")
-    with psycopg.connect(conninfo.make_conninfo(server, dbname=name), autocommit=True) as connection:
+    with psycopg.connect(stack.database(keystore), autocommit=True) as connection:
         yield connection
 
 
@@ -41,18 +36,17 @@ def execute(stack: Stack, keystore: str, *statements: str) -> None:
 def fault(kind: str, keystore: str, stack: Stack) -> Iterator[None]:
     """Do something to a keystore, and make it good again."""
     if kind == "stopped":
-        stack.local("stop", keystore)
+        stack.stop(keystore)
         try:
             yield
         finally:
-            stack.local("start", keystore)
+            stack.start(keystore)
     elif kind == "hung":
-        pid = stack.pid(keystore)
-        os.kill(pid, signal.SIGSTOP)
+        stack.freeze(keystore)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            stack.thaw(keystore)
     else:
         damage = {
             "shares flipped": "UPDATE key_share SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)",
@@ -116,8 +110,8 @@ def test_a_destroyed_key_opens_neither_staged_nor_downloaded_ciphertext_even_wit
     guid, staged, report = row["guid"], tmp_path / "staged", tmp_path / "report.mdm"
     result, fetched = mdm.get("alice", row["lfn"])
     assert result.code == 0, result.err
-    (in_spool,) = [path for path in Path(stack.first_status["spool"]).rglob("*") if guid in path.name]
-    staged.write_bytes(in_spool.read_bytes())
+    (in_spool,) = [content for name, content in stack.staged().items() if guid in name]
+    staged.write_bytes(in_spool)
     (tmp_path / "report").write_bytes(b"findings")
     assert mdm("alice", "encrypt", row["lfn"], str(tmp_path / "report"), str(report)).code == 0
     readable = mdm("alice", "decrypt", guid, str(staged), str(tmp_path / "before"))

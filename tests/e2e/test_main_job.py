@@ -117,18 +117,18 @@ def test_a_grant_gives_access_in_every_service_and_a_revocation_takes_it_back(re
 
 
 def test_one_keystore_may_be_down(released, stack, mdm):
-    stack.local("stop", "keystore-b")
+    stack.stop("keystore-b")
     try:
         result, files = mdm.get("alice", *(row["lfn"] for row in released))
         assert result.code == 0, result.err
         assert len(files) == 3
     finally:
-        stack.local("start", "keystore-b")
+        stack.start("keystore-b")
 
 
 def test_two_keystores_down_give_a_clear_error_and_no_file(released, stack, mdm):
     for name in ("keystore-b", "keystore-c"):
-        stack.local("stop", name)
+        stack.stop(name)
     try:
         directory = mdm.scratch / "none"
         result = mdm("alice", "get", released[0]["lfn"], "-o", str(directory), "--timeout", "5")
@@ -137,7 +137,7 @@ def test_two_keystores_down_give_a_clear_error_and_no_file(released, stack, mdm)
         assert not [path for path in directory.rglob("*") if path.is_file()] if directory.exists() else True
     finally:
         for name in ("keystore-b", "keystore-c"):
-            stack.local("start", name)
+            stack.start(name)
 
 
 @pytest.mark.parametrize("base", ["MR_small.dcm", "MR_small_jp2klossless.dcm", "emri_small.dcm", "MR_small_RLE.dcm", "CT_small.dcm"])
@@ -160,10 +160,10 @@ def test_other_kinds_of_image_come_back_with_equal_pixels(base, stack, mdm, tmp_
 
 
 def test_registering_by_command_finds_what_the_trigger_missed(stack, mdm, tmp_path):
-    stack.local("stop", "dicom-srm")
+    stack.stop("dicom-srm")
     image = make_image(tmp_path / "image.dcm", "MR_small.dcm")
     stack.store(image.path)
-    stack.local("start", "dicom-srm")
+    stack.start("dicom-srm")
     result = mdm("operator", "--json", "register", "--study", image.study_uid, "--wait")
     assert result.code == 0, result.err
     sql = f"SELECT patient FROM \"/biomed/hospital-a/patients\" WHERE PatientID = '{image.patient_id}'"

@@ -2,11 +2,11 @@
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import conninfo, sql
+from mdm_site.service import BY_NAME
+from psycopg import sql
 
 from tests.e2e.images import Image, make_image
 from tests.e2e.stack import Mdm, Stack, eventually
@@ -47,23 +47,11 @@ def forms(secrets: tuple[str, ...]) -> list[bytes]:
     return found
 
 
-def files_below(*roots: Path) -> Iterator[Path]:
-    """Yield every file."""
-    for root in roots:
-        yield from (path for path in ([root] if root.is_file() else root.rglob("*")) if path.is_file())
-
-
 def test_no_file_of_the_suite_holds_an_identifier(images, stack: Stack):
-    status = stack.status()
-    logs = [Path(service["log"]) for service in status["services"].values()] + [Path(status["postgres"]["log"])]
+    staged = stack.staged()
+    assert staged, "nothing was staged"
     wanted = [form for image in images for form in forms(image.secrets)]
-    searched, leaks = 0, []
-    for path in files_below(Path(status["spool"]), *logs):
-        searched += 1
-        content = path.read_bytes()
-        leaks += [str(path) for form in wanted if form in content]
-    assert searched > len(logs), "nothing was staged"
-    assert leaks == []
+    assert [name for name, content in {**staged, **stack.logs()}.items() for form in wanted if form in content] == []
 
 
 def rows_outside_patients(connection: psycopg.Connection) -> Iterator[tuple[str, bytes]]:
@@ -83,16 +71,12 @@ def rows_outside_patients(connection: psycopg.Connection) -> Iterator[tuple[str,
 
 
 def test_no_database_holds_an_identifier_outside_patients(images, stack: Stack):
-    server = stack.status()["postgres"]["conninfo"]
     wanted = [form for image in images for form in forms(image.secrets)]
-    with psycopg.connect(server) as connection:
-        databases = [name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate")]
-    assert len(databases) >= 7, "six services and postgres itself"
     leaks = set()
-    for database in databases:
-        with psycopg.connect(conninfo.make_conninfo(server, dbname=database)) as connection:
+    for service in BY_NAME:
+        with psycopg.connect(stack.database(service)) as connection:
             for table, row in rows_outside_patients(connection):
-                leaks |= {(database, table) for form in wanted if form in row}
+                leaks |= {(service, table) for form in wanted if form in row}
     assert leaks == set()
 
 
@@ -100,8 +84,7 @@ def test_the_search_would_find_a_leak(images, stack: Stack, mdm: Mdm):
     """The collection `patients` does hold the values, so the search above is not blind."""
     rows = mdm.query("carol", f"SELECT PatientName FROM \"{PATIENTS}\" WHERE PatientID = '{images[0].patient_id}'")
     assert rows == [{"PatientName": images[0].patient_name}]
-    server = stack.status()["postgres"]["conninfo"]
-    with psycopg.connect(conninfo.make_conninfo(server, dbname="mdm_metadata")) as connection:
+    with psycopg.connect(stack.database("metadata")) as connection:
         found = connection.execute("SELECT count(*) FROM entry WHERE entry::text LIKE %s", (f"%{images[0].patient_id}%",)).fetchone()
     assert found == (1,)
 
@@ -119,6 +102,6 @@ def test_a_suspect_of_burned_in_text_is_not_published(images, mdm: Mdm):
 
 
 def test_secrets_are_readable_by_their_owner_only(stack: Stack):
-    keys = [*stack.data_dir.rglob("*.key"), *(stack.data_dir / "secret").iterdir()]
-    assert keys
+    keys = stack.secret_files()
+    assert len(keys) > 10
     assert [path for path in keys if path.stat().st_mode & 0o077] == []

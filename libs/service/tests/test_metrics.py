@@ -6,8 +6,12 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
-from mdm_service import metrics
+from mdm_service import dn, metrics
+from mdm_service.authentication import Authenticator
+from mdm_service.membership import Membership
+from mdm_service.policy import MONITOR
 from mdm_service.settings import Address, TlsSettings
+from mdm_service.trust import Authority, TrustStore
 
 
 @pytest.fixture
@@ -16,7 +20,10 @@ def port(pki) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
     files = pki.issue(pki.subject("metrics"))
-    stop = metrics.serve_metrics(Address(port=free), TlsSettings(certificate=files.certificate, key=files.key, ca=files.ca))
+    pki.revoke([])
+    trust = TrustStore((Authority.load(pki.certificate_file, (pki.namespace,), pki.crl_file),))
+    authenticator = Authenticator(trust, Membership(None), {MONITOR: (dn.canonical(pki.subject("monitor")),)})
+    stop = metrics.serve_metrics(Address(port=free), TlsSettings(certificate=files.certificate, key=files.key, ca=files.ca), authenticator)
     yield free
     stop()
 
@@ -41,6 +48,26 @@ def client_context(pki, name: str | None) -> ssl.SSLContext:
 def test_a_certificate_holder_reads_the_counters(port, pki):
     metrics.observe("/mdm.test.v1.Test/Call", "OK", 0.01)
     assert 'mdm_rpc_calls_total{code="OK",method="/mdm.test.v1.Test/Call"} 1.0' in fetch(port, client_context(pki, "monitor"))
+
+
+def test_a_user_reads_no_metrics(port, pki):
+    refusal = fetch(port, client_context(pki, "alice"))
+    assert "mdm_rpc" not in refusal
+    assert "operator and monitor" in refusal
+
+
+def test_a_revoked_certificate_reads_no_metrics(port, pki):
+    context = client_context(pki, "monitor")
+    pki.revoke([pki.directory / "monitor.crt"])
+    try:
+        assert "revoked" in fetch(port, context)
+    finally:
+        pki.revoke([])
+
+
+def test_one_who_stalls_in_the_handshake_keeps_nobody_else_waiting(port, pki):
+    with socket.create_connection(("127.0.0.1", port)):
+        assert "mdm_rpc" in fetch(port, client_context(pki, "monitor"))
 
 
 def test_without_a_certificate_nothing_is_told(port, pki):

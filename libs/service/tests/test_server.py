@@ -139,7 +139,7 @@ def test_a_short_rsa_key_is_refused(server, ca):
 def test_a_subject_with_two_common_names_is_refused(server, ca, monkeypatch):
     from cryptography import x509
     from cryptography.x509.oid import NameOID
-    from mdm_local import pki
+    from mdm_site import pki
 
     twice = x509.Name(
         [

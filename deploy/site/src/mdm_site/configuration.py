@@ -12,7 +12,7 @@ from mdm_site.service import AUTHORITY, BY_NAME, DICOM_SRM, KEYSTORES, SITE, THR
 Document = dict[str, object]
 
 MDM_AE_TITLE = "MDM"
-OPERATOR = "operator"
+OPERATOR, MONITOR = "operator", "monitor"
 
 _NEURO, _STEWARDS, _PHYSICIANS = GROUPS = (f"/{VO}/neuro", f"/{VO}/{SITE}/stewards", f"/{VO}/{SITE}/physicians")
 #: What dicom-srm's ACLs start with: researchers of /biomed/neuro read what is de-identified, physicians also who the patients are.
@@ -131,6 +131,7 @@ def _common(topology: Topology, service: Service) -> Document:
         "groups": {"file": topology.trust("groups.toml")},
         "roles": {
             "operator": [subject(topology.organisation, OPERATOR)],
+            "monitor": [subject(topology.organisation, MONITOR)],
             "service.dicom-srm": [subject(topology.organisation, DICOM_SRM.name)],
             "peer.keystore": [subject(topology.organisation, f"keystore-{letter}") for letter in KEYSTORES],
         },

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from mdm_forwarder.orthanc import HTTP_USER
 
 from mdm_site import configuration, credential, toml
-from mdm_site.configuration import OPERATOR, Document, PacsLink
+from mdm_site.configuration import MONITOR, OPERATOR, Document, PacsLink
 from mdm_site.orthanc import Orthanc
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import AUTHORITY, DICOM_SRM, SERVICES, Service
@@ -71,7 +71,7 @@ class ContainerSite:
         for service in SERVICES:
             self._make_service(service)
         self._make_pacs()
-        for user in (OPERATOR, *(configuration.DEMONSTRATION_USERS if demonstration else ())):
+        for user in (OPERATOR, MONITOR, *(configuration.DEMONSTRATION_USERS if demonstration else ())):
             self.add_user(user)
         self.hand_over()
 

@@ -136,7 +136,7 @@ def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[s
         if loaded.reflection:
             server.enable_reflection()
         if loaded.metrics.port:
-            runtime.on_stop(metrics.serve_metrics(loaded.metrics, loaded.tls))
+            runtime.on_stop(metrics.serve_metrics(loaded.metrics, loaded.tls, authenticator))
         server.start()
     except BaseException:
         server.stop(0)

@@ -1,15 +1,22 @@
-"""Prometheus metrics of calls, and the mutual-TLS listener that serves all metrics."""
+"""Prometheus metrics of calls, and the mutual-TLS listener that serves all metrics to operators and monitors."""
 
+import socket
 import ssl
+import threading
 from collections.abc import Callable
-from wsgiref.simple_server import WSGIServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 
+from mdm_service.authentication import Authenticator
+from mdm_service.errors import Unauthenticated
+from mdm_service.policy import MONITOR, OPERATOR
 from mdm_service.settings import Address, TlsSettings
 
 CALLS = Counter("mdm_rpc_calls_total", "Calls handled, by method and gRPC status code name.", ("method", "code"))
 SECONDS = Histogram("mdm_rpc_seconds", "Time to handle a call, in seconds, streams included.", ("method",))
+
+_PATIENCE_SECONDS = 10.0
 
 
 def observe(method: str, code: str, seconds: float) -> None:
@@ -18,17 +25,16 @@ def observe(method: str, code: str, seconds: float) -> None:
     SECONDS.labels(method).observe(seconds)
 
 
-def serve_metrics(address: Address, tls: TlsSettings) -> Callable[[], None]:
-    """Serve `/metrics` over HTTPS to clients with a certificate of the trusted roots; TLS 1.3 only. Returns how to stop it."""
-    server, thread = start_http_server(
-        address.port,
-        addr=address.host,
-        certfile=str(tls.certificate),
-        keyfile=str(tls.key),
-        client_cafile=str(tls.ca),
-        client_auth_required=True,
-    )
-    _require_tls_1_3(server)
+def serve_metrics(address: Address, tls: TlsSettings, authenticator: Authenticator) -> Callable[[], None]:
+    """Serve `/metrics` over HTTPS, TLS 1.3 with a client certificate, to the roles operator and monitor. Returns how to stop it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(tls.certificate, tls.key)
+    context.load_verify_locations(tls.ca)
+    server = _Server((address.host, address.port), context, authenticator)
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
 
     def stop() -> None:
         server.shutdown()
@@ -38,7 +44,58 @@ def serve_metrics(address: Address, tls: TlsSettings) -> Callable[[], None]:
     return stop
 
 
-def _require_tls_1_3(server: WSGIServer) -> None:
-    if not isinstance(server.socket, ssl.SSLSocket):
-        raise TypeError("the metrics listener has no TLS")
-    server.socket.context.minimum_version = ssl.TLSVersion.TLSv1_3
+class _Server(ThreadingHTTPServer):
+    """One thread for each connection, TLS handshake included, so that a caller who stalls keeps nobody else waiting."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], context: ssl.SSLContext, authenticator: Authenticator) -> None:
+        super().__init__(address, _Handler)
+        self._context = context
+        self.authenticator = authenticator
+
+    def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        assert isinstance(request, socket.socket)
+        request.settimeout(_PATIENCE_SECONDS)
+        try:
+            with self._context.wrap_socket(request, server_side=True) as secured:
+                _Handler(secured, client_address, self)
+        except OSError:
+            # The handshake failed or the caller went away: its own concern, and nothing for the log that a stranger could fill.
+            return
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    connection: ssl.SSLSocket
+
+    def do_GET(self) -> None:
+        """Answer with the metrics, or say why not."""
+        refusal = self._refusal()
+        if refusal:
+            self._answer(403, "text/plain; charset=utf-8", refusal.encode() + b"\n")
+        elif self.path.partition("?")[0] != "/metrics":
+            self._answer(404, "text/plain; charset=utf-8", b"Only /metrics is here.\n")
+        else:
+            self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Log no requests."""
+
+    def _refusal(self) -> str:
+        """Return why this caller gets nothing, empty if it may read."""
+        certificate = ssl.DER_cert_to_PEM_cert(self.connection.getpeercert(binary_form=True) or b"")
+        peer = {"ssl_tls_version": (str(self.connection.version()).encode(),), "x509_pem_cert": (certificate.encode(),)}
+        try:
+            caller = self.server.authenticator.authenticate(peer)
+        except Unauthenticated as error:
+            return error.message
+        allowed = caller.has_role(OPERATOR) or caller.has_role(MONITOR)
+        return "" if allowed else "Metrics are for the roles operator and monitor."
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

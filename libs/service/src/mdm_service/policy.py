@@ -6,8 +6,10 @@ USER = "user"
 OPERATOR = "operator"
 DICOM_SRM = "service.dicom-srm"
 KEYSTORE_PEER = "peer.keystore"
+#: Reads metrics and asks for health, nothing else.
+MONITOR = "monitor"
 #: Roles a configuration may give to subjects; a subject without any is a user.
-ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER})
+ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, MONITOR})
 
 _EVERYONE = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
 _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
@@ -23,7 +25,7 @@ def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
 
 #: Full method name → roles. What a caller may do with an object is a matter of its ACL; this says who may ask at all.
 POLICY: Mapping[str, frozenset[str]] = {
-    **_rows("grpc.health.v1.Health", Check=_EVERYONE, List=_EVERYONE, Watch=_EVERYONE),
+    **_rows("grpc.health.v1.Health", Check=_EVERYONE | {MONITOR}, List=_EVERYONE | {MONITOR}, Watch=_EVERYONE | {MONITOR}),
     **_rows("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=_OPERATORS),
     **_rows("mdm.acl.v1.AclService", CreateAcls=_CLIENTS, GetAcls=_CLIENTS, ModifyAcls=_CLIENTS),
     **_rows(

@@ -1,0 +1,159 @@
+"""A stack of containers: what operators deploy."""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mdm_local import port
+from mdm_service import probe
+from mdm_site.containers import PORTS
+from mdm_site.service import BY_NAME
+from psycopg import conninfo
+
+from tests.e2e.stack import BIN, Stack
+
+ROOT = Path(__file__).parents[2]
+_HEALTHY_SECONDS = 90.0
+
+
+class ComposeStack(Stack):
+    """A site of `mdm-site` with the containers of deploy/compose.yaml, in a directory of its own."""
+
+    kind = "compose"
+
+    def __init__(self, site: Path) -> None:
+        self.site = site
+        self.project = f"mdm{os.getpid()}"
+
+    def up(self) -> None:
+        self.run(ROOT / "deploy" / "images", timeout=900)
+        ports = [f"--port={name}={number}" for name, number in port.allocate(PORTS, {}, ()).items()]
+        self.mdm_site("init", "--demo", "--project", self.project, *ports)
+        started = self.compose("up", "-d", timeout=300, check=False)
+        assert started.returncode == 0, f"{started.stderr[-1000:]}\n{self.compose('logs', '--tail', '5').stdout}"
+        for name in (*BY_NAME, "pacs"):
+            self.start(name)
+
+    def down(self) -> None:
+        self.compose("down", "--volumes", "--timeout", "5", timeout=180)
+
+    def client_config(self, user: str) -> Path:
+        return Path(self.description["client_config"][user])
+
+    @property
+    def pacs(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.description["pacs"]
+        return found
+
+    def start(self, name: str) -> None:
+        """Start a container that does not run, and wait until it is healthy."""
+        if not self.inspect(name)["State"]["Running"]:
+            self.docker("start", self.container(name))
+        deadline = time.monotonic() + _HEALTHY_SECONDS
+        while not self.is_healthy(name):
+            assert time.monotonic() < deadline, f"{name} is not healthy: {self.docker('logs', '--tail', '5', self.container(name)).stderr}"
+            time.sleep(0.2)
+
+    def stop(self, name: str) -> None:
+        self.docker("stop", self.container(name))
+
+    def kill(self, name: str) -> None:
+        """Kill the container's first process from outside, as the kernel would: the engine's restart policy has to bring it back."""
+        pid = self.inspect(name)["State"]["Pid"]
+        assert pid, f"{name} does not run"
+        tool = ("run", "--rm", "--privileged", "--pid=host", "--network=none", "--user=0", "--entrypoint=/bin/sh", "mdm/relay:latest")
+        self.docker(*tool, "-c", f"kill -9 {pid}")
+
+    def freeze(self, name: str) -> None:
+        self.docker("pause", self.container(name))
+
+    def thaw(self, name: str) -> None:
+        self.docker("unpause", self.container(name))
+
+    def logs(self) -> dict[str, bytes]:
+        def log(name: str) -> bytes:
+            command = ["docker", "logs", self.container(name)]
+            return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout
+
+        return {name: log(name) for service in BY_NAME for name in (service, f"{service}-db")}
+
+    def staged(self) -> dict[str, bytes]:
+        command = ["docker", "cp", f"{self.container('dicom-srm')}:/var/lib/mdm/spool", "-"]
+        archive = subprocess.run(command, capture_output=True, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            files = {Path(member.name).name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+            return {name: file.read() for name, file in files.items() if file}
+
+    def database(self, service: str) -> str:
+        networks = self.inspect(f"{service}-db")["NetworkSettings"]["Networks"]
+        name, own = BY_NAME[service].database, self.site / service
+        return conninfo.make_conninfo(
+            host=f"{service}-db",
+            hostaddr=next(iter(networks.values()))["IPAddress"],
+            dbname=name,
+            user=name,
+            password=(own / "database-password").read_text().strip(),
+            sslmode="verify-full",
+            sslrootcert=str(self.site / "trust" / "ca.crt"),
+            sslcert=str(self.site / "ca" / f"{service}.crt"),
+            sslkey=str(self.site / "ca" / f"{service}.key"),
+        )
+
+    def secret_files(self) -> list[Path]:
+        names = ("*.key", "*password", "kek", "site-secret", "orthanc.json")
+        return [path for name in names for path in self.site.rglob(name)]
+
+    def container(self, name: str) -> str:
+        """Return the id of a service's container, stopped ones included."""
+        wanted = (f"label=com.docker.compose.project={self.project}", f"label=com.docker.compose.service={name}")
+        filters = [part for value in wanted for part in ("--filter", value)]
+        identifier = self.docker("ps", "-aq", *filters).stdout.strip()
+        assert identifier, f"{name}: no such container"
+        return identifier
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Return what the engine knows of a service's container."""
+        found: dict[str, Any] = json.loads(self.docker("inspect", self.container(name)).stdout)[0]
+        return found
+
+    def is_healthy(self, name: str) -> bool:
+        """Tell whether a container serves: services are asked here, others by the engine."""
+        state = self.inspect(name)["State"]
+        if name in BY_NAME:
+            operator = self.site / "ca"
+            address = f"127.0.0.1:{self.description['compose']['MDM_PORT_' + name.upper().replace('-', '_')]}"
+            return bool(state["Running"]) and probe.is_serving(
+                address, operator / "operator.crt", operator / "operator.key", operator / "ca.crt"
+            )
+        return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
+
+    def compose(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Compose on the site."""
+        return self.run(ROOT / "deploy" / "compose", str(self.site), *arguments, timeout=timeout, check=check)
+
+    def docker(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the docker command."""
+        return self.run("docker", *arguments, check=check)
+
+    def mdm_site(self, command: str, *arguments: str) -> str:
+        """Run `mdm-site` and return what it printed."""
+        return self.run(BIN / "mdm-site", command, "--site", str(self.site), *arguments).stdout
+
+    def run(self, *command: str | Path, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command; one that fails fails the test with what it printed."""
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False)
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+        return done
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Return what `mdm-site show` tells."""
+        found: dict[str, Any] = json.loads(self.mdm_site("show"))
+        return found

@@ -1,0 +1,82 @@
+"""A local stack: the services as processes of this machine."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from psycopg import conninfo
+
+from tests.e2e.stack import BIN, Stack
+
+
+class LocalStack(Stack):
+    """A stack of `mdm-local` in a data directory."""
+
+    kind = "local"
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def up(self) -> None:
+        self._local("up")
+
+    def down(self) -> None:
+        self._local("down", "--purge")
+
+    def client_config(self, user: str) -> Path:
+        return Path(self._first_status["client_config"][user])
+
+    @property
+    def pacs(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._first_status["pacs"]
+        return found
+
+    def start(self, name: str) -> None:
+        self._local("start", name)
+
+    def stop(self, name: str) -> None:
+        self._local("stop", name)
+
+    def kill(self, name: str) -> None:
+        self._local("kill", name)
+
+    def freeze(self, name: str) -> None:
+        os.kill(self._pid(name), signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        os.kill(self._pid(name), signal.SIGCONT)
+
+    def logs(self) -> dict[str, bytes]:
+        status = self._status()
+        paths = [Path(service["log"]) for service in status["services"].values()] + [Path(status["postgres"]["log"])]
+        return {path.name: path.read_bytes() for path in paths}
+
+    def staged(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in Path(self._first_status["spool"]).rglob("*") if path.is_file()}
+
+    def database(self, service: str) -> str:
+        return conninfo.make_conninfo(self._first_status["postgres"]["conninfo"], dbname="mdm_" + service.replace("-", "_"))
+
+    def secret_files(self) -> list[Path]:
+        return [*self._data_dir.rglob("*.key"), *(self._data_dir / "secret").iterdir()]
+
+    def _local(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "mdm-local"), *arguments, "--data-dir", str(self._data_dir)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=180, check=check)
+
+    def _status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._local("status", "--json", check=False).stdout)
+        return found
+
+    @cached_property
+    def _first_status(self) -> dict[str, Any]:
+        """What does not change while the stack is up."""
+        return self._status()
+
+    def _pid(self, name: str) -> int:
+        return int(self._status()["services"][name]["pid"])
