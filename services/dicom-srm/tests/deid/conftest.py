@@ -96,6 +96,17 @@ def unjudged(pseudonymiser: Pseudonymiser) -> Deidentifier:
 
 
 @pytest.fixture(scope="session")
+def strict(pseudonymiser: Pseudonymiser) -> Deidentifier:
+    return Deidentifier(dataclasses.replace(Profile.shipped("strict"), rules=()), pseudonymiser)
+
+
+@pytest.fixture(scope="session", params=["basic", "strict"])
+def closed(request: pytest.FixtureRequest, unjudged: Deidentifier, strict: Deidentifier) -> Deidentifier:
+    """Either profile that lets no row of the table through."""
+    return {"basic": unjudged, "strict": strict}[request.param]
+
+
+@pytest.fixture(scope="session")
 def research(pseudonymiser: Pseudonymiser) -> Deidentifier:
     return Deidentifier(dataclasses.replace(Profile.shipped("research"), rules=()), pseudonymiser)
 

@@ -167,11 +167,6 @@ def test_no_order_case_or_separator_saves_a_name(names: list[str], gaps: list[st
     assert not any(name in left for name in ("doe", "john", "robert")), (written, left)
 
 
-def make(builder: Any, **texts: tuple[int, str, bytes]) -> bytes:
-    elements = {tag: builder.element(tag, vr, value) for tag, vr, value in texts.values()}
-    return builder.file(elements)
-
-
 def read(result: Any) -> pydicom.Dataset:
     assert result.data is not None, result.reason
     return pydicom.dcmread(io.BytesIO(b"".join(result.data)))

@@ -23,6 +23,9 @@ DUMMY_BY_VR: Final = {
 _DUMMY_BY_TAG = {
     0x00100040: b"O",
     0x04000565: b"COERCE",
+    # Unspecified (PS3.3 C.11.1): the types of a rescale and of a modality LUT.
+    0x00281054: b"US",
+    0x00283004: b"US",
     0x00080100: b"ANON",
     0x00080102: b"99MDM",
     CODE_MEANING: b"Anonymized",

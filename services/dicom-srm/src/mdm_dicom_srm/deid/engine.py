@@ -24,7 +24,9 @@ from mdm_dicom_srm.deid.text import Cleaner
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 _UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
 _MAX_LEARNT: Final = 1024
-_SWEPT_VRS: Final = FREE_TEXT_VRS | {b"CS"}
+_NUMBER_VRS: Final = frozenset({b"DS", b"IS"})
+_SWEPT_VRS: Final = FREE_TEXT_VRS | _NUMBER_VRS | {b"CS"}
+_NUMBERS: Final = re.compile(rb"[-+0-9.eE \\\0]*")
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
@@ -56,6 +58,7 @@ class Pass:
         self._cleaner = cleaner
         self._sweep = sweep
         self._uids: dict[bytes, bytes] = {}
+        self._dates: dict[tuple[bytes, bytes], bytes] = {}
         self._learnt: set[tuple[bytes, bytes]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
@@ -200,7 +203,9 @@ class Pass:
         if op.kind is Kind.REPLACE:
             return op.value
         if op.kind is Kind.SHIFT:
-            return shifted(old, self._offset, op.value)
+            if (old, op.value) not in self._dates:
+                self._dates[old, op.value] = shifted(old, self._offset, op.value)
+            return self._dates[old, op.value]
         if op.kind is Kind.AGE:
             return capped_age(old)
         return b""
@@ -231,8 +236,11 @@ class Pass:
     def _swept(self, tag: int, vr: bytes, old: bytes, level: Level) -> bytes:
         """Return text that stays without what was taken from elsewhere, or nothing if it has to go.
 
-        Codes go as a whole, except those the IOD cannot do without and words that name a body part as well as a person.
+        Numbers that are none go. Codes go as a whole, except those the IOD cannot do without and words that name a body part as
+        well as a person.
         """
+        if not {vr, standard_vr(tag)}.isdisjoint(_NUMBER_VRS):
+            return old if _NUMBERS.fullmatch(old) else b""
         text = self._charset.guess(old)
         swept = self._cleaner.sweep(text) if self._cleaner is not None else text
         if swept == text:
@@ -340,14 +348,18 @@ class Pass:
                 self._write_sequence(tag, vr, content, encoding, out)
                 return
             same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
-            if length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class) and not self._repeats(value, end):
+            plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
+            if plain and (listed in BINARY_VRS or not self._repeats(value, end)):
                 out.append(self._data[start:end])
                 return
         self.counts["removed"] += 1
 
     def _repeats(self, value: int, end: int) -> bool:
-        """Tell, in the second pass, whether a private value holds something that was taken from elsewhere."""
-        return self._sweep and self._cleaner is not None and self._cleaner.identity.occurs_in(self._data[value:end])
+        """Tell, in the second pass, whether a private text holds something that was taken from elsewhere."""
+        if not self._sweep or self._cleaner is None:
+            return False
+        text = self._charset.guess(bytes(self._data[value:end]))
+        return self._cleaner.sweep(text) != text
 
     def _uid_values(self, old: bytes, known_only: bool) -> bytes:
         return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))

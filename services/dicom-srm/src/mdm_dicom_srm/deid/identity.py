@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Final
@@ -16,6 +16,8 @@ SUBSTRING: Final = 4
 LONG_NUMBER: Final = 6
 _MIN_ID: Final = 3
 _MAX_VALUE: Final = 1024
+# Needles times bytes, above which looking for each would take longer than looking closely at every text.
+_MAX_SEARCH: Final = 300_000_000
 _WORD: Final = re.compile(r"[^\W_]+")
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
 _DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")
@@ -71,13 +73,16 @@ class Identity:
     others: frozenset[str] = frozenset()
     initials: frozenset[str] = frozenset()
     known: bool = False
-    raw: frozenset[bytes] = field(default=frozenset())
+    raw: frozenset[bytes] = frozenset()
+    longest: int = 0
 
     def occurs_in(self, content: Buffer) -> bool:
         """Tell quickly whether a needle may be in encoded text, separators or not; may be wrong in that it is, never in that it is not.
 
         Needles of less than four letters and short numbers are not looked for.
         """
+        if len(self.raw) * len(content) > _MAX_SEARCH:
+            return True
         squeezed = bytes(content).translate(_LOWER, _SEPARATORS)
         return any(needle in squeezed for needle in self.raw)
 
@@ -104,7 +109,8 @@ def identity(learnt: frozenset[tuple[bytes, str]], dates_stay: bool) -> Identity
                 others |= _date_forms(value, dates_stay)
             else:
                 known |= _learn_label(value, others)
-    return Identity(frozenset(names), frozenset(others), frozenset(initials), known, frozenset(_raw_forms(names | others)))
+    longest = max(map(len, names | others), default=0)
+    return Identity(frozenset(names), frozenset(others), frozenset(initials), known, frozenset(_raw_forms(names | others)), longest)
 
 
 def _raw_forms(needles: Iterable[str]) -> set[bytes]:
@@ -153,6 +159,8 @@ def _learn_label(value: str, others: set[str]) -> bool:
     """Learn an identifier, or the name of an institution or place; return whether it is one."""
     words = [fold(word) for word in _WORD.findall(unicodedata.normalize("NFC", value))]
     whole = "".join(words)
+    if not whole.strip("0"):
+        return False
     if len(whole) >= _MIN_ID and not (whole.isalpha() and whole in COMMON):
         others.add(whole)
         if whole.lstrip("0").isdigit() and len(whole.lstrip("0")) >= _MIN_ID:

@@ -1,5 +1,6 @@
 """Free text that is kept (Clean Descriptors): what names someone goes, whatever its case, order or separators."""
 
+import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -106,18 +107,10 @@ class Cleaner:
         squeezed, starts, bounds = _squeeze(words)
         found: set[int] = set()
         persons: set[int] = set()
-        for needles, into in ((self.identity.names, persons), (self.identity.others, found)):
-            for needle in needles:
-                if not dates and needle.isdigit() and len(needle) < LONG_NUMBER:
-                    continue
-                at = squeezed.find(needle)
-                while at >= 0:
-                    first, last = bisect_right(starts, at) - 1, bisect_right(starts, at + len(needle) - 1) - 1
-                    aligned = at in bounds and at + len(needle) in bounds
-                    inside = first == last and (len(needle) >= SUBSTRING or needle >= _CJK)
-                    if aligned or inside:
-                        into.update(range(first, last + 1))
-                    at = squeezed.find(needle, at + 1)
+        for first, last in self._met(squeezed, starts, bounds, dates):
+            needle = squeezed[first:last]
+            into = persons if needle in self.identity.names else found
+            into.update(range(bisect_right(starts, first) - 1, bisect_right(starts, last - 1)))
         persons |= self._initials(words)
         for step in (1, -1):
             for index in sorted(persons, reverse=step < 0):
@@ -126,6 +119,18 @@ class Cleaner:
                     persons.add(beside)
                     beside += step
         return found | persons
+
+    def _met(self, squeezed: str, starts: list[int], bounds: list[int], dates: bool) -> Iterator[tuple[int, int]]:
+        """Yield where a needle stands: from boundary to boundary, over words and separators, or within one word if it is long enough.
+
+        The text is cut up and looked up, so that it does not matter how many needles there are.
+        """
+        known, longest = self.identity, self.identity.longest
+        pieces = itertools.chain(_between(bounds, longest), _within(squeezed, starts, longest))
+        for first, last in pieces:
+            needle = squeezed[first:last]
+            if needle in known.names or (needle in known.others and (dates or not needle.isdigit() or len(needle) >= LONG_NUMBER)):
+                yield first, last
 
     def _initials(self, words: list["_Word"]) -> set[int]:
         """Return runs of single letters that are a person's initials."""
@@ -168,23 +173,41 @@ class _Word:
         return fold(self.text)
 
 
-def _squeeze(words: list[_Word]) -> tuple[str, list[int], set[int]]:
+def _squeeze(words: list[_Word]) -> tuple[str, list[int], list[int]]:
     """Return the words run together, where each begins, and where a word or a part of one (`DoeT2`) begins or ends."""
     starts: list[int] = []
-    bounds: set[int] = set()
+    bounds: list[int] = [0]
     length, parts = 0, []
     for word in words:
         folded = word.folded
         starts.append(length)
-        bounds.update((length, length + len(folded)))
         if len(folded) == len(word.text):
             for index in range(1, len(folded)):
                 before, after = word.text[index - 1], word.text[index]
                 if before.isdigit() != after.isdigit() or (before.islower() and after.isupper()):
-                    bounds.add(length + index)
+                    bounds.append(length + index)
         parts.append(folded)
         length += len(folded)
+        bounds.append(length)
     return "".join(parts), starts, bounds
+
+
+def _between(bounds: list[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Yield every stretch from one boundary to another."""
+    for index, first in enumerate(bounds):
+        for last in itertools.islice(bounds, index + 1, None):
+            if last > first + longest:
+                break
+            yield first, last
+
+
+def _within(squeezed: str, starts: list[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Yield every stretch inside a word that is long enough to count; a single sign is where words are not set apart."""
+    for begin, end in itertools.pairwise([*starts, len(squeezed)]):
+        shortest = 1 if max(squeezed[begin:end], default="") >= _CJK else SUBSTRING
+        for first in range(begin, end - shortest + 1):
+            for last in range(first + shortest, min(end, first + longest) + 1):
+                yield first, last
 
 
 def _name_after(words: list[_Word], starts: list[int], position: int, text: str) -> list[_Word]:
