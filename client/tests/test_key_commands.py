@@ -1,8 +1,11 @@
 """The commands of keys and encrypted files, on three real keystores."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -182,6 +185,8 @@ def test_a_key_is_given_to_another_owner(alice, bob, keystores, tmp_path):
     assert can_use(bob, key, tmp_path)
     assert not can_use(alice, key, tmp_path)
     assert "owner CN=bob,O=MDM Test" in mdm(bob, "key", "acl", "get", key).stdout
+    again = mdm(alice, "key", "register", key)
+    assert (again.exit_code, "somebody else" in again.stderr) == (1, True)
 
 
 def test_a_change_that_reaches_two_keystores_says_so_and_is_completed_by_running_it_again(alice, keystores):
@@ -338,6 +343,29 @@ def test_a_damaged_file_gives_a_pipe_nothing_and_a_damaged_pipe_only_what_is_aut
     assert b"discard" in of_pipe.stderr
     assert 0 < len(of_pipe.stdout) < len(plaintext)
     assert plaintext.startswith(of_pipe.stdout)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", ["encrypt", "decrypt"])
+def test_an_interrupted_command_leaves_the_destination_as_it_was(command, sent, code, alice, tmp_path):
+    key, out = registered(alice), tmp_path / "out"
+    out.write_bytes(b"mine")
+    cipher = piped(alice, "encrypt", key, "-", "-", given=bytes(2_500_000)).stdout
+    start = [sys.executable, "-m", "mdm_client.cli", "--config", str(alice), command, key, "-", str(out)]
+    # A process started in the background by a shell ignores SIGINT, and so would its children.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(start, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default) as process:
+        process.stdin.write(cipher)
+        process.stdin.flush()
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.glob("out.*.part")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sent)
+        told = process.stderr.read()
+        assert process.wait(20) == code
+    assert len(told.strip().splitlines()) == 1, told
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert out.read_bytes() == b"mine"
 
 
 def test_memory_stays_constant_however_long_the_pipe(alice):

@@ -71,9 +71,10 @@ def register_keys(
         return client.keys.register(guids, acl_id, entries)
     except Conflict as error:
         mine = client.keys.own_acl_id(guids)
-        raise Conflict.because(
-            error.reason, f"the access list {mine} of an earlier registration has other entries by now: to use it, add --acl {mine}"
-        ) from error
+        what = "belongs to somebody else by now: name another one with --acl"
+        if error.reason == "ACL_EXISTS":
+            what = f"of an earlier registration has other entries by now: to use it, add --acl {mine}"
+        raise Conflict.because(error.reason, f"the access list {mine} {what}") from error
 
 
 @key.command()
