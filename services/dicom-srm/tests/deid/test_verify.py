@@ -1,14 +1,17 @@
 """The self-check: what it finds in any encoding and case, and what it lets pass."""
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from mdm_dicom_srm.deid import Deidentifier, Outcome, Profile, Pseudonymiser, Result, verify
 from mdm_dicom_srm.deid.needle import NeedleCase
 from mdm_dicom_srm.deid.part10 import open_part10
+from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.verify import CheckedDeidentifier
 
 SHARED = 0x52009229
@@ -131,6 +134,32 @@ def test_words_that_honest_attributes_hold_as_well_are_no_leak(explicit: Any) ->
     }
     released = explicit.file({**fields, 0x00100020: explicit.element(0x00100020, "LO", b"P1")}).replace(b"1.2.3.4", b"2.25.11")
     assert check(explicit.file({**fields, **removed}), released.replace(b"AE_CANARY", b"ELSEWHERE")).checked
+
+
+def test_cleaned_files_are_checked_too(explicit: Any, pseudonymiser: Pseudonymiser, tmp_path: Path) -> None:
+    """Their pixel data may have another length than the original's."""
+    (tmp_path / "rules.toml").write_text(
+        '[[rule]]\nname = "r"\nsource = "us"\nclears = ["ultrasound"]\nmodalities = ["US"]\nsizes = [[300, 300]]\nblank = [[0, 0, 9, 9]]\n'
+    )
+    uint = lambda value: value.to_bytes(2, "little")  # noqa: E731
+    numbers = {0x00280002: 1, 0x00280010: 300, 0x00280011: 300, 0x00280100: 8, 0x00280101: 8, 0x00280102: 7, 0x00280103: 0}
+    dataset = {tag: explicit.element(tag, "US", uint(value)) for tag, value in numbers.items()}
+    dataset |= {
+        0x00080060: explicit.element(0x00080060, "CS", b"US"),
+        NAME: explicit.element(NAME, "PN", b"Kowalczyk^A"),
+        0x00280004: explicit.element(0x00280004, "CS", b"MONOCHROME2"),
+        0x7FE00010: explicit.element(0x7FE00010, "OB", bytes(50_000) + b"KOWALCZYK" + bytes(39_991)),
+    }
+    profile = Profile.shipped("basic")
+    cleaning = Deidentifier(profile, pseudonymiser, PixelRules.load(str(tmp_path / "rules.toml")))
+    result = CheckedDeidentifier(cleaning, profile).deidentify(explicit.file(dataset))
+    assert (result.reason, result.found) == ("self_check", (NAME,))
+    compressed = pydicom.dcmread(io.BytesIO(explicit.file({**dataset, 0x7FE00010: explicit.element(0x7FE00010, "OB", bytes(90_000))})))
+    compressed.compress(pydicom.uid.RLELossless)
+    buffer = io.BytesIO()
+    compressed.save_as(buffer)
+    result = CheckedDeidentifier(cleaning, profile).deidentify(buffer.getvalue())
+    assert (result.outcome, result.checked, result.pixel_rule) == (Outcome.RELEASED, True, "r")
 
 
 def test_what_cannot_be_read_again_is_held_back(original: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -9,16 +10,30 @@ from typing import Final
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import python_encoding
 
-from mdm_dicom_srm.deid.codec import EXPLICIT_LE, PIXEL_DATA, UNDEFINED, Encoding
+from mdm_dicom_srm.deid.codec import (
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    ITEM,
+    ITEM_END,
+    MAX_DEPTH,
+    PIXEL_DATA,
+    SEQUENCE_END,
+    UNDEFINED,
+    Encoding,
+    Header,
+    skip,
+)
 from mdm_dicom_srm.deid.facts import CHARACTER_SET
+from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.part10 import Part10
 from mdm_dicom_srm.deid.profile import Action, Profile
 from mdm_dicom_srm.deid.table import Row, load_rows, standard_vr
-from mdm_dicom_srm.deid.walk import Element, elements, items
 
 # Codes, numbers and times of day say nothing by themselves.
 _TEXT_VRS = frozenset(b"AE DA DT LO LT PN SH ST UC UI UR UT".split())
 _META: Final = 132
+_PIXEL_GROUP: Final = 0x7FE00000
+_OVERLAYS: Final = 0x60
 _APPLICATION_ENTITIES = frozenset({0x00020016, 0x00020017, 0x00020018})
 _BIRTH_DATE: Final = 0x00100030
 _NAME_PART, _SHORTEST, _SHORTEST_UID = 3, 4, 9
@@ -88,40 +103,63 @@ class NeedleCase:
             if tag in _APPLICATION_ENTITIES:
                 self._add(needles.own, tag, bytes(content[value:pos]))
 
-    def _level(self, needles: Needles, data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int, private: bool) -> None:
-        for element in elements(data, pos, limit, encoding, depth):
-            tag, vr = element.tag, element.vr
-            if tag == PIXEL_DATA and depth == 0:
-                needles.pixel_bytes = element.end - element.value
-            if tag >= 0x7FE00000 or tag >> 24 == 0x60:
-                continue
+    def _level(self, needles: Needles, data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int, private: bool) -> int:
+        """Gather from elements up to `limit` or the item delimiter; return where to go on. Nothing is read twice."""
+        while pos < limit:
+            head = encoding.header(data, pos, limit)
+            tag, vr, value, length = head
+            if tag == ITEM_END:
+                return value
             hidden = private or bool(tag >> 16 & 1)
-            sequence = vr == b"SQ" or element.length == UNDEFINED or (vr in (b"", b"UN") and standard_vr(tag) == b"SQ")
-            if sequence:
-                for item in items(data, element, encoding, depth):
-                    self._level(needles, data, item.start, item.limit, item.encoding, depth + 1, hidden)
-            elif element.length <= _LONGEST:
-                self._value(needles, element, bytes(data[element.value : element.end]), hidden)
+            if tag < _PIXEL_GROUP and _is_sequence(head):
+                inner = IMPLICIT_LE if vr == b"UN" else encoding
+                if length == UNDEFINED:
+                    pos = self._items(needles, data, value, limit, inner, depth + 1, hidden)
+                    continue
+                # What is removed unread may be anything; what comes before the fault is known.
+                with suppress(Malformed):
+                    self._items(needles, data, value, min(limit, value + length), inner, depth + 1, hidden)
+            pos = skip(data, head, limit, encoding, depth)
+            if tag == PIXEL_DATA and depth == 0:
+                needles.pixel_bytes = pos - value
+            elif tag < _PIXEL_GROUP and tag >> 24 != _OVERLAYS and pos - value <= _LONGEST and not _is_sequence(head):
+                self._value(needles, tag, vr, bytes(data[value:pos]), hidden)
+        return pos
 
-    def _value(self, needles: Needles, element: Element, raw: bytes, private: bool) -> None:
-        if element.tag == CHARACTER_SET:
+    def _items(self, needles: Needles, data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int, private: bool) -> int:
+        """Gather from the items of a sequence up to `limit` or its delimiter; return where to go on."""
+        if depth > MAX_DEPTH:
+            raise Malformed("nesting_too_deep")
+        while pos < limit:
+            tag, _, value, length = encoding.item_header(data, pos, limit)
+            if tag == SEQUENCE_END:
+                return value
+            if tag != ITEM or (length != UNDEFINED and value + length > limit):
+                raise Malformed("sequence_items")
+            end = limit if length == UNDEFINED else value + length
+            pos = self._level(needles, data, value, end, encoding, depth, private)
+        return pos
+
+    def _value(self, needles: Needles, tag: int, read: bytes, raw: bytes, private: bool) -> None:
+        """Note a value; `read` is the VR as the file has it."""
+        if tag == CHARACTER_SET:
             needles.codec = _codec(raw)
-        vr = standard_vr(element.tag) or element.vr
+        vr = standard_vr(tag) or read
         if private:
-            self._private(needles, element, raw)
-        elif b"PN" in (vr, element.vr):
+            self._private(needles, tag, read, raw)
+        elif b"PN" in (vr, read):
             for part in _name_parts(raw):
-                needles.own.setdefault(part, element.tag)
+                needles.own.setdefault(part, tag)
         elif vr == b"UI":
-            self._uid_values(needles, element, raw)
+            self._uid_values(needles, tag, raw)
         elif vr in _TEXT_VRS:
-            row = _rows().get(element.tag)
-            if row is None or self._may_stay(row, vr) or any(edit.names(element.tag) for edit in self._staying):
+            row = _rows().get(tag)
+            if row is None or self._may_stay(row, vr) or any(edit.names(tag) for edit in self._staying):
                 needles.honest.append(raw.lower())
             elif any(option in row.options for option in _SHARED_OPTIONS):
-                self._add(needles.shared, element.tag, raw)
+                self._add(needles.shared, tag, raw)
             else:
-                self._add(needles.own, element.tag, raw)
+                self._add(needles.own, tag, raw)
         elif vr == b"CS":
             needles.honest.append(raw.lower())
 
@@ -132,23 +170,23 @@ class NeedleCase:
             return self._dates == "keep" or (self._dates == "shift" and row.tag != _BIRTH_DATE)
         return any(row.options.get(option) in ("K", "C") for option in self._options)
 
-    def _uid_values(self, needles: Needles, element: Element, raw: bytes) -> None:
+    def _uid_values(self, needles: Needles, tag: int, raw: bytes) -> None:
         if "retain_uids" in self._options:
             return
         for part in raw.split(b"\\"):
             uid = part.strip(b" \0")
             if len(uid) >= _SHORTEST_UID and uid.decode("latin-1") not in UID_dictionary and not _STANDARD_UID.fullmatch(uid):
-                needles.uids.setdefault(uid, element.tag)
+                needles.uids.setdefault(uid, tag)
 
-    def _private(self, needles: Needles, element: Element, raw: bytes) -> None:
+    def _private(self, needles: Needles, tag: int, vr: bytes, raw: bytes) -> None:
         """Names in private elements identify; other text counts unless the profile keeps private elements."""
-        if element.vr == b"PN":
+        if vr == b"PN":
             for part in _name_parts(raw):
-                needles.own.setdefault(part, element.tag)
-        elif not self._private_stays and element.vr in (b"", b"LO", b"LT", b"SH", b"ST", b"UN", b"UT"):
+                needles.own.setdefault(part, tag)
+        elif not self._private_stays and vr in (b"", b"LO", b"LT", b"SH", b"ST", b"UN", b"UT"):
             value = raw.strip(b" \0")
-            if element.tag & 0xFFFF >= 0x1000 and _PRINTABLE.fullmatch(value) and _LETTERS.search(value):
-                needles.shared.setdefault(value.lower(), element.tag)
+            if tag & 0xFFFF >= 0x1000 and _PRINTABLE.fullmatch(value) and _LETTERS.search(value):
+                needles.shared.setdefault(value.lower(), tag)
 
     @staticmethod
     def _add(where: dict[bytes, int], tag: int, raw: bytes) -> None:
@@ -156,6 +194,11 @@ class NeedleCase:
             value = part.strip(b" \0").lower()
             if len(value) >= _SHORTEST and value not in _NO_ONE:
                 where.setdefault(value, tag)
+
+
+def _is_sequence(head: Header) -> bool:
+    tag, vr, _, length = head
+    return vr == b"SQ" or (vr in (b"", b"UN") and (length == UNDEFINED or standard_vr(tag) == b"SQ"))
 
 
 def _name_parts(raw: bytes) -> Iterator[bytes]:

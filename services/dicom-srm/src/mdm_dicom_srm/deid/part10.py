@@ -70,7 +70,10 @@ def _file_meta(data: memoryview) -> tuple[dict[int, str], int]:
 
 def _inflate(data: memoryview) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(data, MAX_INFLATED)
+    try:
+        content = inflater.decompress(data, MAX_INFLATED)
+    except zlib.error:
+        raise Malformed("malformed") from None
     if not inflater.eof:
         raise Malformed("too_large" if inflater.unconsumed_tail else "truncated")
     return content

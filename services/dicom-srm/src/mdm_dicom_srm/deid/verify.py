@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from mdm_dicom_srm.deid.codec import skip
+from mdm_dicom_srm.deid.codec import PIXEL_DATA, skip
 from mdm_dicom_srm.deid.needle import NeedleCase, Needles, forms
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
 from mdm_dicom_srm.deid.part10 import open_part10
@@ -20,7 +20,8 @@ _PIXEL_GROUP: Final = 0x7FE00000
 # Values shorter than this turn up in pixels by chance.
 _SHORTEST_IN_PIXELS: Final = 8
 _CHUNK, _OVERLAP = 4 << 20, 4096
-_LONGEST_SEARCH: Final = 8 << 30
+# A search reads at most so many bytes, or the file so many times.
+_LONGEST_SEARCH, _SEARCHES = 8 << 30, 64
 
 
 class Deidentifies(Protocol):
@@ -43,20 +44,21 @@ class CheckedDeidentifier:
         result = self._deidentifier.deidentify(part10)
         if result.outcome is not Outcome.RELEASED or result.data is None:
             return result
-        found = self.leaks(part10, result.data)
+        found = self.leaks(part10, result.data, same_pixels=not result.pixel_rule)
         if found:
             return Result(Outcome.QUARANTINED, REASON, found=tuple(sorted(found)))
         return replace(result, checked=True)
 
-    def leaks(self, original: bytes | memoryview, released: Sequence[bytes | memoryview]) -> frozenset[int]:
+    def leaks(self, original: bytes | memoryview, released: Sequence[bytes | memoryview], same_pixels: bool = True) -> frozenset[int]:
         """Return the tags whose values in `original` are still in `released`; empty if all is well.
 
-        What cannot be read again, or not searched within bounds, counts as a leak of tag 0.
+        With `same_pixels` the pixel data are known to be as long as they were, and are not copied. What cannot be read again, or
+        not searched within bounds, counts as a leak of tag 0.
         """
         content = memoryview(original).cast("B")
         try:
             needles = self._case.collect(content, open_part10(content))
-            return frozenset(_Search(needles, released).found())
+            return frozenset(_Search(needles, released, needles.pixel_bytes if same_pixels else 0).found())
         except (Malformed, _SearchTooLong):
             return frozenset({0})
 
@@ -68,13 +70,13 @@ class _SearchTooLong(Exception):
 class _Search:
     """One search. A value is looked for in full only if all its words occur, so that the work grows with the file, not its square."""
 
-    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview]) -> None:
+    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview], pixel_bytes: int = 0) -> None:
         self._needles = needles
-        header, self._pixels = _parted(released, needles.pixel_bytes)
-        self._text = _without_ours(header).lower()
+        text, self._pixels = _parted(released, pixel_bytes)
+        self._text = text.lower()
         # Text of two bytes a character reads as one byte a character without its zeros.
         self._thin = self._text.replace(b"\0", b"")
-        self._left = _LONGEST_SEARCH
+        self._left = max(_LONGEST_SEARCH, _SEARCHES * sum(map(len, released)))
 
     def found(self) -> Iterator[int]:
         """Yield the tags whose values are there."""
@@ -113,38 +115,40 @@ class _Search:
 
 
 def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int) -> tuple[bytes, list[bytes | memoryview]]:
-    """Return everything before the pixel data, which are the last `pixel_bytes`, in one piece, and the pixel data as they are."""
-    left = sum(map(len, released)) - pixel_bytes
-    if left < 0:
-        # Cleaned and compressed: the size of the original's pixel data says nothing.
-        return b"".join(released), []
-    header: list[bytes | memoryview] = []
-    pixels: list[bytes | memoryview] = []
-    for part in released:
-        cut = min(left, len(part))
-        header.append(part[:cut])
-        pixels.append(part[cut:])
-        left -= cut
-    return b"".join(header), [part for part in pixels if part]
+    """Return the text to search, and the pixel data, which are the last `pixel_bytes`, or where the data set has them if that is 0.
 
-
-def _without_ours(header: bytes) -> bytes:
-    """Return the data set up to its pixel data, inflated if need be, with the file meta information before it and our own values out.
+    The text is the file up to its pixel data, inflated if need be, without our own values.
 
     Raises:
         Malformed: what was released cannot be read.
     """
+    header, pixels = _cut(released, pixel_bytes)
     opened = open_part10(header)
     data, encoding = opened.data, opened.encoding
     kept, run, pos = [bytes(header[: opened.start])], opened.start, opened.start
     while pos < len(data):
         head = encoding.header(data, pos, len(data))
-        if head[0] >= _PIXEL_GROUP:
+        if head[0] >= _PIXEL_GROUP and pixels:
             break
         end = skip(data, head, len(data), encoding)
-        if head[0] in _OURS:
+        if head[0] in _OURS or head[0] == PIXEL_DATA:
             kept.append(bytes(data[run:pos]))
             run = end
+        if head[0] == PIXEL_DATA:
+            pixels.append(data[head[2] : end])
         pos = end
     kept.append(bytes(data[run:]))
-    return b"\0".join(kept)
+    return b"\0".join(kept), pixels
+
+
+def _cut(released: Sequence[bytes | memoryview], pixel_bytes: int) -> tuple[bytes, list[bytes | memoryview]]:
+    """Return what is before the last `pixel_bytes` in one piece, and these as they are."""
+    left = sum(map(len, released)) - pixel_bytes
+    header: list[bytes | memoryview] = []
+    pixels: list[bytes | memoryview] = []
+    for part in released:
+        cut = max(0, min(left, len(part)))
+        header.append(part[:cut])
+        pixels.append(part[cut:])
+        left -= cut
+    return b"".join(header), [part for part in pixels if part]

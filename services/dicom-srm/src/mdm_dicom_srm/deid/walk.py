@@ -1,4 +1,4 @@
-"""Reading a data set element by element, sequences entered on request; for checks that must not rest on the engine."""
+"""Reading a data set element by element, sequences entered on request; what is nested is walked once more per level."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -95,7 +95,7 @@ class FileWorker:
     def _released(self, task: Task, content: memoryview, result: Result, data: Sequence[bytes | memoryview]) -> Entry:
         size = self._write(data)
         written = _mapped(self._part)
-        found = self._check.leaks(content, [written]) if self._check else frozenset()
+        found = self._check.leaks(content, [written], same_pixels=not result.pixel_rule) if self._check else frozenset()
         if found:
             return Entry(task.number, Outcome.QUARANTINED, REASON, found=tuple(sorted(found)))
         name = _name(written)
