@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import tarfile
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from mdm_local import port
 from mdm_service import probe
-from mdm_site.containers import PORTS
+from mdm_site.containers import ORGANISATION, PORTS
 from mdm_site.service import BY_NAME
 from psycopg import conninfo
 
@@ -27,6 +28,7 @@ class ComposeStack(Stack):
     """A site of `mdm-site` with the containers of deploy/compose.yaml, in a directory of its own."""
 
     kind = "compose"
+    organisation = ORGANISATION
 
     def __init__(self, site: Path) -> None:
         self.site = site
@@ -54,8 +56,8 @@ class ComposeStack(Stack):
 
     def start(self, name: str) -> None:
         """Start a container that does not run, and wait until it is healthy."""
-        if not self.inspect(name)["State"]["Running"]:
-            self.docker("start", self.container(name))
+        if self.inspect(name)["State"]["Status"] == "exited":
+            self.docker("start", self.container(name), check=False)  # its restart policy may come first
         deadline = time.monotonic() + _HEALTHY_SECONDS
         while not self.is_healthy(name):
             assert time.monotonic() < deadline, f"{name} is not healthy: {self.docker('logs', '--tail', '5', self.container(name)).stderr}"
@@ -65,11 +67,17 @@ class ComposeStack(Stack):
         self.docker("stop", self.container(name))
 
     def kill(self, name: str) -> None:
-        """Kill the container's first process from outside, as the kernel would: the engine's restart policy has to bring it back."""
-        pid = self.inspect(name)["State"]["Pid"]
-        assert pid, f"{name} does not run"
-        tool = ("run", "--rm", "--privileged", "--pid=host", "--network=none", "--user=0", "--entrypoint=/bin/sh", "mdm/relay:latest")
-        self.docker(*tool, "-c", f"kill -9 {pid}")
+        """Kill the container's first process from outside, as the kernel would: the engine's restart policy has to bring it back.
+
+        Without root that cannot be done; then the engine kills it, which it takes for a wish, and so it has to start it, too.
+        """
+        found = self.inspect(name)["State"]
+        assert found["Running"], f"{name} does not run"
+        if os.geteuid() == 0:
+            os.kill(found["Pid"], signal.SIGKILL)
+        else:
+            self.docker("kill", self.container(name))
+            self.docker("start", self.container(name))
 
     def freeze(self, name: str) -> None:
         self.docker("pause", self.container(name))
@@ -146,9 +154,11 @@ class ComposeStack(Stack):
         """Run `mdm-site` and return what it printed."""
         return self.run(BIN / "mdm-site", command, "--site", str(self.site), *arguments).stdout
 
-    def run(self, *command: str | Path, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | Path, timeout: float = 120, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command; one that fails fails the test with what it printed."""
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False, input=stdin)
         assert done.returncode == 0 or not check, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done
 

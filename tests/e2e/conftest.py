@@ -27,6 +27,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in dropped]
 
 
+_RECOVERIES = pytest.StashKey[list[tuple[str, float]]]()
+
+
+@pytest.fixture(scope="session")
+def recovery_table(request: pytest.FixtureRequest) -> list[tuple[str, float]]:
+    """Faults, and the seconds until a new image was stored, found and fetched after them; printed at the end."""
+    return request.config.stash.setdefault(_RECOVERIES, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print how long recoveries took."""
+    rows = config.stash.get(_RECOVERIES, [])
+    if rows:
+        terminalreporter.section("recovery: seconds until a new image was stored, found and fetched")
+        for fault, seconds in rows:
+            terminalreporter.write_line(f"{fault:<32} {seconds:6.1f}")
+
+
 @pytest.fixture(scope="session")
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A fresh stack of the kind that the command line names, with the site's collections made."""

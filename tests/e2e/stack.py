@@ -23,6 +23,8 @@ class Stack(ABC):
     """A running suite. Services are catalog, metadata, keystore-a, -b, -c and dicom-srm; beside them there is the pacs."""
 
     kind: str
+    #: What `store` raises, besides an assertion, where the PACS does not take an image.
+    store_error = (subprocess.SubprocessError, OSError)
 
     @abstractmethod
     def up(self) -> None:
