@@ -24,6 +24,7 @@ from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.pacs.fallback import open_pacs
 from mdm_dicom_srm.register import attribute
 from mdm_dicom_srm.register.description import Describer
+from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.register.names import Names
 from mdm_dicom_srm.register.pipeline import Grid, Pipeline
 from mdm_dicom_srm.register.scp import StorageScp
@@ -73,6 +74,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
     registration = RegistrationService(store, names, pacs, workers.wake)
     registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
     runtime.add_service(FULL_NAME)
+    runtime.on_stop(watch_registrations(lambda: store.summary([])))
 
     stage = build_stage(
         settings.spool,

@@ -5,13 +5,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm.srm.v1 import registration_pb2 as pb
-from mdm_dicom_srm.register.model import Queued
+from mdm_dicom_srm.register.metrics import watch_registrations
+from mdm_dicom_srm.register.model import Queued, State
 from mdm_dicom_srm.register.service import RegistrationService
 from mdm_dicom_srm.register.servicer import RegistrationServicer
 from mdm_dicom_srm.register.store import RegistrationStore
 from mdm_dicom_srm.register.worker import Workers
 from mdm_dicom_srm.sealing import RecordSealer
 from mdm_service.errors import FailedPrecondition, Invalid, NotFound, Unavailable
+from prometheus_client import generate_latest
 
 from .conftest import SERIES, STUDY, FakePacs, Site, header
 
@@ -155,3 +157,27 @@ def test_workers_publish_everything_and_stop(site: Site) -> None:
     counts = [entry.values["NumberOfSeriesRelatedInstances"] for entry in site.metadata.entries["/biomed/hospital-a/series"].values()]
     assert counts == [10] * 4
     assert all(isinstance(guid, UUID) for guid in site.catalog.files)
+
+
+def test_registrations_are_counted_by_state_for_monitoring(site: Site) -> None:
+    counts = {State.PUBLISHED: 3}
+    stop = watch_registrations(lambda: counts)
+    try:
+        text = generate_latest().decode()
+        assert 'mdm_registrations{state="PUBLISHED"} 3.0' in text
+        assert 'mdm_registrations{state="QUARANTINED"} 0.0' in text
+        counts.clear()
+        assert 'mdm_registrations{state="PUBLISHED"} 0.0' in generate_latest().decode()
+    finally:
+        stop()
+
+
+def test_metrics_are_served_even_where_registrations_cannot_be_counted(site: Site) -> None:
+    def fail() -> dict[State, int]:
+        raise RuntimeError("the database is away")
+
+    stop = watch_registrations(fail)
+    try:
+        assert "mdm_registrations{" not in generate_latest().decode()
+    finally:
+        stop()
