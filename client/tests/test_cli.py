@@ -369,3 +369,12 @@ def test_the_help_is_there_before_the_sdk_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("group", [[], ["key"], ["acl"]])
+def test_a_group_without_a_command_shows_its_help(group, tmp_path):
+    shown = CliRunner().invoke(main, group)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "Commands:\n" in shown.stderr
+    told = CliRunner().invoke(main, [*group, "--json"])
+    assert (told.exit_code, rows(told.stderr)[0]["reason"]) == (2, "USAGE")

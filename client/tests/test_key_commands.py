@@ -363,7 +363,7 @@ def test_an_interrupted_command_leaves_the_destination_as_it_was(command, sent, 
         process.send_signal(sent)
         told = process.stderr.read()
         assert process.wait(20) == code
-    assert len(told.strip().splitlines()) == 1, told
+    assert len(told.splitlines()) == 1, told
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert out.read_bytes() == b"mine"
 

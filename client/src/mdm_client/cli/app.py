@@ -9,7 +9,7 @@ import click
 
 from mdm_client.cli.context import Session, common_options
 from mdm_client.cli.extension import ExtendableGroup
-from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, run
+from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, Interrupted, run
 
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 #: Where each command is, and what the help says of it.
@@ -43,6 +43,17 @@ class MdmGroup(ExtendableGroup):
             sys.stdout.flush()
             os._exit(code)
         sys.exit(code)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command that was named.
+
+        Raises:
+            Interrupted: Control-C was pressed.
+        """
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
 
 @click.group(cls=MdmGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -58,6 +58,10 @@ class Terminated(BaseException):
     """SIGTERM came."""
 
 
+class Interrupted(BaseException):
+    """Control-C was pressed. Its own class: click writes an empty line for KeyboardInterrupt, also where JSON is expected."""
+
+
 def exit_code(error: "ClientError") -> int:
     """Return the exit code of a command that failed with `error`."""
     return _EXIT_CODES.get(type(error).__name__, SOME_FAILED)
@@ -96,6 +100,12 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     except _client_errors() as error:
         show_client_error(error, as_json)
         return exit_code(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        if as_json:
+            show_error("name a command", "USAGE", as_json)
+        else:
+            click.echo(error.format_message(), err=True)
+        return USAGE
     except click.UsageError as error:
         hint = f" (mdm {error.ctx.info_name} --help)" if error.ctx and error.ctx.parent else " (mdm --help)"
         show_error(error.format_message() + hint, "USAGE", as_json)
@@ -103,7 +113,9 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     except click.ClickException as error:
         show_error(error.format_message(), "USAGE", as_json)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, Interrupted):
+        if sys.stderr.isatty():
+            click.echo(err=True)  # behind ^C
         show_error("interrupted", "INTERRUPTED", as_json)
         return INTERRUPTED
     except Terminated:
