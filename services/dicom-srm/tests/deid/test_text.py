@@ -209,6 +209,16 @@ def test_what_stays_anywhere_does_not_repeat_a_name(builder: Any, basic: Deident
     assert output.PatientPosition == "HFS"
 
 
+def korean(text: str) -> bytes:
+    """Return text in ISO 2022 IR 149, announced anew after each delimiter (PS3.5 annex I)."""
+    return b"^".join(b"\x1b$)C" + part.encode("euc_kr") for part in text.split("^"))
+
+
+def kanji(text: str) -> bytes:
+    """Return text in ISO 2022 IR 87 (PS3.5 annex H)."""
+    return b"^".join(part.encode("iso2022_jp") for part in text.split("^"))
+
+
 @pytest.mark.parametrize(
     "charset, name, text, left",
     [
@@ -217,6 +227,10 @@ def test_what_stays_anywhere_does_not_repeat_a_name(builder: Any, basic: Deident
         (b"ISO_IR 192", "Иванов^Иван".encode(), "КТ ИВАНОВА".encode(), "КТ"),
         (b"ISO_IR 144", "Иванов^Иван".encode("iso8859_5"), "КТ иванов".encode("iso8859_5"), "КТ"),
         (b"", b"Doe^John", "Schädel".encode("latin-1"), None),
+        (b"\\ISO 2022 IR 149", b"Hong^Gildong=" + korean("洪^吉洞") + b"=" + korean("홍^길동"), b"CT " + korean("홍길동"), "CT"),
+        (b"\\ISO 2022 IR 149", b"Hong^Gildong", b"knee of gildong left", "knee of left"),
+        (b"ISO 2022 IR 6\\ISO 2022 IR 87", b"Yamada^Tarou=" + kanji("山田^太郎"), b"CT " + kanji("山田"), "CT"),
+        (b"ISO 2022 IR 6\\ISO 2022 IR 87", b"Yamada^Tarou=" + kanji("山田^太郎"), b"CT " + kanji("胸部"), "CT 胸部"),
         (b"GB18030", "王^小东".encode("gb18030"), "CT 王小东".encode("gb18030"), "CT"),
     ],
 )

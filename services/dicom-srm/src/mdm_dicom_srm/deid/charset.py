@@ -1,11 +1,15 @@
 """Text in the character sets of DICOM (PS3.5 section 6.1): decoded only when it can be with certainty."""
 
-import warnings
+import re
 from typing import Final
 
-from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+from pydicom.charset import CODES_TO_ENCODINGS, python_encoding
 
-_DELIMITERS: Final = frozenset(b"\r\n\t\f\\^=")
+# Python's codec for these reads the escape sequences itself.
+_READS_ESCAPES: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
+_FRAGMENT: Final = re.compile(rb"\x1b\$[()].[^\x1b]*|\x1b..[^\x1b]*|[^\x1b]+", re.DOTALL)
+# Each of these sets the value back to the first character set.
+_DELIMITER: Final = re.compile(rb"([\r\n\t\f\\^=])")
 _ESCAPE: Final = b"\x1b"
 
 
@@ -19,7 +23,6 @@ class Charset:
         self._codec = python_encoding.get(names[0], "latin-1") if names[0] else "ascii"
         self._first = python_encoding.get(names[0], "latin-1")
         self._extended = len(names) > 1
-        self._encodings = _encodings(names) if self._extended and self._known else []
 
     def decode(self, raw: bytes) -> str | None:
         """Return the text, or None where it is not certain what it says."""
@@ -30,11 +33,21 @@ class Charset:
                 return None
             if not self._extended:
                 return None if _ESCAPE in raw else raw.decode(self._codec)
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                return decode_bytes(raw, self._encodings, set(_DELIMITERS))
-        except (UnicodeError, LookupError, UserWarning):
+            return "".join(self._fragment(part) for value in _DELIMITER.split(raw) for part in _FRAGMENT.findall(value))
+        except (UnicodeError, LookupError):
             return None
+
+    def _fragment(self, raw: bytes) -> str:
+        """Decode what follows one escape sequence, or none.
+
+        Raises:
+            LookupError: the sequence is not one of DICOM's.
+        """
+        if not raw.startswith(_ESCAPE):
+            return raw.decode(self._codec)
+        length = 4 if raw[1:3] in (b"$(", b"$)") else 3
+        codec = CODES_TO_ENCODINGS[raw[:length]]
+        return raw.decode(codec) if codec in _READS_ESCAPES else raw[length:].decode(codec)
 
     def guess(self, raw: bytes) -> str:
         """Return the text, or Latin-1 for want of better."""
@@ -54,9 +67,3 @@ class Charset:
             return text.encode("ascii" if self._extended else self._codec)
         except (UnicodeError, LookupError):
             return None
-
-
-def _encodings(names: list[str]) -> list[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return convert_encodings(names)

@@ -120,11 +120,12 @@ class Deidentifier:
         sop_class = facts.uid(SOP_CLASS)
         key = sop_class if known_sop_class(sop_class) else ""
         applies = tuple(edit.applies(facts.texts) for edit in self._profile.edits)
-        if (key, applies) not in self._rules:
+        rules = self._rules.get((key, applies))
+        if rules is None:
             if len(self._rules) >= _MAX_RULES:
                 self._rules = {}
-            self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
-        return self._rules[key, applies]
+            rules = self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
+        return rules
 
     def _written(self, pseudonym: bytes, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, bytes | memoryview]]:
         """Return the elements every output carries, and those of cleaned pixels, in tag order."""

@@ -20,12 +20,13 @@ DUMMY_BY_VR: Final = {
     b"UI": b"2.25.0",
     b"UR": b"urn:anonymized",
 }
+# Rescale Type, Modality LUT Type and what they may say (PS3.3 C.11.1, C.8.15); US is unspecified.
+RESCALE_TYPES: Final = (0x00281054, 0x00283004)
+RESCALE_TERMS: Final = frozenset(b"OD HU US MGML Z_EFF ED EDW HU_MOD PCT CNTS BQML GML STDDEV".split())
 _DUMMY_BY_TAG = {
     0x00100040: b"O",
     0x04000565: b"COERCE",
-    # Unspecified (PS3.3 C.11.1): the types of a rescale and of a modality LUT.
-    0x00281054: b"US",
-    0x00283004: b"US",
+    **dict.fromkeys(RESCALE_TYPES, b"US"),
     0x00080100: b"ANON",
     0x00080102: b"99MDM",
     CODE_MEANING: b"Anonymized",

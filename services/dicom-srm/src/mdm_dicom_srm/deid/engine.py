@@ -12,7 +12,7 @@ from pydicom._uid_dict import UID_dictionary
 from mdm_dicom_srm.deid.charset import Charset
 from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
 from mdm_dicom_srm.deid.date import capped_age, shifted
-from mdm_dicom_srm.deid.dummy import BINARY_VRS
+from mdm_dicom_srm.deid.dummy import BINARY_VRS, RESCALE_TERMS
 from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
 from mdm_dicom_srm.deid.identity import identity, speaks_of_none
 from mdm_dicom_srm.deid.outcome import Malformed
@@ -200,8 +200,10 @@ class Pass:
             return self._uid_values(old, op.known_only)
         if op.kind is Kind.VALID_UID:
             return old if is_uid(old) else self._uid_values(old, known_only=True)
-        if op.kind is Kind.REPLACE:
+        if op.kind is Kind.REPLACE or (op.kind is Kind.TERM and old.strip(b" \0") not in RESCALE_TERMS):
             return op.value
+        if op.kind is Kind.TERM:
+            return old
         if op.kind is Kind.SHIFT:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)

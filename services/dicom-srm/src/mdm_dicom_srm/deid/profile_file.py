@@ -20,6 +20,7 @@ _HEADER: Final = re.compile(r"\s*\[\[?\s*([\w-]+)\s*\]\]?")
 _TEXT_VRS: Final = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
 _CLEANED_VRS: Final = frozenset(["LO", "LT", "SH", "ST", "UC", "UT", "SQ"])
 _ALL: Final = 0xFFFFFFFF
+_BIRTH_DATE: Final = 0x00100030
 # Patient's Name and ID, the record of what was done: written by the de-identifier itself.
 _WRITTEN: Final = frozenset({0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303})
 
@@ -201,10 +202,14 @@ def _check_attribute(table: Table, action: Action, value: str, creator: str, mas
     """Refuse what the de-identifier writes itself, and an action that the attribute's VR cannot take."""
     key = "keywords" if mask == _ALL and "keywords" in table else "tags"
     shown = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-    if any(written & mask == tag for written in _WRITTEN) or (not creator and (tag & mask) >> 16 <= 4 and mask >> 16 == 0xFFFF):
+    if creator:
+        return
+    if any(written & mask == tag for written in _WRITTEN) or ((tag & mask) >> 16 <= 4 and mask >> 16 == 0xFFFF):
         raise table.error(key, f"{shown} is written by the de-identifier itself")
-    if not creator and mask & 0x10000 and tag & 0x10000:
+    if mask & 0x10000 and tag & 0x10000:
         raise table.error(key, f"{shown} is private: give its private_creator")
+    if action in (Action.KEEP, Action.SHIFT) and _BIRTH_DATE & mask == tag:
+        raise table.error("action", f"{shown} would tell ages above 89; an age stays under retain_patient_characteristics")
     if action in (Action.KEEP, Action.REMOVE, Action.EMPTY):
         return
     if mask != _ALL or tag not in DicomDictionary:

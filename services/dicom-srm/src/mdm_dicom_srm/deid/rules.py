@@ -9,7 +9,7 @@ from typing import Final
 from pydicom._dicom_dict import DicomDictionary
 
 from mdm_dicom_srm.deid.codec import Encoding
-from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, dummy
+from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
 
@@ -17,6 +17,7 @@ TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
 FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Float, double float and integer pixel data: passed through untouched, never searched.
 PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+_PATIENT_GROUP: Final = 0x0010
 _DATE_VRS = (b"DA", b"DT")
 _ADDRESS_VRS = (b"AE", b"UR")
 # Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
@@ -62,6 +63,7 @@ class Kind(Enum):
     OVERLAY = "overlay"
     PIXELS = "pixels"
     VALID_UID = "kept uid"
+    TERM = "term"
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,11 @@ class Rules:
         if tag in PIXELS:
             return Op(Kind.PIXELS)
         op = self._unlisted_attribute(met) if row is None else self._by_row(row, met)
-        return op if self._allow is None or tag in self._allow else self._demanded(op, met)
+        if self._allow is None:
+            return op
+        if tag in self._allow:
+            return Op(Kind.TERM, b"LO", b"US") if tag in RESCALE_TYPES and written == b"LO" else op
+        return self._demanded(op, met)
 
     def _by_row(self, row: Row, met: _Element) -> Op:
         """Apply the options, or else the basic action, of a row of the table.
@@ -229,6 +235,8 @@ class Rules:
         if b"PN" in (vr, standard):
             return self._by_code("Z", met)
         if standard in _ADDRESS_VRS or vr in _ADDRESS_VRS:
+            return self._by_code("X/Z/D", met)
+        if standard == b"TM" and self._dates == "remove":
             return self._by_code("X/Z/D", met)
         if standard in _DATE_VRS or vr in _DATE_VRS:
             if self._dates == "shift":
@@ -293,7 +301,8 @@ class Rules:
         if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
             return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
         kind = met.level.node.demanded.get(met.tag)
-        if kind is None:
+        # What the patient module demands under a condition goes with that on which it depends.
+        if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP
         if kind in ("1", "1C") and (op.kind in (Kind.UID, Kind.VALID_UID) or (met.standard in _CODED_VRS and met.written == met.standard)):
             return op
