@@ -90,14 +90,15 @@ def decrypt(context: click.Context, identifiers: tuple[str, ...], source: str, d
     client = run.client(context)
     wanted = find_key(client, identifiers[0]) if identifiers else None
     began = time.monotonic()
-    with counted_bytes(_size(source)) as received:
+    with counted_bytes(_size(source, 2 if destination == STANDARD else 1)) as received:
         guid, size = filecipher.decrypt(client.keystores, wanted, source, destination, fsync, received)
     _report(run, "decrypted", guid, source, destination, size, time.monotonic() - began)
 
 
-def _size(source: str) -> int | None:
+def _size(source: str, times: int = 1) -> int | None:
+    """Return how many bytes will be read if a file is read so many times, None where only reading tells."""
     path = Path(source)
-    return path.stat().st_size if source != STANDARD and path.is_file() else None
+    return path.stat().st_size * times if source != STANDARD and path.is_file() else None
 
 
 def _report(run: Session, done: str, guid: UUID, source: str, destination: str, size: int, seconds: float) -> None:
