@@ -75,7 +75,7 @@ integration: $(ENVIRONMENT) ## Tests against real PostgreSQL, PACS and dcmtk
 
 e2e: $(ENVIRONMENT) ## Tests through the mdm command against whole stacks: processes, and containers where an engine answers
 	$(BIN)/pytest -m e2e tests/e2e
-	@if .ci/engine answers; then set -x; $(BIN)/pytest -m e2e tests/e2e --stack compose; \
+	@if .ci/engine answers; then set -x; deploy/images; $(BIN)/pytest -m e2e tests/e2e --stack compose --timeout 420; \
 	elif [ "$${MDM_REQUIRE_ALL:-}" = 1 ]; then echo "no Docker engine answers; everything is required here (MDM_REQUIRE_ALL=1)" >&2; exit 1; \
 	else echo "no Docker engine answers: the tests against containers are left out" >&2; fi
 

@@ -25,7 +25,7 @@ _HEALTHY_SECONDS = 90.0
 
 
 class ComposeStack(Stack):
-    """A site of `mdm-site` with the containers of deploy/compose.yaml, in a directory of its own."""
+    """A site of `mdm-site` with the containers of deploy/compose.yaml, in a directory of its own; `make images` has made the images."""
 
     kind = "compose"
     organisation = ORGANISATION
@@ -35,7 +35,6 @@ class ComposeStack(Stack):
         self.project = f"mdm{os.getpid()}"
 
     def up(self) -> None:
-        self.run(ROOT / "deploy" / "images", timeout=900)
         ports = [f"--port={name}={number}" for name, number in port.allocate(PORTS, {}, ()).items()]
         self.mdm_site("init", "--demo", "--project", self.project, *ports)
         started = self.compose("up", "-d", timeout=300, check=False)
@@ -44,7 +43,8 @@ class ComposeStack(Stack):
             self.start(name)
 
     def down(self) -> None:
-        self.compose("down", "--volumes", "--timeout", "5", timeout=180)
+        if (self.site / "site.env").exists():
+            self.compose("down", "--volumes", "--timeout", "5", timeout=180)
 
     def client_config(self, user: str) -> Path:
         return Path(self.description["client_config"][user])

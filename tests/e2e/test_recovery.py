@@ -19,7 +19,7 @@ from tests.e2e.compose_stack import ComposeStack
 from tests.e2e.images import Image, make_image
 from tests.e2e.stack import Mdm, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.compose]
+pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
 
 IMAGES, PATIENTS = "/biomed/hospital-a/images", "/biomed/hospital-a/patients"
 _PATIENCE_SECONDS = 120.0

@@ -76,9 +76,15 @@ class ContainerSite:
         self.hand_over()
 
     def renew(self) -> list[str]:
-        """Renew what expires within a week and publish the CRL; return the names of those who have new certificates."""
+        """Renew what expires within a week and publish the CRL; return the names of those who have new certificates.
+
+        A site with certificates of another authority (MDM_CERTIFICATES=own) is left as it is.
+        """
+        variables = self.environment()
+        if variables.get("MDM_CERTIFICATES") == "own":
+            return []
         ca = self.ca
-        hosts = self.environment()["MDM_HOSTS"].split(",")
+        hosts = variables["MDM_HOSTS"].split(",")
         renewed = []
         for service in SERVICES:
             if credential.certify(ca, service.name, (service.name, *hosts, "localhost", "127.0.0.1")):

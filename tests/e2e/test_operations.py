@@ -1,0 +1,211 @@
+"""Every procedure of docs/operations.md, as it stands there, on a running site."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from mdm_service import probe
+from mdm_site.pki import DevelopmentCa
+from mdm_site.service import BY_NAME
+from pynetdicom import AE
+
+from tests.e2e.compose_stack import ROOT, ComposeStack
+from tests.e2e.images import Image, make_image
+from tests.e2e.stack import BIN, Mdm, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
+
+PROCEDURES = dict(
+    re.findall(r"<!-- procedure: ([\w-]+) -->\n```\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), re.DOTALL)
+)
+EXECUTED: set[str] = set()
+DORA = "CN=dora,O=MDM Site"
+
+
+def execute(name: str, site: Path, **variables: Path) -> str:
+    """Run a procedure as an operator would paste it into a shell, and return what it printed."""
+    EXECUTED.add(name)
+    given = {"PATH": f"{BIN}:{os.environ['PATH']}", "SITE": str(site), **{key: str(path) for key, path in variables.items()}}
+    shell = ["bash", "-euo", "pipefail", "-c", PROCEDURES[name]]
+    done = subprocess.run(shell, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def find(mdm: Mdm, user: str, image: Image) -> list[dict]:
+    """Return an image's rows, empty while it is not registered."""
+    condition = f"WHERE p.PatientID = '{image.patient_id}'"
+    return mdm.query(
+        user, f'SELECT i.lfn FROM "/biomed/hospital-a/images" i JOIN "/biomed/hospital-a/patients" p ON i.patient = p.patient {condition}'
+    )
+
+
+def fetches(mdm: Mdm, image: Image, user: str = "alice") -> bool:
+    """Tell whether a registered image is found and comes."""
+    rows = eventually(lambda: find(mdm, "carol", image), timeout=40)
+    result, files = mdm.get(user, rows[0]["lfn"])
+    return result.code == 0 and len(files) == 1
+
+
+@pytest.fixture(scope="module")
+def registered(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """An image that was there before."""
+    image = make_image(tmp_path_factory.mktemp("operations") / "image.dcm", "CT_small.dcm")
+    stack.store(image.path)
+    return image
+
+
+def everybody_is_healthy(stack: ComposeStack) -> None:
+    for name in BY_NAME:
+        stack.start(name)
+
+
+def test_a_new_site_is_made_and_completed(tmp_path):
+    site = tmp_path / "site"
+    execute("init", site)
+    before = {path: path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    execute("init", site)
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+    assert "mdm.hospital-a.example:7001" in (site / "client" / "operator" / "client.toml").read_text()
+
+
+def test_starting_what_runs_changes_nothing(stack: ComposeStack):
+    before = {name: stack.inspect(name)["State"]["StartedAt"] for name in BY_NAME}
+    assert "catalog" in execute("start", stack.site)
+    assert {name: stack.inspect(name)["State"]["StartedAt"] for name in BY_NAME} == before
+
+
+def test_a_user_is_added_banned_and_revoked(stack: ComposeStack, mdm: Mdm, registered: Image):
+    lfn = eventually(lambda: find(mdm, "carol", registered), timeout=40)[0]["lfn"]
+    banned = (stack.site / "trust" / "banned").read_text()
+    execute("add-user", stack.site)
+    config = stack.client_config("alice").parents[1] / "dora" / "client.toml"
+
+    def reads() -> bool:
+        return mdm("dora", "get", lfn, "-o", str(mdm.scratch / "dora"), config=config).code == 0
+
+    assert eventually(reads, timeout=10)
+    execute("ban", stack.site)
+    assert eventually(lambda: not reads(), timeout=10)
+    (stack.site / "trust" / "banned").write_text(banned)
+    assert eventually(reads, timeout=10)
+    execute("revoke", stack.site)
+    assert eventually(lambda: not reads(), timeout=10)
+
+
+def test_the_hospitals_own_pacs_forwards_through_the_relay(stack: ComposeStack, mdm: Mdm, tmp_path):
+    """The test plays the PACS that forwards; dicom-srm finds the image in its PACS, where it was stored unnoticed."""
+    execute("connect-pacs", stack.site)
+    everybody_is_healthy(stack)
+    stack.stop("pacs-forwarder")
+    image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
+    stack.store(image.path)
+    scp, dataset = stack.description["scp"], image.read()
+
+    def forwarded() -> bool:
+        entity = AE("ORTHANC")
+        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+        association = entity.associate(scp["host"], scp["port"], ae_title=scp["aet"])
+        if not association.is_established:
+            return False
+        status = association.send_c_store(dataset)
+        association.release()
+        return "Status" in status and status.Status == 0
+
+    assert eventually(forwarded, timeout=30)
+    assert fetches(mdm, image)
+    stack.start("pacs")
+    stack.docker("start", stack.container("pacs-forwarder"))
+
+
+def test_certificates_that_expire_are_renewed(stack: ComposeStack, mdm: Mdm, registered: Image):
+    ca = DevelopmentCa(stack.site / "ca", stack.organisation)
+    soon = datetime.now(UTC) + timedelta(days=1)
+    ca.issue(ca.subject("catalog"), hosts=("catalog", "127.0.0.1", "localhost"), name="catalog", not_after=soon)
+    before = (stack.site / "catalog" / "tls.crt").read_bytes()
+    execute("renew", stack.site)
+    assert (stack.site / "catalog" / "tls.crt").read_bytes() != before
+    everybody_is_healthy(stack)
+    assert fetches(mdm, registered)
+
+
+def test_key_encryption_keys_are_rotated_while_serving(stack: ComposeStack, mdm: Mdm, registered: Image):
+    file = stack.site / "keystore-a" / "kek"
+    old = file.read_text().strip()
+    execute("rotate-kek", stack.site)
+    assert old not in file.read_text()
+    stack.docker("restart", stack.container("keystore-a"))
+    everybody_is_healthy(stack)
+    stack.stop("keystore-b")
+    try:
+        assert fetches(mdm, registered), "shares of keystore-a open under the new key only"
+    finally:
+        stack.start("keystore-b")
+
+
+def test_every_store_is_backed_up_and_restored_after_its_loss(stack: ComposeStack, mdm: Mdm, registered: Image, tmp_path):
+    assert fetches(mdm, registered)
+    backup = tmp_path / "backup"
+    execute("backup", stack.site, BACKUP=backup)
+    assert registered.patient_id.encode() not in b"".join((backup / f"{name}.dump").read_bytes() for name in BY_NAME if name != "metadata")
+    for name in BY_NAME:
+        database = stack.container(f"{name}-db")
+        stack.docker("stop", stack.container(name))
+        stack.docker("rm", "--force", database)
+        stack.docker("volume", "rm", f"{stack.project}_{name}-db")
+    execute("restore", stack.site, BACKUP=backup)
+    everybody_is_healthy(stack)
+    assert fetches(mdm, registered)
+
+
+def test_an_upgrade_to_the_same_version_leaves_everything_running(stack: ComposeStack, mdm: Mdm, registered: Image):
+    execute("upgrade", stack.site)
+    everybody_is_healthy(stack)
+    assert fetches(mdm, registered)
+
+
+def test_metrics_and_logs_are_read(stack: ComposeStack):
+    assert "mdm_rpc_calls_total" in execute("metrics", stack.site)
+    assert '"service": "dicom-srm"' in execute("logs", stack.site)
+
+
+def test_a_site_runs_with_certificates_of_another_authority(stack: ComposeStack, tmp_path):
+    """On a copy of the site, without starting it a second time: the configuration is what each service accepts."""
+    site = tmp_path / "site"
+    shutil.copytree(stack.site, site)
+    ca = DevelopmentCa(tmp_path / "authority", "Example Hospital")
+    for name in BY_NAME:
+        for owner in (name, f"{name}-db"):
+            files = ca.issue(ca.subject(owner), hosts=(owner, "localhost", "127.0.0.1"))
+            shutil.copy(files.certificate, site / owner / "tls.crt")
+            shutil.copy(files.key, site / owner / "tls.key")
+    operator = ca.issue(ca.subject("operator"), hosts=())
+    shutil.copy(ca.certificate_file, site / "trust" / "ca.crt")
+    shutil.copy(ca.crl_file, site / "trust" / "ca.crl")
+    saved = {path: path.read_bytes() for path in stack.site.rglob("*") if path.is_file() and path.parent.name != "ca"}
+    try:
+        for path in saved:
+            changed = site / path.relative_to(stack.site)
+            path.write_bytes(changed.read_bytes())
+        execute("own-authority", stack.site)
+        stack.mdm_site("renew")
+        addresses = {name: f"127.0.0.1:{stack.description['compose']['MDM_PORT_' + name.upper().replace('-', '_')]}" for name in BY_NAME}
+        for name, address in addresses.items():
+            serving = partial(probe.is_serving, address, operator.certificate, operator.key, ca.certificate_file)
+            assert eventually(serving, timeout=60), name
+    finally:
+        for path, content in saved.items():
+            path.write_bytes(content)
+        stack.docker("restart", *(stack.container(name) for name in (*(f"{name}-db" for name in BY_NAME), *BY_NAME)))
+        time.sleep(1)
+        everybody_is_healthy(stack)
+
+
+def test_no_procedure_is_left_out():
+    assert set(PROCEDURES) == EXECUTED
