@@ -1,7 +1,11 @@
 """Pixels: which images a rule is for, what is blanked and what stays as it was, and what the header says of it."""
 
+import dataclasses
 import io
+import re
+import shutil
 import struct
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -166,6 +170,22 @@ def test_a_lossy_image_keeps_its_decoded_pixels_and_says_it_was_lossy(deidentifi
     assert_blanked(before, after, lambda x, y: y < 1 and x < 2, (0, 128, 128))
 
 
+def test_a_subsampled_ultrasound_loop_keeps_its_declared_region(pseudonymiser: Pseudonymiser, real_files: list[Path]) -> None:
+    """120 frames of JPEG, YBR_FULL_422."""
+    path = next(path for path in real_files if path.name == "color3d_jpeg_baseline.dcm")
+    tailored = Deidentifier(Profile.shipped("basic"), pseudonymiser, PixelRules.load("shipped"))
+    result = tailored.deidentify(path.read_bytes())
+    assert (result.reason, result.pixel_rule) == ("", "ultrasound-declared-regions")
+    content = io.BytesIO(b"".join(result.data))
+    for index in (0, 119):
+        before, after = pixel_array(path, raw=True, index=index), pixel_array(content, raw=True, index=index)
+        box = (slice(31, 415), slice(84, 596))
+        assert (before[box] == after[box]).all()
+        outside = after.copy()
+        outside[box] = (0, 128, 128)
+        assert (outside == (0, 128, 128)).all()
+
+
 def parsed(text: str) -> PixelRules:
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(text)
@@ -298,3 +318,50 @@ def test_a_wrong_rule_is_refused_with_its_place(change: tuple[str, str], message
     assert change[0] in RULES
     with pytest.raises(ProfileError, match=message):
         parsed(RULES.replace(*change, 1))
+
+
+@pytest.mark.integration
+def test_dciodvfy_finds_no_error_in_cleaned_images_that_the_input_did_not_have(
+    pseudonymiser: Pseudonymiser, real_files: list[Path], tmp_path: Path
+) -> None:
+    assert shutil.which("dciodvfy"), "dciodvfy (Debian package dicom3tools) is needed"
+    profile = dataclasses.replace(Profile.shipped("basic"), rules=())
+    new: dict[str, list[str]] = {}
+    images = representatives(real_files)
+    for path, rules in images.items():
+        result = Deidentifier(profile, pseudonymiser, rules).deidentify(path.read_bytes())
+        if result.data is None:
+            assert result.reason in ("undecodable_pixels", "compressed_pixels", "pixel_layout"), path.name
+            continue
+        assert result.pixel_rule == "first row"
+        output = tmp_path / path.name
+        output.write_bytes(b"".join(result.data))
+        errors = dciodvfy(output) - dciodvfy(path)
+        if errors:
+            new[path.name] = sorted(errors)
+    assert len(images) > 20
+    assert new == {}
+
+
+def representatives(paths: list[Path]) -> dict[Path, PixelRules]:
+    """Return the first small image of each kind, with a rule that blanks its first row."""
+    chosen: dict[tuple[str, ...], Path] = {}
+    rules: dict[Path, PixelRules] = {}
+    for path in paths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, force=True)
+            kind = tuple(str(header.get(name)) for name in ("SOPClassUID", "PhotometricInterpretation", "BitsAllocated"))
+        kind += (str(header.file_meta.get("TransferSyntaxUID")),)
+        if "Rows" in header and "Modality" in header and path.stat().st_size < 200_000 and chosen.setdefault(kind, path) is path:
+            size = f"{header.Columns}, {header.Rows}"
+            conditions = f'modalities = ["{header.Modality}"]\nsizes = [[{size}]]\nblank = [[0, 0, {header.Columns}, 1]]'
+            rules[path] = parsed(f'[[rule]]\nname = "first row"\nsource = "test"\n{conditions}')
+    return rules
+
+
+def dciodvfy(path: Path) -> set[str]:
+    """Return the errors, without the UIDs they quote."""
+    done = subprocess.run(["dciodvfy", path], capture_output=True, check=False, timeout=60)
+    lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
+    return {re.sub(r"UID <[^>]*>", "UID", line) for line in lines if line.startswith("Error")}

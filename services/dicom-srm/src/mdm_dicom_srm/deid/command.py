@@ -20,7 +20,7 @@ from mdm_dicom_srm.deid.profile import Profile, ProfileError
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.quiet import silence_pydicom
 from mdm_dicom_srm.deid.report import Report
-from mdm_dicom_srm.deid.worker import Order
+from mdm_dicom_srm.deid.worker import Order, Refused, map_file
 
 _SHIPPED_PROFILES = ("basic", "research", "strict")
 _SECRET_BYTES = 32
@@ -120,11 +120,11 @@ def preview(context: click.Context, inputs: tuple[Path, ...], output: Path, rule
     folder = _directory(output)
     for path in inputs:
         try:
-            picture, rule = render(path.read_bytes(), pixel_rules, frame - 1)
+            picture, rule = render(map_file(path), pixel_rules, frame - 1)
             target = folder / f"{path.name}.png"
             with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
                 file.write(picture)
-        except (Malformed, Uncleanable) as error:
+        except (Malformed, Uncleanable, Refused) as error:
             failed = True
             _tell(f"{path}: {error.reason}", error.reason, as_json)
         except OSError as error:

@@ -107,7 +107,8 @@ def _attributes(image: Image, opened: Part10) -> dict[int, bytes | memoryview]:
         _BURNED_IN: encoding.element(_BURNED_IN, b"CS", b"NO"),
     }
     first, *rest = image.texts.get(IMAGE_TYPE, "").split("\\")
-    if first.strip() == "ORIGINAL":
+    # In enhanced objects the frames' types, and what must or may not be present, hang on it.
+    if first.strip() == "ORIGINAL" and "Enhanced" not in UID(opened.sop_class).name:
         kept = [part.strip() if _CODE_STRING.fullmatch(part.strip()) else "" for part in rest]
         elements[IMAGE_TYPE] = encoding.element(IMAGE_TYPE, b"CS", "\\".join(["DERIVED", *kept]).encode("ascii"))
     if opened.transfer_syntax in _ALWAYS_LOSSY and LOSSY not in image.texts:
@@ -222,8 +223,10 @@ def _after_decoding(image: Image, properties: dict[str, Any]) -> Image:
         raise Uncleanable("pixel_layout")
     if properties["bits_allocated"] != image.bits_allocated:
         raise Uncleanable("pixel_layout")
+    photometric = str(properties["photometric_interpretation"])
     return Image(
-        texts={**image.texts, PHOTOMETRIC: str(properties["photometric_interpretation"])},
+        # Decoders give every pixel its own colour, though pydicom still names the subsampling.
+        texts={**image.texts, PHOTOMETRIC: "YBR_FULL" if photometric == "YBR_FULL_422" else photometric},
         rows=image.rows,
         columns=image.columns,
         samples=image.samples,

@@ -84,7 +84,7 @@ class FileWorker:
         return Entry(**{**vars(entry), "seconds": time.perf_counter() - began})
 
     def _run(self, task: Task) -> Entry:
-        content = _mapped(task.path)
+        content = map_file(task.path)
         result = self._deidentifier.deidentify(content)
         if result.reason == "not_part10" and not task.named:
             return Entry(task.number, Outcome.FILTERED, "not_dicom")
@@ -94,7 +94,7 @@ class FileWorker:
 
     def _released(self, task: Task, content: memoryview, result: Result, data: Sequence[bytes | memoryview]) -> Entry:
         size = self._write(data)
-        written = _mapped(self._part)
+        written = map_file(self._part)
         found = self._check.leaks(content, [written], same_pixels=not result.pixel_rule) if self._check else frozenset()
         if found:
             return Entry(task.number, Outcome.QUARANTINED, REASON, found=tuple(sorted(found)))
@@ -137,7 +137,7 @@ class FileWorker:
                 raise Refused("output_unwritable") from error
 
 
-def _mapped(path: Path) -> memoryview:
+def map_file(path: Path) -> memoryview:
     """Return a file's bytes without reading them into memory; a mapping of nothing is not possible, so of nothing there is none.
 
     Raises:
