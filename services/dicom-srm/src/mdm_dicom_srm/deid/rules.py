@@ -18,6 +18,7 @@ FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Float, double float and integer pixel data: passed through untouched, never searched.
 PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _PATIENT_GROUP: Final = 0x0010
+_MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
 _ADDRESS_VRS = (b"AE", b"UR")
 # Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
@@ -181,7 +182,8 @@ class Rules:
         group, element = tag >> 16, tag & 0xFFFF
         if group % 2:
             return _PRIVATE if self.keeps_private else _DROP
-        if element == 0 or group <= 0x0004 or group >= 0xFFFA:
+        # Lengths, commands, directories, trailing padding and digital signatures, which can hold no longer.
+        if element == 0 or group <= 0x0004 or group == _MAC_GROUP or group >= 0xFFFA:
             return _DROP
         standard = standard_vr(tag)
         written = (standard or b"UN") if standard == b"SQ" or vr in (b"", b"UN") else vr
