@@ -162,6 +162,14 @@ def test_cleaned_files_are_checked_too(explicit: Any, pseudonymiser: Pseudonymis
     assert (result.outcome, result.checked, result.pixel_rule) == (Outcome.RELEASED, True, "r")
 
 
+def test_a_short_name_that_is_a_coded_term_is_no_leak_and_a_long_one_is(explicit: Any) -> None:
+    fields = {0x00080008: explicit.element(0x00080008, "CS", b"DERIVED\\PRIMARY\\MAX_IP\\MAXIMILIAN")}
+    for name, found in ((b"Roe^Max", ()), (b"Roe^Maximilian", (NAME,))):
+        released = explicit.file({**fields, 0x00100020: explicit.element(0x00100020, "LO", b"P1")}).replace(b"1.2.3.4", b"2.25.11")
+        result = check(explicit.file({**fields, NAME: explicit.element(NAME, "PN", name)}), released.replace(b"AE_CANARY", b"ELSEWHERE"))
+        assert result.found == found
+
+
 def test_what_cannot_be_read_again_is_held_back(original: bytes) -> None:
     assert check(original, b"not DICOM at all" * 20).found == (0,)
 

@@ -38,6 +38,7 @@ _APPLICATION_ENTITIES = frozenset({0x00020016, 0x00020017, 0x00020018})
 _BIRTH_DATE: Final = 0x00100030
 _NAME_PART, _SHORTEST, _SHORTEST_UID = 3, 4, 9
 _LONGEST = 4096
+_TERM = re.compile(rb"[0-9a-z]+")
 _WORDS = re.compile(rb"[ ^=\-,;.'_]+")
 _STANDARD_UID = re.compile(rb"1\.2\.840\.10008\.[0-9.]+")
 _PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{6,256}")
@@ -53,13 +54,15 @@ class Needles:
     """Values in lower case (as bytes, in their own character set) -> the tag that had them.
 
     `own` identify wherever they turn up; `shared` do unless an attribute that may stay holds them too; `uids` are whole UIDs.
-    `honest` is the text of the attributes that may stay.
+    `honest` is the text of the attributes that may stay, `terms` the words of coded values: a name of few letters that is one of
+    them (Max, May) does not identify.
     """
 
     own: dict[bytes, int] = field(default_factory=dict)
     shared: dict[bytes, int] = field(default_factory=dict)
     uids: dict[bytes, int] = field(default_factory=dict)
     honest: list[bytes] = field(default_factory=list)
+    terms: set[bytes] = field(default_factory=set)
     codec: str = "latin-1"
     #: Length of the value of the top level's pixel data.
     pixel_bytes: int = 0
@@ -162,6 +165,7 @@ class NeedleCase:
                 self._add(needles.own, tag, raw)
         elif vr == b"CS":
             needles.honest.append(raw.lower())
+            needles.terms.update(_TERM.findall(raw.lower()))
 
     def _may_stay(self, row: Row, vr: bytes) -> bool:
         """Tell whether the profile lets the value, or what cleaning leaves of it, remain."""

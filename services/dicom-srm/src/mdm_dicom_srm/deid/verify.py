@@ -19,6 +19,8 @@ _UID = re.compile(rb"[0-9.]{9,}")
 _PIXEL_GROUP: Final = 0x7FE00000
 # Values shorter than this turn up in pixels by chance.
 _SHORTEST_IN_PIXELS: Final = 8
+_SHORT: Final = 5
+_DATE_TIME: Final = 14
 _CHUNK, _OVERLAP = 4 << 20, 4096
 # A search reads at most so many bytes, or the file so many times.
 _LONGEST_SEARCH, _SEARCHES = 8 << 30, 64
@@ -83,10 +85,11 @@ class _Search:
         needles, honest = self._needles, b"\0".join(self._needles.honest)
         words = set(_TOKEN.findall(self._text)) | set(_TOKEN.findall(self._thin))
         # A date also begins a date-time.
-        words |= {word[:8] for word in words if len(word) >= 12 and word.isdigit()}
+        words |= {word[:8] for word in words if 8 < len(word) <= _DATE_TIME and word.isdigit()}
         uids = {uid.strip(b".") for uid in (*_UID.findall(self._text), *_UID.findall(self._thin))}
         yield from (tag for uid, tag in needles.uids.items() if uid in uids)
-        yield from (tag for value, tag in needles.own.items() if self._occurs(value, words))
+        own = ((value, tag) for value, tag in needles.own.items() if len(value) > _SHORT or value not in needles.terms)
+        yield from (tag for value, tag in own if self._occurs(value, words))
         yield from (tag for value, tag in needles.shared.items() if self._occurs(value, words) and not self._contains(honest, value))
         yield from self._in_pixels()
 
