@@ -49,8 +49,10 @@ def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Itera
         WorkerNotStarted: before anything was done, or when a lost worker cannot be replaced.
     """
     todo = iter(tasks)
-    workers = [_Worker(order, number) for number in range(max(1, min(jobs, len(tasks))))] if tasks else []
+    workers: list[_Worker] = []
     try:
+        for number in range(min(jobs, len(tasks))):
+            workers.append(_Worker(order, number))
         busy = [worker for worker in workers if worker.take(next(todo, None))]
         while busy:
             now = time.monotonic()

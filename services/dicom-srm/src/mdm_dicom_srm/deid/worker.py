@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class FileWorker:
             entry = Entry(task.number, Outcome.FAILED, f"defect_{type(error).__name__}")
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
-        return Entry(**{**vars(entry), "seconds": time.perf_counter() - began})
+        return replace(entry, seconds=time.perf_counter() - began)
 
     def _run(self, task: Task) -> Entry:
         content = map_file(task.path)
