@@ -18,6 +18,7 @@ HEADER = frozenset(
         (b"PN", "Ng^Li"),
         (b"PN", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
         (b"LO", "HA-0047-1182"),
+        (b"SH", "000471"),
         (b"SH", "ACC2004X77"),
         (b"LO", "St. Elsewhere General Hospital, Harbour Road"),
         (b"DA", "19630412"),
@@ -103,6 +104,15 @@ CLEANER = Cleaner(identity(HEADER, False), dates_stay=False, ages_stay=False)
         ("uid 1.2.840.113619.2.55.3", "113619"),
         ("host 10.0.12.7", "10.0.12.7"),
         ("mrn 12345678", "12345678"),
+        ("J0HN D0E", "j0hn d0e"),
+        ("D\u043ee", "\u043e"),
+        ("J\u2010o\u2010h\u2010n", "\u2010"),
+        ("tech: bob", "bob"),
+        ("Patient: Xavier Zed", "xavier zed"),
+        ("F41 knee", "41"),
+        ("41M", "41"),
+        ("born '63", "63"),
+        ("x 0471", "471"),
     ],
 )
 def test_what_the_header_names_is_gone(text: str, gone: str) -> None:
@@ -124,6 +134,10 @@ def test_what_the_header_names_is_gone(text: str, gone: str) -> None:
         "LEFT knee, supine",
         "PE_DE_0.75_D30f",
         "FLAIR sag TE 120 TR 9000",
+        "Patient: supine",
+        "C5-C6, L3/L4, T2W",
+        "2019 protocol v2.1.3, 64x0.6mm",
+        "KM 100ml Ultravist 370, 3 \u03bcm",
     ],
 )
 def test_what_names_nobody_stays(text: str) -> None:

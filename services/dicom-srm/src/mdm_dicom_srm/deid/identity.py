@@ -151,8 +151,15 @@ def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:
 
 
 def _spellings(word: str) -> set[str]:
-    """Return a name as written without its umlauts."""
-    return {short for pair, vowel in _UMLAUTS if pair in word and len(short := word.replace(pair, vowel)) >= SUBSTRING}
+    """Return a name as written without its umlauts, or with the other form of Mac."""
+    other = (
+        {"mac" + word[2:]}
+        if word.startswith("mc")
+        else {"mc" + word[3:]}
+        if word.startswith("mac") and len(word) > SUBSTRING + 2
+        else set()
+    )
+    return other | {short for pair, vowel in _UMLAUTS if pair in word and len(short := word.replace(pair, vowel)) >= SUBSTRING}
 
 
 def _learn_label(value: str, others: set[str]) -> bool:
@@ -171,6 +178,10 @@ def _learn_label(value: str, others: set[str]) -> bool:
             others.update({digits, word, digits.lstrip("0")} if len(digits.lstrip("0")) >= SUBSTRING else {digits, word})
         elif len(word) >= SUBSTRING and not digits and word not in COMMON:
             others.add(word)
+    digits = re.sub(r"\D", "", whole)
+    if len(digits) >= LONG_NUMBER:
+        # An identifier is often told by its end.
+        others.update(digits[-count:] for count in (SUBSTRING, SUBSTRING + 1, SUBSTRING + 2))
     return any(character.isdigit() for character in whole) and len(whole) >= _MIN_ID
 
 

@@ -33,6 +33,7 @@ _SUSPECTS: Final = re.compile(
             r"(?<!\d)\+?\(?\d{2,5}\)?(?:[ ./-]\(?\d{2,5}\)?){2,}(?!\d)",  # telephone and social security numbers
             r"[a-z]{0,4}\d[\d-]{4,}\d[a-z]{0,3}",  # six and more digits
             r"(?<!\d)(?<!\d\.)\d{5}(?![\d.])",
+            r"(?<!\w)(?=\w*[a-z])(?=\w*(?-i:[\u0391-\u03a9\u03bf\u03c1\u0400-\u052f]))\w+",  # Latin with letters that only look so
         )
     ),
     re.IGNORECASE,
@@ -48,14 +49,16 @@ _DATES: Final = re.compile(
             rf"(?<!\w)\d{{1,2}}(?:st|nd|rd|th|\.)?[ _/-]*(?:of )?{_MONTH}(?:[ ,_/'-]*\d{{2,4}})?(?![^\W\d_])",
             rf"(?<![^\W\d_]){_MONTH}[ _-]*\d{{1,2}}(?:st|nd|rd|th)?(?:[ ,_-]+\d{{2,4}})?(?!\w)",
             rf"(?<![^\W\d_]){_MONTH}[ ,_/'-]*(?:19|20)\d\d(?!\d)",
+            r"(?<!\w)['\u2019]\d\d(?!\d)",
             r"(?<!\d)(?:[01]?\d|2[0-3])[:h][0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?: ?[ap]\.?m\.?)?(?!\w)",
         )
     ),
     re.IGNORECASE,
 )
 _AGE: Final = re.compile(
-    r"(?<![\d.])(\d{1,3})[ -]?(?:y(?:\.?\s?/?\s?o\.?|rs?\.?|ears?(?:[ -]old)?)?|jahre?n?|jährig\w*|ans|años|anni|jaar)(?![^\W\d_])"
-    r"|(?<!\w)(?:age|aged|alter|âge|edad)\W{0,3}(\d{1,3})(?!\d)",
+    r"(?<![\d.])(\d{1,3})[ -]?(?:y(?:\.?\s?/?\s?o\.?|rs?\.?|ears?(?:[ -]old)?)?|j(?:ahre?n?)?|jährig\w*|ans|años|anni|jaar)(?![^\W\d_])"
+    r"|(?<!\w)(?:age|aged|alter|âge|edad)\W{0,3}(\d{1,3})(?!\d)"
+    r"|(?<!\w)(?-i:[MF])(\d\d)(?!\w)|(?<![\w.])(\d\d)(?-i:[MF])(?!\w)",
     re.IGNORECASE,
 )
 # After these the next words are a name, unless they are words of the trade.
@@ -63,9 +66,11 @@ _TITLE: Final = re.compile(
     r"(?<!\w)(?:(?i:dr|drs|prof|professor|doctor|doktor|docteur|mrs|miss|herrn?|frau|mme|mlle|madame|monsieur|sra|srta|dott|dottssa|dra|dhr|mevr"
     r"|physician|radiologist|technologist|operator|surgeon|nurse|patient'?s? name|name|pat\. ?name|nom|nombre|signed|dictated|reported|read"
     r"|referred|performed|ref|attn|mother|father|wife|husband|son|daughter|brother|sister|tel|phone|fax|mrn|pid|id|ssn|acc|accession|dob|born|geb)(?!\w)"
+    r"|(?i:patient|pt|tech|op|oper|rad|phys|md|by|for|with)(?= ?:)"
     r"|Mr(?!\w)|Ms(?!\w)|(?i:mr|ms|hr|fr|sr)\.(?= *[^\W\d_]))[.:#]*(?i: by| of| no| nr)?[.:#]*"
 )
 _DEGREE: Final = re.compile(r"(?<!\w)(?i:m\.?d|ph\.?d|r\.?n|d\.?o|facr|frcr|b\.?sc|m\.?sc|r\.?t)\.?(?!\w)")
+_LOOKALIKES: Final = (str.maketrans("0134578", "oieastb"), str.maketrans("0134578", "oleastb"))
 _MAX_NAME: Final = 3
 _SENTENCE_ENDS: Final = frozenset("\r\n;!?")
 
@@ -84,7 +89,8 @@ class Cleaner:
         """Return `text` without what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
         if text not in self._cleaned:
             judged = self.identity.known and len(text) <= _MAX_LENGTH and _readable(text)
-            self._cleaned[text] = self._without(text, suspects=True) if judged else ""
+            left = self._without(text, suspects=True) if judged else ""
+            self._cleaned[text] = left if _WORD.search(left) else ""
         return self._cleaned[text]
 
     def sweep(self, text: str) -> str:
@@ -111,7 +117,7 @@ class Cleaner:
             needle = squeezed[first:last]
             into = persons if needle in self.identity.names else found
             into.update(range(bisect_right(starts, first) - 1, bisect_right(starts, last - 1)))
-        persons |= self._initials(words)
+        persons |= self._initials(words) | self._disguised(words)
         for step in (1, -1):
             for index in sorted(persons, reverse=step < 0):
                 beside = index + step
@@ -129,8 +135,18 @@ class Cleaner:
         pieces = itertools.chain(_between(bounds, longest), _within(squeezed, starts, longest))
         for first, last in pieces:
             needle = squeezed[first:last]
-            if needle in known.names or (needle in known.others and (dates or not needle.isdigit() or len(needle) >= LONG_NUMBER)):
+            if dates and needle.isdigit():
+                met = needle in known.others or needle.lstrip("0") in known.others
+            else:
+                met = needle in known.names or (needle in known.others and (not needle.isdigit() or len(needle) >= LONG_NUMBER))
+            if met:
                 yield first, last
+
+    def _disguised(self, words: list["_Word"]) -> set[int]:
+        """Return names in which digits stand for letters."""
+        names = self.identity.names
+        mixed = ((index, word.folded) for index, word in enumerate(words) if not word.text.isalpha() and not word.text.isdigit())
+        return {index for index, folded in mixed if any(folded.translate(table) in names for table in _LOOKALIKES)}
 
     def _initials(self, words: list["_Word"]) -> set[int]:
         """Return runs of single letters that are a person's initials."""
@@ -150,7 +166,7 @@ class Cleaner:
         if not self.dates_stay:
             spans += [match.span() for match in _DATES.finditer(text)]
         for match in _AGE.finditer(text):
-            if not self.ages_stay or int(match[1] or match[2]) > _OLDEST_AGE:
+            if not self.ages_stay or int(match[match.lastindex or 0]) > _OLDEST_AGE:
                 spans.append(match.span())
         starts = [word.start for word in words]
         for match in _TITLE.finditer(text):
