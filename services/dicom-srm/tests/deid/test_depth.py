@@ -1,11 +1,14 @@
 """What hides in unusual places is found there, and what belongs together stays together, in every encoding."""
 
 import io
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pydicom
 import pytest
-from mdm_dicom_srm.deid import Deidentifier, Outcome, Pseudonymiser
+from mdm_dicom_srm.deid import Deidentifier, Outcome, Profile, Pseudonymiser
+from mdm_dicom_srm.deid.identity import identity
 from mdm_dicom_srm.deid.table import load_safe_private
 from pydicom.valuerep import DA
 
@@ -135,3 +138,40 @@ def test_ages_above_89_are_one(builder: Any, research: Deidentifier, age: bytes,
     assert output.PatientBirthDate == ""
     text = output.to_json()
     assert "1912" not in text and "104Y" not in text and "104y" not in text
+
+
+def calls(deidentifier: Deidentifier, content: bytes) -> int:
+    """Return how many functions are called to de-identify a file, a measure of work that does not depend on the machine."""
+    count = 0
+
+    def seen(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    deidentifier.deidentify(content)
+    identity.cache_clear()
+    sys.setprofile(seen)
+    try:
+        deidentifier.deidentify(content)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("profile", ["basic", "research", "strict"])
+def test_work_grows_with_the_number_of_nested_elements_and_no_faster(builder: Any, pseudonymiser: Pseudonymiser, profile: str) -> None:
+    """Every item names somebody else, dates something else and describes it, so that all there is to learn and to look for grows too."""
+
+    def nested(count: int) -> bytes:
+        items = []
+        for number in range(count):
+            word = "".join(chr(97 + int(digit)) for digit in f"{number:06d}").encode()
+            content = builder.element(0x00081050, "PN", b"Doctor%b^Given%b" % (word, word))
+            content += builder.element(0x00200052, "UI", b"1.2.3.%d" % number)
+            content += builder.element(0x00204000, "LT", b"text %b of Given%b" % (word, word))
+            items.append(builder.item(builder.element(0x00081140, "SQ", builder.item(content, undefined=True), undefined=True)))
+        return builder.file({SHARED: builder.element(SHARED, "SQ", b"".join(items))})
+
+    deidentifier = Deidentifier(replace(Profile.shipped(profile), rules=()), pseudonymiser)
+    few, many = calls(deidentifier, nested(100)), calls(deidentifier, nested(400))
+    assert many < 4.4 * few
