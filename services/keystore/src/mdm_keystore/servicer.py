@@ -70,9 +70,9 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
         if request.guids and request.keys:
             raise Invalid("DELETION_AMBIGUOUS", "Give guids or keys, not both.", fields={"keys": "given beside guids"})
         if request.keys:
-            outcomes = _batch(request.keys, _key_ref, lambda refs: self._service.delete_keys(caller, refs))
-        else:
-            outcomes = _batch(request.guids, _guid, lambda guids: self._service.delete_keys(caller, guids))
+            by_reference = _batch(request.keys, _key_ref, lambda refs: self._service.delete_keys(caller, refs))
+            return keystore_pb2.DeleteKeysResponse(statuses=_statuses(by_reference))
+        outcomes = _batch(request.guids, _guid, lambda guids: self._service.delete_keys(caller, guids))
         return keystore_pb2.DeleteKeysResponse(statuses=_statuses(outcomes))
 
     def GetKeyAttributes(
