@@ -45,17 +45,17 @@ def value(row: Row) -> tuple[str, bytes]:
 
 
 def plant(builder: Any, row: Row, options: frozenset[str]) -> bytes:
-    """Return the row's element; a name stands beside what is to be cleaned."""
+    """Return the row's element; where it is to be cleaned, a known word, one that nobody knows, and a name of the header."""
     vr, content = value(row)
     if expected(row, options) == "cleaned":
-        content += b" Doe"
+        content = b"knee " + content + b" Doe"
     if vr == "SQ":
         return builder.element(row.tag, "SQ", builder.item(builder.element(0x00080100, "SH", mark(row.tag))))
     return builder.element(row.tag, vr, content)
 
 
 def expected(row: Row, options: frozenset[str]) -> str:
-    """Return `kept`, `shifted`, `cleaned` (kept without the name that stands beside it) or `gone`."""
+    """Return `kept`, `shifted`, `cleaned` (of the text only the known word is kept) or `gone`."""
     codes = {option: row.options[option] for option in options if option in row.options}
     vr = vr_of(row.tag)
     if MODIFIED_DATES in codes:
@@ -78,7 +78,9 @@ def outcome(row: Row, elements: dict[int, bytes], offset: int) -> str:
         return "shifted" if moved + content[8:] in found else "gone"
     if vr == "SQ":
         return "kept" if mark(row.tag) in found else "gone"
-    return "kept" if content in found and b"Doe" not in found else "gone"
+    if content in found:
+        return "kept"
+    return "cleaned" if found.strip() == b"knee" else "gone"
 
 
 def top_level(content: bytes) -> dict[int, bytes]:
@@ -104,7 +106,7 @@ def check(explicit: Any, pseudonymiser: Pseudonymiser, options: frozenset[str]) 
     wrong = {
         (f"{row.tag:08x}", row.name): (expected(row, options), outcome(row, elements, offset))
         for row in ROWS
-        if expected(row, options).replace("cleaned", "kept") != outcome(row, elements, offset)
+        if expected(row, options) != outcome(row, elements, offset)
     }
     assert wrong == {}
     return elements
@@ -149,5 +151,6 @@ def test_options_hold_in_every_encoding_and_depth(builder: Any, pseudonymiser: P
         if vr in TEXT | {"PN", "SQ", "UI"}:
             text = item[row.tag].to_json() if row.tag in item else ""
             word = value(row)[1].decode() if vr == "UI" else mark(row.tag).decode()
-            assert (word in text) == (expected(row, frozenset(options)) in ("kept", "cleaned", "shifted")), row
-            assert "Doe" not in text or expected(row, frozenset(options)) == "kept"
+            assert (word in text) == (expected(row, frozenset(options)) in ("kept", "shifted")), row
+            assert ("knee" in text) == (expected(row, frozenset(options)) == "cleaned"), row
+            assert "Doe" not in text, row

@@ -1,6 +1,7 @@
 """Text that is kept under Clean Descriptors says nothing of whom the header names, however it is written."""
 
 import io
+import re
 from typing import Any
 
 import pydicom
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_dicom_srm.deid import Deidentifier, Profile, Pseudonymiser
-from mdm_dicom_srm.deid.identity import fold, identity
+from mdm_dicom_srm.deid.identity import fold, identity, words
 from mdm_dicom_srm.deid.text import Cleaner
+from mdm_dicom_srm.deid.vocabulary import vocabulary
 
 HEADER = frozenset(
     {
@@ -131,6 +133,14 @@ def test_what_the_header_names_is_gone(text: str, gone: str) -> None:
         "Liver: 2 lesions (segment IV), 12 mm",
         "MR HEAD 120kV 250mAs",
         "Schädel nativ",
+        "T1_MPRAGE_sag_p2_iso",
+        "ep2d_diff_mddw_30dir_b1000_TRACEW",
+        "CAP w contrast 5.0 B31f",
+        "ThorRoutine  5.0  I31f  3",
+        "rs-fMRI BOLD TR2000",
+        "AAHead_Scout_MPR_cor",
+        "localizer_haste_3-plane",
+        "Patient complains of headache since two weeks, rule out tumor",
         "LEFT knee, supine",
         "PE_DE_0.75_D30f",
         "FLAIR sag TE 120 TR 9000",
@@ -142,6 +152,44 @@ def test_what_the_header_names_is_gone(text: str, gone: str) -> None:
 )
 def test_what_names_nobody_stays(text: str) -> None:
     assert CLEANER.clean(text) == text
+
+
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        ("lives at 2DA41B8C0E street", ""),
+        ("seen with Aunt Berta", "seen with Aunt"),
+        ("12 Main Street", ""),
+        ("Hauptstrasse 5 head", "head"),
+        ("J. van der Berg asked", "asked"),
+        ("ward K1234, AB12CD34, A1B2C3", "ward"),
+        ("Yevgeniya left knee", "left knee"),
+        ("胸部 王小东", "胸部"),
+        ("rose williams knee", "knee"),
+        ("Κώστας head", "head"),
+    ],
+)
+def test_a_word_that_is_not_of_the_trade_is_removed_though_the_header_does_not_have_it(text: str, left: str) -> None:
+    assert CLEANER.clean(text) == left
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    word=st.text(alphabet=st.characters(categories=["L", "N"]), min_size=1, max_size=24),
+    around=st.sampled_from(["%s", "lives at %s street", "CT %s", "knee, %s left", "T2_%s_3mm"]),
+)
+def test_every_word_that_is_left_is_a_known_one_or_has_at_most_four_digits(word: str, around: str) -> None:
+    for left in re.findall(r"[^\W_]+", CLEANER.clean(around % word)):
+        for part in re.findall(r"[^\W\d_]{2,}", left):
+            whole = fold(part)
+            pieces = re.findall(r"[A-Z]+(?![a-z])|.[a-z]*", part)
+            assert {whole, whole.removesuffix("s")} & vocabulary() or all(fold(piece) in vocabulary() for piece in pieces), left
+        assert len(re.sub(r"\D", "", left)) <= 8
+
+
+def test_the_vocabulary_has_no_names() -> None:
+    assert vocabulary() & words("names") == set()
+    assert {"street", "knee", "contrast", "schadel"} <= vocabulary()
 
 
 def test_text_that_cannot_be_judged_is_removed() -> None:
@@ -272,10 +320,10 @@ def test_names_are_learnt_from_what_is_removed_at_any_depth(builder: Any, resear
 def test_a_retained_institution_may_be_told(builder: Any, pseudonymiser: Pseudonymiser) -> None:
     retained = Profile("x", frozenset({"clean_descriptors", "retain_institution_identity"}))
     elements = {
-        0x00080080: builder.element(0x00080080, "LO", b"Harbourside Clinic"),
-        0x00081030: builder.element(0x00081030, "LO", b"Harbourside knee"),
+        0x00080080: builder.element(0x00080080, "LO", b"Vitreous Clinic"),
+        0x00081030: builder.element(0x00081030, "LO", b"Vitreous knee"),
     }
     content = builder.file(elements)
-    assert read(Deidentifier(retained, pseudonymiser).deidentify(content)).StudyDescription == "Harbourside knee"
+    assert read(Deidentifier(retained, pseudonymiser).deidentify(content)).StudyDescription == "Vitreous knee"
     plain = Profile("x", frozenset({"clean_descriptors"}))
     assert read(Deidentifier(plain, pseudonymiser).deidentify(content)).StudyDescription == "knee"

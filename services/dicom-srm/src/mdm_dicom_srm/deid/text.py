@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mdm_dicom_srm.deid.identity import COMMON, LONG_NUMBER, PARTICLES, SUBSTRING, Identity, fold
+from mdm_dicom_srm.deid.vocabulary import names_nobody
 
 _WORD: Final = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 _MAX_ROUNDS: Final = 4
@@ -33,6 +34,9 @@ _SUSPECTS: Final = re.compile(
             r"(?<!\d)\+?\(?\d{2,5}\)?(?:[ ./-]\(?\d{2,5}\)?){2,}(?!\d)",  # telephone and social security numbers
             r"[a-z]{0,4}\d[\d-]{4,}\d[a-z]{0,3}",  # six and more digits
             r"(?<!\d)(?<!\d\.)\d{5}(?![\d.])",
+            r"(?<!\w)(?:[^\W_]+[ ]){0,3}(?:street|road|avenue|ave|lane|boulevard|blvd|rue|calle"
+            r"|platz|allee|straat|[^\W\d_]*str(?:asse|aße|\.)(?=\W|$))"
+            r"(?!\w)(?:[ ]?,?[ ]?\d{1,4}[a-z]?(?!\w))?",  # addresses
             r"(?<!\w)(?=\w*[a-z])(?=\w*(?-i:[\u0391-\u03a9\u03bf\u03c1\u0400-\u052f]))\w+",  # Latin with letters that only look so
         )
     ),
@@ -101,15 +105,16 @@ class Cleaner:
         for _ in range(_MAX_ROUNDS):
             words = [_Word(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
             spans = self._suspects(text, words) if suspects else []
-            removed = self._named(words, suspects) | set(_words_in(words, spans))
+            strange = {index for index, word in enumerate(words) if not names_nobody(word.text)} if suspects else set()
+            removed = self._named(words, suspects, strange) | set(_words_in(words, spans))
             spans += [(words[index].start, words[index].end) for index in removed]
             if not spans:
                 return text
             text = _cut(text, spans)
         return ""
 
-    def _named(self, words: list["_Word"], dates: bool) -> set[int]:
-        """Return the words that a needle meets, and the initials, titles and particles beside a person's name."""
+    def _named(self, words: list["_Word"], dates: bool, strange: set[int]) -> set[int]:
+        """Return the words that a needle meets, those that are `strange`, and the initials, titles and particles beside a person's name."""
         squeezed, starts, bounds = _squeeze(words)
         found: set[int] = set()
         persons: set[int] = set()
@@ -117,7 +122,7 @@ class Cleaner:
             needle = squeezed[first:last]
             into = persons if needle in self.identity.names else found
             into.update(range(bisect_right(starts, first) - 1, bisect_right(starts, last - 1)))
-        persons |= self._initials(words) | self._disguised(words)
+        persons |= self._initials(words) | self._disguised(words) | strange
         for step in (1, -1):
             for index in sorted(persons, reverse=step < 0):
                 beside = index + step
