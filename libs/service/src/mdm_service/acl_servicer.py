@@ -1,9 +1,11 @@
 """AclService: the same access control operations in catalog, keystore and metadata."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 from uuid import UUID
 
 import grpc
+import psycopg
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.common.v1 import common_pb2
 from psycopg_pool import ConnectionPool
@@ -21,16 +23,27 @@ MAX_BATCH = 1_000
 MAX_ENTRIES_IN_ALL = 10_000
 
 
-def add_acl_service(server: grpc.Server, pool: ConnectionPool) -> None:
+class AclAudit(Protocol):
+    """Records who created, changed or was refused to change an ACL, in the same transaction as the change."""
+
+    def begin(self, connection: psycopg.Connection) -> None:
+        """Take what locks the record needs, before any other."""
+
+    def record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID, outcome: str) -> None:
+        """Record a deed; `outcome` is OK or the reason of a refusal. An error undoes the change."""
+
+
+def add_acl_service(server: grpc.Server, pool: ConnectionPool, audit: AclAudit | None = None) -> None:
     """Register AclService on `server`, working on the ACL tables of `pool`."""
-    acl_pb2_grpc.add_AclServiceServicer_to_server(AclServicer(pool), server)
+    acl_pb2_grpc.add_AclServiceServicer_to_server(AclServicer(pool, audit), server)
 
 
 class AclServicer(acl_pb2_grpc.AclServiceServicer):
     """Creates, shows and changes ACLs of one service."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, audit: AclAudit | None = None) -> None:
         self._pool = pool
+        self._audit = audit
 
     def CreateAcls(self, request: acl_pb2.CreateAclsRequest, context: grpc.ServicerContext) -> acl_pb2.CreateAclsResponse:
         """Store each ACL, or say why not."""
@@ -68,18 +81,43 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         try:
             acl = _from_message(caller, message)
             with self._pool.connection() as connection:
-                if not acl_store.insert(connection, acl):
+                self._begin(connection)
+                if acl_store.insert(connection, acl):
+                    self._record(connection, caller, "acl-create", acl.id)
+                else:
                     existing = acl_store.load(connection, [acl.id]).get(acl.id)
                     if existing is None or existing.owner != acl.owner:
                         raise Conflict("ACL_TAKEN", "An ACL with this id exists and has another owner.")
                     if existing.entries != acl.entries:
                         raise Conflict("ACL_EXISTS", "An ACL with this id exists with other entries.")
         except MdmError as error:
+            self._refused(caller, "acl-create", message.id, error)
             return status.failed(error)
         return status.ok()
 
     def _modify(self, caller: Caller, acl_id: UUID, changes: Sequence[tuple[int, AclEntry]]) -> Acl:
+        try:
+            return self._modified(caller, acl_id, changes)
+        except MdmError as error:
+            self._refused(caller, "acl-modify", str(acl_id), error)
+            raise
+
+    def _begin(self, connection: psycopg.Connection) -> None:
+        if self._audit is not None:
+            self._audit.begin(connection)
+
+    def _record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID) -> None:
+        if self._audit is not None:
+            self._audit.record(connection, caller, action, acl_id, "OK")
+
+    def _refused(self, caller: Caller, action: str, acl_id: str, error: MdmError) -> None:
+        if self._audit is not None and _is_uuid(acl_id):
+            with self._pool.connection() as connection:
+                self._audit.record(connection, caller, action, UUID(acl_id), error.reason)
+
+    def _modified(self, caller: Caller, acl_id: UUID, changes: Sequence[tuple[int, AclEntry]]) -> Acl:
         with self._pool.connection() as connection:
+            self._begin(connection)
             acl = acl_store.load(connection, [acl_id], lock=True).get(acl_id)
             granted = acl.permissions_of(caller) if acl else Permission.NONE
             if acl is None or not granted & (Permission.GET | Permission.CHANGE_ACL):
@@ -92,6 +130,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             changed = apply_changes(acl.entries, changes)
             if set(changed) == set(acl.entries) and owner == acl.owner:
                 return acl
+            self._record(connection, caller, "acl-modify", acl_id)
             return acl_store.replace(connection, acl_id, owner, changed)
 
 
