@@ -4,6 +4,7 @@ import os
 from uuid import uuid4
 
 import grpc
+import psycopg
 import pytest
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
@@ -127,3 +128,30 @@ def test_an_operator_lists_page_by_page_and_gets_no_share(stub, srm, address, pk
         with pytest.raises(grpc.RpcError) as error:
             operator.GetShares(keystore_pb2.GetSharesRequest(guids=seen))
         assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_what_is_done_to_acls_and_what_is_refused_is_in_the_audit(srm, address, pki, real_keys):
+    acls, acl_id = acl_pb2_grpc.AclServiceStub(srm), str(uuid4())
+    assert acls.CreateAcls(acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)])).statuses[0].code == 0
+    entry = acl_pb2.AclEntry(principal=f"dn:{pki.subject('alice')}", permissions=4)
+    change = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_GRANT, entry=entry)
+    request = acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[change])
+    assert acls.ModifyAcls(request).results[0].status.code == 0
+    assert acls.ModifyAcls(request).results[0].status.code == 0
+    with channel(address, pki.issue(pki.subject("mallory"))) as opened:
+        assert acl_pb2_grpc.AclServiceStub(opened).ModifyAcls(request).results[0].status.code != 0
+    deeds = [(item.entry.who, item.entry.action, item.entry.outcome) for item in real_keys.chain() if str(item.entry.guid) == acl_id]
+    assert deeds == [
+        (pki.subject("srm"), "acl-create", "OK"),
+        (pki.subject("srm"), "acl-modify", "OK"),
+        (pki.subject("mallory"), "acl-modify", "ACL_NOT_FOUND"),
+    ]
+
+
+def test_without_audit_no_acl_is_changed(srm, real_keys):
+    acls, acl_id = acl_pb2_grpc.AclServiceStub(srm), str(uuid4())
+    real_keys.refuse_audit()
+    with pytest.raises(grpc.RpcError, match="audit log cannot be written"):
+        acls.CreateAcls(acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
+    with psycopg.connect(real_keys.conninfo) as connection:
+        assert connection.execute("SELECT count(*) FROM acl").fetchone() == (0,)

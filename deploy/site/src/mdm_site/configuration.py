@@ -146,7 +146,17 @@ def _specific(topology: Topology, service: Service) -> Document:
         entries = ({"principal": "authenticated", "permissions": "x"}, {"principal": dicom_srm, "permissions": "wxlg"})
         return {"root": {"owner": subject(topology.organisation, OPERATOR), "entries": entries}}
     letter = service.name.removeprefix("keystore-")
-    return {"keystore": {"name": letter, "index": KEYSTORES.index(letter) + 1, "kek_file": topology.secret(service, "kek")}}
+    peers = [
+        {
+            "index": index,
+            "address": topology.address(BY_NAME[f"keystore-{other}"], service.name),
+            "subject": subject(topology.organisation, f"keystore-{other}"),
+        }
+        for index, other in enumerate(KEYSTORES, 1)
+        if other != letter
+    ]
+    section = {"name": letter, "index": KEYSTORES.index(letter) + 1, "kek_file": topology.secret(service, "kek"), "peers": peers}
+    return {"keystore": section}
 
 
 def _names(topology: Topology) -> Document:

@@ -9,7 +9,7 @@ from mdm_site.pki import write_private
 
 
 def add_key_encryption_key(site: ContainerSite, keystore: str) -> Path:
-    """Put a new key before the old ones, with which the keystore seals from its next start; the old ones still open. Return the file.
+    """Put a new key before the old ones, with which the keystore seals from now on; the old ones still open. Return the file.
 
     Raises:
         SiteError: the site has no such keystore.

@@ -80,9 +80,19 @@ class Sealer:
 
     def seal(self, value: bytes, guid: UUID, epoch: int, x: int, version: int = 0) -> tuple[bytes, str]:
         """Return nonce ‖ ciphertext ‖ tag of a share's value under the current key, and that key's name."""
-        kek_id, cipher = next(iter(self._ciphers().items()))
-        nonce = os.urandom(_NONCE_SIZE)
-        return nonce + cipher.encrypt(nonce, value, _place(guid, epoch, x, version)), kek_id
+        return self._seal(value, _place(guid, epoch, x, version))
+
+    def seal_signing_key(self, seed: bytes, chain_id: UUID) -> tuple[bytes, str]:
+        """Seal the seed of the key that signs an audit chain; never opens as a share, nor a share as this."""
+        return self._seal(seed, _signing_place(chain_id))
+
+    def open_signing_key(self, sealed: bytes, kek_id: str, chain_id: UUID) -> bytes:
+        """Return what `seal_signing_key` sealed.
+
+        Raises:
+            SealBroken: it does not open.
+        """
+        return self._open(sealed, kek_id, _signing_place(chain_id))
 
     def open(self, sealed: bytes, kek_id: str, guid: UUID, epoch: int, x: int, version: int = 0) -> bytes:
         """Return the share's value.
@@ -90,13 +100,21 @@ class Sealer:
         Raises:
             SealBroken: it does not open.
         """
+        return self._open(sealed, kek_id, _place(guid, epoch, x, version))
+
+    def _seal(self, value: bytes, place: bytes) -> tuple[bytes, str]:
+        kek_id, cipher = next(iter(self._ciphers().items()))
+        nonce = os.urandom(_NONCE_SIZE)
+        return nonce + cipher.encrypt(nonce, value, place), kek_id
+
+    def _open(self, sealed: bytes, kek_id: str, place: bytes) -> bytes:
         cipher = self._ciphers().get(kek_id)
         if cipher is None:
             raise SealBroken(f"the key-encryption key {kek_id} is not in kek_file")
         try:
-            return cipher.decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], _place(guid, epoch, x, version))
+            return cipher.decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], place)
         except InvalidTag:
-            raise SealBroken("a sealed share is not authentic") from None
+            raise SealBroken("what was sealed is not authentic") from None
 
     def _ciphers(self) -> dict[str, AESGCM]:
         keys = self._keys()
@@ -117,6 +135,11 @@ def _parse(content: bytes) -> Sequence[bytes]:
 def _place(guid: UUID, epoch: int, x: int, version: int) -> bytes:
     place = guid.bytes + epoch.to_bytes(4, "big") + x.to_bytes(1, "big")
     return place + version.to_bytes(4, "big") if version else place
+
+
+def _signing_place(chain_id: UUID) -> bytes:
+    """Return associated data of a length that no share's has."""
+    return b"mdm keystore audit signing key\0" + chain_id.bytes
 
 
 def _key_id(key: bytes) -> str:

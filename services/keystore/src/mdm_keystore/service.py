@@ -237,6 +237,8 @@ class KeystoreService:
             guids = change.remove_expired()
             if guids:
                 change.audit(audit_entries(Caller(EXPIRY), "expire", guids, [None] * len(guids)))
+        if guids:
+            _log.info("expired pending keys removed", extra={"keys": len(guids)})
         return len(guids)
 
     def _refusal_of(self, share: Share) -> Failure:

@@ -21,7 +21,7 @@ COLUMNS = """k.guid, k.epoch, k.x, k.threshold, k.total, k.commitments, k.sealed
     k.create_time, k.expire_time, k.version"""
 _LIVE = "(k.state = 2 OR k.expire_time > now())"
 _POINT_SIZE = 32
-_WIDTH = 14  # of COLUMNS
+WIDTH = 14  # of COLUMNS
 
 
 class PostgresKeys:
@@ -169,8 +169,8 @@ def _held(connection: psycopg.Connection, caller: Caller, guids: Sequence[UUID])
     )
     found = {}
     for row in rows:
-        key = record(row[:_WIDTH])
-        found[key.guid] = Held(key, Permission(row[-1]), previous_of(key, row[_WIDTH:-1]))
+        key = record(row[:WIDTH])
+        found[key.guid] = Held(key, Permission(row[-1]), previous_of(key, row[WIDTH:-1]))
     return found
 
 

@@ -3,20 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
 
 from mdm.keystore.v1 import keystore_pb2_grpc
 from mdm_service import database
-from mdm_service.acl_servicer import add_acl_service
 from mdm_service.authentication import Authenticator
 from mdm_service.database import DatabaseSettings
 from mdm_service.server import ServiceServer
+from mdm_service.settings import TlsSettings
 from mdm_service.testing import Identity, serve_in_process
 
 from mdm_keystore.__main__ import MIGRATIONS
+from mdm_keystore.composition import compose
+from mdm_keystore.config import KeystoreSection
 from mdm_keystore.seal import Sealer
 from mdm_keystore.service import KeystoreService
-from mdm_keystore.servicer import FULL_NAME, KeystoreServicer
+from mdm_keystore.servicer import KeystoreServicer
 from mdm_keystore.store import PostgresKeys
 
 
@@ -41,25 +43,25 @@ def serve_keystore(
     namespace: str,
     sealer: Sealer,
     roles: dict[str, tuple[str, ...]] | None = None,
-    pending_ttl: timedelta = timedelta(hours=1),
     servicer: Callable[[KeystoreService], keystore_pb2_grpc.KeystoreServiceServicer] = KeystoreServicer,
 ) -> Iterator[RunningKeystore]:
-    """Migrate a database and serve a keystore on a free port until the block ends.
+    """Migrate a database and serve a keystore without peers on a free port until the block ends.
 
     `servicer` may return one that lies or hangs.
     """
     database.migrate(conninfo, MIGRATIONS)
     pool = database.open_pool(DatabaseSettings(conninfo=conninfo, pool_min=1, pool_max=8))
-    keys = PostgresKeys(pool)
-    service = KeystoreService(keys, sealer, name=f"keystore-{index}", index=index, pending_ttl=pending_ttl)
+    section = KeystoreSection(name=f"keystore-{index}", index=index, kek_file=Path("kek"))
+    tls = TlsSettings(certificate=identity.certificate, key=identity.key, ca=identity.ca)
+    keystore = compose(section, tls, pool, sealer)
 
     def register(server: ServiceServer, _: Authenticator) -> None:
-        keystore_pb2_grpc.add_KeystoreServiceServicer_to_server(servicer(service), server.grpc)
-        add_acl_service(server.grpc, pool)
-        server.add_service(FULL_NAME)
+        for name in keystore.register(server.grpc, pool, servicer):
+            server.add_service(name)
 
     try:
         with serve_in_process(identity, register, namespaces=(namespace,), roles=roles) as running:
-            yield RunningKeystore(running.address, index, service, keys, conninfo)
+            yield RunningKeystore(running.address, index, keystore.service, PostgresKeys(pool), conninfo)
     finally:
+        keystore.stop()
         pool.close()

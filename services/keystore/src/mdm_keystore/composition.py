@@ -1,0 +1,106 @@
+"""A keystore put together: its services on its store, its peers, and the threads that work beside the calls."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from cryptography import x509
+from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc, peer_pb2_grpc
+from mdm_service import dn
+from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
+from mdm_service.acl_servicer import add_acl_service
+from mdm_service.settings import TlsSettings
+from psycopg_pool import ConnectionPool
+
+from mdm_keystore import admin_servicer, servicer
+from mdm_keystore.audit import AuditTrail
+from mdm_keystore.audit_store import ChainedAclAudit, PostgresTrail
+from mdm_keystore.config import KeystoreSection
+from mdm_keystore.loop import Loop
+from mdm_keystore.resharing import servicer as peer_servicer
+from mdm_keystore.resharing.driver import Driver
+from mdm_keystore.resharing.job_store import PostgresJobs
+from mdm_keystore.resharing.local import LocalPeer
+from mdm_keystore.resharing.operation import Operation
+from mdm_keystore.resharing.participant import Participant
+from mdm_keystore.resharing.remote import RemotePeer, RemoteWitness, open_channel
+from mdm_keystore.resharing.store import PostgresSharings
+from mdm_keystore.rewrapping import Rewrapping
+from mdm_keystore.seal import Sealer
+from mdm_keystore.seal_store import PostgresSeals
+from mdm_keystore.service import KeystoreService
+from mdm_keystore.store import PostgresKeys
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Keystore:
+    """The parts of one keystore that outlive a call."""
+
+    service: KeystoreService
+    participant: Participant
+    trail: AuditTrail
+    operation: Operation
+    rewrapping: Rewrapping
+    loops: Sequence[Loop]
+    channels: Sequence[grpc.Channel]
+    executor: ThreadPoolExecutor
+
+    def register(
+        self,
+        server: grpc.Server,
+        pool: ConnectionPool,
+        keys: Callable[[KeystoreService], keystore_pb2_grpc.KeystoreServiceServicer] = servicer.KeystoreServicer,
+    ) -> Sequence[str]:
+        """Add every service to a server; return their names."""
+        keystore_pb2_grpc.add_KeystoreServiceServicer_to_server(keys(self.service), server)
+        admin = admin_servicer.AdminServicer(self.operation, self.rewrapping, self.trail)
+        admin_pb2_grpc.add_KeystoreAdminServiceServicer_to_server(admin, server)
+        peer = peer_servicer.PeerServicer(self.participant, self.trail)
+        peer_pb2_grpc.add_KeystorePeerServiceServicer_to_server(peer, server)
+        add_acl_service(server, pool, ChainedAclAudit())
+        return servicer.FULL_NAME, admin_servicer.FULL_NAME, peer_servicer.FULL_NAME, ACL_SERVICE
+
+    def start(self) -> None:
+        """Start the threads."""
+        for loop in self.loops:
+            loop.start()
+
+    def stop(self) -> None:
+        """Stop the threads and close the channels."""
+        for channel in self.channels:
+            channel.close()
+        for loop in self.loops:
+            loop.stop()
+        self.executor.shutdown(cancel_futures=True)
+
+
+def compose(section: KeystoreSection, tls: TlsSettings, pool: ConnectionPool, sealer: Sealer) -> Keystore:
+    """Put a keystore together; nothing runs yet."""
+    ttl = timedelta(seconds=section.pending_ttl_seconds)
+    service = KeystoreService(PostgresKeys(pool), sealer, name=section.name, index=section.index, pending_ttl=ttl)
+    jobs = PostgresJobs(pool)
+    own = dn.of_certificate(x509.load_pem_x509_certificate(tls.certificate.read_bytes()))
+    subjects = {section.index: own, **{peer.index: peer.subject for peer in section.peers}}
+    participant = Participant(
+        PostgresSharings(pool), jobs, sealer, index=section.index, subjects=subjects, minimum_threshold=section.minimum_threshold
+    )
+    channels = {peer.index: open_channel(peer.address, tls) for peer in section.peers}
+    remote = {index: RemotePeer(index, channel) for index, channel in channels.items()}
+    participant.peers = {section.index: LocalPeer(participant, own), **remote}
+    witnesses = {index: RemoteWitness(index, channel) for index, channel in channels.items()}
+    trail = AuditTrail(PostgresTrail(pool, section.index), sealer, index=section.index, witnesses=witnesses)
+    executor = ThreadPoolExecutor(max(1, len(subjects)), thread_name_prefix="resharing")
+    driving = Loop("resharing", Driver(jobs, participant, executor).step, _POLL_SECONDS)
+    operation = Operation(jobs, peers=list(subjects), minimum_threshold=section.minimum_threshold, wake=driving.wake)
+    loops = (
+        Loop("purge", service.purge_expired, section.purge_interval_seconds),
+        Loop("witness", trail.show_head, section.witness_interval_seconds),
+        driving,
+    )
+    return Keystore(
+        service, participant, trail, operation, Rewrapping(PostgresSeals(pool), sealer), loops, list(channels.values()), executor
+    )

@@ -1,0 +1,1 @@
+"""New shares for old keys: refresh, repair, re-share."""
