@@ -102,7 +102,7 @@ def _read(
                 hashes[message.seq] = message.hash
         progress(report.name, report.entries)
         head = _head(page.head)
-        if not page.entries and (head.seq < report.entries or (head.seq == report.entries and head.hash != previous)):
+        if not page.entries and (head.seq, head.hash) != (report.entries, previous):
             report.findings.append(Finding(CUT, head.seq, "its head is not the end of its chain"))
     return head
 
@@ -124,10 +124,10 @@ def _heads_of(report: AuditReport, witnesses: dict[str, list[WitnessedHead] | Cl
 def _compare(report: AuditReport, witnessed: WitnessedHead, present: SignedHead, hashes: dict[int, bytes]) -> None:
     """Hold one witnessed head against the chain; tell each kind of disagreement once."""
     head = witnessed.head
-    if not witnessed.is_authentic() or head.signing_key != present.signing_key:
-        finding = Finding(FORGED, head.seq, f"a head witnessed by keystore {witnessed.witness} is not signed with this keystore's key")
-    elif head.chain_id != present.chain_id:
+    if witnessed.is_authentic() and head.chain_id != present.chain_id:
         finding = Finding(REPLACED, 0, f"the chain was begun anew; an earlier one of {head.seq} entries or more is gone")
+    elif not witnessed.is_authentic() or head.signing_key != present.signing_key:
+        finding = Finding(FORGED, head.seq, f"a head witnessed by keystore {witnessed.witness} is not signed with this keystore's key")
     elif head.seq > report.entries:
         finding = Finding(CUT, report.entries, f"the chain ends at entry {report.entries}, but entry {head.seq} was witnessed")
     elif hashes.get(head.seq) != head.hash:

@@ -72,6 +72,7 @@ class Reading:
         self._open = dict.fromkeys(guids)
         self._shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         self._best = dict.fromkeys(guids, 0)
+        self._needed = dict.fromkeys(guids, threshold)
         self._refusals: dict[UUID, list[ClientError]] = {guid: [] for guid in guids}
         self._failures: dict[KeystoreServer, ClientError] = {}
         self._faulty: dict[KeystoreServer, str] = {}
@@ -136,7 +137,7 @@ class Reading:
         shares = self._shares[guid]
         if len(shares) >= self._threshold:
             resolution = resolve(guid, shares, self._threshold)
-            self._best[guid] = resolution.best
+            self._best[guid], self._needed[guid] = resolution.best, max(self._threshold, resolution.needed)
             self._blame(resolution.faults)
             if resolution.scalar is not None:
                 self._close(guid, shamir.file_key(resolution.scalar, guid, resolution.agreeing[0].epoch))
@@ -160,7 +161,7 @@ class Reading:
             for guid in self._asked[server][1]:
                 if guid in coming:
                     coming[guid] += 1
-        return any(self._best[guid] + count < self._threshold for guid, count in coming.items())
+        return any(self._best[guid] + count < self._needed[guid] for guid, count in coming.items())
 
     def _close(self, guid: UUID, result: bytes | ClientError) -> None:
         self._results[guid] = result
@@ -187,10 +188,10 @@ class Reading:
             return _common_refusal(self._refusals[guid])
         if self._is_changing(guid):
             return Unavailable.because(KEY_SHARES_CHANGING, "the keystores are giving this key new shares; try again")
-        if len(self._shares[guid]) >= self._threshold:
+        if len(self._shares[guid]) >= self._needed[guid]:
             return Corrupt.because("KEY_SHARES_DISAGREE", "the keystores contradict each other about this key; tell their operators")
         reasons = "; ".join(error.message for error in self._failures.values())
-        return Unavailable.because("KEYSTORES_UNAVAILABLE", f"{self._threshold} keystores are needed to read a key: {reasons}")
+        return Unavailable.because("KEYSTORES_UNAVAILABLE", f"{self._needed[guid]} keystores are needed to read a key: {reasons}")
 
     def _is_changing(self, guid: UUID) -> bool:
         """Tell whether keystores were asked before and after they replaced their shares, so that too few are of one version."""

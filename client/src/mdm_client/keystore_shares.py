@@ -14,13 +14,14 @@ class Resolution:
     """What shares of one key amount to.
 
     `scalar` is the key's, None when too few agree; `agreeing` are shares that together prove it; `faults` tells, by
-    share index, what is wrong with the others; `best` is how many agreed at most.
+    share index, what is wrong with the others; `best` is how many agreed at most and `needed` how many it takes of those.
     """
 
     scalar: bytes | None = field(default=None, repr=False)
     agreeing: tuple[Share, ...] = ()
     faults: Mapping[int, str] = field(default_factory=dict)
     best: int = 0
+    needed: int = 0
 
 
 def resolve(guid: UUID, shares: Mapping[int, Sequence[Share]], threshold: int) -> Resolution:
@@ -40,16 +41,18 @@ def resolve(guid: UUID, shares: Mapping[int, Sequence[Share]], threshold: int) -
         else:
             group = groups.setdefault((share.epoch, share.version, share.threshold, share.total, share.commitments), [])
             group += [share] if all(share.x != other.x for other in group) else []
-    best = 0
+    best = needed = 0
     for group in sorted(groups.values(), key=lambda group: (-len(group), group[0].commitments)):
         scalar, agreeing = _combine(group, faults)
-        best = max(best, len(agreeing))
+        lacking = group[0].threshold - len(agreeing)
+        if agreeing and (not best or (lacking, -len(agreeing)) < (needed - best, -best)):
+            best, needed = len(agreeing), group[0].threshold
         if scalar is not None:
             for share in (share for other in groups.values() if other is not group for share in other):
                 if not is_other_version(share, agreeing[0]):
                     faults.setdefault(share.x, "gave a share that contradicts the other keystores")
-            return Resolution(scalar, tuple(agreeing), faults, best)
-    return Resolution(None, (), faults, best)
+            return Resolution(scalar, tuple(agreeing), faults, best, needed)
+    return Resolution(None, (), faults, best, needed)
 
 
 def is_other_version(one: Share, other: Share) -> bool:
