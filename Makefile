@@ -79,10 +79,11 @@ e2e: $(ENVIRONMENT) ## Tests through the mdm command against whole stacks: proce
 	elif [ "$${MDM_REQUIRE_ALL:-}" = 1 ]; then echo "no Docker engine answers; everything is required here (MDM_REQUIRE_ALL=1)" >&2; exit 1; \
 	else echo "no Docker engine answers: the tests against containers are left out" >&2; fi
 
-bench: $(ENVIRONMENT) ## Measure beside Orthanc, age, crypt4gh and other de-identifiers
+bench: $(ENVIRONMENT) ## Measure beside Orthanc, age, crypt4gh, Vault's Shamir and other de-identifiers
 	$(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt
 	$(BIN)/python bench/end_to_end.py
 	$(BIN)/python bench/encryption.py
+	$(BIN)/python bench/keystore.py
 	$(BIN)/python bench/deid.py
 
 clean: ## Stop the local stack and remove it with everything generated, .venv included
