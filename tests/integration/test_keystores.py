@@ -51,7 +51,7 @@ def reading(client: KeystoreClient, keys: dict[UUID, bytes]) -> Iterator[list[ob
     finally:
         stop.set()
         thread.join()
-    assert rounds[0] > 2
+    assert rounds[0], "nothing was read meanwhile"
 
 
 def finished(operator: KeystoreOperator, driver: str, job_id: UUID) -> admin_pb2.Resharing:
