@@ -40,6 +40,7 @@ def native(value: memoryview, geometry: Mapping[int, int], frames: int, subsampl
     rows, columns, bits = (geometry.get(tag, 0) for tag in (ROWS, COLUMNS, BITS))
     bits_per_pixel = bits * 2 if subsampled else bits * geometry.get(SAMPLES, 1)
     expected = (rows * columns * bits_per_pixel * frames + 7) // 8
+    expected += expected % 2  # in words of big endian the padding is not the last byte
     surplus = len(value) - expected
     if expected == 0 or surplus <= 0 or (surplus < 4096 and not any(value[expected:])):
         yield value
