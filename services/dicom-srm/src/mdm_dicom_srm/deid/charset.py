@@ -1,6 +1,9 @@
 """Text in the character sets of DICOM (PS3.5 section 6.1): decoded only when it can be with certainty."""
 
+import contextlib
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from pydicom.charset import CODES_TO_ENCODINGS, python_encoding
@@ -54,6 +57,13 @@ class Charset:
         text = self.decode(raw)
         return raw.decode("latin-1") if text is None else text
 
+    def readings(self, raw: bytes) -> Iterator[str]:
+        """Yield the text, and what it says if it is UTF-8 in spite of its character set."""
+        yield self.guess(raw)
+        if not raw.isascii():
+            with contextlib.suppress(UnicodeError):
+                yield raw.decode("utf-8")
+
     def by_first_set(self, raw: bytes) -> str:
         """Return the text read by the first character set alone, as pseudonyms depend on it for ever."""
         try:
@@ -67,3 +77,9 @@ class Charset:
             return text.encode("ascii" if self._extended else self._codec)
         except (UnicodeError, LookupError):
             return None
+
+
+@lru_cache(64)
+def charset(value: str) -> Charset:
+    """Return the character set of a value; the same object for the same value."""
+    return Charset(value)

@@ -19,6 +19,7 @@ from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts,
 from mdm_dicom_srm.deid.image import read_image
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
 from mdm_dicom_srm.deid.part10 import Part10, open_part10, write_part10
+from mdm_dicom_srm.deid.payload import SurplusPixels
 from mdm_dicom_srm.deid.pixel import Cleaned, Uncleanable, clean
 from mdm_dicom_srm.deid.pixelrule import PixelRule, PixelRules
 from mdm_dicom_srm.deid.profile import OPTION_CODES, Profile
@@ -75,6 +76,8 @@ class Deidentifier:
             return Result(Outcome.FAILED, error.reason)
         except Uncleanable as error:
             return Result(Outcome.QUARANTINED, error.reason)
+        except SurplusPixels:
+            return Result(Outcome.QUARANTINED, "surplus_pixels")
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
 

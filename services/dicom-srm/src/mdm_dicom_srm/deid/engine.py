@@ -3,36 +3,41 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 
-from mdm_dicom_srm.deid.charset import Charset
+from mdm_dicom_srm.deid.charset import Charset, charset
 from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
 from mdm_dicom_srm.deid.date import capped_age, shifted
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, RESCALE_TERMS
 from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
-from mdm_dicom_srm.deid.identity import identity, speaks_of_none
+from mdm_dicom_srm.deid.identity import identity
 from mdm_dicom_srm.deid.outcome import Malformed
+from mdm_dicom_srm.deid.payload import PIXELS, encapsulated, native
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
-from mdm_dicom_srm.deid.rules import FREE_TEXT_VRS, PIXELS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.text import Cleaner
 
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
+# Under which nodes the standard has numbers; it may have more of them than this dictionary.
+_NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
 _UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
 _MAX_LEARNT: Final = 1024
-_NUMBER_VRS: Final = frozenset({b"DS", b"IS"})
-_SWEPT_VRS: Final = FREE_TEXT_VRS | _NUMBER_VRS | {b"CS"}
-_NUMBERS: Final = re.compile(rb"[-+0-9.eE \\\0]*")
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
 def is_uid(value: bytes) -> bool:
     """Tell whether a value has UIDs and nothing else; text in the place of a UID is no UID to be retained."""
     return all(_UID.fullmatch(part) for part in value.rstrip(b" \0").split(b"\\"))
+
+
+def _of_the_standard(uid: str) -> bool:
+    return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
 
 
 class Pass:
@@ -53,16 +58,19 @@ class Pass:
         self._rules = rules
         self._pseudonymiser = pseudonymiser
         self._offset = timedelta(days=offset_days)
+        self._facts = facts
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
-        self._sweep = sweep
+        self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
         self._uids: dict[bytes, bytes] = {}
         self._dates: dict[tuple[bytes, bytes], bytes] = {}
-        self._learnt: set[tuple[bytes, bytes]] = set()
+        self._learnt: set[tuple[bytes, bytes, Charset]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
         self._again = False
+        # Whether text that stays is outside ASCII, where a search over bytes is not enough.
+        self._foreign = False
         self._bulk: set[int] = set()
         self.counts: Counter[str] = Counter()
 
@@ -91,9 +99,11 @@ class Pass:
         Returns the last arguments of a second pass if one is needed: where text inside sequences is to be cleaned, or where what
         stays may hold what was taken from elsewhere.
         """
-        known = identity(frozenset((vr, self._charset.guess(value)) for vr, value in self._learnt), dates_stay)
-        cleaner = Cleaner(known, dates_stay, ages_stay)
-        sweep = known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
+        readings = frozenset((vr, text) for vr, value, charset in self._learnt for text in charset.readings(value))
+        known = identity(readings, dates_stay)
+        certain = all(value.isascii() or charset.decode(value) is not None for _, value, charset in self._learnt)
+        cleaner = Cleaner(known, dates_stay, ages_stay, certain)
+        sweep = self._foreign or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
         if self._again or sweep:
             return cleaner, sweep
         self._cleaner = cleaner
@@ -117,7 +127,7 @@ class Pass:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
         # The second pass looks into what stays.
-        keep, creators = Kind.KEEP if not self._sweep else None, dict[int, str]()
+        keep, creators = Kind.KEEP if self._sweeper is None else None, dict[int, str]()
         drop_private, removed = not self._rules.keeps_private, 0
         run = pos  # where the bytes begin that go out as they came
         while pos < limit:
@@ -140,7 +150,8 @@ class Pass:
                 removed += 1
                 continue
             op = ops.get((tag, vr)) or self._rules.op(level, tag, vr, encoding)
-            if op.kind is keep and length <= limit - value and not (ours and tag in ours):
+            plain = op.kind is keep and length <= limit - value and not (ours and tag in ours)
+            if plain and (op.form is None or op.form(data, value, value + length)):
                 pos = value + length
                 continue
             if run < pos:
@@ -184,7 +195,10 @@ class Pass:
             self._private(head, start, end, limit, encoding, depth, creators, out)
         elif op.kind is Kind.DROP or (op.kind is Kind.OVERLAY and (depth or tag >> 16 not in self._regions)):
             self.counts["removed"] += 1
+        elif op.form is not None and not op.text and length != UNDEFINED and not op.form(self._data, value, end):
+            self._remove(head, start, limit, level, encoding, depth, out)
         elif op.kind in (Kind.KEEP, Kind.PIXELS) or (op.kind is Kind.OVERLAY and op.fallback is None):
+            self._foreign |= op.text
             self._keep(head, start, end, level, encoding, depth, out)
         else:
             self.counts["cleaned" if op.kind is Kind.OVERLAY else op.kind.value] += 1
@@ -220,14 +234,20 @@ class Pass:
         if length == UNDEFINED and (tag not in PIXELS or vr == b"UN"):
             raise Malformed("undefined_length")
         if tag in PIXELS and depth == 0:
+            pixels = self._pixels(head, end, encoding)
             self._bulk.add(len(out))
-        elif tag == CHARACTER_SET:
-            self._charset = Charset(bytes(self._data[value:end]).decode("latin-1"))
-        elif self._sweep and not {vr, standard_vr(tag)}.isdisjoint(_SWEPT_VRS):
+            out.append(self._data[start:value])
+            for part in pixels:
+                self._bulk.add(len(out))
+                out.append(part)
+            return
+        if tag == CHARACTER_SET:
+            self._charset = charset(bytes(self._data[value:end]).decode("latin-1"))
+        elif self._sweeper is not None:
             old = bytes(self._data[value:end])
-            new = self._swept(tag, vr, old, level)
+            new = self._sweeper.left_of(tag, vr, old, self._charset, level.node.types.get(tag, "3").startswith("1"))
             if not new and old:
-                self._change(self._rules.removal(level, tag, vr, encoding), head, start, end, level, encoding, depth, {}, out)
+                self._remove(head, start, end, level, encoding, depth, out)
                 return
             if new != old:
                 self.counts["cleaned"] += 1
@@ -235,22 +255,19 @@ class Pass:
                 return
         out.append(self._data[start:end])
 
-    def _swept(self, tag: int, vr: bytes, old: bytes, level: Level) -> bytes:
-        """Return text that stays without what was taken from elsewhere, or nothing if it has to go.
+    def _pixels(self, head: Header, end: int, encoding: Encoding) -> Iterator[memoryview | bytes]:
+        """Return what of the pixel data is passed on: all, but for what is no pixel."""
+        _, _, value, length = head
+        if length == UNDEFINED:
+            return encapsulated(self._data, value, end, encoding)
+        return native(self._data[value:end], self._facts.geometry, self._facts.frames, self._facts.subsampled)
 
-        Numbers that are none go. Codes go as a whole, except those the IOD cannot do without and words that name a body part as
-        well as a person.
-        """
-        if not {vr, standard_vr(tag)}.isdisjoint(_NUMBER_VRS):
-            return old if _NUMBERS.fullmatch(old) else b""
-        text = self._charset.guess(old)
-        swept = self._cleaner.sweep(text) if self._cleaner is not None else text
-        if swept == text:
-            return old
-        if standard_vr(tag) == b"CS" or vr == b"CS":
-            needed = level.node.types.get(tag, "3").startswith("1")
-            return old if needed or speaks_of_none(text) else b""
-        return b"" if vr == b"UN" else self._charset.encode(swept) or b""
+    def _remove(
+        self, head: Header, start: int, limit: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
+    ) -> None:
+        """Take away an element for which there is no action."""
+        removal = self._rules.removal(level, head[0], head[1], encoding)
+        self._change(removal, head, start, limit, level, encoding, depth, {}, out)
 
     def _clean(self, op: Op, tag: int, old: bytes, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
         """Clean text now if all of the file is known, else later: at the top level in place, deeper by a second pass."""
@@ -288,7 +305,7 @@ class Pass:
     def _learn(self, vr: bytes, value: int, end: int) -> None:
         if value < end <= value + _MAX_LEARNT:
             learnt = bytes(self._data[value:end]).strip(b" \0")
-            self._learnt.add((vr, learnt[:10] if vr in (b"DA", b"DT") else learnt))
+            self._learnt.add((vr, learnt[:10] if vr in (b"DA", b"DT") else learnt, self._charset))
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -307,14 +324,14 @@ class Pass:
             if tag != ITEM:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
-            charset = self._charset
+            outside = self._charset
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
                 raise Malformed("truncated")
             else:
                 pos = self._walk(value, value + size, level, inner, depth + 1, content)
-            self._charset = charset
+            self._charset = outside
             items.append(inner.item(b"".join(content)))
         return b"".join(items), end
 
@@ -350,25 +367,22 @@ class Pass:
                 self._write_sequence(tag, vr, content, encoding, out)
                 return
             same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
+            form = FORMS.get(listed)
             plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
-            if plain and (listed in BINARY_VRS or not self._repeats(value, end)):
+            plain = plain and (form is None or form(self._data, value, end) is not None)
+            content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
+            self._foreign |= plain and listed in TEXT_VRS and not bytes(self._data[value:end]).isascii()
+            if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):
                 out.append(self._data[start:end])
                 return
         self.counts["removed"] += 1
-
-    def _repeats(self, value: int, end: int) -> bool:
-        """Tell, in the second pass, whether a private text holds something that was taken from elsewhere."""
-        if not self._sweep or self._cleaner is None:
-            return False
-        text = self._charset.guess(bytes(self._data[value:end]))
-        return self._cleaner.sweep(text) != text
 
     def _uid_values(self, old: bytes, known_only: bool) -> bytes:
         return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))
 
     def _mapped_uid(self, uid: bytes, known_only: bool) -> bytes:
         text = uid.decode("latin-1")
-        if not uid or text in UID_dictionary or (not known_only and _STANDARD_UID.fullmatch(text)):
+        if not uid or text in UID_dictionary or (not known_only and _of_the_standard(text)):
             return uid
         if uid not in self._uids:
             self._uids[uid] = self._pseudonymiser.uid(text).encode("ascii")

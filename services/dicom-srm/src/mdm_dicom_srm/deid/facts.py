@@ -6,9 +6,10 @@ from typing import Final
 import pydicom
 from pydicom.dataelem import RawDataElement
 
-from mdm_dicom_srm.deid.charset import Charset
+from mdm_dicom_srm.deid.charset import Charset, charset
 from mdm_dicom_srm.deid.codec import UNDEFINED, Encoding, skip
 from mdm_dicom_srm.deid.outcome import Malformed
+from mdm_dicom_srm.deid.payload import GEOMETRY, PIXELS
 from mdm_dicom_srm.deid.profile import CONDITIONS
 
 CHARACTER_SET: Final = 0x00080005
@@ -18,7 +19,9 @@ PATIENT_NAME: Final = 0x00100010
 PATIENT_ID: Final = 0x00100020
 ISSUER: Final = 0x00100021
 STUDY: Final = 0x0020000D
-_TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, *CONDITIONS.values()}
+_FRAMES: Final = 0x00280008
+_PHOTOMETRIC: Final = 0x00280004
+_TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, _FRAMES, _PHOTOMETRIC, *CONDITIONS.values()}
 _OVERLAY_TYPE, _OVERLAY_BIT, _OVERLAY_DATA = 0x0040, 0x0102, 0x3000
 _MAX_TEXT = 16384
 
@@ -27,6 +30,7 @@ _MAX_TEXT = 16384
 class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
+    `geometry` are the numbers that tell how long the pixel data should be.
     `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest.
     """
 
@@ -35,6 +39,7 @@ class Facts:
     regions: set[int] = field(default_factory=set)
     overlay_bits: set[int] = field(default_factory=set)
     overlay_data: set[int] = field(default_factory=set)
+    geometry: dict[int, int] = field(default_factory=dict)
 
     def uid(self, tag: int) -> str:
         """Return the value of a UI attribute without padding."""
@@ -44,6 +49,17 @@ class Facts:
     def embedded_overlay(self) -> bool:
         """Tell whether an overlay has a bit position but no data of its own."""
         return bool(self.overlay_bits - self.overlay_data)
+
+    @property
+    def frames(self) -> int:
+        """Number of Frames; 1 without the attribute, 0 if it is no number."""
+        text = self.texts.get(_FRAMES, "").strip(" \0") or "1"
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+    @property
+    def subsampled(self) -> bool:
+        """Tell whether two pixels share their colour."""
+        return self.texts.get(_PHOTOMETRIC, "").strip(" \0") in ("YBR_FULL_422", "YBR_PARTIAL_422")
 
     def patient(self) -> tuple[str, str]:
         """Return the patient's id and issuer; without an id the study stands for the patient, so strangers stay apart."""
@@ -77,12 +93,16 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
             if length == UNDEFINED or length > _MAX_TEXT:
                 raise Malformed("invalid_value")
             raw[tag] = bytes(data[value:pos])
+        elif tag in GEOMETRY or tag in PIXELS:
+            if tag in facts.geometry:
+                raise Malformed("duplicate_element")
+            facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
         elif tag >> 24 == 0x60:
             bit_position = tag & 0xFFFF == _OVERLAY_BIT and length == 2
             facts.overlay(tag, encoding.uint(data[value:pos]) if bit_position else 0)
             if tag & 0xFFFF == _OVERLAY_TYPE and bytes(data[value:pos]).strip(b" \0") == b"R":
                 facts.regions.add(tag >> 16)
-    facts.charset = Charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
+    facts.charset = charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
     facts.texts = {tag: facts.charset.by_first_set(value) for tag, value in raw.items()}
     return facts
 
@@ -92,7 +112,7 @@ def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
     facts = Facts()
     texts = {tag: _raw_text(dataset, tag) for tag in _TEXTS if tag in dataset}
     declared = texts.get(CHARACTER_SET, b"")
-    facts.charset = Charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
+    facts.charset = charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
     facts.texts = {tag: facts.charset.by_first_set(value) if isinstance(value, bytes) else value for tag, value in texts.items()}
     for tag in dataset.keys():  # noqa: SIM118 - iterating the data set itself would convert every value
         if tag >> 24 == 0x60:

@@ -74,12 +74,14 @@ class Identity:
     initials: frozenset[str] = frozenset()
     known: bool = False
     raw: frozenset[bytes] = frozenset()
+    #: Those of `raw` that do not stand in a table of numbers by chance.
+    binary: frozenset[bytes] = frozenset()
     longest: int = 0
 
     def occurs_in(self, content: Buffer) -> bool:
-        """Tell quickly whether a needle may be in encoded text, separators or not; may be wrong in that it is, never in that it is not.
+        """Tell quickly whether a needle may be in ASCII text, separators or not; may be wrong in that it is, never in that it is not.
 
-        Needles of less than four letters and short numbers are not looked for.
+        Names of less than three letters, other needles of less than four and short numbers are not looked for.
         """
         if len(self.raw) * len(content) > _MAX_SEARCH:
             return True
@@ -110,19 +112,16 @@ def identity(learnt: frozenset[tuple[bytes, str]], dates_stay: bool) -> Identity
             else:
                 known |= _learn_label(value, others)
     longest = max(map(len, names | others), default=0)
-    return Identity(frozenset(names), frozenset(others), frozenset(initials), known, frozenset(_raw_forms(names | others)), longest)
+    raw = frozenset(_raw_forms(names, SUBSTRING - 1) | _raw_forms(others, SUBSTRING))
+    binary = frozenset(form for form in raw if len(form) > SUBSTRING)
+    return Identity(frozenset(names), frozenset(others), frozenset(initials), known, raw, binary, longest)
 
 
-def _raw_forms(needles: Iterable[str]) -> set[bytes]:
-    """Return needles as they may stand in a file's bytes after ASCII is lowered; other letters in the usual encodings, either case."""
-    forms = set()
-    for needle in needles:
-        if needle.isascii() and len(needle) < (LONG_NUMBER if needle.isdigit() else SUBSTRING):
-            continue
-        for text in (needle, needle.upper()) if not needle.isascii() else (needle,):
-            for codec in ("utf-8", "latin-1") if not needle.isascii() else ("ascii",):
-                forms.add(text.encode(codec, "ignore").translate(_LOWER, _SEPARATORS))
-    return {form for form in forms if len(form) > 2}
+def _raw_forms(needles: Iterable[str], shortest: int) -> set[bytes]:
+    """Return the needles that ASCII text can hold, as bytes; text outside ASCII is looked at closely anyway."""
+    return {
+        needle.encode("ascii") for needle in needles if needle.isascii() and len(needle) >= (LONG_NUMBER if needle.isdigit() else shortest)
+    }
 
 
 def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:

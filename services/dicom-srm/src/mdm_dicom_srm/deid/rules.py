@@ -1,6 +1,7 @@
 """From a profile and an IOD to one operation per attribute: options applied, conditional codes of PS3.15 E.1-1 resolved."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
@@ -8,15 +9,16 @@ from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_dicom_srm.deid.codec import Encoding
+from mdm_dicom_srm.deid.codec import Buffer, Encoding
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
+from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
 FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
-# Float, double float and integer pixel data: passed through untouched, never searched.
-PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+# Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
+_PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
@@ -25,6 +27,7 @@ _ADDRESS_VRS = (b"AE", b"UR")
 _IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
 _CODED_VRS = frozenset(b"CS DS IS SQ AT FL FD SL SS SV UL US UV UI".split())
 _NARRATIVE_VRS = frozenset(b"LT ST UT".split())
+_JUDGED_VRS = FREE_TEXT_VRS | {b"CS", b"PN"}
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
 _CLEANING = ("clean_descriptors", "clean_structured_content", "clean_graphics", "retain_patient_characteristics")
@@ -46,6 +49,24 @@ _OVERLAY: Final = {
     0x3000: b"OW",
     0x4000: b"LT",
 }
+
+# What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
+_NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
+# Text outside ASCII is not found by a search over bytes; it is looked at closely.
+_PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
+FORMS: Final[dict[bytes, "Form"]] = {
+    b"DS": _NUMBERS,
+    b"IS": _NUMBERS,
+    b"TM": re.compile(rb"[-0-9.: \\\0]*").fullmatch,
+    b"DA": re.compile(rb"[-0-9. \\\0]*").fullmatch,
+    b"DT": re.compile(rb"[-+0-9. \\\0]*").fullmatch,
+}
+_FORMS_BY_TAG: Final[dict[int, "Form"]] = {
+    0x00080005: re.compile(rb"(?:(?:ISO_IR \d{1,3}|ISO 2022 IR \d{1,3}|GB18030|GBK|[ \0]?)[ \0]*(?:\\|\Z))*").fullmatch,
+    0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
+    0x00100040: re.compile(rb"[MFO]?[ \0]*").fullmatch,
+}
+Form = Callable[[Buffer, int, int], object]
 
 
 class Kind(Enum):
@@ -74,6 +95,8 @@ class Op:
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
     `fallback`: of CLEAN, what to do if nothing of the text can stay.
+    `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
+    `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
 
     kind: Kind
@@ -83,10 +106,13 @@ class Op:
     known_only: bool = False
     identifies: bool = False
     fallback: "Op | None" = None
+    form: Form | None = None
+    text: bool = False
 
 
 _DROP = Op(Kind.DROP)
 _KEEP = Op(Kind.KEEP)
+_KEEP_TEXT = Op(Kind.KEEP, form=_PLAIN, text=True)
 _PRIVATE = Op(Kind.PRIVATE)
 
 
@@ -196,6 +222,8 @@ class Rules:
         row = _rows().get(tag)
         if group >> 8 in (0x50, 0x60) or (row is None and not standard):
             return _DROP
+        if tag >> 16 == 0x7FE0 and (tag not in _PIXEL_GROUP or level is not self.root):
+            return _DROP
         if tag in PIXELS:
             return Op(Kind.PIXELS)
         op = self._unlisted_attribute(met) if row is None else self._by_row(row, met)
@@ -265,10 +293,13 @@ class Rules:
             return Op(Kind.VALID_UID, b"UI")
         if met.standard == b"AS":
             return Op(Kind.AGE, b"AS") if met.vr in (b"", b"UN", b"AS") else _DROP
-        if met.vr in (b"", b"UN") or met.vr == met.standard:
-            return _KEEP
         same_class = {met.vr, met.standard} <= TEXT_VRS or {met.vr, met.standard} <= BINARY_VRS
-        return _KEEP if same_class else _DROP
+        if met.vr not in (b"", b"UN", met.standard) and not same_class:
+            return _DROP
+        form = _FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
+        if form:
+            return Op(Kind.KEEP, form=form)
+        return _KEEP_TEXT if {met.vr, met.standard} & _JUDGED_VRS else _KEEP
 
     def _enter(self, met: _Element) -> Op:
         return Op(Kind.SEQUENCE, met.written, level=met.level.child(met.tag) or self.unlisted)

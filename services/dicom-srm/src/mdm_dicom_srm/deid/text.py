@@ -25,7 +25,6 @@ _MONTH = (
 _SUSPECTS: Final = re.compile(
     "|".join(
         (
-            r"(?<!\S)[^\s^]*\^\S*",  # a name as PN writes it
             r"(?<!\S)[^\s@]*@\S+",
             r"(?<!\w)(?:\w+://|www\.)\S+",
             r"\\\\\S+|(?<!\w)/(?:\w+/)+\S*|(?<!\w)[a-z]:\\\S*",  # paths
@@ -42,6 +41,8 @@ _SUSPECTS: Final = re.compile(
     ),
     re.IGNORECASE,
 )
+# A name as PN writes it, unless all its words are of the trade: `Abdomen^Routine` is how some scanners name what they do.
+_CARETS: Final = re.compile(r"(?<!\S)[^\s^]*\^\S*")
 _DATES: Final = re.compile(
     "|".join(
         (
@@ -81,24 +82,31 @@ _SENTENCE_ENDS: Final = frozenset("\r\n;!?")
 
 @dataclass(frozen=True)
 class Cleaner:
-    """Cleans the text of one file. `dates_stay`: dates may be told; `ages_stay`: ages up to 89 may."""
+    """Cleans the text of one file.
+
+    `dates_stay`: dates may be told; `ages_stay`: ages up to 89 may; `certain`: what the identity was learnt from could be read,
+    else text outside ASCII cannot be compared with it.
+    """
 
     identity: Identity
     dates_stay: bool
     ages_stay: bool
+    certain: bool = True
     # Frames repeat their texts.
     _cleaned: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def clean(self, text: str) -> str:
         """Return `text` without what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
         if text not in self._cleaned:
-            judged = self.identity.known and len(text) <= _MAX_LENGTH and _readable(text)
+            judged = self.identity.known and len(text) <= _MAX_LENGTH and _readable(text) and (self.certain or text.isascii())
             left = self._without(text, suspects=True) if judged else ""
             self._cleaned[text] = left if _WORD.search(left) else ""
         return self._cleaned[text]
 
     def sweep(self, text: str) -> str:
         """Return `text` without what the file is known to name; other text stays, dates and numbers included."""
+        if not (self.certain or text.isascii()):
+            return ""
         return self._without(text, suspects=False)
 
     def _without(self, text: str, suspects: bool) -> str:
@@ -107,6 +115,8 @@ class Cleaner:
             spans = self._suspects(text, words) if suspects else []
             strange = {index for index, word in enumerate(words) if not names_nobody(word.text)} if suspects else set()
             removed = self._named(words, suspects, strange) | set(_words_in(words, spans))
+            if removed:
+                removed.update(*_beside(text, words, removed))
             spans += [(words[index].start, words[index].end) for index in removed]
             if not spans:
                 return text
@@ -253,6 +263,14 @@ def _name_before(words: list[_Word], starts: list[int], position: int) -> list[_
             break
         name.append(word)
     return name
+
+
+def _beside(text: str, words: list[_Word], removed: set[int]) -> Iterator[list[int]]:
+    """Yield the words of each name in the way of PN of which a word is removed."""
+    for match in _CARETS.finditer(text):
+        together = list(_words_in(words, [match.span()]))
+        if not removed.isdisjoint(together):
+            yield together
 
 
 def _words_in(words: list[_Word], spans: list[tuple[int, int]]) -> Iterator[int]:

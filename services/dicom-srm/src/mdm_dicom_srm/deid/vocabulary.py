@@ -56,3 +56,15 @@ def _known(letters: str, known: frozenset[str]) -> bool:
 @cache
 def _signs() -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(word for word in vocabulary() if min(word) >= _CJK)})+")
+
+
+@cache
+def _encoders() -> frozenset[str]:
+    return words("encoders")
+
+
+def known_to_encoders(word: str) -> bool:
+    """Tell whether an ASCII word is one that encoders write into their comments: a product, or a version with few digits."""
+    if word.isdigit():
+        return len(word) <= _MAX_PARTS
+    return names_nobody(word, _encoders())
