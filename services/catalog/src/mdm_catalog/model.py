@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -19,6 +19,9 @@ MAX_SURL_BYTES = 1023
 MAX_HOST_BYTES = 255
 MAX_REPLICAS = 100
 MAX_SIZE = 2**63 - 1
+MAX_LINKS = 16  # that one path may lead through
+MAX_RENAMINGS = 1_000
+MAX_PATTERN_BYTES = 255
 SHA256_BYTES = 32
 ROOT_ID = 0
 
@@ -34,6 +37,7 @@ class EntryKind(IntEnum):
 
     DIRECTORY = 1
     FILE = 2
+    SYMLINK = 3
 
 
 class ReplicaStatus(IntEnum):
@@ -65,10 +69,11 @@ class Node(NamedTuple):
     guid: UUID | None
     size: int | None
     rev: int
+    link: str | None
 
 
 class Entry(NamedTuple):
-    """A directory or a file as stored; its path follows from its ancestors."""
+    """A directory, a file or a link as stored; its path follows from its ancestors."""
 
     id: int
     parent_id: int | None
@@ -84,6 +89,8 @@ class Entry(NamedTuple):
     create_time: datetime
     modify_time: datetime
     rev: int
+    link: str | None
+    access_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +149,39 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
+class NewLink:
+    """A symbolic link to make."""
+
+    lfn: Lfn
+    link: str
+    acl_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renaming:
+    """A new path for an entry; `replace` removes what has it."""
+
+    source: Target
+    lfn: Lfn
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FileChange:
-    """New attributes of a file: None leaves one as it is, an empty SHA-256 forgets it."""
+    """New attributes of a file: None leaves one as it is, an empty SHA-256 forgets it. Directories and links have a comment only."""
 
     target: Target
     size: int | None = None
     sha256: bytes | None = None
     comment: str | None = None
     if_rev: int | None = None
+    modify_time: datetime | None = None
+    access_time: datetime | None = None
+
+    @property
+    def of_any_entry(self) -> bool:
+        """Whether it changes nothing that only a file has."""
+        return (self.size, self.sha256, self.modify_time, self.access_time) == (None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +213,26 @@ class SubtreeAcl:
     shared_outside: bool
 
 
-def check_batch(items: Sequence[Item]) -> Sequence[Item]:
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is in a directory and everywhere below; `closed` counts directories that the caller may not look into."""
+
+    lfn: Lfn
+    files: int
+    directories: int
+    links: int
+    bytes: int
+    closed: int
+
+
+def check_batch(items: Sequence[Item], limit: int = MAX_BATCH) -> Sequence[Item]:
     """Return `items`.
 
     Raises:
-        Invalid: there are more than 10,000.
+        Invalid: there are more than `limit`.
     """
-    if len(items) > MAX_BATCH:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH:,} items per call, not {len(items):,}: split the batch.")
+    if len(items) > limit:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {limit:,} items per call, not {len(items):,}: split the batch.")
     return items
 
 
@@ -222,6 +266,14 @@ def check_comment(comment: str) -> str:
     if len(comment.encode()) > MAX_COMMENT_BYTES or _CONTROL.search(comment):
         raise Invalid("COMMENT_INVALID", f"comment must be one line of at most {MAX_COMMENT_BYTES} bytes without control characters.")
     return comment
+
+
+def moment(seconds: int, nanos: int) -> datetime:
+    """Return a time since 1970 in UTC. Raises Invalid outside of the years 1 to 9999."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=nanos // 1000)
+    except (OverflowError, OSError, ValueError):
+        raise Invalid("TIME_INVALID", "A time is outside of the years 1 to 9999.") from None
 
 
 def parse_surl(surl: str) -> str:

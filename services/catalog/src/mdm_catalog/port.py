@@ -9,6 +9,7 @@ from mdm_service.identity import Caller
 
 from mdm_catalog.model import Chain, Entry, FileChange, Node, Replica, SubtreeAcl
 from mdm_catalog.path import Lfn
+from mdm_catalog.pattern import Condition
 
 T = TypeVar("T")
 # A name in a directory: the directory's id and the name.
@@ -48,8 +49,17 @@ class Reading(Protocol):
     def available(self, entry_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
         """Return the SURLs of available replicas, oldest first; files without one are left out."""
 
-    def page(self, directory_id: int, after: str, limit: int) -> list[Entry]:
-        """Return at most `limit` entries of a directory whose names sort after `after`, by bytes of name."""
+    def page(self, directory_id: int, after: str, limit: int, condition: Condition | None = None) -> list[Entry]:
+        """Return at most `limit` entries of a directory whose names sort after `after`, by bytes of name.
+
+        With a condition all that meet it and all directories are among them, and perhaps others.
+        """
+
+    def usage(self, caller: Caller, directory_id: int, depth: int) -> list[tuple[tuple[str, ...], int, int, int, int, int]]:
+        """Return per directory down to `depth` its names from the given one, and files, directories, links, bytes, closed.
+
+        What is deeper is counted in the last directory that is reported; directories that the caller may not list are closed.
+        """
 
     def subtree_acls(self, caller: Caller, entry_id: int) -> tuple[list[SubtreeAcl], int]:
         """Return the distinct ACLs of an entry and of what the caller may list below it, by id, and how many directories it may not."""
@@ -63,6 +73,15 @@ class Writing(Reading, Protocol):
 
     def lock_entries(self, ids: Collection[int]) -> dict[int, Node]:
         """Lock entries whose attributes are to change; return those that still exist."""
+
+    def lock_moves(self) -> None:
+        """Let no other transaction move a directory to another one until the end of this."""
+
+    def above(self, directory_id: int) -> list[int]:
+        """Return the ids of a directory and of all directories above it."""
+
+    def fits(self, directory_id: int, room: int) -> bool:
+        """Tell whether no path below a directory adds more than `room` bytes to the directory's own."""
 
     def lock_for_removal(self, ids: Collection[int]) -> dict[int, Node]:
         """Lock entries to be removed, so that nothing more is made in them; return those that still exist."""
@@ -87,6 +106,12 @@ class Writing(Reading, Protocol):
 
     def insert_files(self, rows: Sequence[tuple[int, str, UUID, int | None, bytes | None, str, UUID]]) -> dict[Place, tuple[int, UUID]]:
         """Make files (parent, name, GUID, size, SHA-256, comment, ACL) where place and GUID are free; return id and GUID of those made."""
+
+    def insert_links(self, rows: Sequence[tuple[int, str, str, UUID]]) -> None:
+        """Make links (parent, name, target, ACL) at free places of locked parents."""
+
+    def move(self, entry_id: int, parent_id: int, name: str) -> None:
+        """Give a locked entry a free place in a locked directory, and count its `rev` up."""
 
     def insert_replicas(self, rows: Sequence[tuple[int, Replica]]) -> None:
         """Add replicas to files. When another transaction took one of the SURLs meanwhile, the whole work starts again."""

@@ -7,11 +7,12 @@ from mdm_service.acl import Permission
 from mdm_service.errors import Aborted, Forbidden, Invalid, MdmError, Unauthenticated
 from mdm_service.identity import Caller
 
-from mdm_catalog import creation, removal
+from mdm_catalog import creation, removal, renaming
 from mdm_catalog.access import Located, Rights, not_found
 from mdm_catalog.listing import Listing
 from mdm_catalog.lookup import locate
 from mdm_catalog.model import (
+    MAX_RENAMINGS,
     ROOT_ID,
     AclAssignment,
     EntryKind,
@@ -19,14 +20,19 @@ from mdm_catalog.model import (
     FileChange,
     NewDirectory,
     NewFile,
+    NewLink,
     Node,
+    Renaming,
     Resolution,
     SubtreeAcl,
     Target,
+    Usage,
     check_batch,
 )
 from mdm_catalog.path import Lfn
+from mdm_catalog.pattern import Condition
 from mdm_catalog.port import Reading, Store, Writing
+from mdm_catalog.usage import sum_up
 
 T = TypeVar("T")
 C = TypeVar("C", FileChange, AclAssignment)
@@ -58,16 +64,37 @@ class CatalogService:
         check_batch(targets)
         return self._store.write(lambda writing: removal.remove(writing, caller, targets, recursive=recursive))
 
-    def listing(self, caller: Caller, lfn: Lfn, *, recursive: bool, with_replicas: bool, after: Lfn | None) -> Iterator[list[EntryView]]:
-        """List a directory or a file; see `listing.Listing.batches`."""
-        return Listing(self._store, caller, recursive=recursive, with_replicas=with_replicas).batches(lfn, after)
+    def make_links(self, caller: Caller, links: Sequence[NewLink]) -> list[Outcome]:
+        """Make symbolic links; see `creation.make_links`."""
+        check_batch(links)
+        return self._store.write(lambda writing: creation.make_links(writing, caller, links))
 
-    def stat(self, caller: Caller, targets: Sequence[Target], *, with_replicas: bool) -> list[EntryView | MdmError]:
-        """Return the entries that the caller may see."""
+    def rename(self, caller: Caller, renamings: Sequence[Renaming]) -> list[Outcome]:
+        """Rename entries; see `renaming.rename`. At most 1,000."""
+        check_batch(renamings, MAX_RENAMINGS)
+        return self._store.write(lambda writing: renaming.rename(writing, caller, renamings))
+
+    def listing(self, caller: Caller, lfn: Lfn, *, recursive: bool, with_replicas: bool, after: Lfn | None) -> Iterator[list[EntryView]]:
+        """List a directory, a file or a link; see `listing.Listing.batches`."""
+        depth = 0 if recursive else 1
+        return Listing(self._store, caller, depth=depth, with_replicas=with_replicas).batches(lfn, after)
+
+    def find(
+        self, caller: Caller, lfn: Lfn, condition: Condition, *, depth: int, with_replicas: bool, after: Lfn | None
+    ) -> Iterator[list[EntryView]]:
+        """List what meets a condition, down to `depth` (0: everywhere); see `listing.Listing.batches`."""
+        return Listing(self._store, caller, depth=depth, with_replicas=with_replicas, condition=condition).batches(lfn, after)
+
+    def usage(self, caller: Caller, lfn: Lfn, depth: int) -> list[Usage]:
+        """Sum up a directory and, down to `depth`, those below it; see `usage.sum_up`."""
+        return self._store.read(lambda reading: sum_up(reading, caller, lfn, depth))
+
+    def stat(self, caller: Caller, targets: Sequence[Target], *, with_replicas: bool, follow: bool = True) -> list[EntryView | MdmError]:
+        """Return the entries that the caller may see; a link itself unless `follow`."""
         check_batch(targets)
 
         def work(reading: Reading) -> list[EntryView | MdmError]:
-            located, rights = _find(reading, caller, targets)
+            located, rights = _find(reading, caller, targets, follow=follow)
             seen = [_outcome(item, rights.unseen(item)) for item in located]
             ids = {node.id for node in seen if isinstance(node, Node)}
             entries = reading.entries(ids)
@@ -121,11 +148,12 @@ class CatalogService:
         return self._store.read(work)
 
     def set_attributes(self, caller: Caller, changes: Sequence[FileChange]) -> list[Outcome]:
-        """Change attributes of files."""
+        """Change attributes of files, comments of any entry."""
         check_batch(changes)
 
         def check(rights: Rights, located: Located, change: FileChange) -> Node | MdmError:
-            node = _file_outcome(located, rights.refusal(located, Permission.SET))
+            outcome = _outcome if change.of_any_entry else _file_outcome
+            node = outcome(located, rights.refusal(located, Permission.SET))
             if isinstance(node, Node) and change.if_rev not in (None, node.rev):
                 return Aborted("REV_CHANGED", "The entry was changed meanwhile: read it again and retry.")
             return node
@@ -142,7 +170,7 @@ class CatalogService:
                 return node
             if node.id == ROOT_ID:
                 return Invalid("ROOT_FIXED", "The root's ACL is part of the service's configuration.")
-            if node.kind == EntryKind.FILE and change.default_acl_id is not None:
+            if node.kind != EntryKind.DIRECTORY and change.default_acl_id is not None:
                 return Invalid("DEFAULT_ACL_OF_FILE", "Only a directory has a default ACL.")
             return rights.acl_refusal(change.acl_id, change.default_acl_id) or node
 
@@ -173,11 +201,9 @@ class CatalogService:
         return self._store.read(work)
 
 
-def _find(reading: Reading, caller: Caller, targets: Sequence[Target]) -> tuple[list[Located], Rights]:
+def _find(reading: Reading, caller: Caller, targets: Sequence[Target], *, follow: bool = True) -> tuple[list[Located], Rights]:
     rights = Rights(reading, caller)
-    located = locate(reading, targets)
-    rights.load_located(located)
-    return located, rights
+    return locate(reading, rights, targets, follow=follow), rights
 
 
 def _outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
@@ -186,7 +212,7 @@ def _outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
 
 def _file_outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
     if refusal is None and located.node is not None and located.node.kind != EntryKind.FILE:
-        return Invalid("NOT_A_FILE", "This is a directory, not a file.")
+        return Invalid("NOT_A_FILE", "This is not a file.")
     return _outcome(located, refusal)
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1 import common_pb2
@@ -15,11 +16,14 @@ from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity import current_caller
 
 from mdm_catalog import model, path
+from mdm_catalog.pattern import Condition, check_pattern
 from mdm_catalog.service import CatalogService
 
 M = TypeVar("M")
 P = TypeVar("P")
 R = TypeVar("R")
+
+_USAGES = 1_000  # per message
 
 _STATUSES = {
     catalog_pb2.REPLICA_STATUS_UNSPECIFIED: model.ReplicaStatus.AVAILABLE,
@@ -54,7 +58,11 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     def Stat(self, request: catalog_pb2.StatRequest, context: grpc.ServicerContext) -> catalog_pb2.StatResponse:
         """Show each entry, or say why not."""
         caller = current_caller()
-        found = _batch(request.targets, _target, lambda targets: self._service.stat(caller, targets, with_replicas=request.with_replicas))
+        found = _batch(
+            request.targets,
+            _target,
+            lambda targets: self._service.stat(caller, targets, with_replicas=request.with_replicas, follow=not request.no_follow),
+        )
         results = (
             catalog_pb2.EntryResult(status=status.failed(item))
             if isinstance(item, MdmError)
@@ -74,6 +82,53 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         )
         for batch in batches:
             yield catalog_pb2.ListResponse(entries=(_entry(view) for view in batch))
+
+    def Find(self, request: catalog_pb2.FindRequest, context: grpc.ServicerContext) -> Iterator[catalog_pb2.FindResponse]:
+        """Stream what matches below a directory."""
+        if request.max_depth < 0:
+            raise Invalid("DEPTH_INVALID", "max_depth is below zero.")
+        batches = self._service.find(
+            current_caller(),
+            path.parse(request.lfn),
+            _condition(request),
+            depth=request.max_depth,
+            with_replicas=request.with_replicas,
+            after=path.parse(request.after) if request.after else None,
+        )
+        for batch in batches:
+            yield catalog_pb2.FindResponse(entries=(_entry(view) for view in batch))
+
+    def GetUsage(self, request: catalog_pb2.GetUsageRequest, context: grpc.ServicerContext) -> Iterator[catalog_pb2.GetUsageResponse]:
+        """Sum up a directory."""
+        if request.depth < 0:
+            raise Invalid("DEPTH_INVALID", "depth is below zero.")
+        usages = self._service.usage(current_caller(), path.parse(request.lfn), request.depth)
+        for start in range(0, len(usages), _USAGES):
+            yield catalog_pb2.GetUsageResponse(
+                usages=(
+                    catalog_pb2.Usage(
+                        lfn=usage.lfn,
+                        files=usage.files,
+                        directories=usage.directories,
+                        links=usage.links,
+                        bytes=usage.bytes,
+                        closed=usage.closed,
+                    )
+                    for usage in usages[start : start + _USAGES]
+                )
+            )
+
+    def MakeLinks(self, request: catalog_pb2.MakeLinksRequest, context: grpc.ServicerContext) -> catalog_pb2.MakeLinksResponse:
+        """Make each link, or say why not."""
+        caller = current_caller()
+        outcomes = _batch(request.links, _new_link, lambda links: self._service.make_links(caller, links))
+        return catalog_pb2.MakeLinksResponse(statuses=_statuses(outcomes))
+
+    def Rename(self, request: catalog_pb2.RenameRequest, context: grpc.ServicerContext) -> catalog_pb2.RenameResponse:
+        """Rename each entry, or say why not."""
+        caller = current_caller()
+        outcomes = _batch(request.renamings, _renaming, lambda renamings: self._service.rename(caller, renamings))
+        return catalog_pb2.RenameResponse(statuses=_statuses(outcomes))
 
     def Resolve(self, request: catalog_pb2.ResolveRequest, context: grpc.ServicerContext) -> catalog_pb2.ResolveResponse:
         """Say where each file is, or why not."""
@@ -173,6 +228,29 @@ def _new_file(message: catalog_pb2.NewFile) -> model.NewFile:
     )
 
 
+def _new_link(message: catalog_pb2.NewLink) -> model.NewLink:
+    return model.NewLink(path.parse(message.lfn), path.parse_link(message.target), _acl_id(message.acl_id))
+
+
+def _renaming(message: catalog_pb2.Renaming) -> model.Renaming:
+    return model.Renaming(_target(message.source), path.parse(message.lfn), message.replace)
+
+
+def _condition(request: catalog_pb2.FindRequest) -> Condition:
+    try:
+        kinds = frozenset(model.EntryKind(kind) for kind in request.kinds)
+    except ValueError:
+        raise Invalid("KIND_UNKNOWN", "kinds are DIRECTORY, FILE and SYMLINK.") from None
+    return Condition(
+        name=check_pattern(request.name_pattern),
+        kinds=kinds,
+        min_size=request.min_size if request.HasField("min_size") else None,
+        max_size=request.max_size if request.HasField("max_size") else None,
+        modified_since=_moment(request, "modified_since"),
+        modified_before=_moment(request, "modified_before"),
+    )
+
+
 def _replica(message: catalog_pb2.Replica) -> model.Replica:
     if message.status not in _STATUSES:
         raise Invalid("REPLICA_STATUS_UNKNOWN", "status of a replica is AVAILABLE, POPULATING or DELETING.")
@@ -186,6 +264,8 @@ def _file_change(message: catalog_pb2.FileAttributes) -> model.FileChange:
         sha256=model.check_sha256(message.sha256) if message.HasField("sha256") else None,
         comment=model.check_comment(message.comment) if message.HasField("comment") else None,
         if_rev=message.if_rev if message.HasField("if_rev") else None,
+        modify_time=_moment(message, "modify_time"),
+        access_time=_moment(message, "access_time"),
     )
 
 
@@ -223,8 +303,16 @@ def _entry(view: model.EntryView) -> catalog_pb2.Entry:
             catalog_pb2.Replica(surl=item.surl, status=catalog_pb2.ReplicaStatus.ValueType(item.status), host=item.host)
             for item in view.replicas
         ),
+        link_target=entry.link or "",
+        access_time=_timestamp(entry.access_time) if entry.access_time is not None else None,
     )
 
 
 def _timestamp(moment: datetime) -> Timestamp:
     return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)
+
+
+def _moment(message: Message, field: str) -> datetime | None:
+    if not message.HasField(field):
+        return None
+    return model.moment(getattr(message, field).seconds, getattr(message, field).nanos)

@@ -159,6 +159,8 @@ class Entry(_message.Message):
     REV_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    LINK_TARGET_FIELD_NUMBER: _builtins.int
+    ACCESS_TIME_FIELD_NUMBER: _builtins.int
     lfn: _builtins.str
     """Absolute path."""
     kind: Global___EntryKind.ValueType
@@ -181,6 +183,8 @@ class Entry(_message.Message):
     """Incremented by each change; for optimistic updates."""
     permissions: _builtins.int
     """What the caller may do: the bit set of mdm.acl.v1.AclEntry."""
+    link_target: _builtins.str
+    """Symbolic links: where it leads, absolute or relative to the link's directory."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -192,6 +196,10 @@ class Entry(_message.Message):
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
         """Replicas, where the call returns them."""
+
+    @_builtins.property
+    def access_time(self) -> _timestamp_pb2.Timestamp:
+        """When the content was last read, as far as that was reported; absent if never."""
 
     def __init__(
         self,
@@ -210,10 +218,12 @@ class Entry(_message.Message):
         rev: _builtins.int = ...,
         permissions: _builtins.int = ...,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
+        link_target: _builtins.str = ...,
+        access_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "create_time", b"create_time", "modify_time", b"modify_time", "size", b"size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "access_time", b"access_time", "create_time", b"create_time", "modify_time", b"modify_time", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl_id", b"acl_id", "comment", b"comment", "create_time", b"create_time", "default_acl_id", b"default_acl_id", "guid", b"guid", "kind", b"kind", "lfn", b"lfn", "modify_time", b"modify_time", "owner", b"owner", "permissions", b"permissions", "replicas", b"replicas", "rev", b"rev", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "access_time", b"access_time", "acl_id", b"acl_id", "comment", b"comment", "create_time", b"create_time", "default_acl_id", b"default_acl_id", "guid", b"guid", "kind", b"kind", "lfn", b"lfn", "link_target", b"link_target", "modify_time", b"modify_time", "owner", b"owner", "permissions", b"permissions", "replicas", b"replicas", "rev", b"rev", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
@@ -409,8 +419,11 @@ class StatRequest(_message.Message):
 
     TARGETS_FIELD_NUMBER: _builtins.int
     WITH_REPLICAS_FIELD_NUMBER: _builtins.int
+    NO_FOLLOW_FIELD_NUMBER: _builtins.int
     with_replicas: _builtins.bool
     """Return replicas too."""
+    no_follow: _builtins.bool
+    """Show a symbolic link itself, not what it leads to."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]:
         """At most 10,000."""
@@ -420,10 +433,11 @@ class StatRequest(_message.Message):
         *,
         targets: _abc.Iterable[Global___Target] | None = ...,
         with_replicas: _builtins.bool = ...,
+        no_follow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["targets", b"targets", "with_replicas", b"with_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_follow", b"no_follow", "targets", b"targets", "with_replicas", b"with_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,6 +554,351 @@ class ListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class FindRequest(_message.Message):
+    """Request of Find. Conditions that are not given hold for everything; all that are given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    NAME_PATTERN_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    MIN_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
+    MODIFIED_SINCE_FIELD_NUMBER: _builtins.int
+    MODIFIED_BEFORE_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    WITH_REPLICAS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Directory to search."""
+    name_pattern: _builtins.str
+    """Shell pattern for the last name: `*`, `?`, `[abc]`, `[!a-z]`; at most 255 bytes."""
+    min_size: _builtins.int
+    """Smallest size in bytes; entries without a known size do not match."""
+    max_size: _builtins.int
+    """Largest size in bytes; entries without a known size do not match."""
+    max_depth: _builtins.int
+    """How deep to look: 1 is the directory's own entries; 0: without limit."""
+    with_replicas: _builtins.bool
+    """Return replicas too."""
+    after: _builtins.str
+    """Find only what sorts after this path: resumes an interrupted search."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EntryKind.ValueType]:
+        """Kinds wanted; none: all."""
+
+    @_builtins.property
+    def modified_since(self) -> _timestamp_pb2.Timestamp:
+        """Changed at this time or later."""
+
+    @_builtins.property
+    def modified_before(self) -> _timestamp_pb2.Timestamp:
+        """Changed before this time."""
+
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        name_pattern: _builtins.str = ...,
+        kinds: _abc.Iterable[Global___EntryKind.ValueType] | None = ...,
+        min_size: _builtins.int | None = ...,
+        max_size: _builtins.int | None = ...,
+        modified_since: _timestamp_pb2.Timestamp | None = ...,
+        modified_before: _timestamp_pb2.Timestamp | None = ...,
+        max_depth: _builtins.int = ...,
+        with_replicas: _builtins.bool = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_size", b"_max_size", "_min_size", b"_min_size", "max_size", b"max_size", "min_size", b"min_size", "modified_before", b"modified_before", "modified_since", b"modified_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_size", b"_max_size", "_min_size", b"_min_size", "after", b"after", "kinds", b"kinds", "lfn", b"lfn", "max_depth", b"max_depth", "max_size", b"max_size", "min_size", b"min_size", "modified_before", b"modified_before", "modified_since", b"modified_since", "name_pattern", b"name_pattern", "with_replicas", b"with_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_size: _TypeAlias = _typing.Literal["max_size"]  # noqa: Y015
+    _WhichOneofArgType__max_size: _TypeAlias = _typing.Literal["_max_size", b"_max_size"]  # noqa: Y015
+    _WhichOneofReturnType__min_size: _TypeAlias = _typing.Literal["min_size"]  # noqa: Y015
+    _WhichOneofArgType__min_size: _TypeAlias = _typing.Literal["_min_size", b"_min_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size) -> _WhichOneofReturnType__max_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_size) -> _WhichOneofReturnType__min_size | None: ...
+
+Global___FindRequest: _TypeAlias = FindRequest  # noqa: Y015
+
+@_typing.final
+class FindResponse(_message.Message):
+    """One batch of what was found. Batches without entries tell that the search goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]:
+        """In order of path."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindResponse: _TypeAlias = FindResponse  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """Request of GetUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Directory to sum up."""
+    depth: _builtins.int
+    """Report directories down to this depth, each with everything below it; 0: only the named one."""
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "lfn", b"lfn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """Some of the directories of a GetUsage, in order of path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]:
+        """Each with everything below it."""
+
+    def __init__(
+        self,
+        *,
+        usages: _abc.Iterable[Global___Usage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usages", b"usages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class Usage(_message.Message):
+    """What is in a directory and everywhere below."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """The directory."""
+    files: _builtins.int
+    """Files, as far as the caller may list them."""
+    directories: _builtins.int
+    """Directories, itself not counted."""
+    links: _builtins.int
+    """Symbolic links."""
+    bytes: _builtins.int
+    """Bytes of all files whose size is known; 2^63 - 1 if there are more."""
+    closed: _builtins.int
+    """Directories that the caller may not look into."""
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        files: _builtins.int = ...,
+        directories: _builtins.int = ...,
+        links: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        closed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "closed", b"closed", "directories", b"directories", "files", b"files", "lfn", b"lfn", "links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class NewLink(_message.Message):
+    """A symbolic link to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ACL_ID_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Absolute path of the link."""
+    target: _builtins.str
+    """Where it leads: an LFN, or a path relative to the link's directory, which may begin with `../`."""
+    acl_id: _builtins.str
+    """Id of an existing ACL; empty: the parent's default ACL."""
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        target: _builtins.str = ...,
+        acl_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "lfn", b"lfn", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewLink: _TypeAlias = NewLink  # noqa: Y015
+
+@_typing.final
+class MakeLinksRequest(_message.Message):
+    """Request of MakeLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewLink]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        links: _abc.Iterable[Global___NewLink] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeLinksRequest: _TypeAlias = MakeLinksRequest  # noqa: Y015
+
+@_typing.final
+class MakeLinksResponse(_message.Message):
+    """Response of MakeLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per link, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeLinksResponse: _TypeAlias = MakeLinksResponse  # noqa: Y015
+
+@_typing.final
+class Renaming(_message.Message):
+    """A new place for an entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LFN_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Its new path."""
+    replace: _builtins.bool
+    """Remove what has that path, a file, a link or an empty directory, which needs the rights of Remove. Otherwise it is ALREADY_EXISTS."""
+    @_builtins.property
+    def source(self) -> Global___Target:
+        """What is renamed."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___Target | None = ...,
+        lfn: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lfn", b"lfn", "replace", b"replace", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Renaming: _TypeAlias = Renaming  # noqa: Y015
+
+@_typing.final
+class RenameRequest(_message.Message):
+    """Request of Rename."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RENAMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def renamings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Renaming]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        renamings: _abc.Iterable[Global___Renaming] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["renamings", b"renamings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameRequest: _TypeAlias = RenameRequest  # noqa: Y015
+
+@_typing.final
+class RenameResponse(_message.Message):
+    """Response of Rename."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per renaming, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameResponse: _TypeAlias = RenameResponse  # noqa: Y015
 
 @_typing.final
 class ResolveRequest(_message.Message):
@@ -719,7 +1078,7 @@ Global___AccessResult: _TypeAlias = AccessResult  # noqa: Y015
 
 @_typing.final
 class FileAttributes(_message.Message):
-    """New attributes of a file."""
+    """New attributes of a file; a directory or link has only a comment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -728,6 +1087,8 @@ class FileAttributes(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     IF_REV_FIELD_NUMBER: _builtins.int
+    MODIFY_TIME_FIELD_NUMBER: _builtins.int
+    ACCESS_TIME_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """New size, if given."""
     sha256: _builtins.bytes
@@ -738,7 +1099,15 @@ class FileAttributes(_message.Message):
     """If given, the change is ABORTED unless the entry still has this rev."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Which file."""
+        """Which entry."""
+
+    @_builtins.property
+    def modify_time(self) -> _timestamp_pb2.Timestamp:
+        """When the content was last changed; if not given, the time of this change."""
+
+    @_builtins.property
+    def access_time(self) -> _timestamp_pb2.Timestamp:
+        """When the content was last read, if given."""
 
     def __init__(
         self,
@@ -748,10 +1117,12 @@ class FileAttributes(_message.Message):
         sha256: _builtins.bytes | None = ...,
         comment: _builtins.str | None = ...,
         if_rev: _builtins.int | None = ...,
+        modify_time: _timestamp_pb2.Timestamp | None = ...,
+        access_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "comment", b"comment", "if_rev", b"if_rev", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "access_time", b"access_time", "comment", b"comment", "if_rev", b"if_rev", "modify_time", b"modify_time", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "comment", b"comment", "if_rev", b"if_rev", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "access_time", b"access_time", "comment", b"comment", "if_rev", b"if_rev", "modify_time", b"modify_time", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__comment: _TypeAlias = _typing.Literal["comment"]  # noqa: Y015
     _WhichOneofArgType__comment: _TypeAlias = _typing.Literal["_comment", b"_comment"]  # noqa: Y015

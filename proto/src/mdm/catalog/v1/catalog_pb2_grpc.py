@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class CatalogServiceStub:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -57,6 +59,16 @@ class CatalogServiceStub:
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.Find = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/Find',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/GetUsage',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/Resolve',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ResolveRequest.SerializeToString,
@@ -66,6 +78,16 @@ class CatalogServiceStub:
                 '/mdm.catalog.v1.CatalogService/CheckAccess',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.FromString,
+                _registered_method=True)
+        self.MakeLinks = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/MakeLinks',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksResponse.FromString,
+                _registered_method=True)
+        self.Rename = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/Rename',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameResponse.FromString,
                 _registered_method=True)
         self.SetFileAttributes = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/SetFileAttributes',
@@ -91,6 +113,8 @@ class CatalogServiceStub:
 
 class CatalogServiceServicer:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -125,6 +149,20 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Find(self, request, context):
+        """Streams what matches below a directory, in the order of a recursive List and with its rights.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Resolve(self, request, context):
         """Returns the GUID and available replicas of files the caller may read (`r`).
         """
@@ -139,8 +177,23 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MakeLinks(self, request, context):
+        """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rename(self, request, context):
+        """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+        and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetFileAttributes(self, request, context):
-        """Changes attributes of files. Needs `s`.
+        """Changes attributes of files, comments of any entry. Needs `s`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,6 +245,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListResponse.SerializeToString,
             ),
+            'Find': grpc.unary_stream_rpc_method_handler(
+                    servicer.Find,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageResponse.SerializeToString,
+            ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ResolveRequest.FromString,
@@ -201,6 +264,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.CheckAccess,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.SerializeToString,
+            ),
+            'MakeLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeLinks,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksResponse.SerializeToString,
+            ),
+            'Rename': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rename,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameResponse.SerializeToString,
             ),
             'SetFileAttributes': grpc.unary_unary_rpc_method_handler(
                     servicer.SetFileAttributes,
@@ -232,6 +305,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -345,6 +420,60 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def Find(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/Find',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/GetUsage',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Resolve(request,
             target,
             options=(),
@@ -388,6 +517,60 @@ class CatalogService:
             '/mdm.catalog.v1.CatalogService/CheckAccess',
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.SerializeToString,
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/MakeLinks',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rename(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/Rename',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,8 @@ GRPC_VERSION: str
 
 class CatalogServiceStub:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -48,12 +50,22 @@ class CatalogServiceStub:
     """Streams a directory in order of path, recursively if asked, in batches. Needs `l` on each directory listed; below a
     directory without `l` a recursive listing goes on where it may and skips the rest silently.
     """
+    Find: _grpc.UnaryStreamMultiCallable[_catalog_pb2.FindRequest, _catalog_pb2.FindResponse]
+    """Streams what matches below a directory, in the order of a recursive List and with its rights."""
+    GetUsage: _grpc.UnaryStreamMultiCallable[_catalog_pb2.GetUsageRequest, _catalog_pb2.GetUsageResponse]
+    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]
     """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+    MakeLinks: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.MakeLinksRequest, _catalog_pb2.MakeLinksResponse]
+    """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
+    Rename: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RenameRequest, _catalog_pb2.RenameResponse]
+    """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+    and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+    """
     SetFileAttributes: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetFileAttributesRequest, _catalog_pb2.SetFileAttributesResponse]
-    """Changes attributes of files. Needs `s`."""
+    """Changes attributes of files, comments of any entry. Needs `s`."""
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]
     """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
     `recursive`, which needs the same rights on everything below and is atomic.
@@ -68,6 +80,8 @@ class CatalogServiceStub:
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -85,12 +99,22 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Streams a directory in order of path, recursively if asked, in batches. Needs `l` on each directory listed; below a
     directory without `l` a recursive listing goes on where it may and skips the rest silently.
     """
+    Find: _aio.UnaryStreamMultiCallable[_catalog_pb2.FindRequest, _catalog_pb2.FindResponse]  # type: ignore[assignment]
+    """Streams what matches below a directory, in the order of a recursive List and with its rights."""
+    GetUsage: _aio.UnaryStreamMultiCallable[_catalog_pb2.GetUsageRequest, _catalog_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
     Resolve: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]  # type: ignore[assignment]
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]  # type: ignore[assignment]
     """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+    MakeLinks: _aio.UnaryUnaryMultiCallable[_catalog_pb2.MakeLinksRequest, _catalog_pb2.MakeLinksResponse]  # type: ignore[assignment]
+    """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
+    Rename: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RenameRequest, _catalog_pb2.RenameResponse]  # type: ignore[assignment]
+    """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+    and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+    """
     SetFileAttributes: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetFileAttributesRequest, _catalog_pb2.SetFileAttributesResponse]  # type: ignore[assignment]
-    """Changes attributes of files. Needs `s`."""
+    """Changes attributes of files, comments of any entry. Needs `s`."""
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]  # type: ignore[assignment]
     """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
     `recursive`, which needs the same rights on everything below and is atomic.
@@ -104,6 +128,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -145,6 +171,22 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Find(
+        self,
+        request: _catalog_pb2.FindRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.FindResponse], _abc.AsyncIterator[_catalog_pb2.FindResponse]]:
+        """Streams what matches below a directory, in the order of a recursive List and with its rights."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _catalog_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.GetUsageResponse], _abc.AsyncIterator[_catalog_pb2.GetUsageResponse]]:
+        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
+
+    @_abc_1.abstractmethod
     def Resolve(
         self,
         request: _catalog_pb2.ResolveRequest,
@@ -161,12 +203,30 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
 
     @_abc_1.abstractmethod
+    def MakeLinks(
+        self,
+        request: _catalog_pb2.MakeLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.MakeLinksResponse, _abc.Awaitable[_catalog_pb2.MakeLinksResponse]]:
+        """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
+
+    @_abc_1.abstractmethod
+    def Rename(
+        self,
+        request: _catalog_pb2.RenameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RenameResponse, _abc.Awaitable[_catalog_pb2.RenameResponse]]:
+        """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+        and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+        """
+
+    @_abc_1.abstractmethod
     def SetFileAttributes(
         self,
         request: _catalog_pb2.SetFileAttributesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.SetFileAttributesResponse, _abc.Awaitable[_catalog_pb2.SetFileAttributesResponse]]:
-        """Changes attributes of files. Needs `s`."""
+        """Changes attributes of files, comments of any entry. Needs `s`."""
 
     @_abc_1.abstractmethod
     def Remove(
