@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.e2e.stack import Mdm
+from tests.e2e.images import make_image
+from tests.e2e.stack import Mdm, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -63,3 +64,33 @@ def test_others_may_not_change_what_is_not_theirs_nor_learn_that_it_exists(top, 
         absent = mdm("mallory", *(part.replace("secret", "absent") for part in command))
         assert refused.code == absent.code == 3
         assert refused.err.replace("secret", "absent") == absent.err
+
+
+def test_copies_of_a_file_are_added_changed_listed_and_forgotten(stack, mdm, tmp_path):
+    image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
+    stack.store(image.path)
+    sql = (
+        'SELECT i.lfn FROM "/biomed/hospital-a/images" AS i JOIN "/biomed/hospital-a/patients" AS p ON i.patient = p.patient '
+        f"WHERE p.PatientID = '{image.patient_id}'"
+    )
+    [row] = eventually(lambda: mdm.query("carol", sql))
+    owner, study = "alice", "/".join(row["lfn"].split("/")[:5])
+    alice = f"dn:{mdm('alice', '--json', 'whoami').rows()[0]['dn']}"
+    assert mdm(owner, "replica", "add", row["lfn"], "srm://copy.example/1").code == 3, "readers do not write"
+    assert mdm(owner, "acl", "grant", study, alice, "w").code == 0
+    copy = "srm://copy.example/1"
+    assert mdm(owner, "replica", "add", row["lfn"], copy, "--status", "populating", "--type", "secondary", "--set", "s").code == 0
+    assert mdm(owner, "replica", "set", copy, "--status", "available", "--if-rev", "1").code == 0
+    assert mdm(owner, "replica", "set", copy, "--status", "available", "--if-rev", "1").code == 4
+    shown = mdm(owner, "--json", "replica", "ls", row["lfn"]).rows()[1]
+    assert (shown["surl"], shown["status"], shown["type"], shown["set"], shown["host"]) == (
+        copy,
+        "available",
+        "secondary",
+        "s",
+        "copy.example",
+    )
+    assert mdm(owner, "replica", "ls", "--set", "s").out == f"{copy}\n"
+    assert mdm("mallory", "replica", "ls", row["lfn"]).code == 3
+    assert mdm(owner, "replica", "rm", copy).code == 0
+    assert len(mdm(owner, "replica", "ls", row["lfn"]).out.splitlines()) == 1

@@ -3,11 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import grpc
 from mdm.catalog.v1 import catalog_pb2
 
-from mdm_client.calls import Backoff
-from mdm_client.catalog_changes import CatalogChanges
 from mdm_client.catalog_model import (
     DIRECTORY,
     FILE,
@@ -21,16 +18,28 @@ from mdm_client.catalog_model import (
     location_from_proto,
     usages_from_proto,
 )
-from mdm_client.errors import ClientError, Unavailable, from_rpc_error, translated
+from mdm_client.catalog_replicas import FileReplicas, Replica, ReplicaCalls, ReplicaChange
+from mdm_client.errors import ClientError
 from mdm_client.names import Name
 
-__all__ = ["DIRECTORY", "FILE", "SYMLINK", "CatalogClient", "Entry", "Location", "Search", "SubtreeAcl", "Usage"]
+__all__ = [
+    "DIRECTORY",
+    "FILE",
+    "SYMLINK",
+    "CatalogClient",
+    "Entry",
+    "FileReplicas",
+    "Location",
+    "Replica",
+    "ReplicaChange",
+    "Search",
+    "SubtreeAcl",
+    "Usage",
+]
 
-_ATTEMPTS = 5  # to go on with a broken stream, without anything new in between
 
-
-class CatalogClient(CatalogChanges):
-    """Calls of `mdm.catalog.v1` for users; what changes the catalog is in `CatalogChanges`."""
+class CatalogClient(ReplicaCalls):
+    """Calls of `mdm.catalog.v1` for users; what changes names is in `CatalogChanges`, what is about replicas in `ReplicaCalls`."""
 
     def stat(self, names: Sequence[Name], with_replicas: bool = False, follow: bool = True) -> list[Entry | ClientError]:
         """Return each entry, or why it is not given, in the order asked; a symbolic link itself unless `follow`."""
@@ -60,7 +69,7 @@ class CatalogClient(CatalogChanges):
             request = catalog_pb2.ListRequest(lfn=lfn, recursive=recursive, with_replicas=with_replicas, after=after)
             return self.stub.List(request)
 
-        return self._resumed(start)
+        return self._entries(start)
 
     def find(self, lfn: str, search: Search, with_replicas: bool = False) -> Iterator[Entry]:
         """Yield what meets a search below a directory in order of path. A broken stream is resumed.
@@ -68,7 +77,7 @@ class CatalogClient(CatalogChanges):
         Raises:
             ClientError: on first use of the iterator or later.
         """
-        return self._resumed(lambda after: self.stub.Find(search.to_proto(lfn, after, with_replicas)))
+        return self._entries(lambda after: self.stub.Find(search.to_proto(lfn, after, with_replicas)))
 
     def usage(self, lfn: str, depth: int = 0) -> list[Usage]:
         """Return what is below a directory, and below each directory down to `depth`, in order of path."""
@@ -77,8 +86,7 @@ class CatalogClient(CatalogChanges):
             request = catalog_pb2.GetUsageRequest(lfn=lfn, depth=depth)
             return [usage for answer in self.stub.GetUsage(request) for usage in usages_from_proto(answer.usages)]
 
-        with translated(self.place):
-            return self.repeat(read)  # type: ignore[no-any-return]
+        return self.repeat(read)  # type: ignore[no-any-return]
 
     def subtree_acls(self, name: Name) -> tuple[list[SubtreeAcl], int]:
         """Return the distinct ACLs at and below an entry, and how many more the caller may not see."""
@@ -86,22 +94,6 @@ class CatalogClient(CatalogChanges):
         acls = [SubtreeAcl(acl.acl_id, acl.files, acl.directories, acl.shared_outside) for acl in response.acls]
         return acls, response.hidden
 
-    def _resumed(self, start: Callable[[str], Any]) -> Iterator[Entry]:
-        """Yield the entries of a stream that `start` opens after a path, opening it again where it broke."""
-        after = ""
-        backoff = Backoff()
-        failures = 0
-        while True:
-            try:
-                for response in start(after):
-                    for entry in response.entries:
-                        yield entry_from_proto(entry)
-                        after = entry.lfn
-                    failures = 0
-                return
-            except grpc.RpcError as error:
-                failure = from_rpc_error(error, self.place)
-                failures += 1
-                if not isinstance(failure, Unavailable) or failures == _ATTEMPTS:
-                    raise failure from error
-                self.wait(backoff)
+    def _entries(self, start: Callable[[str], Any]) -> Iterator[Entry]:
+        found = self.resumed(start, lambda answer: answer.entries, lambda entry: str(entry.lfn))
+        return (entry_from_proto(entry) for entry in found)

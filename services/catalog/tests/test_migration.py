@@ -58,3 +58,12 @@ def test_what_the_first_version_holds_is_counted(earlier):
         )
         assert sorted(rows) == [(-1, 0, 1, 0, 0), (0, 0, 1, 1, 0), (1, 1, 1, 0, 5), (2, 1, 0, 0, 0)]
     assert migrate(conninfo, MIGRATIONS) == []
+
+
+def test_replicas_of_the_second_version_are_primary_and_available(earlier):
+    conninfo = earlier(2)
+    _fill(conninfo)
+    migrate(conninfo, MIGRATIONS)
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute("SELECT surl, status, type, set_name, access_count, rev FROM replica").fetchall()
+        assert rows == [("srm://h/1", 1, 1, "", 0, 1)]

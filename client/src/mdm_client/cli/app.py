@@ -28,6 +28,7 @@ _COMMANDS = {
     "mv": ("mdm_client.cli.tree:mv", "Rename files and directories, however large."),
     "query": ("mdm_client.cli.browse:query", "Ask the metadata in SQL (SELECT)."),
     "register": ("mdm_client.cli.site:register", "Make the images of a study visible on the grid (operators only)."),
+    "replica": ("mdm_client.cli.replica:replica", "Show, add, change and remove the catalog's copies of files."),
     "rm": ("mdm_client.cli.tree:rm", "Remove files, links and directories from the catalog."),
     "rmdir": ("mdm_client.cli.tree:rmdir", "Remove empty directories from the catalog."),
     "stat": ("mdm_client.cli.browse:stat", "Show everything the catalog tells about files and directories."),

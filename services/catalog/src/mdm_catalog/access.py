@@ -8,7 +8,7 @@ from mdm_service.acl import Permission, format_permissions
 from mdm_service.errors import Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
 
-from mdm_catalog.model import ROOT_ID, Chain, Node, Target
+from mdm_catalog.model import ROOT_ID, Chain, EntryKind, Node, Target
 from mdm_catalog.path import ROOT, Lfn, join
 from mdm_catalog.port import Reading
 
@@ -32,6 +32,18 @@ class Located:
 def not_found() -> NotFound:
     """Return the one refusal for what is absent and for what the caller may not know of."""
     return NotFound("ENTRY_NOT_FOUND", "No such entry, or you may not see it.")
+
+
+def outcome_of(located: Located, refusal: MdmError | None) -> Node | MdmError:
+    """Return the entry of a target, or why it is not given."""
+    return refusal or located.node or not_found()
+
+
+def file_outcome_of(located: Located, refusal: MdmError | None) -> Node | MdmError:
+    """Return the file of a target, or why it is not given, which may be that it is none."""
+    if refusal is None and located.node is not None and located.node.kind != EntryKind.FILE:
+        return Invalid("NOT_A_FILE", "This is not a file.")
+    return outcome_of(located, refusal)
 
 
 class Rights:

@@ -18,6 +18,9 @@ MAX_COMMENT_BYTES = 255
 MAX_SURL_BYTES = 1023
 MAX_HOST_BYTES = 255
 MAX_REPLICAS = 100
+MAX_SET_BYTES = 255
+MAX_ACCESSES = 1_000_000_000
+MAX_ACL_CHANGES = 100
 MAX_SIZE = 2**63 - 1
 MAX_LINKS = 16  # that one path may lead through
 MAX_RENAMINGS = 1_000
@@ -48,13 +51,26 @@ class ReplicaStatus(IntEnum):
     DELETING = 3
 
 
+class ReplicaType(IntEnum):
+    """What a replica is to its file, numbered as in the protocol."""
+
+    PRIMARY = 1
+    SECONDARY = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Where a copy of a file is."""
+    """Where a copy of a file is. What follows `set_name` is the catalog's own knowledge."""
 
     surl: str
     status: ReplicaStatus
     host: str
+    type: ReplicaType = ReplicaType.PRIMARY
+    set_name: str = ""
+    create_time: datetime | None = None
+    access_time: datetime | None = None
+    access_count: int = 0
+    rev: int = 1
 
 
 class Node(NamedTuple):
@@ -185,6 +201,65 @@ class FileChange:
 
 
 @dataclass(frozen=True, slots=True)
+class NewReplica:
+    """A replica to add to a file."""
+
+    file: Target
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaChange:
+    """New attributes of a replica: None leaves one as it is; `accesses` are added to its count."""
+
+    surl: str
+    status: ReplicaStatus | None = None
+    type: ReplicaType | None = None
+    set_name: str | None = None
+    host: str | None = None
+    accesses: int = 0
+    if_rev: int | None = None
+
+    @property
+    def of_attributes(self) -> bool:
+        """Whether it changes more than the count of accesses."""
+        return (self.status, self.type, self.set_name, self.host) != (None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRemoval:
+    """A replica to remove."""
+
+    surl: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An entry to remove, with `recursive` everything below it too."""
+
+    target: Target
+    recursive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSearch:
+    """Which replicas are wanted: of a set, of a host, or both; no states means all."""
+
+    set_name: str = ""
+    host: str = ""
+    statuses: frozenset[ReplicaStatus] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class FileReplicas:
+    """A file and replicas of it."""
+
+    lfn: Lfn
+    guid: UUID
+    replicas: tuple[Replica, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AclAssignment:
     """Points an entry at an ACL, a directory also at a default ACL (None leaves it)."""
 
@@ -210,7 +285,35 @@ class SubtreeAcl:
     acl_id: UUID
     files: int
     directories: int
+    links: int
     shared_outside: bool
+
+
+class SubtreeDirectory(NamedTuple):
+    """A directory of a subtree, and how many files in it are under which ACL."""
+
+    id: int
+    parent_id: int | None
+    acl_id: UUID
+    files: dict[UUID, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessHolder:
+    """Who holds permissions, on how many files, and the entries by which."""
+
+    subject: str
+    files: int
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReport:
+    """Who holds permissions below an entry; `hidden` files are under ACLs that the caller may not see."""
+
+    holders: tuple[AccessHolder, ...]
+    files: int
+    hidden: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,19 +386,38 @@ def parse_surl(surl: str) -> str:
     return surl
 
 
-def parse_replica(surl: str, status: ReplicaStatus, host: str) -> Replica:
+def parse_replica(surl: str, status: ReplicaStatus, host: str, kind: ReplicaType = ReplicaType.PRIMARY, set_name: str = "") -> Replica:
     """Return a replica; without a host it is taken from the SURL.
 
     Raises:
-        Invalid: SURL or host cannot be one.
+        Invalid: SURL, host or name of the set cannot be one.
     """
     parse_surl(surl)
     if not host:
         authority = surl.split("/", 3)[2]
         host = authority.rpartition(":")[0] if re.search(r":[0-9]+$", authority) else authority
-    elif len(host.encode()) > MAX_HOST_BYTES or " " in host or _CONTROL.search(host):
+    return Replica(surl, status, check_host(host), kind, check_set_name(set_name))
+
+
+def check_host(host: str) -> str:
+    """Return the name of a host. Raises Invalid when it cannot be one."""
+    if not host or len(host.encode()) > MAX_HOST_BYTES or " " in host or _CONTROL.search(host):
         raise Invalid("HOST_INVALID", "host is not a host name.")
-    return Replica(surl, status, host)
+    return host
+
+
+def check_set_name(name: str) -> str:
+    """Return the name of a set of replicas. Raises Invalid above 255 bytes or with control characters."""
+    if len(name.encode()) > MAX_SET_BYTES or _CONTROL.search(name):
+        raise Invalid("SET_NAME_INVALID", f"set_name is at most {MAX_SET_BYTES} bytes without control characters.")
+    return name
+
+
+def check_accesses(count: int) -> int:
+    """Return a number of accesses to add. Raises Invalid outside of 0 to 1,000,000,000."""
+    if not 0 <= count <= MAX_ACCESSES:
+        raise Invalid("ACCESSES_INVALID", f"accesses is a number from 0 to {MAX_ACCESSES:,}.")
+    return count
 
 
 def check_replicas(replicas: Sequence[Replica]) -> tuple[Replica, ...]:

@@ -6,10 +6,23 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from mdm_service.acl import Permission
+from mdm_service import acl_store
+from mdm_service.acl import Acl, Permission
 from mdm_service.identity import Caller
 
-from mdm_catalog.model import ROOT_ID, Chain, Entry, EntryKind, Node, Replica, ReplicaStatus, SubtreeAcl
+from mdm_catalog.model import (
+    ROOT_ID,
+    Chain,
+    Entry,
+    EntryKind,
+    Node,
+    Replica,
+    ReplicaSearch,
+    ReplicaStatus,
+    ReplicaType,
+    SubtreeAcl,
+    SubtreeDirectory,
+)
 from mdm_catalog.path import Lfn
 from mdm_catalog.pattern import Condition
 from mdm_catalog.port import Place
@@ -19,6 +32,8 @@ _ENTRY = (
     "e.id, e.parent_id, e.name, e.kind, e.guid, e.size, e.sha256, e.comment, a.owner, e.acl_id, e.default_acl_id,"
     " e.create_time, e.modify_time, e.rev, e.link, e.access_time"
 )
+
+_REPLICA = "entry_id, surl, status, host, type, set_name, create_time, access_time, access_count, rev"
 
 # LATERAL with LIMIT 1 or OFFSET 0 keeps the planner at one index probe per step, whatever it believes about the sizes.
 _WALK = """
@@ -73,6 +88,20 @@ AND (e.kind = 1 OR (
     AND (%(before)s::timestamptz IS NULL OR e.modify_time < %(before)s)
 ))
 """
+_SUBTREE = """
+WITH RECURSIVE directory (id, parent_id, acl_id) AS (
+    SELECT id, parent_id, acl_id FROM entry WHERE id = %s
+    UNION ALL
+    SELECT c.* FROM directory d CROSS JOIN LATERAL (
+        SELECT e.id, e.parent_id, e.acl_id FROM entry e WHERE e.parent_id = d.id AND e.kind = 1 OFFSET 0
+    ) c
+)
+SELECT d.id, d.parent_id, d.acl_id, coalesce(f.acl_ids, '{}'), coalesce(f.counts, '{}')
+FROM directory d LEFT JOIN LATERAL (
+    SELECT array_agg(c.acl_id) AS acl_ids, array_agg(c.files) AS counts FROM directory_content c
+    WHERE c.directory_id = d.id AND c.files > 0
+) f ON true
+"""
 _USAGE = """
 WITH RECURSIVE directory (id, names, open) AS (
     SELECT %(id)s::bigint, '{}'::text[], true
@@ -103,27 +132,19 @@ WITH RECURSIVE directory (id) AS (
         OFFSET 0
     ) c
 ), below AS (
-    SELECT acl_id, default_acl_id, kind, 1 AS entries FROM entry WHERE id = %(id)s
+    SELECT c.acl_id, c.files, c.directories, c.links, c.defaults FROM entry e
+    CROSS JOIN LATERAL entry_content(e.parent_id, e.kind, e.acl_id, e.default_acl_id, e.size) c WHERE e.id = %(id)s
     UNION ALL
-    SELECT c.* FROM directory d CROSS JOIN LATERAL (
-        SELECT e.acl_id, e.default_acl_id, e.kind, count(*) FROM entry e WHERE e.parent_id = d.id GROUP BY 1, 2, 3
-    ) c
-), reference AS (
-    SELECT acl_id, kind, entries FROM below
-    UNION ALL
-    SELECT default_acl_id, kind, CASE WHEN default_acl_id = acl_id THEN 0 ELSE entries END FROM below WHERE default_acl_id IS NOT NULL
+    SELECT c.acl_id, c.files, c.directories, c.links, c.defaults FROM directory d
+    CROSS JOIN LATERAL (SELECT * FROM directory_content o WHERE o.directory_id = d.id OFFSET 0) c
 ), inside AS (
-    SELECT acl_id, sum(entries) FILTER (WHERE kind = 2) AS files, sum(entries) FILTER (WHERE kind = 1) AS directories
-    FROM reference GROUP BY acl_id
+    SELECT acl_id, sum(files) AS files, sum(directories) AS directories, sum(links) AS links, sum(defaults) AS defaults
+    FROM below GROUP BY acl_id
 )
-SELECT i.acl_id, coalesce(i.files, 0)::bigint, coalesce(i.directories, 0)::bigint,
-       -- Counting stops at one more than there are inside.
-       (SELECT count(*) FROM (
-            SELECT FROM entry WHERE acl_id = i.acl_id
-            UNION ALL SELECT FROM entry WHERE default_acl_id = i.acl_id AND acl_id <> i.acl_id
-            LIMIT coalesce(i.files, 0) + coalesce(i.directories, 0) + 1
-        ) referring) > coalesce(i.files, 0) + coalesce(i.directories, 0),
-       ((SELECT coalesce(sum(entries), 0) FROM below WHERE kind = 1) - (SELECT count(*) FROM directory))::bigint
+SELECT i.acl_id, i.files::bigint, (i.directories + i.defaults)::bigint, i.links::bigint,
+       (SELECT sum(o.files + o.directories + o.links + o.defaults) FROM directory_content o WHERE o.acl_id = i.acl_id)
+           > i.files + i.directories + i.links + i.defaults,
+       ((SELECT coalesce(sum(directories), 0) FROM below) - (SELECT count(*) FROM directory))::bigint
 FROM inside i ORDER BY i.acl_id
 """
 
@@ -133,6 +154,7 @@ class PostgresReading:
 
     def __init__(self, connection: psycopg.Connection) -> None:
         # Binary results, and binary (%b) arrays as parameters: quoting the elements of text arrays is slow in large batches.
+        self.connection = connection
         self.cursor = connection.cursor(binary=True)
         self._paging = False
 
@@ -171,11 +193,30 @@ class PostgresReading:
         return {row[0]: _entry(row) for row in self.rows(query, (list(ids),), when=ids)}
 
     def replicas(self, entry_ids: Collection[int]) -> dict[int, tuple[Replica, ...]]:
-        query: LiteralString = "SELECT entry_id, surl, status, host FROM replica WHERE entry_id = ANY (%b) ORDER BY id"
+        query: LiteralString = f"SELECT {_REPLICA} FROM replica WHERE entry_id = ANY (%b) ORDER BY id"
         found: dict[int, tuple[Replica, ...]] = {}
-        for entry_id, surl, status, host in self.rows(query, (list(entry_ids),), when=entry_ids):
-            found[entry_id] = (*found.get(entry_id, ()), Replica(surl, ReplicaStatus(status), host))
+        for row in self.rows(query, (list(entry_ids),), when=entry_ids):
+            found[row[0]] = (*found.get(row[0], ()), _replica(row))
         return found
+
+    def replicas_at(self, surls: Collection[str]) -> dict[str, tuple[int, Replica]]:
+        query: LiteralString = f"SELECT {_REPLICA} FROM replica WHERE surl = ANY (%b)"
+        return {row[1]: (row[0], _replica(row)) for row in self.rows(query, (list(surls),), when=surls)}
+
+    def replica_page(self, search: ReplicaSearch, after: str, limit: int) -> list[tuple[int, Replica]]:
+        conditions: LiteralString = "surl > %(after)s AND status = ANY (%(statuses)b::smallint[])"
+        if search.set_name:
+            conditions += " AND set_name = %(set)s AND set_name <> ''"
+        if search.host:
+            conditions += " AND host = %(host)s"
+        query: LiteralString = f"SELECT {_REPLICA} FROM replica WHERE {conditions} ORDER BY surl LIMIT %(limit)s"
+        statuses = [int(status) for status in search.statuses or ReplicaStatus]
+        values = {"after": after, "statuses": statuses, "set": search.set_name, "host": search.host, "limit": limit}
+        return [(row[0], _replica(row)) for row in self.cursor.execute(query, values).fetchall()]
+
+    def nodes_at(self, ids: Collection[int]) -> dict[int, Node]:
+        found = self.nodes(f"SELECT {NODE} FROM entry e WHERE e.id = ANY (%b)", (list(ids),), when=ids)
+        return {node.id: node for node in found}
 
     def available(self, entry_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
         query: LiteralString = "SELECT entry_id, surl FROM replica WHERE entry_id = ANY (%b) AND status = %s ORDER BY id"
@@ -210,6 +251,16 @@ class PostgresReading:
         rows = self.cursor.execute(_USAGE, values).fetchall()
         return [(tuple(names), files, directories, links, int(size), closed) for names, files, directories, links, size, closed in rows]
 
+    def acls(self, acl_ids: Collection[UUID]) -> dict[UUID, Acl]:
+        return acl_store.load(self.connection, list(acl_ids))
+
+    def subtree(self, directory_id: int) -> list[SubtreeDirectory]:
+        rows = self.rows(_SUBTREE, (directory_id,))
+        return [
+            SubtreeDirectory(entry_id, parent_id, acl_id, dict(zip(acl_ids, counts, strict=True)))
+            for entry_id, parent_id, acl_id, acl_ids, counts in rows
+        ]
+
     def subtree_acls(self, caller: Caller, entry_id: int) -> tuple[list[SubtreeAcl], int]:
         wanted = int(Permission.LIST | Permission.TRAVERSE)
         self.cursor.execute(_SUBTREE_ACLS, {"id": entry_id, "caller": caller.dn, "principals": sorted(caller.principals), "wanted": wanted})
@@ -231,6 +282,10 @@ def _node(row: Sequence[Any]) -> Node:
 
 def _entry(row: Sequence[Any]) -> Entry:
     return Entry._make((*row[:3], _KINDS[row[3]], *row[4:]))
+
+
+def _replica(row: Sequence[Any]) -> Replica:
+    return Replica(row[1], ReplicaStatus(row[2]), row[3], ReplicaType(row[4]), *row[5:])
 
 
 def _path(names: Sequence[str]) -> Lfn:

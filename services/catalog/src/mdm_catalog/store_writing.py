@@ -5,7 +5,10 @@ from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
-from mdm_catalog.model import FileChange, Node, Replica
+from mdm_service import acl_store
+from mdm_service.acl import Acl
+
+from mdm_catalog.model import FileChange, Node, Replica, ReplicaChange
 from mdm_catalog.port import Place
 from mdm_catalog.store_reading import NODE, PostgresReading
 
@@ -53,6 +56,13 @@ class PostgresWriting(PostgresReading):
 
     def lock_entries(self, ids: Collection[int]) -> dict[int, Node]:
         return self._lock("ORDER BY e.id FOR NO KEY UPDATE", ids)
+
+    def lock_acls(self, acl_ids: Collection[UUID]) -> dict[UUID, Acl]:
+        return acl_store.load(self.connection, list(acl_ids), lock=True)
+
+    def replace_acls(self, acls: Sequence[Acl]) -> None:
+        if acls:
+            acl_store.replace_all(self.connection, acls)
 
     def lock_moves(self) -> None:
         self.cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_MOVE_LOCK,))
@@ -124,14 +134,39 @@ class PostgresWriting(PostgresReading):
 
     def insert_replicas(self, rows: Sequence[tuple[int, Replica]]) -> None:
         query: LiteralString = (
-            "INSERT INTO replica (entry_id, surl, status, host)"
-            " SELECT * FROM unnest(%b::bigint[], %b::text[], %b::smallint[], %b::text[]) ON CONFLICT (surl) DO NOTHING"
+            "INSERT INTO replica (entry_id, surl, status, host, type, set_name)"
+            " SELECT * FROM unnest(%b::bigint[], %b::text[], %b::smallint[], %b::text[], %b::smallint[], %b::text[])"
+            " ON CONFLICT (surl) DO NOTHING"
         )
         if rows:
-            columns = [(entry_id, replica.surl, int(replica.status), replica.host) for entry_id, replica in rows]
-            self.cursor.execute(query, _columns(columns, 4))
+            columns = [(entry_id, r.surl, int(r.status), r.host, int(r.type), r.set_name) for entry_id, r in rows]
+            self.cursor.execute(query, _columns(columns, 6))
             if self.cursor.rowcount != len(rows):
                 raise RaceLost
+
+    def lock_replicas(self, surls: Collection[str]) -> None:
+        self.rows("SELECT FROM replica WHERE surl = ANY (%b) ORDER BY surl FOR UPDATE", (list(surls),), when=surls)
+
+    def update_replicas(self, changes: Collection[ReplicaChange]) -> None:
+        query: LiteralString = (
+            "UPDATE replica r SET status = coalesce(n.status, r.status), type = coalesce(n.type, r.type), host = coalesce(n.host, r.host),"
+            " set_name = coalesce(n.set_name, r.set_name), access_count = r.access_count + n.accesses,"
+            " access_time = CASE WHEN n.accesses > 0 THEN now() ELSE r.access_time END, rev = r.rev + n.counted"
+            " FROM unnest(%b::text[], %b::smallint[], %b::smallint[], %b::text[], %b::text[], %b::bigint[], %b::smallint[])"
+            " AS n (surl, status, type, set_name, host, accesses, counted) WHERE r.surl = n.surl"
+        )
+        if changes:
+            rows = [(c.surl, _number(c.status), _number(c.type), c.set_name, c.host, c.accesses, int(c.of_attributes)) for c in changes]
+            self.cursor.execute(query, _columns(rows, 7))
+
+    def touch(self, ids: Collection[int]) -> None:
+        if ids:
+            self.rows("SELECT FROM entry WHERE id = ANY (%b) ORDER BY id FOR NO KEY UPDATE", (list(ids),))
+            self.cursor.execute("UPDATE entry SET access_time = now() WHERE id = ANY (%b)", (list(ids),))
+
+    def remove_replicas(self, surls: Collection[str]) -> None:
+        if surls:
+            self.cursor.execute("DELETE FROM replica WHERE surl = ANY (%b)", (list(surls),))
 
     def update_files(self, changes: Collection[tuple[int, FileChange]]) -> None:
         query: LiteralString = (
@@ -157,6 +192,10 @@ class PostgresWriting(PostgresReading):
     def _lock(self, clause: LiteralString, ids: Collection[int]) -> dict[int, Node]:
         nodes = self.nodes(f"SELECT {NODE} FROM entry e WHERE e.id = ANY (%b) {clause}", (list(ids),), when=ids)
         return {node.id: node for node in nodes}
+
+
+def _number(value: int | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -99,6 +99,36 @@ class CatalogServiceStub:
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveResponse.FromString,
                 _registered_method=True)
+        self.AddReplicas = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/AddReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasResponse.FromString,
+                _registered_method=True)
+        self.ChangeReplicas = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/ChangeReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasResponse.FromString,
+                _registered_method=True)
+        self.RemoveReplicas = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/RemoveReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasResponse.FromString,
+                _registered_method=True)
+        self.ListReplicas = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/ListReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasResponse.FromString,
+                _registered_method=True)
+        self.FindReplicas = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/FindReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasResponse.FromString,
+                _registered_method=True)
+        self.Apply = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/Apply',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyResponse.FromString,
+                _registered_method=True)
         self.AssignAcls = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/AssignAcls',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AssignAclsRequest.SerializeToString,
@@ -108,6 +138,16 @@ class CatalogServiceStub:
                 '/mdm.catalog.v1.CatalogService/ListSubtreeAcls',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsResponse.FromString,
+                _registered_method=True)
+        self.ModifySubtreeAcls = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/ModifySubtreeAcls',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsResponse.FromString,
+                _registered_method=True)
+        self.ReportAccess = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/ReportAccess',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessResponse.FromString,
                 _registered_method=True)
 
 
@@ -207,6 +247,48 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddReplicas(self, request, context):
+        """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeReplicas(self, request, context):
+        """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveReplicas(self, request, context):
+        """Removes replicas, not the files. Needs `w` on the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReplicas(self, request, context):
+        """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindReplicas(self, request, context):
+        """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Apply(self, request, context):
+        """Applies operations of any kind, in order, wholly or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AssignAcls(self, request, context):
         """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one.
         """
@@ -217,6 +299,21 @@ class CatalogServiceServicer:
     def ListSubtreeAcls(self, request, context):
         """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
         Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModifySubtreeAcls(self, request, context):
+        """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+        cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportAccess(self, request, context):
+        """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,6 +382,36 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveResponse.SerializeToString,
             ),
+            'AddReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasResponse.SerializeToString,
+            ),
+            'ChangeReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasResponse.SerializeToString,
+            ),
+            'RemoveReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasResponse.SerializeToString,
+            ),
+            'ListReplicas': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasResponse.SerializeToString,
+            ),
+            'FindReplicas': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasResponse.SerializeToString,
+            ),
+            'Apply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyResponse.SerializeToString,
+            ),
             'AssignAcls': grpc.unary_unary_rpc_method_handler(
                     servicer.AssignAcls,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AssignAclsRequest.FromString,
@@ -294,6 +421,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListSubtreeAcls,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsResponse.SerializeToString,
+            ),
+            'ModifySubtreeAcls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModifySubtreeAcls,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsResponse.SerializeToString,
+            ),
+            'ReportAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAccess,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -636,6 +773,168 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def AddReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/AddReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ChangeReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/RemoveReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ListReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/FindReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/Apply',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AssignAcls(request,
             target,
             options=(),
@@ -679,6 +978,60 @@ class CatalogService:
             '/mdm.catalog.v1.CatalogService/ListSubtreeAcls',
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsRequest.SerializeToString,
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModifySubtreeAcls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ModifySubtreeAcls',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ReportAccess',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

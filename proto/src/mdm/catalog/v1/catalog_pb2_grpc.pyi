@@ -70,12 +70,30 @@ class CatalogServiceStub:
     """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
     `recursive`, which needs the same rights on everything below and is atomic.
     """
+    AddReplicas: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.AddReplicasRequest, _catalog_pb2.AddReplicasResponse]
+    """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is."""
+    ChangeReplicas: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ChangeReplicasRequest, _catalog_pb2.ChangeReplicasResponse]
+    """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`."""
+    RemoveReplicas: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveReplicasRequest, _catalog_pb2.RemoveReplicasResponse]
+    """Removes replicas, not the files. Needs `w` on the file."""
+    ListReplicas: _grpc.UnaryStreamMultiCallable[_catalog_pb2.ListReplicasRequest, _catalog_pb2.ListReplicasResponse]
+    """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs."""
+    FindReplicas: _grpc.UnaryStreamMultiCallable[_catalog_pb2.FindReplicasRequest, _catalog_pb2.FindReplicasResponse]
+    """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files."""
+    Apply: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ApplyRequest, _catalog_pb2.ApplyResponse]
+    """Applies operations of any kind, in order, wholly or not at all."""
     AssignAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.AssignAclsRequest, _catalog_pb2.AssignAclsResponse]
     """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one."""
     ListSubtreeAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListSubtreeAclsRequest, _catalog_pb2.ListSubtreeAclsResponse]
     """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
     Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
     """
+    ModifySubtreeAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ModifySubtreeAclsRequest, _catalog_pb2.ModifySubtreeAclsResponse]
+    """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+    cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+    """
+    ReportAccess: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ReportAccessRequest, _catalog_pb2.ReportAccessResponse]
+    """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -119,12 +137,30 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
     `recursive`, which needs the same rights on everything below and is atomic.
     """
+    AddReplicas: _aio.UnaryUnaryMultiCallable[_catalog_pb2.AddReplicasRequest, _catalog_pb2.AddReplicasResponse]  # type: ignore[assignment]
+    """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is."""
+    ChangeReplicas: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ChangeReplicasRequest, _catalog_pb2.ChangeReplicasResponse]  # type: ignore[assignment]
+    """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`."""
+    RemoveReplicas: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveReplicasRequest, _catalog_pb2.RemoveReplicasResponse]  # type: ignore[assignment]
+    """Removes replicas, not the files. Needs `w` on the file."""
+    ListReplicas: _aio.UnaryStreamMultiCallable[_catalog_pb2.ListReplicasRequest, _catalog_pb2.ListReplicasResponse]  # type: ignore[assignment]
+    """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs."""
+    FindReplicas: _aio.UnaryStreamMultiCallable[_catalog_pb2.FindReplicasRequest, _catalog_pb2.FindReplicasResponse]  # type: ignore[assignment]
+    """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files."""
+    Apply: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ApplyRequest, _catalog_pb2.ApplyResponse]  # type: ignore[assignment]
+    """Applies operations of any kind, in order, wholly or not at all."""
     AssignAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.AssignAclsRequest, _catalog_pb2.AssignAclsResponse]  # type: ignore[assignment]
     """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one."""
     ListSubtreeAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListSubtreeAclsRequest, _catalog_pb2.ListSubtreeAclsResponse]  # type: ignore[assignment]
     """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
     Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
     """
+    ModifySubtreeAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ModifySubtreeAclsRequest, _catalog_pb2.ModifySubtreeAclsResponse]  # type: ignore[assignment]
+    """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+    cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+    """
+    ReportAccess: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReportAccessRequest, _catalog_pb2.ReportAccessResponse]  # type: ignore[assignment]
+    """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
@@ -239,6 +275,54 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def AddReplicas(
+        self,
+        request: _catalog_pb2.AddReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.AddReplicasResponse, _abc.Awaitable[_catalog_pb2.AddReplicasResponse]]:
+        """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is."""
+
+    @_abc_1.abstractmethod
+    def ChangeReplicas(
+        self,
+        request: _catalog_pb2.ChangeReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ChangeReplicasResponse, _abc.Awaitable[_catalog_pb2.ChangeReplicasResponse]]:
+        """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`."""
+
+    @_abc_1.abstractmethod
+    def RemoveReplicas(
+        self,
+        request: _catalog_pb2.RemoveReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RemoveReplicasResponse, _abc.Awaitable[_catalog_pb2.RemoveReplicasResponse]]:
+        """Removes replicas, not the files. Needs `w` on the file."""
+
+    @_abc_1.abstractmethod
+    def ListReplicas(
+        self,
+        request: _catalog_pb2.ListReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.ListReplicasResponse], _abc.AsyncIterator[_catalog_pb2.ListReplicasResponse]]:
+        """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs."""
+
+    @_abc_1.abstractmethod
+    def FindReplicas(
+        self,
+        request: _catalog_pb2.FindReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.FindReplicasResponse], _abc.AsyncIterator[_catalog_pb2.FindReplicasResponse]]:
+        """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files."""
+
+    @_abc_1.abstractmethod
+    def Apply(
+        self,
+        request: _catalog_pb2.ApplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ApplyResponse, _abc.Awaitable[_catalog_pb2.ApplyResponse]]:
+        """Applies operations of any kind, in order, wholly or not at all."""
+
+    @_abc_1.abstractmethod
     def AssignAcls(
         self,
         request: _catalog_pb2.AssignAclsRequest,
@@ -255,5 +339,23 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
         Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
         """
+
+    @_abc_1.abstractmethod
+    def ModifySubtreeAcls(
+        self,
+        request: _catalog_pb2.ModifySubtreeAclsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ModifySubtreeAclsResponse, _abc.Awaitable[_catalog_pb2.ModifySubtreeAclsResponse]]:
+        """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+        cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportAccess(
+        self,
+        request: _catalog_pb2.ReportAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ReportAccessResponse, _abc.Awaitable[_catalog_pb2.ReportAccessResponse]]:
+        """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
