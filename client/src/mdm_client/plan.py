@@ -101,7 +101,8 @@ def _below(catalog: Catalog, root: str, failures: list[PlanFailure]) -> list[tup
             unresolved.append(Name(lfn=entry.lfn))
     for name, answer in zip(unresolved, catalog.resolve(unresolved) if unresolved else [], strict=True):
         if isinstance(answer, ClientError):
-            failures.append(PlanFailure(name.lfn, answer))
+            if answer.reason != "NOT_A_FILE":  # a link to a directory, which is not part of this one
+                failures.append(PlanFailure(name.lfn, answer))
         else:
             found.append((answer, root if answer.lfn.startswith(_prefix(root)) else ""))
     return found

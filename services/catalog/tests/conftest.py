@@ -142,7 +142,7 @@ def running_catalog(postgres, pki, tmp_path_factory) -> Iterator[Catalog]:
 def catalog(running_catalog) -> Catalog:
     """The running catalog, emptied; `catalog.alice` calls it as alice."""
     with psycopg.connect(running_catalog.conninfo) as opened:
-        opened.execute("TRUNCATE replica, entry, acl_entry, acl")
+        opened.execute("TRUNCATE replica, entry, directory_content, acl_entry, acl")
     PostgresStore(running_catalog.runtime.database).ensure_root(running_catalog.settings.root.acl())
     return running_catalog
 

@@ -15,13 +15,22 @@ _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 #: Where each command is, and what the help says of it.
 _COMMANDS = {
     "acl": ("mdm_client.cli.access:acl", "Show and change who may do what, in catalog, keystores and metadata."),
+    "comment": ("mdm_client.cli.tree:comment", "Show or set the comment of an entry of the catalog."),
     "decrypt": ("mdm_client.cli.crypt:decrypt", "Decrypt a file that mdm encrypt made, or a staged one."),
+    "du": ("mdm_client.cli.search:du", "Sum up directories of the catalog."),
     "encrypt": ("mdm_client.cli.crypt:encrypt", "Encrypt a file of any kind under a key of the keystores."),
+    "find": ("mdm_client.cli.search:find", "Find entries of the catalog by name, kind, size, time."),
     "get": ("mdm_client.cli.fetch:get", "Fetch files, decrypted."),
     "key": ("mdm_client.cli.key:key", "Create, inspect, share, destroy and look after the keys of files."),
+    "ln": ("mdm_client.cli.tree:ln", "Make a symbolic link in the catalog."),
     "ls": ("mdm_client.cli.browse:list_directory", "List a directory of the catalog, or one file."),
+    "mkdir": ("mdm_client.cli.tree:mkdir", "Make directories in the catalog."),
+    "mv": ("mdm_client.cli.tree:mv", "Rename files and directories, however large."),
     "query": ("mdm_client.cli.browse:query", "Ask the metadata in SQL (SELECT)."),
     "register": ("mdm_client.cli.site:register", "Make the images of a study visible on the grid (operators only)."),
+    "replica": ("mdm_client.cli.replica:replica", "Show, add, change and remove the catalog's copies of files."),
+    "rm": ("mdm_client.cli.tree:rm", "Remove files, links and directories from the catalog."),
+    "rmdir": ("mdm_client.cli.tree:rmdir", "Remove empty directories from the catalog."),
     "stat": ("mdm_client.cli.browse:stat", "Show everything the catalog tells about files and directories."),
     "whoami": ("mdm_client.cli.browse:whoami", "Show who you are to the services."),
 }

@@ -1,6 +1,6 @@
 """AclService: the same access control operations in catalog, keystore and metadata."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from mdm_service import acl_store, status
 from mdm_service.acl import MAX_ENTRIES, Acl, AclEntry, Permission, canonical_principal, valid_permissions
+from mdm_service.acl_change import AclChange, Action, changed
 from mdm_service.dn import canonical
 from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller, current_caller
@@ -72,7 +73,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         caller = current_caller()
         _check_batch(request.ids)
         _check_entries(max(1, len(request.ids)) * len(request.changes))
-        changes = [_change(change) for change in request.changes]
+        changes = [parse_change(change) for change in request.changes]
         return acl_pb2.ModifyAclsResponse(
             results=[_result(lambda text: self._modify(caller, _uuid(text), changes), text) for text in request.ids]
         )
@@ -95,7 +96,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             return status.failed(error)
         return status.ok()
 
-    def _modify(self, caller: Caller, acl_id: UUID, changes: Sequence[tuple[int, AclEntry]]) -> Acl:
+    def _modify(self, caller: Caller, acl_id: UUID, changes: Sequence[AclChange]) -> Acl:
         try:
             return self._modified(caller, acl_id, changes)
         except MdmError as error:
@@ -115,50 +116,15 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             with self._pool.connection() as connection:
                 self._audit.record(connection, caller, action, UUID(acl_id), error.reason)
 
-    def _modified(self, caller: Caller, acl_id: UUID, changes: Sequence[tuple[int, AclEntry]]) -> Acl:
+    def _modified(self, caller: Caller, acl_id: UUID, changes: Sequence[AclChange]) -> Acl:
         with self._pool.connection() as connection:
             self._begin(connection)
             acl = acl_store.load(connection, [acl_id], lock=True).get(acl_id)
-            granted = acl.permissions_of(caller) if acl else Permission.NONE
-            if acl is None or not granted & (Permission.GET | Permission.CHANGE_ACL):
-                raise NotFound("ACL_NOT_FOUND", "No such ACL, or you may not see it.")
-            if not granted & Permission.CHANGE_ACL:
-                raise Forbidden("ACL_CHANGE_FORBIDDEN", "You may not change this ACL: its owner or a holder of `p` may.")
-            owner = _owner_after(acl.owner, changes)
-            if owner != acl.owner and caller.dn != acl.owner:
-                raise Forbidden("ACL_OWNER_FORBIDDEN", "Only the owner of an ACL may give it to another one.")
-            changed = apply_changes(acl.entries, changes)
-            if set(changed) == set(acl.entries) and owner == acl.owner:
-                return acl
+            after = changed(acl, caller, changes)
+            if after is acl:
+                return after
             self._record(connection, caller, "acl-modify", acl_id)
-            return acl_store.replace(connection, acl_id, owner, changed)
-
-
-def apply_changes(entries: Iterable[AclEntry], changes: Iterable[tuple[int, AclEntry]]) -> list[AclEntry]:
-    """Return the entries after granting, revoking and setting in order."""
-    granted = {entry.principal: entry.permissions for entry in entries}
-    for action, entry in changes:
-        if action == acl_pb2.AclChange.ACTION_SET_OWNER:
-            continue
-        before = granted.get(entry.principal, Permission.NONE)
-        if action == acl_pb2.AclChange.ACTION_GRANT:
-            after = before | entry.permissions
-        elif action == acl_pb2.AclChange.ACTION_REVOKE:
-            after = before & ~entry.permissions
-        else:
-            after = entry.permissions
-        granted[entry.principal] = after
-    return [AclEntry(principal, permissions) for principal, permissions in granted.items() if permissions]
-
-
-def _owner_after(owner: str, changes: Iterable[tuple[int, AclEntry]]) -> str:
-    """Return who owns the ACL after the changes."""
-    for action, entry in changes:
-        if action == acl_pb2.AclChange.ACTION_SET_OWNER:
-            kind, _, owner = entry.principal.partition(":")
-            if kind != "dn":
-                raise Invalid("ACL_OWNER_MALFORMED", "An owner is a DN: write dn:CN=….")
-    return owner
+            return acl_store.replace(connection, acl_id, after.owner, after.entries)
 
 
 def _from_message(caller: Caller, message: acl_pb2.Acl) -> Acl:
@@ -178,15 +144,19 @@ def _entry(message: acl_pb2.AclEntry) -> AclEntry:
     return AclEntry(canonical_principal(message.principal), valid_permissions(message.permissions))
 
 
-def _change(message: acl_pb2.AclChange) -> tuple[int, AclEntry]:
-    if message.action not in (
-        acl_pb2.AclChange.ACTION_GRANT,
-        acl_pb2.AclChange.ACTION_REVOKE,
-        acl_pb2.AclChange.ACTION_SET,
-        acl_pb2.AclChange.ACTION_SET_OWNER,
-    ):
-        raise Invalid("ACL_ACTION_UNKNOWN", "A change grants, revokes or sets.", fields={"changes.action": "unknown"})
-    return message.action, _entry(message.entry)
+def parse_change(message: acl_pb2.AclChange) -> AclChange:
+    """Return a change. Raises Invalid where it says nothing to do, or to whom."""
+    try:
+        action = Action(message.action)
+    except ValueError:
+        raise Invalid("ACL_ACTION_UNKNOWN", "A change grants, revokes or sets.", fields={"changes.action": "unknown"}) from None
+    return AclChange(action, _entry(message.entry))
+
+
+def show_acl(acl: Acl) -> acl_pb2.Acl:
+    """Return an ACL as a message."""
+    entries = [acl_pb2.AclEntry(principal=entry.principal, permissions=int(entry.permissions)) for entry in acl.entries]
+    return acl_pb2.Acl(id=str(acl.id), owner=acl.owner, entries=entries, rev=acl.rev)
 
 
 def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
@@ -194,8 +164,7 @@ def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
         acl = produce(text)
     except MdmError as error:
         return acl_pb2.AclResult(status=status.failed(error))
-    entries = [acl_pb2.AclEntry(principal=entry.principal, permissions=int(entry.permissions)) for entry in acl.entries]
-    return acl_pb2.AclResult(status=status.ok(), acl=acl_pb2.Acl(id=str(acl.id), owner=acl.owner, entries=entries, rev=acl.rev))
+    return acl_pb2.AclResult(status=status.ok(), acl=show_acl(acl))
 
 
 def _uuid(text: str) -> UUID:

@@ -50,6 +50,29 @@ def replace(connection: psycopg.Connection, acl_id: UUID, owner: str, entries: I
     return acl
 
 
+def replace_all(connection: psycopg.Connection, acls: Sequence[Acl]) -> None:
+    """Give existing ACLs the owners and entries they have here, and count their `rev` up: any number in four statements.
+
+    Raises:
+        Invalid: one would have more than 300 entries.
+    """
+    if any(len(acl.entries) > MAX_ENTRIES for acl in acls):
+        raise Invalid("ACL_TOO_LONG", f"An ACL has at most {MAX_ENTRIES} entries: use a group.")
+    ids = [acl.id for acl in acls]
+    connection.execute(
+        "UPDATE acl SET owner = n.owner, rev = acl.rev + 1 FROM unnest(%b::uuid[], %b::text[]) AS n (id, owner) WHERE acl.id = n.id",
+        (ids, [acl.owner for acl in acls]),
+    )
+    connection.execute("DELETE FROM acl_entry WHERE acl_id = ANY (%b)", (ids,))
+    rows = [(acl.id, entry.principal, int(entry.permissions)) for acl in acls for entry in acl.entries]
+    if not rows:
+        return
+    connection.execute(
+        "INSERT INTO acl_entry (acl_id, principal, permissions) SELECT * FROM unnest(%b::uuid[], %b::text[], %b::integer[])",
+        ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
+    )
+
+
 def ensure(connection: psycopg.Connection, acl: Acl) -> None:
     """Make an ACL exist with exactly this owner and these entries; change nothing where it does already."""
     if insert(connection, acl):

@@ -49,5 +49,9 @@ class Authenticator:
             raise Unauthenticated("SUBJECT_BANNED", "This subject is banned.")
         return self._caller(name)
 
+    def members_of(self, group: str) -> frozenset[str]:
+        """Return the canonical subjects of a group, banned ones too."""
+        return self._membership.members_of(group)
+
     def _caller(self, subject: str) -> Caller:
         return Caller(subject, self._membership.groups_of(subject), self._roles.get(subject, frozenset({USER})))

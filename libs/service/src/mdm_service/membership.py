@@ -1,6 +1,7 @@
 """VO membership: which groups a subject belongs to, from a file that the VO publishes."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 from mdm_service import dn
@@ -20,12 +21,19 @@ class Membership:
 
     def groups_of(self, subject: str) -> frozenset[str]:
         """Return the groups of a canonical subject."""
+        return self._groups().get(subject, frozenset())
+
+    def members_of(self, group: str) -> frozenset[str]:
+        """Return the canonical subjects of a group."""
+        return frozenset(subject for subject, groups in self._groups().items() if group in groups)
+
+    def _groups(self) -> Mapping[str, frozenset[str]]:
         if self._file is None:
-            return frozenset()
+            return {}
         try:
-            return self._file.get().get(subject, frozenset())
+            return self._file.get()
         except (OSError, ValueError, ConfigurationError):
-            return frozenset()
+            return {}
 
 
 def parse(content: bytes) -> dict[str, frozenset[str]]:

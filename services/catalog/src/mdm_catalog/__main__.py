@@ -16,7 +16,7 @@ def build(settings: CatalogSettings, runtime: Runtime) -> None:
     """Put the service together on a server and a database."""
     store = PostgresStore(runtime.database)
     store.ensure_root(settings.root.acl())
-    service = CatalogService(store, runtime.authenticator.caller_for)
+    service = CatalogService(store, runtime.authenticator)
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(service), runtime.server)
     acl_servicer.add_acl_service(runtime.server, runtime.database)
     for full_name in (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name, acl_servicer.FULL_NAME):

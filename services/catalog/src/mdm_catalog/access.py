@@ -5,21 +5,22 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mdm_service.acl import Permission, format_permissions
-from mdm_service.errors import Forbidden, MdmError, NotFound
+from mdm_service.errors import Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
 
-from mdm_catalog.model import ROOT_ID, Chain, Node, Target
+from mdm_catalog.model import ROOT_ID, Chain, EntryKind, Node, Target
 from mdm_catalog.path import ROOT, Lfn, join
 from mdm_catalog.port import Reading
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A target with the directories above it and, where it exists, its entry."""
+    """A target with the directories above it and, where it exists, its entry; `problem` is why its path leads nowhere."""
 
     target: Target
     chain: Chain | None
     node: Node | None
+    problem: MdmError | None = None
 
     @property
     def lfn(self) -> Lfn:
@@ -31,6 +32,18 @@ class Located:
 def not_found() -> NotFound:
     """Return the one refusal for what is absent and for what the caller may not know of."""
     return NotFound("ENTRY_NOT_FOUND", "No such entry, or you may not see it.")
+
+
+def outcome_of(located: Located, refusal: MdmError | None) -> Node | MdmError:
+    """Return the entry of a target, or why it is not given."""
+    return refusal or located.node or not_found()
+
+
+def file_outcome_of(located: Located, refusal: MdmError | None) -> Node | MdmError:
+    """Return the file of a target, or why it is not given, which may be that it is none."""
+    if refusal is None and located.node is not None and located.node.kind != EntryKind.FILE:
+        return Invalid("NOT_A_FILE", "This is not a file.")
+    return outcome_of(located, refusal)
 
 
 class Rights:
@@ -94,6 +107,19 @@ class Rights:
         """
         return self._refusal(located, needed)
 
+    def removing_refusal(self, located: Located) -> MdmError | None:
+        """Return why the caller may not take an entry out of its directory, None if it may: `d` on it, `w` on the directory."""
+        if located.node is not None and located.node.id == ROOT_ID:
+            return Invalid("ROOT_FIXED", "The root directory stays as and where it is.")
+        refusal = self.refusal(located, Permission.DELETE)
+        if refusal is not None or located.chain is None or located.node is None:
+            return refusal or not_found()
+        if self.making_refusal(located.chain) is None:
+            return None
+        if not self.sees_in(located.chain, located.node):
+            return not_found()
+        return Forbidden("WRITE_FORBIDDEN", "You may not take this out of its directory: it needs `w` on the directory.")
+
     def making_refusal(self, chain: Chain) -> MdmError | None:
         """Return why the caller may not make or remove names in the directory `chain` ends at, None if it may: `x` and `w`."""
         obstacle = self.obstacle(chain)
@@ -132,7 +158,7 @@ class Rights:
     def _refusal(self, located: Located, needed: Permission | None) -> MdmError | None:
         node, chain = located.node, located.chain
         if chain is None:
-            return not_found()
+            return located.problem or not_found()
         obstacle = self.obstacle(chain)
         if obstacle is not None:
             # A GUID or SURL tells nothing of the path, so an obstacle on it must not tell that the file exists.

@@ -1,4 +1,4 @@
-"""Making directories and registering files."""
+"""Making directories and links, registering files."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,10 +7,11 @@ from uuid import UUID
 from mdm_service.errors import Conflict, Invalid, MdmError
 from mdm_service.identity import Caller
 
-from mdm_catalog.access import Rights
-from mdm_catalog.model import MAX_BATCH, Chain, EntryKind, NewDirectory, NewFile, Node, Replica
-from mdm_catalog.path import ROOT, Lfn, ancestors, names, split
-from mdm_catalog.port import Writing
+from mdm_catalog.access import Rights, not_found
+from mdm_catalog.link import Lead, follow_directories
+from mdm_catalog.model import MAX_BATCH, Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
+from mdm_catalog.path import ROOT, Lfn, ancestors, join, names, split
+from mdm_catalog.port import Place, Writing
 
 
 def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirectory], *, parents: bool) -> list[MdmError | None]:
@@ -21,8 +22,11 @@ def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirec
     Raises:
         Invalid: with the missing ancestors there are more than 10,000.
     """
-    chains = writing.walk({split(item.lfn)[0] for item in wanted})
-    work = _Directories(writing, Rights(writing, caller), chains, parents)
+    rights = Rights(writing, caller)
+    asked = wanted
+    leads, chains = _parents(writing, rights, [item.lfn for item in asked])
+    wanted = [replace(item, lfn=lead) for item, lead in zip(asked, leads, strict=True) if not isinstance(lead, MdmError)]
+    work = _Directories(writing, rights, chains, parents)
     plan: dict[Lfn, NewDirectory] = {}
     for item in wanted:
         plan.setdefault(item.lfn, item)
@@ -34,7 +38,8 @@ def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirec
         levels.setdefault(len(names(item.lfn)), []).append(item)
     for depth in sorted(levels):
         work.make_level(levels[depth])
-    return _in_order(wanted, work.outcomes, parents)
+    made = iter(_in_order(wanted, work.outcomes, parents))
+    return [lead if isinstance(lead, MdmError) else next(made) for lead in leads]
 
 
 def _in_order(wanted: Sequence[NewDirectory], outcomes: dict[Lfn, MdmError | None], parents: bool) -> list[MdmError | None]:
@@ -124,8 +129,10 @@ def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -
     A file that is registered already under the same LFN and GUID keeps its attributes and gains the replicas it lacks.
     """
     rights = Rights(writing, caller)
-    parents = _lock_parents(writing, rights, files)
-    outcomes = _refusals(writing, rights, files, parents)
+    leads, parents = _lock_parents(writing, rights, [file.lfn for file in files])
+    files = [file if isinstance(lead, MdmError) else replace(file, lfn=lead) for file, lead in zip(files, leads, strict=True)]
+    refusals = _refusals(writing, rights, files, parents)
+    outcomes = [lead if isinstance(lead, MdmError) else refusal for lead, refusal in zip(leads, refusals, strict=True)]
     open_items = [index for index, outcome in enumerate(outcomes) if outcome is None]
     places = {index: (parents[split(files[index].lfn)[0]].directory_id, split(files[index].lfn)[1]) for index in open_items}
     rows = []
@@ -154,13 +161,53 @@ def _add_replicas(writing: Writing, replicas: Sequence[tuple[int, Replica]]) -> 
     writing.insert_replicas(list(missing.values()))
 
 
-def _lock_parents(writing: Writing, rights: Rights, files: Sequence[NewFile]) -> dict[Lfn, Chain]:
-    """Return the chains of the files' directories, with those that the caller can reach locked."""
-    chains = writing.walk({split(file.lfn)[0] for file in files})
+def make_links(writing: Writing, caller: Caller, links: Sequence[NewLink]) -> list[MdmError | None]:
+    """Make symbolic links; return what went wrong with each. One that is there already and leads to the same is accepted."""
+    rights = Rights(writing, caller)
+    leads, parents = _lock_parents(writing, rights, [link.lfn for link in links])
+    rights.load({link.acl_id for link in links if link.acl_id is not None})
+    places = [
+        None if isinstance(lead, MdmError) or lead == ROOT else (parents[split(lead)[0]].directory_id, split(lead)[1]) for lead in leads
+    ]
+    present = {place: node.link for place, node in writing.children({place for place in places if place}).items()}
+    rows: list[tuple[int, str, str, UUID]] = []
+
+    def outcome(link: NewLink, lead: Lead, place: Place | None) -> MdmError | None:
+        if isinstance(lead, MdmError) or place is None:
+            return lead if isinstance(lead, MdmError) else _taken()
+        chain = parents[split(lead)[0]]
+        refusal = rights.making_refusal(chain) or rights.acl_refusal(link.acl_id)
+        if refusal is not None:
+            return refusal
+        if place in present:
+            return None if present[place] == link.link else _taken()
+        present[place] = link.link
+        rows.append((*place, link.link, link.acl_id or chain.default_acl_id))
+        return None
+
+    outcomes = [outcome(*item) for item in zip(links, leads, places, strict=True)]
+    writing.insert_links(rows)
+    return outcomes
+
+
+def _parents(writing: Writing, rights: Rights, lfns: Sequence[Lfn]) -> tuple[list[Lead], dict[Lfn, Chain]]:
+    """Return where the paths lead whose last name is to be made, and the chains of the directories it is to be made in."""
+    leads, chains = follow_directories(writing, rights, {split(lfn)[0] for lfn in lfns})
+    ends: list[Lead] = []
+    for lfn in lfns:
+        parent, name = split(lfn)
+        lead = leads[parent]
+        ends.append(lead if isinstance(lead, MdmError) else join(lead, name))
+    return ends, {lead: chains[lead] for lead in leads.values() if not isinstance(lead, MdmError)}
+
+
+def _lock_parents(writing: Writing, rights: Rights, lfns: Sequence[Lfn]) -> tuple[list[Lead], dict[Lfn, Chain]]:
+    """Return what `_parents` does, with the directories that the caller can reach locked."""
+    leads, chains = _parents(writing, rights, lfns)
     rights.load(acl_id for chain in chains.values() for acl_id in chain.acl_ids)
     _lock_chains(writing, chains, [lfn for lfn, chain in chains.items() if rights.obstacle(chain) is None])
     rights.load(chain.acl_ids[-1] for chain in chains.values())
-    return chains
+    return leads, chains
 
 
 def _lock_chains(writing: Writing, chains: dict[Lfn, Chain], lfns: Sequence[Lfn]) -> None:
@@ -183,6 +230,8 @@ def _refusals(writing: Writing, rights: Rights, files: Sequence[NewFile], parent
     def refusal(file: NewFile) -> MdmError | None:
         if file.lfn == ROOT:
             return _taken()
+        if split(file.lfn)[0] not in parents:  # its path leads nowhere, which is told elsewhere
+            return not_found()
         refused = in_directory[split(file.lfn)[0]] or rights.acl_refusal(file.acl_id)
         if refused is not None:
             return refused

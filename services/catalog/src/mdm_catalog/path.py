@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import NewType
 
 from mdm_service.errors import Invalid
@@ -71,6 +72,41 @@ def ancestors(lfn: Lfn) -> list[Lfn]:
         lfn, _ = split(lfn)
         found.append(lfn)
     return found[::-1]
+
+
+def parse_link(text: str) -> str:
+    """Return where a symbolic link leads: an LFN, or a path relative to the link's directory.
+
+    `..` is for the beginning of a relative path only, where it means the same however the directories are linked.
+
+    Raises:
+        Invalid: it is empty or breaks the rules of LFNs.
+    """
+    if text.startswith("/"):
+        return parse(text)
+    rest = text
+    while rest.startswith("../"):
+        rest = rest[3:]
+    if rest != "..":
+        parse(f"/{rest}")
+    if not rest or len(text.encode()) > MAX_PATH_BYTES:
+        raise _invalid("a link leads to a path of 1 to 1,023 bytes")
+    return text
+
+
+def follow(directory: Lfn, link: str, below: Sequence[str] = ()) -> Lfn:
+    """Return where the path of a link in `directory`, followed by the names `below`, leads; above the root is the root.
+
+    Raises:
+        Invalid: it would be too long.
+    """
+    parts = [] if link.startswith("/") else list(names(directory))
+    for name in link.strip("/").split("/") if link != "/" else ():
+        if name == "..":
+            del parts[-1:]
+        else:
+            parts.append(name)
+    return parse("/" + "/".join((*parts, *below)))
 
 
 def _invalid(problem: str) -> Invalid:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from mdm_service.acl import Permission
+from mdm_service.acl import Acl, Permission
 from mdm_service.identity import Caller
 
-from mdm_catalog.model import Chain, Entry, FileChange, Node, Replica, SubtreeAcl
+from mdm_catalog.model import Chain, Entry, FileChange, Node, Replica, ReplicaChange, ReplicaSearch, SubtreeAcl, SubtreeDirectory
 from mdm_catalog.path import Lfn
+from mdm_catalog.pattern import Condition
 
 T = TypeVar("T")
 # A name in a directory: the directory's id and the name.
@@ -48,8 +49,32 @@ class Reading(Protocol):
     def available(self, entry_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
         """Return the SURLs of available replicas, oldest first; files without one are left out."""
 
-    def page(self, directory_id: int, after: str, limit: int) -> list[Entry]:
-        """Return at most `limit` entries of a directory whose names sort after `after`, by bytes of name."""
+    def replicas_at(self, surls: Collection[str]) -> dict[str, tuple[int, Replica]]:
+        """Return the replicas at these SURLs, each with its file's id."""
+
+    def replica_page(self, search: ReplicaSearch, after: str, limit: int) -> list[tuple[int, Replica]]:
+        """Return at most `limit` replicas that are searched for, each with its file's id, whose SURLs sort after `after` by bytes."""
+
+    def nodes_at(self, ids: Collection[int]) -> dict[int, Node]:
+        """Return the entries of these ids that exist."""
+
+    def page(self, directory_id: int, after: str, limit: int, condition: Condition | None = None) -> list[Entry]:
+        """Return at most `limit` entries of a directory whose names sort after `after`, by bytes of name.
+
+        With a condition all that meet it and all directories are among them, and perhaps others.
+        """
+
+    def usage(self, caller: Caller, directory_id: int, depth: int) -> list[tuple[tuple[str, ...], int, int, int, int, int]]:
+        """Return per directory down to `depth` its names from the given one, and files, directories, links, bytes, closed.
+
+        What is deeper is counted in the last directory that is reported; directories that the caller may not list are closed.
+        """
+
+    def acls(self, acl_ids: Collection[UUID]) -> dict[UUID, Acl]:
+        """Return the ACLs that exist."""
+
+    def subtree(self, directory_id: int) -> list[SubtreeDirectory]:
+        """Return a directory and all directories below it, each after the one that holds it."""
 
     def subtree_acls(self, caller: Caller, entry_id: int) -> tuple[list[SubtreeAcl], int]:
         """Return the distinct ACLs of an entry and of what the caller may list below it, by id, and how many directories it may not."""
@@ -63,6 +88,21 @@ class Writing(Reading, Protocol):
 
     def lock_entries(self, ids: Collection[int]) -> dict[int, Node]:
         """Lock entries whose attributes are to change; return those that still exist."""
+
+    def lock_acls(self, acl_ids: Collection[UUID]) -> dict[UUID, Acl]:
+        """Lock ACLs, so that nobody else changes them; return them as they are."""
+
+    def replace_acls(self, acls: Sequence[Acl]) -> None:
+        """Give locked ACLs the owners and entries they have here. Raises Invalid where one would have more than 300 entries."""
+
+    def lock_moves(self) -> None:
+        """Let no other transaction move a directory to another one until the end of this."""
+
+    def above(self, directory_id: int) -> list[int]:
+        """Return the ids of a directory and of all directories above it."""
+
+    def fits(self, directory_id: int, room: int) -> bool:
+        """Tell whether no path below a directory adds more than `room` bytes to the directory's own."""
 
     def lock_for_removal(self, ids: Collection[int]) -> dict[int, Node]:
         """Lock entries to be removed, so that nothing more is made in them; return those that still exist."""
@@ -88,8 +128,26 @@ class Writing(Reading, Protocol):
     def insert_files(self, rows: Sequence[tuple[int, str, UUID, int | None, bytes | None, str, UUID]]) -> dict[Place, tuple[int, UUID]]:
         """Make files (parent, name, GUID, size, SHA-256, comment, ACL) where place and GUID are free; return id and GUID of those made."""
 
+    def insert_links(self, rows: Sequence[tuple[int, str, str, UUID]]) -> None:
+        """Make links (parent, name, target, ACL) at free places of locked parents."""
+
+    def move(self, entry_id: int, parent_id: int, name: str) -> None:
+        """Give a locked entry a free place in a locked directory, and count its `rev` up."""
+
     def insert_replicas(self, rows: Sequence[tuple[int, Replica]]) -> None:
         """Add replicas to files. When another transaction took one of the SURLs meanwhile, the whole work starts again."""
+
+    def lock_replicas(self, surls: Collection[str]) -> None:
+        """Let nobody else change the replicas at these SURLs."""
+
+    def update_replicas(self, changes: Collection[ReplicaChange]) -> None:
+        """Change replicas, each at most once, and count their `rev` up unless only accesses are reported."""
+
+    def touch(self, ids: Collection[int]) -> None:
+        """Make now the access time of files."""
+
+    def remove_replicas(self, surls: Collection[str]) -> None:
+        """Remove the replicas at these SURLs."""
 
     def update_files(self, changes: Collection[tuple[int, FileChange]]) -> None:
         """Change attributes of locked files, each at most once, and count their `rev` up."""
@@ -112,3 +170,13 @@ class Store(Protocol):
         Raises:
             Aborted: others kept changing the same things; safe to retry.
         """
+
+
+class People(Protocol):
+    """What the service knows of subjects without their being there."""
+
+    def caller_for(self, subject: str) -> Caller:
+        """Return the caller a subject would be. Raises Invalid: not a DN; Unauthenticated: banned."""
+
+    def members_of(self, group: str) -> Collection[str]:
+        """Return the subjects of a group."""

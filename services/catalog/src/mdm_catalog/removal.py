@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Aborted, FailedPrecondition, Forbidden, Invalid, MdmError
+from mdm_service.errors import Aborted, FailedPrecondition, Forbidden, MdmError
 from mdm_service.identity import Caller
 
-from mdm_catalog.access import Located, Rights, not_found
+from mdm_catalog.access import Rights, not_found
 from mdm_catalog.lookup import locate
-from mdm_catalog.model import ROOT_ID, EntryKind, Node, Target
+from mdm_catalog.model import EntryKind, Node, Target
 from mdm_catalog.path import names
 from mdm_catalog.port import Writing
 
@@ -19,34 +19,20 @@ Outcome: TypeAlias = MdmError | None
 def remove(writing: Writing, caller: Caller, targets: Sequence[Target], *, recursive: bool) -> list[Outcome]:
     """Remove entries; return what went wrong with each.
 
-    Files go first, then directories: the deepest first, so that one call may name a directory and its contents; with
+    Files and links go first, then directories: the deepest first, so that one call may name a directory and its contents; with
     `recursive` the shallowest first, each wholly or not at all.
     """
     rights = Rights(writing, caller)
-    located = locate(writing, targets)
-    rights.load_located(located)
-    outcomes: list[Outcome] = [_refusal(rights, item) for item in located]
+    located = locate(writing, rights, targets, follow=False)
+    outcomes: list[Outcome] = [rights.removing_refusal(item) for item in located]
     nodes = {item.node.id: item.node for item, outcome in zip(located, outcomes, strict=True) if outcome is None and item.node}
     depths = {item.node.id: len(names(item.lfn)) for item in located if item.node is not None and item.chain is not None}
     failed = _vanished(nodes, writing.lock_for_removal(nodes))
     present = [node for node in nodes.values() if node.id not in failed]
-    writing.remove([node.id for node in present if node.kind == EntryKind.FILE])
+    writing.remove([node.id for node in present if node.kind != EntryKind.DIRECTORY])
     directories = sorted((node for node in present if node.kind == EntryKind.DIRECTORY), key=lambda node: depths[node.id])
     failed |= _remove_trees(writing, rights, directories) if recursive else _remove_empty(writing, directories, depths)
     return [failed.get(item.node.id) if outcome is None and item.node else outcome for item, outcome in zip(located, outcomes, strict=True)]
-
-
-def _refusal(rights: Rights, located: Located) -> Outcome:
-    if located.node is not None and located.node.id == ROOT_ID:
-        return Invalid("ROOT_FIXED", "The root directory cannot be removed.")
-    refusal = rights.refusal(located, Permission.DELETE)
-    if refusal is not None or located.chain is None or located.node is None:
-        return refusal or not_found()
-    if rights.making_refusal(located.chain) is None:
-        return None
-    if not rights.sees_in(located.chain, located.node):
-        return not_found()
-    return Forbidden("WRITE_FORBIDDEN", "You may not remove this: it needs `w` on the directory that holds it.")
 
 
 def _vanished(before: dict[int, Node], after: dict[int, Node]) -> dict[int, MdmError]:

@@ -1,35 +1,46 @@
 """The use cases of the catalog."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
-from mdm_service.acl import Permission
-from mdm_service.errors import Aborted, Forbidden, Invalid, MdmError, Unauthenticated
+from mdm_service.acl import Acl, Permission
+from mdm_service.acl_change import AclChange
+from mdm_service.errors import Forbidden, Invalid, MdmError, Unauthenticated
 from mdm_service.identity import Caller
 
-from mdm_catalog import creation, removal
-from mdm_catalog.access import Located, Rights, not_found
+from mdm_catalog import change, creation, removal, renaming, replica, subtree, transaction
+from mdm_catalog.access import Located, Rights, file_outcome_of, outcome_of
 from mdm_catalog.listing import Listing
 from mdm_catalog.lookup import locate
 from mdm_catalog.model import (
-    ROOT_ID,
+    MAX_ACL_CHANGES,
+    MAX_RENAMINGS,
+    AccessReport,
     AclAssignment,
-    EntryKind,
     EntryView,
     FileChange,
+    FileReplicas,
     NewDirectory,
     NewFile,
+    NewLink,
+    NewReplica,
     Node,
+    Renaming,
+    ReplicaChange,
+    ReplicaSearch,
     Resolution,
     SubtreeAcl,
     Target,
+    Usage,
     check_batch,
 )
 from mdm_catalog.path import Lfn
-from mdm_catalog.port import Reading, Store, Writing
+from mdm_catalog.pattern import Condition
+from mdm_catalog.port import People, Reading, Store
+from mdm_catalog.transaction import Failed, Operation
+from mdm_catalog.usage import sum_up
 
 T = TypeVar("T")
-C = TypeVar("C", FileChange, AclAssignment)
 Outcome: TypeAlias = MdmError | None
 
 
@@ -39,9 +50,9 @@ class CatalogService:
     A batch of more than 10,000 raises Invalid; what is wrong with one item stands in its result.
     """
 
-    def __init__(self, store: Store, caller_for: Callable[[str], Caller]) -> None:
+    def __init__(self, store: Store, people: People) -> None:
         self._store = store
-        self._caller_for = caller_for
+        self._people = people
 
     def make_directories(self, caller: Caller, wanted: Sequence[NewDirectory], *, parents: bool) -> list[Outcome]:
         """Make directories; see `creation.make_directories`."""
@@ -58,17 +69,38 @@ class CatalogService:
         check_batch(targets)
         return self._store.write(lambda writing: removal.remove(writing, caller, targets, recursive=recursive))
 
-    def listing(self, caller: Caller, lfn: Lfn, *, recursive: bool, with_replicas: bool, after: Lfn | None) -> Iterator[list[EntryView]]:
-        """List a directory or a file; see `listing.Listing.batches`."""
-        return Listing(self._store, caller, recursive=recursive, with_replicas=with_replicas).batches(lfn, after)
+    def make_links(self, caller: Caller, links: Sequence[NewLink]) -> list[Outcome]:
+        """Make symbolic links; see `creation.make_links`."""
+        check_batch(links)
+        return self._store.write(lambda writing: creation.make_links(writing, caller, links))
 
-    def stat(self, caller: Caller, targets: Sequence[Target], *, with_replicas: bool) -> list[EntryView | MdmError]:
-        """Return the entries that the caller may see."""
+    def rename(self, caller: Caller, renamings: Sequence[Renaming]) -> list[Outcome]:
+        """Rename entries; see `renaming.rename`. At most 1,000."""
+        check_batch(renamings, MAX_RENAMINGS)
+        return self._store.write(lambda writing: renaming.rename(writing, caller, renamings))
+
+    def listing(self, caller: Caller, lfn: Lfn, *, recursive: bool, with_replicas: bool, after: Lfn | None) -> Iterator[list[EntryView]]:
+        """List a directory, a file or a link; see `listing.Listing.batches`."""
+        depth = 0 if recursive else 1
+        return Listing(self._store, caller, depth=depth, with_replicas=with_replicas).batches(lfn, after)
+
+    def find(
+        self, caller: Caller, lfn: Lfn, condition: Condition, *, depth: int, with_replicas: bool, after: Lfn | None
+    ) -> Iterator[list[EntryView]]:
+        """List what meets a condition, down to `depth` (0: everywhere); see `listing.Listing.batches`."""
+        return Listing(self._store, caller, depth=depth, with_replicas=with_replicas, condition=condition).batches(lfn, after)
+
+    def usage(self, caller: Caller, lfn: Lfn, depth: int) -> list[Usage]:
+        """Sum up a directory and, down to `depth`, those below it; see `usage.sum_up`."""
+        return self._store.read(lambda reading: sum_up(reading, caller, lfn, depth))
+
+    def stat(self, caller: Caller, targets: Sequence[Target], *, with_replicas: bool, follow: bool = True) -> list[EntryView | MdmError]:
+        """Return the entries that the caller may see; a link itself unless `follow`."""
         check_batch(targets)
 
         def work(reading: Reading) -> list[EntryView | MdmError]:
-            located, rights = _find(reading, caller, targets)
-            seen = [_outcome(item, rights.unseen(item)) for item in located]
+            located, rights = _find(reading, caller, targets, follow=follow)
+            seen = [outcome_of(item, rights.unseen(item)) for item in located]
             ids = {node.id for node in seen if isinstance(node, Node)}
             entries = reading.entries(ids)
             replicas = reading.replicas(ids) if with_replicas else {}
@@ -87,7 +119,7 @@ class CatalogService:
 
         def work(reading: Reading) -> list[Resolution | MdmError]:
             located, rights = _find(reading, caller, targets)
-            readable = [_file_outcome(item, rights.refusal(item, Permission.READ)) for item in located]
+            readable = [file_outcome_of(item, rights.refusal(item, Permission.READ)) for item in located]
             surls = reading.available({node.id for node in readable if isinstance(node, Node)})
             results: list[Resolution | MdmError] = []
             for item, node in zip(located, readable, strict=True):
@@ -110,108 +142,78 @@ class CatalogService:
         if not needed:
             raise Invalid("PERMISSIONS_MISSING", "permissions is empty: say what is to be checked.")
         try:
-            subject_caller = self._caller_for(subject)
+            subject_caller = self._people.caller_for(subject)
         except Unauthenticated as error:
             return [Forbidden(error.reason, error.message) for _ in targets]
 
         def work(reading: Reading) -> list[Node | MdmError]:
             located, rights = _find(reading, subject_caller, targets)
-            return [_file_outcome(item, rights.refusal(item, needed)) for item in located]
+            return [file_outcome_of(item, rights.refusal(item, needed)) for item in located]
 
         return self._store.read(work)
 
     def set_attributes(self, caller: Caller, changes: Sequence[FileChange]) -> list[Outcome]:
-        """Change attributes of files."""
+        """Change attributes of files, comments of any entry; see `change.set_attributes`."""
         check_batch(changes)
-
-        def check(rights: Rights, located: Located, change: FileChange) -> Node | MdmError:
-            node = _file_outcome(located, rights.refusal(located, Permission.SET))
-            if isinstance(node, Node) and change.if_rev not in (None, node.rev):
-                return Aborted("REV_CHANGED", "The entry was changed meanwhile: read it again and retry.")
-            return node
-
-        return self._store.write(lambda writing: _change(writing, caller, changes, check, writing.update_files))
+        return self._store.write(lambda writing: change.set_attributes(writing, caller, changes))
 
     def assign_acls(self, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Outcome]:
-        """Point entries at other ACLs; the caller needs `p` under the present and under the new ones."""
+        """Point entries at other ACLs; see `change.assign_acls`."""
         check_batch(assignments)
+        return self._store.write(lambda writing: change.assign_acls(writing, caller, assignments))
 
-        def check(rights: Rights, located: Located, change: AclAssignment) -> Node | MdmError:
-            node = _outcome(located, rights.refusal(located, Permission.CHANGE_ACL))
-            if isinstance(node, MdmError):
-                return node
-            if node.id == ROOT_ID:
-                return Invalid("ROOT_FIXED", "The root's ACL is part of the service's configuration.")
-            if node.kind == EntryKind.FILE and change.default_acl_id is not None:
-                return Invalid("DEFAULT_ACL_OF_FILE", "Only a directory has a default ACL.")
-            return rights.acl_refusal(change.acl_id, change.default_acl_id) or node
+    def add_replicas(self, caller: Caller, replicas: Sequence[NewReplica]) -> list[Outcome]:
+        """Add replicas to files; see `replica.add`."""
+        check_batch(replicas)
+        return self._store.write(lambda writing: replica.add(writing, caller, replicas))
 
-        def apply(writing: Writing, ready: Sequence[tuple[int, AclAssignment]]) -> None:
-            writing.update_acls([(entry_id, change.acl_id, change.default_acl_id) for entry_id, change in ready])
+    def change_replicas(self, caller: Caller, changes: Sequence[ReplicaChange]) -> list[Outcome]:
+        """Change replicas; see `replica.change`."""
+        check_batch(changes)
+        return self._store.write(lambda writing: replica.change(writing, caller, changes))
 
-        return self._store.write(lambda writing: _change(writing, caller, assignments, check, lambda ready: apply(writing, ready)))
+    def remove_replicas(self, caller: Caller, surls: Sequence[str]) -> list[Outcome]:
+        """Remove replicas; see `replica.remove`."""
+        check_batch(surls)
+        return self._store.write(lambda writing: replica.remove(writing, caller, surls))
 
-    def subtree_acls(self, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
-        """Return the distinct ACLs of an entry and of what the caller may list below, and how much it was not shown.
+    def list_replicas(self, caller: Caller, targets: Sequence[Target]) -> list[FileReplicas | MdmError]:
+        """List the replicas of files; see `replica.list_of`."""
+        check_batch(targets)
+        return self._store.read(lambda reading: replica.list_of(reading, caller, targets))
 
-        Shown are ACLs with `g`; counted are the others, or the directories that the caller may not look into if these are more.
+    def find_replicas(self, caller: Caller, search: ReplicaSearch, after: str) -> Iterator[list[FileReplicas]]:
+        """List the replicas of a set or a host; see `replica.find`."""
+        return replica.find(self._store, caller, search, after)
 
-        Raises:
-            NotFound, Forbidden: the caller may not see the entry.
-        """
-
-        def work(reading: Reading) -> tuple[list[SubtreeAcl], int]:
-            located, rights = _find(reading, caller, [target])
-            top = _outcome(located[0], rights.unseen(located[0]))
-            if isinstance(top, MdmError):
-                raise top
-            found, closed = reading.subtree_acls(caller, top.id)
-            rights.load(acl.acl_id for acl in found)
-            shown = [acl for acl in found if rights.under(acl.acl_id) & Permission.GET]
-            return shown, max(len(found) - len(shown), closed)
-
-        return self._store.read(work)
-
-
-def _find(reading: Reading, caller: Caller, targets: Sequence[Target]) -> tuple[list[Located], Rights]:
-    rights = Rights(reading, caller)
-    located = locate(reading, targets)
-    rights.load_located(located)
-    return located, rights
-
-
-def _outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
-    return refusal or located.node or not_found()
-
-
-def _file_outcome(located: Located, refusal: MdmError | None) -> Node | MdmError:
-    if refusal is None and located.node is not None and located.node.kind != EntryKind.FILE:
-        return Invalid("NOT_A_FILE", "This is a directory, not a file.")
-    return _outcome(located, refusal)
-
-
-def _change(
-    writing: Writing,
-    caller: Caller,
-    changes: Sequence[C],
-    check: Callable[[Rights, Located, C], Node | MdmError],
-    apply: Callable[[list[tuple[int, C]]], None],
-) -> list[Outcome]:
-    """Check changes against the locked entries and apply those that may be; one call changes an entry at most once."""
-    located, rights = _find(writing, caller, [change.target for change in changes])
-    locked = writing.lock_entries({item.node.id for item in located if item.node is not None})
-    ready: dict[int, C] = {}
-
-    def outcome(item: Located, change: C) -> Outcome:
-        current = locked.get(item.node.id) if item.node is not None else None
-        node = check(rights, Located(item.target, item.chain, current), change)
-        if isinstance(node, MdmError):
-            return node
-        if node.id in ready:
-            return Invalid("ENTRY_TWICE", "This call changes the same entry twice: send one change per entry.")
-        ready[node.id] = change
+    def apply(self, caller: Caller, operations: Sequence[Operation]) -> Failed | None:
+        """Apply operations wholly, or not at all and return which failed; see `transaction.apply`."""
+        check_batch(operations)
+        check_batch([item for item in operations if isinstance(item, Renaming)], MAX_RENAMINGS)
+        try:
+            self._store.write(lambda writing: transaction.apply(writing, caller, operations))
+        except Failed as failed:
+            return failed
         return None
 
-    outcomes = [outcome(item, change) for item, change in zip(located, changes, strict=True)]
-    apply(list(ready.items()))
-    return outcomes
+    def subtree_acls(self, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
+        """Return the ACLs of a subtree; see `subtree.list_acls`."""
+        return self._store.read(lambda reading: subtree.list_acls(reading, caller, target))
+
+    def modify_subtree_acls(
+        self, caller: Caller, target: Target, changes: Sequence[AclChange], *, include_shared: bool
+    ) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
+        """Change the ACLs of a subtree as one; see `subtree.modify_acls`. At most 100 changes."""
+        check_batch(changes, MAX_ACL_CHANGES)
+        return self._store.write(lambda writing: subtree.modify_acls(writing, caller, target, changes, include_shared=include_shared))
+
+    def report_access(self, caller: Caller, target: Target, needed: Permission) -> AccessReport:
+        """Tell who holds `needed`; see `subtree.report_access`."""
+        return self._store.read(
+            lambda reading: subtree.report_access(reading, caller, target, needed, self._people.caller_for, self._people.members_of)
+        )
+
+
+def _find(reading: Reading, caller: Caller, targets: Sequence[Target], *, follow: bool = True) -> tuple[list[Located], Rights]:
+    rights = Rights(reading, caller)
+    return locate(reading, rights, targets, follow=follow), rights

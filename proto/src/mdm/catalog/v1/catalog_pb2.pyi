@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mdm.acl.v1 import acl_pb2 as _acl_pb2
 from mdm.common.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -77,6 +78,30 @@ REPLICA_STATUS_DELETING: ReplicaStatus.ValueType  # 3
 """To be deleted."""
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
 
+class _ReplicaType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplicaTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLICA_TYPE_UNSPECIFIED: _ReplicaType.ValueType  # 0
+    """In a request: PRIMARY."""
+    REPLICA_TYPE_PRIMARY: _ReplicaType.ValueType  # 1
+    """The copy that others are made from."""
+    REPLICA_TYPE_SECONDARY: _ReplicaType.ValueType  # 2
+    """A copy."""
+
+class ReplicaType(_ReplicaType, metaclass=_ReplicaTypeEnumTypeWrapper):
+    """What a replica is to its file."""
+
+REPLICA_TYPE_UNSPECIFIED: ReplicaType.ValueType  # 0
+"""In a request: PRIMARY."""
+REPLICA_TYPE_PRIMARY: ReplicaType.ValueType  # 1
+"""The copy that others are made from."""
+REPLICA_TYPE_SECONDARY: ReplicaType.ValueType  # 2
+"""A copy."""
+Global___ReplicaType: _TypeAlias = ReplicaType  # noqa: Y015
+
 @_typing.final
 class Target(_message.Message):
     """Names one entry."""
@@ -118,22 +143,50 @@ class Replica(_message.Message):
     SURL_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SET_NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ACCESS_TIME_FIELD_NUMBER: _builtins.int
+    ACCESS_COUNT_FIELD_NUMBER: _builtins.int
+    REV_FIELD_NUMBER: _builtins.int
     surl: _builtins.str
     """Storage URL, unique in the catalog, such as srm://host:port/mdm/GUID."""
     status: Global___ReplicaStatus.ValueType
     """Its state."""
     host: _builtins.str
-    """Host name of the storage service."""
+    """Host name of the storage service; in a request, if empty, that of the SURL."""
+    type: Global___ReplicaType.ValueType
+    """What it is to its file."""
+    set_name: _builtins.str
+    """Name of a set that it belongs to, at most 255 bytes; empty: none."""
+    access_count: _builtins.int
+    """How often it was read, as far as that was reported."""
+    rev: _builtins.int
+    """Incremented by each change but reports of accesses; for optimistic updates."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was added. Not in requests, and so are those below."""
+
+    @_builtins.property
+    def access_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last read, as far as that was reported; absent if never."""
+
     def __init__(
         self,
         *,
         surl: _builtins.str = ...,
         status: Global___ReplicaStatus.ValueType = ...,
         host: _builtins.str = ...,
+        type: Global___ReplicaType.ValueType = ...,
+        set_name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        access_time: _timestamp_pb2.Timestamp | None = ...,
+        access_count: _builtins.int = ...,
+        rev: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access_time", b"access_time", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "status", b"status", "surl", b"surl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_count", b"access_count", "access_time", b"access_time", "create_time", b"create_time", "host", b"host", "rev", b"rev", "set_name", b"set_name", "status", b"status", "surl", b"surl", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,6 +212,8 @@ class Entry(_message.Message):
     REV_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    LINK_TARGET_FIELD_NUMBER: _builtins.int
+    ACCESS_TIME_FIELD_NUMBER: _builtins.int
     lfn: _builtins.str
     """Absolute path."""
     kind: Global___EntryKind.ValueType
@@ -181,6 +236,8 @@ class Entry(_message.Message):
     """Incremented by each change; for optimistic updates."""
     permissions: _builtins.int
     """What the caller may do: the bit set of mdm.acl.v1.AclEntry."""
+    link_target: _builtins.str
+    """Symbolic links: where it leads, absolute or relative to the link's directory."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -192,6 +249,10 @@ class Entry(_message.Message):
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
         """Replicas, where the call returns them."""
+
+    @_builtins.property
+    def access_time(self) -> _timestamp_pb2.Timestamp:
+        """When the content was last read, as far as that was reported; absent if never."""
 
     def __init__(
         self,
@@ -210,10 +271,12 @@ class Entry(_message.Message):
         rev: _builtins.int = ...,
         permissions: _builtins.int = ...,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
+        link_target: _builtins.str = ...,
+        access_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "create_time", b"create_time", "modify_time", b"modify_time", "size", b"size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "access_time", b"access_time", "create_time", b"create_time", "modify_time", b"modify_time", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl_id", b"acl_id", "comment", b"comment", "create_time", b"create_time", "default_acl_id", b"default_acl_id", "guid", b"guid", "kind", b"kind", "lfn", b"lfn", "modify_time", b"modify_time", "owner", b"owner", "permissions", b"permissions", "replicas", b"replicas", "rev", b"rev", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "access_time", b"access_time", "acl_id", b"acl_id", "comment", b"comment", "create_time", b"create_time", "default_acl_id", b"default_acl_id", "guid", b"guid", "kind", b"kind", "lfn", b"lfn", "link_target", b"link_target", "modify_time", b"modify_time", "owner", b"owner", "permissions", b"permissions", "replicas", b"replicas", "rev", b"rev", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
@@ -409,8 +472,11 @@ class StatRequest(_message.Message):
 
     TARGETS_FIELD_NUMBER: _builtins.int
     WITH_REPLICAS_FIELD_NUMBER: _builtins.int
+    NO_FOLLOW_FIELD_NUMBER: _builtins.int
     with_replicas: _builtins.bool
     """Return replicas too."""
+    no_follow: _builtins.bool
+    """Show a symbolic link itself, not what it leads to."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]:
         """At most 10,000."""
@@ -420,10 +486,11 @@ class StatRequest(_message.Message):
         *,
         targets: _abc.Iterable[Global___Target] | None = ...,
         with_replicas: _builtins.bool = ...,
+        no_follow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["targets", b"targets", "with_replicas", b"with_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_follow", b"no_follow", "targets", b"targets", "with_replicas", b"with_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,6 +607,351 @@ class ListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class FindRequest(_message.Message):
+    """Request of Find. Conditions that are not given hold for everything; all that are given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    NAME_PATTERN_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    MIN_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
+    MODIFIED_SINCE_FIELD_NUMBER: _builtins.int
+    MODIFIED_BEFORE_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    WITH_REPLICAS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Directory to search."""
+    name_pattern: _builtins.str
+    """Shell pattern for the last name: `*`, `?`, `[abc]`, `[!a-z]`; at most 255 bytes."""
+    min_size: _builtins.int
+    """Smallest size in bytes; entries without a known size do not match."""
+    max_size: _builtins.int
+    """Largest size in bytes; entries without a known size do not match."""
+    max_depth: _builtins.int
+    """How deep to look: 1 is the directory's own entries; 0: without limit."""
+    with_replicas: _builtins.bool
+    """Return replicas too."""
+    after: _builtins.str
+    """Find only what sorts after this path: resumes an interrupted search."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EntryKind.ValueType]:
+        """Kinds wanted; none: all."""
+
+    @_builtins.property
+    def modified_since(self) -> _timestamp_pb2.Timestamp:
+        """Changed at this time or later."""
+
+    @_builtins.property
+    def modified_before(self) -> _timestamp_pb2.Timestamp:
+        """Changed before this time."""
+
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        name_pattern: _builtins.str = ...,
+        kinds: _abc.Iterable[Global___EntryKind.ValueType] | None = ...,
+        min_size: _builtins.int | None = ...,
+        max_size: _builtins.int | None = ...,
+        modified_since: _timestamp_pb2.Timestamp | None = ...,
+        modified_before: _timestamp_pb2.Timestamp | None = ...,
+        max_depth: _builtins.int = ...,
+        with_replicas: _builtins.bool = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_size", b"_max_size", "_min_size", b"_min_size", "max_size", b"max_size", "min_size", b"min_size", "modified_before", b"modified_before", "modified_since", b"modified_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_size", b"_max_size", "_min_size", b"_min_size", "after", b"after", "kinds", b"kinds", "lfn", b"lfn", "max_depth", b"max_depth", "max_size", b"max_size", "min_size", b"min_size", "modified_before", b"modified_before", "modified_since", b"modified_since", "name_pattern", b"name_pattern", "with_replicas", b"with_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_size: _TypeAlias = _typing.Literal["max_size"]  # noqa: Y015
+    _WhichOneofArgType__max_size: _TypeAlias = _typing.Literal["_max_size", b"_max_size"]  # noqa: Y015
+    _WhichOneofReturnType__min_size: _TypeAlias = _typing.Literal["min_size"]  # noqa: Y015
+    _WhichOneofArgType__min_size: _TypeAlias = _typing.Literal["_min_size", b"_min_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size) -> _WhichOneofReturnType__max_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_size) -> _WhichOneofReturnType__min_size | None: ...
+
+Global___FindRequest: _TypeAlias = FindRequest  # noqa: Y015
+
+@_typing.final
+class FindResponse(_message.Message):
+    """One batch of what was found. Batches without entries tell that the search goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]:
+        """In order of path."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindResponse: _TypeAlias = FindResponse  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """Request of GetUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Directory to sum up."""
+    depth: _builtins.int
+    """Report directories down to this depth, each with everything below it; 0: only the named one."""
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "lfn", b"lfn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """Some of the directories of a GetUsage, in order of path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]:
+        """Each with everything below it."""
+
+    def __init__(
+        self,
+        *,
+        usages: _abc.Iterable[Global___Usage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usages", b"usages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class Usage(_message.Message):
+    """What is in a directory and everywhere below."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """The directory."""
+    files: _builtins.int
+    """Files, as far as the caller may list them."""
+    directories: _builtins.int
+    """Directories, itself not counted."""
+    links: _builtins.int
+    """Symbolic links."""
+    bytes: _builtins.int
+    """Bytes of all files whose size is known; 2^63 - 1 if there are more."""
+    closed: _builtins.int
+    """Directories that the caller may not look into."""
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        files: _builtins.int = ...,
+        directories: _builtins.int = ...,
+        links: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        closed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "closed", b"closed", "directories", b"directories", "files", b"files", "lfn", b"lfn", "links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class NewLink(_message.Message):
+    """A symbolic link to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ACL_ID_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Absolute path of the link."""
+    target: _builtins.str
+    """Where it leads: an LFN, or a path relative to the link's directory, which may begin with `../`."""
+    acl_id: _builtins.str
+    """Id of an existing ACL; empty: the parent's default ACL."""
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        target: _builtins.str = ...,
+        acl_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "lfn", b"lfn", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewLink: _TypeAlias = NewLink  # noqa: Y015
+
+@_typing.final
+class MakeLinksRequest(_message.Message):
+    """Request of MakeLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewLink]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        links: _abc.Iterable[Global___NewLink] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeLinksRequest: _TypeAlias = MakeLinksRequest  # noqa: Y015
+
+@_typing.final
+class MakeLinksResponse(_message.Message):
+    """Response of MakeLinks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per link, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeLinksResponse: _TypeAlias = MakeLinksResponse  # noqa: Y015
+
+@_typing.final
+class Renaming(_message.Message):
+    """A new place for an entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LFN_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """Its new path."""
+    replace: _builtins.bool
+    """Remove what has that path, a file, a link or an empty directory, which needs the rights of Remove. Otherwise it is ALREADY_EXISTS."""
+    @_builtins.property
+    def source(self) -> Global___Target:
+        """What is renamed."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___Target | None = ...,
+        lfn: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lfn", b"lfn", "replace", b"replace", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Renaming: _TypeAlias = Renaming  # noqa: Y015
+
+@_typing.final
+class RenameRequest(_message.Message):
+    """Request of Rename."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RENAMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def renamings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Renaming]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        renamings: _abc.Iterable[Global___Renaming] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["renamings", b"renamings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameRequest: _TypeAlias = RenameRequest  # noqa: Y015
+
+@_typing.final
+class RenameResponse(_message.Message):
+    """Response of Rename."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per renaming, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameResponse: _TypeAlias = RenameResponse  # noqa: Y015
 
 @_typing.final
 class ResolveRequest(_message.Message):
@@ -719,7 +1131,7 @@ Global___AccessResult: _TypeAlias = AccessResult  # noqa: Y015
 
 @_typing.final
 class FileAttributes(_message.Message):
-    """New attributes of a file."""
+    """New attributes of a file; a directory or link has only a comment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -728,6 +1140,8 @@ class FileAttributes(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     IF_REV_FIELD_NUMBER: _builtins.int
+    MODIFY_TIME_FIELD_NUMBER: _builtins.int
+    ACCESS_TIME_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """New size, if given."""
     sha256: _builtins.bytes
@@ -738,7 +1152,15 @@ class FileAttributes(_message.Message):
     """If given, the change is ABORTED unless the entry still has this rev."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Which file."""
+        """Which entry."""
+
+    @_builtins.property
+    def modify_time(self) -> _timestamp_pb2.Timestamp:
+        """When the content was last changed; if not given, the time of this change."""
+
+    @_builtins.property
+    def access_time(self) -> _timestamp_pb2.Timestamp:
+        """When the content was last read, if given."""
 
     def __init__(
         self,
@@ -748,10 +1170,12 @@ class FileAttributes(_message.Message):
         sha256: _builtins.bytes | None = ...,
         comment: _builtins.str | None = ...,
         if_rev: _builtins.int | None = ...,
+        modify_time: _timestamp_pb2.Timestamp | None = ...,
+        access_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "comment", b"comment", "if_rev", b"if_rev", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "access_time", b"access_time", "comment", b"comment", "if_rev", b"if_rev", "modify_time", b"modify_time", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "comment", b"comment", "if_rev", b"if_rev", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comment", b"_comment", "_if_rev", b"_if_rev", "_sha256", b"_sha256", "_size", b"_size", "access_time", b"access_time", "comment", b"comment", "if_rev", b"if_rev", "modify_time", b"modify_time", "sha256", b"sha256", "size", b"size", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__comment: _TypeAlias = _typing.Literal["comment"]  # noqa: Y015
     _WhichOneofArgType__comment: _TypeAlias = _typing.Literal["_comment", b"_comment"]  # noqa: Y015
@@ -1014,6 +1438,7 @@ class SubtreeAcl(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     DIRECTORIES_FIELD_NUMBER: _builtins.int
     SHARED_OUTSIDE_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
     acl_id: _builtins.str
     """Id of the ACL."""
     files: _builtins.int
@@ -1022,6 +1447,8 @@ class SubtreeAcl(_message.Message):
     """Directories that refer to it."""
     shared_outside: _builtins.bool
     """Whether anything outside the subtree refers to it too: changing it would reach beyond."""
+    links: _builtins.int
+    """Symbolic links that refer to it."""
     def __init__(
         self,
         *,
@@ -1029,11 +1456,777 @@ class SubtreeAcl(_message.Message):
         files: _builtins.int = ...,
         directories: _builtins.int = ...,
         shared_outside: _builtins.bool = ...,
+        links: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "directories", b"directories", "files", b"files", "shared_outside", b"shared_outside"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "directories", b"directories", "files", b"files", "links", b"links", "shared_outside", b"shared_outside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubtreeAcl: _TypeAlias = SubtreeAcl  # noqa: Y015
+
+@_typing.final
+class ModifySubtreeAclsRequest(_message.Message):
+    """Request of ModifySubtreeAcls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    INCLUDE_SHARED_FIELD_NUMBER: _builtins.int
+    include_shared: _builtins.bool
+    """Also change ACLs that something outside of the subtree refers to."""
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """Root of the subtree, or a file."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_acl_pb2.AclChange]:
+        """Applied in order to each ACL, as by ModifyAcls of mdm.acl.v1; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        changes: _abc.Iterable[_acl_pb2.AclChange] | None = ...,
+        include_shared: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "include_shared", b"include_shared", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModifySubtreeAclsRequest: _TypeAlias = ModifySubtreeAclsRequest  # noqa: Y015
+
+@_typing.final
+class ModifySubtreeAclsResponse(_message.Message):
+    """Response of ModifySubtreeAcls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    hidden: _builtins.int
+    """As in ListSubtreeAclsResponse."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubtreeAclResult]:
+        """One per distinct ACL that the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SubtreeAclResult] | None = ...,
+        hidden: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden", b"hidden", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModifySubtreeAclsResponse: _TypeAlias = ModifySubtreeAclsResponse  # noqa: Y015
+
+@_typing.final
+class SubtreeAclResult(_message.Message):
+    """What became of one ACL of a subtree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    SUBTREE_ACL_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """OK, also where nothing was to change, PERMISSION_DENIED, or FAILED_PRECONDITION `ACL_SHARED` for one left alone because of what is outside."""
+
+    @_builtins.property
+    def subtree_acl(self) -> Global___SubtreeAcl:
+        """Which ACL, and what refers to it."""
+
+    @_builtins.property
+    def acl(self) -> _acl_pb2.Acl:
+        """The ACL as it is now, when OK."""
+
+    def __init__(
+        self,
+        *,
+        status: _common_pb2.ItemStatus | None = ...,
+        subtree_acl: Global___SubtreeAcl | None = ...,
+        acl: _acl_pb2.Acl | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "status", b"status", "subtree_acl", b"subtree_acl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "status", b"status", "subtree_acl", b"subtree_acl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubtreeAclResult: _TypeAlias = SubtreeAclResult  # noqa: Y015
+
+@_typing.final
+class ReportAccessRequest(_message.Message):
+    """Request of ReportAccess."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    permissions: _builtins.int
+    """Bit set of the permissions that must all be held; 0: read."""
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """A file, or a directory with everything below."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        permissions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAccessRequest: _TypeAlias = ReportAccessRequest  # noqa: Y015
+
+@_typing.final
+class ReportAccessResponse(_message.Message):
+    """Response of ReportAccess."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    files: _builtins.int
+    """Files there in all."""
+    hidden: _builtins.int
+    """Files under ACLs that the caller may not see; they are not in the report."""
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessHolder]:
+        """Everyone who is named by an ACL there, or belongs to a group that is, and holds the permissions on at least one file."""
+
+    def __init__(
+        self,
+        *,
+        holders: _abc.Iterable[Global___AccessHolder] | None = ...,
+        files: _builtins.int = ...,
+        hidden: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "hidden", b"hidden", "holders", b"holders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAccessResponse: _TypeAlias = ReportAccessResponse  # noqa: Y015
+
+@_typing.final
+class AccessHolder(_message.Message):
+    """Who holds the permissions, with a way to the file: `x` on every directory above it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """RFC 4514 subject; `authenticated` stands for everyone else with an accepted certificate."""
+    files: _builtins.int
+    """On how many files."""
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Entries by which: `owner`, `dn:…`, `group:…`, `authenticated`."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        files: _builtins.int = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "files", b"files", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessHolder: _TypeAlias = AccessHolder  # noqa: Y015
+
+@_typing.final
+class NewReplica(_message.Message):
+    """A replica to add to a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def file(self) -> Global___Target:
+        """Which file."""
+
+    @_builtins.property
+    def replica(self) -> Global___Replica:
+        """The replica."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___Target | None = ...,
+        replica: Global___Replica | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewReplica: _TypeAlias = NewReplica  # noqa: Y015
+
+@_typing.final
+class AddReplicasRequest(_message.Message):
+    """Request of AddReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewReplica]:
+        """At most 10,000; a file has at most 100 in all."""
+
+    def __init__(
+        self,
+        *,
+        replicas: _abc.Iterable[Global___NewReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddReplicasRequest: _TypeAlias = AddReplicasRequest  # noqa: Y015
+
+@_typing.final
+class AddReplicasResponse(_message.Message):
+    """Response of AddReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per replica, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddReplicasResponse: _TypeAlias = AddReplicasResponse  # noqa: Y015
+
+@_typing.final
+class ReplicaChange(_message.Message):
+    """A change of one replica: what is not given stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SET_NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    ACCESSES_FIELD_NUMBER: _builtins.int
+    IF_REV_FIELD_NUMBER: _builtins.int
+    surl: _builtins.str
+    """Which replica."""
+    status: Global___ReplicaStatus.ValueType
+    """New state."""
+    type: Global___ReplicaType.ValueType
+    """New type."""
+    set_name: _builtins.str
+    """New set; empty: none."""
+    host: _builtins.str
+    """New host."""
+    accesses: _builtins.int
+    """How many accesses to add to its count; above 0 the access time of replica and file becomes now."""
+    if_rev: _builtins.int
+    """If given, the change is ABORTED unless the replica still has this rev."""
+    def __init__(
+        self,
+        *,
+        surl: _builtins.str = ...,
+        status: Global___ReplicaStatus.ValueType | None = ...,
+        type: Global___ReplicaType.ValueType | None = ...,
+        set_name: _builtins.str | None = ...,
+        host: _builtins.str | None = ...,
+        accesses: _builtins.int = ...,
+        if_rev: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_host", b"_host", "_if_rev", b"_if_rev", "_set_name", b"_set_name", "_status", b"_status", "_type", b"_type", "host", b"host", "if_rev", b"if_rev", "set_name", b"set_name", "status", b"status", "type", b"type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_host", b"_host", "_if_rev", b"_if_rev", "_set_name", b"_set_name", "_status", b"_status", "_type", b"_type", "accesses", b"accesses", "host", b"host", "if_rev", b"if_rev", "set_name", b"set_name", "status", b"status", "surl", b"surl", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__host: _TypeAlias = _typing.Literal["host"]  # noqa: Y015
+    _WhichOneofArgType__host: _TypeAlias = _typing.Literal["_host", b"_host"]  # noqa: Y015
+    _WhichOneofReturnType__if_rev: _TypeAlias = _typing.Literal["if_rev"]  # noqa: Y015
+    _WhichOneofArgType__if_rev: _TypeAlias = _typing.Literal["_if_rev", b"_if_rev"]  # noqa: Y015
+    _WhichOneofReturnType__set_name: _TypeAlias = _typing.Literal["set_name"]  # noqa: Y015
+    _WhichOneofArgType__set_name: _TypeAlias = _typing.Literal["_set_name", b"_set_name"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__host) -> _WhichOneofReturnType__host | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_rev) -> _WhichOneofReturnType__if_rev | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__set_name) -> _WhichOneofReturnType__set_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+
+Global___ReplicaChange: _TypeAlias = ReplicaChange  # noqa: Y015
+
+@_typing.final
+class ChangeReplicasRequest(_message.Message):
+    """Request of ChangeReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaChange]:
+        """At most 10,000, each replica once."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___ReplicaChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReplicasRequest: _TypeAlias = ChangeReplicasRequest  # noqa: Y015
+
+@_typing.final
+class ChangeReplicasResponse(_message.Message):
+    """Response of ChangeReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per change, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReplicasResponse: _TypeAlias = ChangeReplicasResponse  # noqa: Y015
+
+@_typing.final
+class RemoveReplicasRequest(_message.Message):
+    """Request of RemoveReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 10,000 SURLs."""
+
+    def __init__(
+        self,
+        *,
+        surls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["surls", b"surls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveReplicasRequest: _TypeAlias = RemoveReplicasRequest  # noqa: Y015
+
+@_typing.final
+class RemoveReplicasResponse(_message.Message):
+    """Response of RemoveReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per SURL, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveReplicasResponse: _TypeAlias = RemoveReplicasResponse  # noqa: Y015
+
+@_typing.final
+class ListReplicasRequest(_message.Message):
+    """Request of ListReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        targets: _abc.Iterable[Global___Target] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReplicasRequest: _TypeAlias = ListReplicasRequest  # noqa: Y015
+
+@_typing.final
+class ListReplicasResponse(_message.Message):
+    """One part of a ListReplicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicasResult]:
+        """In the order asked; over all messages one per target."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ReplicasResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReplicasResponse: _TypeAlias = ListReplicasResponse  # noqa: Y015
+
+@_typing.final
+class ReplicasResult(_message.Message):
+    """The replicas of a file, or why they are not given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    LFN_FIELD_NUMBER: _builtins.int
+    GUID_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """LFN of the file."""
+    guid: _builtins.str
+    """GUID of the file."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """Outcome for this target."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """Its replicas, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        status: _common_pb2.ItemStatus | None = ...,
+        lfn: _builtins.str = ...,
+        guid: _builtins.str = ...,
+        replicas: _abc.Iterable[Global___Replica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid", "lfn", b"lfn", "replicas", b"replicas", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicasResult: _TypeAlias = ReplicasResult  # noqa: Y015
+
+@_typing.final
+class FindReplicasRequest(_message.Message):
+    """Request of FindReplicas: all conditions that are given must hold, at least one of set and host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SET_NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    set_name: _builtins.str
+    """Name of a set."""
+    host: _builtins.str
+    """Name of a host."""
+    after: _builtins.str
+    """Find only what sorts after this SURL: resumes an interrupted search."""
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___ReplicaStatus.ValueType]:
+        """States wanted; none: all."""
+
+    def __init__(
+        self,
+        *,
+        set_name: _builtins.str = ...,
+        host: _builtins.str = ...,
+        statuses: _abc.Iterable[Global___ReplicaStatus.ValueType] | None = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "host", b"host", "set_name", b"set_name", "statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindReplicasRequest: _TypeAlias = FindReplicasRequest  # noqa: Y015
+
+@_typing.final
+class FindReplicasResponse(_message.Message):
+    """One batch of what was found. Batches without replicas tell that the search goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundReplica]:
+        """In order of SURL."""
+
+    def __init__(
+        self,
+        *,
+        replicas: _abc.Iterable[Global___FoundReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindReplicasResponse: _TypeAlias = FindReplicasResponse  # noqa: Y015
+
+@_typing.final
+class FoundReplica(_message.Message):
+    """A replica with its file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LFN_FIELD_NUMBER: _builtins.int
+    GUID_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    lfn: _builtins.str
+    """LFN of the file."""
+    guid: _builtins.str
+    """GUID of the file."""
+    @_builtins.property
+    def replica(self) -> Global___Replica:
+        """The replica."""
+
+    def __init__(
+        self,
+        *,
+        lfn: _builtins.str = ...,
+        guid: _builtins.str = ...,
+        replica: Global___Replica | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid", "lfn", b"lfn", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoundReplica: _TypeAlias = FoundReplica  # noqa: Y015
+
+@_typing.final
+class Removal(_message.Message):
+    """A removal within an Apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    recursive: _builtins.bool
+    """A directory with everything below."""
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """What is removed."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        recursive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recursive", b"recursive", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Removal: _TypeAlias = Removal  # noqa: Y015
+
+@_typing.final
+class Operation(_message.Message):
+    """One operation of an Apply; each asks what the call of its kind asks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAKE_DIRECTORY_FIELD_NUMBER: _builtins.int
+    REGISTER_FILE_FIELD_NUMBER: _builtins.int
+    MAKE_LINK_FIELD_NUMBER: _builtins.int
+    RENAME_FIELD_NUMBER: _builtins.int
+    SET_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    ASSIGN_ACL_FIELD_NUMBER: _builtins.int
+    ADD_REPLICA_FIELD_NUMBER: _builtins.int
+    CHANGE_REPLICA_FIELD_NUMBER: _builtins.int
+    REMOVE_REPLICA_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    remove_replica: _builtins.str
+    """Removes the replica of this SURL."""
+    @_builtins.property
+    def make_directory(self) -> Global___NewDirectory:
+        """Makes a directory; what is above it must exist."""
+
+    @_builtins.property
+    def register_file(self) -> Global___NewFile:
+        """Registers a file."""
+
+    @_builtins.property
+    def make_link(self) -> Global___NewLink:
+        """Makes a symbolic link."""
+
+    @_builtins.property
+    def rename(self) -> Global___Renaming:
+        """Renames an entry."""
+
+    @_builtins.property
+    def set_attributes(self) -> Global___FileAttributes:
+        """Changes attributes."""
+
+    @_builtins.property
+    def assign_acl(self) -> Global___AclAssignment:
+        """Points an entry at an ACL."""
+
+    @_builtins.property
+    def add_replica(self) -> Global___NewReplica:
+        """Adds a replica."""
+
+    @_builtins.property
+    def change_replica(self) -> Global___ReplicaChange:
+        """Changes a replica."""
+
+    @_builtins.property
+    def remove(self) -> Global___Removal:
+        """Removes an entry."""
+
+    def __init__(
+        self,
+        *,
+        make_directory: Global___NewDirectory | None = ...,
+        register_file: Global___NewFile | None = ...,
+        make_link: Global___NewLink | None = ...,
+        rename: Global___Renaming | None = ...,
+        set_attributes: Global___FileAttributes | None = ...,
+        assign_acl: Global___AclAssignment | None = ...,
+        add_replica: Global___NewReplica | None = ...,
+        change_replica: Global___ReplicaChange | None = ...,
+        remove_replica: _builtins.str = ...,
+        remove: Global___Removal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_replica", b"add_replica", "assign_acl", b"assign_acl", "change_replica", b"change_replica", "kind", b"kind", "make_directory", b"make_directory", "make_link", b"make_link", "register_file", b"register_file", "remove", b"remove", "remove_replica", b"remove_replica", "rename", b"rename", "set_attributes", b"set_attributes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_replica", b"add_replica", "assign_acl", b"assign_acl", "change_replica", b"change_replica", "kind", b"kind", "make_directory", b"make_directory", "make_link", b"make_link", "register_file", b"register_file", "remove", b"remove", "remove_replica", b"remove_replica", "rename", b"rename", "set_attributes", b"set_attributes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["make_directory", "register_file", "make_link", "rename", "set_attributes", "assign_acl", "add_replica", "change_replica", "remove_replica", "remove"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class ApplyRequest(_message.Message):
+    """Request of Apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]:
+        """At most 10,000, of these at most 1,000 renamings."""
+
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[Global___Operation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyRequest: _TypeAlias = ApplyRequest  # noqa: Y015
+
+@_typing.final
+class ApplyResponse(_message.Message):
+    """Response of Apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    failed: _builtins.int
+    """Index, from 0, of the operation that failed."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """OK: everything is done. Otherwise nothing is, because of the operation `failed`."""
+
+    def __init__(
+        self,
+        *,
+        status: _common_pb2.ItemStatus | None = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyResponse: _TypeAlias = ApplyResponse  # noqa: Y015

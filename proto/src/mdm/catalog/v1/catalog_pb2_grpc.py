@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class CatalogServiceStub:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -57,6 +59,16 @@ class CatalogServiceStub:
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.Find = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/Find',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/GetUsage',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/Resolve',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ResolveRequest.SerializeToString,
@@ -66,6 +78,16 @@ class CatalogServiceStub:
                 '/mdm.catalog.v1.CatalogService/CheckAccess',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.FromString,
+                _registered_method=True)
+        self.MakeLinks = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/MakeLinks',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksResponse.FromString,
+                _registered_method=True)
+        self.Rename = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/Rename',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameResponse.FromString,
                 _registered_method=True)
         self.SetFileAttributes = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/SetFileAttributes',
@@ -77,6 +99,36 @@ class CatalogServiceStub:
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveResponse.FromString,
                 _registered_method=True)
+        self.AddReplicas = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/AddReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasResponse.FromString,
+                _registered_method=True)
+        self.ChangeReplicas = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/ChangeReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasResponse.FromString,
+                _registered_method=True)
+        self.RemoveReplicas = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/RemoveReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasResponse.FromString,
+                _registered_method=True)
+        self.ListReplicas = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/ListReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasResponse.FromString,
+                _registered_method=True)
+        self.FindReplicas = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/FindReplicas',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasResponse.FromString,
+                _registered_method=True)
+        self.Apply = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/Apply',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyResponse.FromString,
+                _registered_method=True)
         self.AssignAcls = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/AssignAcls',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AssignAclsRequest.SerializeToString,
@@ -87,10 +139,22 @@ class CatalogServiceStub:
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsResponse.FromString,
                 _registered_method=True)
+        self.ModifySubtreeAcls = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/ModifySubtreeAcls',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsResponse.FromString,
+                _registered_method=True)
+        self.ReportAccess = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/ReportAccess',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -125,6 +189,20 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Find(self, request, context):
+        """Streams what matches below a directory, in the order of a recursive List and with its rights.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Resolve(self, request, context):
         """Returns the GUID and available replicas of files the caller may read (`r`).
         """
@@ -139,8 +217,23 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MakeLinks(self, request, context):
+        """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rename(self, request, context):
+        """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+        and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetFileAttributes(self, request, context):
-        """Changes attributes of files. Needs `s`.
+        """Changes attributes of files, comments of any entry. Needs `s`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +242,48 @@ class CatalogServiceServicer:
     def Remove(self, request, context):
         """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
         `recursive`, which needs the same rights on everything below and is atomic.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddReplicas(self, request, context):
+        """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeReplicas(self, request, context):
+        """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveReplicas(self, request, context):
+        """Removes replicas, not the files. Needs `w` on the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReplicas(self, request, context):
+        """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindReplicas(self, request, context):
+        """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Apply(self, request, context):
+        """Applies operations of any kind, in order, wholly or not at all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +299,21 @@ class CatalogServiceServicer:
     def ListSubtreeAcls(self, request, context):
         """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
         Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModifySubtreeAcls(self, request, context):
+        """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+        cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportAccess(self, request, context):
+        """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,6 +342,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListResponse.SerializeToString,
             ),
+            'Find': grpc.unary_stream_rpc_method_handler(
+                    servicer.Find,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageResponse.SerializeToString,
+            ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ResolveRequest.FromString,
@@ -201,6 +361,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.CheckAccess,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.SerializeToString,
+            ),
+            'MakeLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeLinks,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksResponse.SerializeToString,
+            ),
+            'Rename': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rename,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameResponse.SerializeToString,
             ),
             'SetFileAttributes': grpc.unary_unary_rpc_method_handler(
                     servicer.SetFileAttributes,
@@ -212,6 +382,36 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveResponse.SerializeToString,
             ),
+            'AddReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasResponse.SerializeToString,
+            ),
+            'ChangeReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasResponse.SerializeToString,
+            ),
+            'RemoveReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasResponse.SerializeToString,
+            ),
+            'ListReplicas': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasResponse.SerializeToString,
+            ),
+            'FindReplicas': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindReplicas,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasResponse.SerializeToString,
+            ),
+            'Apply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyResponse.SerializeToString,
+            ),
             'AssignAcls': grpc.unary_unary_rpc_method_handler(
                     servicer.AssignAcls,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.AssignAclsRequest.FromString,
@@ -221,6 +421,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListSubtreeAcls,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsResponse.SerializeToString,
+            ),
+            'ModifySubtreeAcls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModifySubtreeAcls,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsResponse.SerializeToString,
+            ),
+            'ReportAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAccess,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +442,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -345,6 +557,60 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def Find(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/Find',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/GetUsage',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Resolve(request,
             target,
             options=(),
@@ -388,6 +654,60 @@ class CatalogService:
             '/mdm.catalog.v1.CatalogService/CheckAccess',
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.SerializeToString,
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/MakeLinks',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rename(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/Rename',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RenameResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -453,6 +773,168 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def AddReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/AddReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.AddReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ChangeReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ChangeReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/RemoveReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.RemoveReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ListReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/FindReplicas',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.FindReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/Apply',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AssignAcls(request,
             target,
             options=(),
@@ -496,6 +978,60 @@ class CatalogService:
             '/mdm.catalog.v1.CatalogService/ListSubtreeAcls',
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsRequest.SerializeToString,
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListSubtreeAclsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModifySubtreeAcls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ModifySubtreeAcls',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ModifySubtreeAclsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ReportAccess',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ReportAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

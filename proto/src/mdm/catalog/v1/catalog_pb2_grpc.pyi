@@ -28,6 +28,8 @@ GRPC_VERSION: str
 
 class CatalogServiceStub:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -48,26 +50,56 @@ class CatalogServiceStub:
     """Streams a directory in order of path, recursively if asked, in batches. Needs `l` on each directory listed; below a
     directory without `l` a recursive listing goes on where it may and skips the rest silently.
     """
+    Find: _grpc.UnaryStreamMultiCallable[_catalog_pb2.FindRequest, _catalog_pb2.FindResponse]
+    """Streams what matches below a directory, in the order of a recursive List and with its rights."""
+    GetUsage: _grpc.UnaryStreamMultiCallable[_catalog_pb2.GetUsageRequest, _catalog_pb2.GetUsageResponse]
+    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]
     """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+    MakeLinks: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.MakeLinksRequest, _catalog_pb2.MakeLinksResponse]
+    """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
+    Rename: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RenameRequest, _catalog_pb2.RenameResponse]
+    """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+    and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+    """
     SetFileAttributes: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetFileAttributesRequest, _catalog_pb2.SetFileAttributesResponse]
-    """Changes attributes of files. Needs `s`."""
+    """Changes attributes of files, comments of any entry. Needs `s`."""
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]
     """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
     `recursive`, which needs the same rights on everything below and is atomic.
     """
+    AddReplicas: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.AddReplicasRequest, _catalog_pb2.AddReplicasResponse]
+    """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is."""
+    ChangeReplicas: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ChangeReplicasRequest, _catalog_pb2.ChangeReplicasResponse]
+    """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`."""
+    RemoveReplicas: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveReplicasRequest, _catalog_pb2.RemoveReplicasResponse]
+    """Removes replicas, not the files. Needs `w` on the file."""
+    ListReplicas: _grpc.UnaryStreamMultiCallable[_catalog_pb2.ListReplicasRequest, _catalog_pb2.ListReplicasResponse]
+    """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs."""
+    FindReplicas: _grpc.UnaryStreamMultiCallable[_catalog_pb2.FindReplicasRequest, _catalog_pb2.FindReplicasResponse]
+    """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files."""
+    Apply: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ApplyRequest, _catalog_pb2.ApplyResponse]
+    """Applies operations of any kind, in order, wholly or not at all."""
     AssignAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.AssignAclsRequest, _catalog_pb2.AssignAclsResponse]
     """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one."""
     ListSubtreeAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListSubtreeAclsRequest, _catalog_pb2.ListSubtreeAclsResponse]
     """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
     Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
     """
+    ModifySubtreeAcls: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ModifySubtreeAclsRequest, _catalog_pb2.ModifySubtreeAclsResponse]
+    """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+    cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+    """
+    ReportAccess: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ReportAccessRequest, _catalog_pb2.ReportAccessResponse]
+    """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -85,25 +117,55 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Streams a directory in order of path, recursively if asked, in batches. Needs `l` on each directory listed; below a
     directory without `l` a recursive listing goes on where it may and skips the rest silently.
     """
+    Find: _aio.UnaryStreamMultiCallable[_catalog_pb2.FindRequest, _catalog_pb2.FindResponse]  # type: ignore[assignment]
+    """Streams what matches below a directory, in the order of a recursive List and with its rights."""
+    GetUsage: _aio.UnaryStreamMultiCallable[_catalog_pb2.GetUsageRequest, _catalog_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
     Resolve: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]  # type: ignore[assignment]
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]  # type: ignore[assignment]
     """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+    MakeLinks: _aio.UnaryUnaryMultiCallable[_catalog_pb2.MakeLinksRequest, _catalog_pb2.MakeLinksResponse]  # type: ignore[assignment]
+    """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
+    Rename: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RenameRequest, _catalog_pb2.RenameResponse]  # type: ignore[assignment]
+    """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+    and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+    """
     SetFileAttributes: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetFileAttributesRequest, _catalog_pb2.SetFileAttributesResponse]  # type: ignore[assignment]
-    """Changes attributes of files. Needs `s`."""
+    """Changes attributes of files, comments of any entry. Needs `s`."""
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]  # type: ignore[assignment]
     """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
     `recursive`, which needs the same rights on everything below and is atomic.
     """
+    AddReplicas: _aio.UnaryUnaryMultiCallable[_catalog_pb2.AddReplicasRequest, _catalog_pb2.AddReplicasResponse]  # type: ignore[assignment]
+    """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is."""
+    ChangeReplicas: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ChangeReplicasRequest, _catalog_pb2.ChangeReplicasResponse]  # type: ignore[assignment]
+    """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`."""
+    RemoveReplicas: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveReplicasRequest, _catalog_pb2.RemoveReplicasResponse]  # type: ignore[assignment]
+    """Removes replicas, not the files. Needs `w` on the file."""
+    ListReplicas: _aio.UnaryStreamMultiCallable[_catalog_pb2.ListReplicasRequest, _catalog_pb2.ListReplicasResponse]  # type: ignore[assignment]
+    """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs."""
+    FindReplicas: _aio.UnaryStreamMultiCallable[_catalog_pb2.FindReplicasRequest, _catalog_pb2.FindReplicasResponse]  # type: ignore[assignment]
+    """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files."""
+    Apply: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ApplyRequest, _catalog_pb2.ApplyResponse]  # type: ignore[assignment]
+    """Applies operations of any kind, in order, wholly or not at all."""
     AssignAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.AssignAclsRequest, _catalog_pb2.AssignAclsResponse]  # type: ignore[assignment]
     """Points entries at another ACL, directories also at another default ACL. Needs `p` under the present one."""
     ListSubtreeAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListSubtreeAclsRequest, _catalog_pb2.ListSubtreeAclsResponse]  # type: ignore[assignment]
     """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
     Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
     """
+    ModifySubtreeAcls: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ModifySubtreeAclsRequest, _catalog_pb2.ModifySubtreeAclsResponse]  # type: ignore[assignment]
+    """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+    cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+    """
+    ReportAccess: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReportAccessRequest, _catalog_pb2.ReportAccessResponse]  # type: ignore[assignment]
+    """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
+    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
+    where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -145,6 +207,22 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Find(
+        self,
+        request: _catalog_pb2.FindRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.FindResponse], _abc.AsyncIterator[_catalog_pb2.FindResponse]]:
+        """Streams what matches below a directory, in the order of a recursive List and with its rights."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _catalog_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.GetUsageResponse], _abc.AsyncIterator[_catalog_pb2.GetUsageResponse]]:
+        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
+
+    @_abc_1.abstractmethod
     def Resolve(
         self,
         request: _catalog_pb2.ResolveRequest,
@@ -161,12 +239,30 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
 
     @_abc_1.abstractmethod
+    def MakeLinks(
+        self,
+        request: _catalog_pb2.MakeLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.MakeLinksResponse, _abc.Awaitable[_catalog_pb2.MakeLinksResponse]]:
+        """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
+
+    @_abc_1.abstractmethod
+    def Rename(
+        self,
+        request: _catalog_pb2.RenameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RenameResponse, _abc.Awaitable[_catalog_pb2.RenameResponse]]:
+        """Renames entries, directories with everything below, each atomically and at the cost of one entry. Needs `d` on the entry
+        and `w` on both parents. ACLs stay as they are. In order, so that a later rename may use an earlier one's result.
+        """
+
+    @_abc_1.abstractmethod
     def SetFileAttributes(
         self,
         request: _catalog_pb2.SetFileAttributesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.SetFileAttributesResponse, _abc.Awaitable[_catalog_pb2.SetFileAttributesResponse]]:
-        """Changes attributes of files. Needs `s`."""
+        """Changes attributes of files, comments of any entry. Needs `s`."""
 
     @_abc_1.abstractmethod
     def Remove(
@@ -177,6 +273,54 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes files and directories from the catalog. Needs `w` on the parent and `d` on the entry; a directory must be empty unless
         `recursive`, which needs the same rights on everything below and is atomic.
         """
+
+    @_abc_1.abstractmethod
+    def AddReplicas(
+        self,
+        request: _catalog_pb2.AddReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.AddReplicasResponse, _abc.Awaitable[_catalog_pb2.AddReplicasResponse]]:
+        """Adds replicas to files. Needs `w` on the file. Repeating it succeeds and leaves the replica as it is."""
+
+    @_abc_1.abstractmethod
+    def ChangeReplicas(
+        self,
+        request: _catalog_pb2.ChangeReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ChangeReplicasResponse, _abc.Awaitable[_catalog_pb2.ChangeReplicasResponse]]:
+        """Changes replicas. Needs `w` on the file; reporting accesses alone needs `r`."""
+
+    @_abc_1.abstractmethod
+    def RemoveReplicas(
+        self,
+        request: _catalog_pb2.RemoveReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RemoveReplicasResponse, _abc.Awaitable[_catalog_pb2.RemoveReplicasResponse]]:
+        """Removes replicas, not the files. Needs `w` on the file."""
+
+    @_abc_1.abstractmethod
+    def ListReplicas(
+        self,
+        request: _catalog_pb2.ListReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.ListReplicasResponse], _abc.AsyncIterator[_catalog_pb2.ListReplicasResponse]]:
+        """Streams the replicas of files by LFN, GUID or SURL. Needs what Stat needs."""
+
+    @_abc_1.abstractmethod
+    def FindReplicas(
+        self,
+        request: _catalog_pb2.FindReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.FindReplicasResponse], _abc.AsyncIterator[_catalog_pb2.FindReplicasResponse]]:
+        """Streams the replicas of a set or of a host, in order of SURL, as far as the caller may see their files."""
+
+    @_abc_1.abstractmethod
+    def Apply(
+        self,
+        request: _catalog_pb2.ApplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ApplyResponse, _abc.Awaitable[_catalog_pb2.ApplyResponse]]:
+        """Applies operations of any kind, in order, wholly or not at all."""
 
     @_abc_1.abstractmethod
     def AssignAcls(
@@ -195,5 +339,23 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the distinct ACLs of an entry and everything below it, so that a grant on a subtree changes each of them once.
         Needs `g` on each; others are counted, not named. What is in directories without `l` and `x` is not counted either.
         """
+
+    @_abc_1.abstractmethod
+    def ModifySubtreeAcls(
+        self,
+        request: _catalog_pb2.ModifySubtreeAclsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ModifySubtreeAclsResponse, _abc.Awaitable[_catalog_pb2.ModifySubtreeAclsResponse]]:
+        """Applies the same changes to every ACL of a subtree that the caller may change, in one transaction: all of them or none. Its
+        cost grows with the number of directories and ACLs, not of files. Repeating it is harmless.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportAccess(
+        self,
+        request: _catalog_pb2.ReportAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ReportAccessResponse, _abc.Awaitable[_catalog_pb2.ReportAccessResponse]]:
+        """Tells who holds a permission on a file, or on how many files below a directory, for auditors: operators, and who holds `p` on it."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
