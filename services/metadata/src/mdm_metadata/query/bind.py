@@ -6,7 +6,7 @@ from sqlglot import exp
 
 from mdm_metadata.model import KEY_NAME, StoredCollection, fold_path
 from mdm_metadata.query.check import Text
-from mdm_metadata.query.expression import Expressions
+from mdm_metadata.query.expression import expressions
 from mdm_metadata.query.limit import MAX_OUTPUTS, MAX_SOURCES
 from mdm_metadata.query.scope import Scope, UnknownName, identifier
 from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Order, Output, Query, Source, walk
@@ -64,7 +64,7 @@ class _Binder:
         self._text = text
         self._find = find
         self._scope = Scope()
-        self._expressions = Expressions(text, self._scope)
+        self._expressions = expressions(text, self._scope)
 
     def query(self) -> Query:
         sources = self._sources()
