@@ -61,7 +61,8 @@ class Scope:
         """Return what `*` or `alias.*` means: the key, then the attributes in order of definition."""
         columns = []
         for index in self.sources(qualifier):
-            columns.append(Column(index, "", AttributeType.TEXT))
+            if self.collections[index].has_key:
+                columns.append(Column(index, "", AttributeType.TEXT))
             columns.extend(Column(index, stored.slot, stored.attribute.type) for stored in self.collections[index].attributes)
         return columns
 
@@ -70,7 +71,7 @@ class Scope:
         return next((stored for stored in self.collections[column.source].attributes if stored.slot == column.slot), None)
 
     def _column(self, index: int, folded: str) -> Column | None:
-        if folded == KEY_NAME:
+        if folded == KEY_NAME and self.collections[index].has_key:
             return Column(index, "", AttributeType.TEXT)
         stored = self.collections[index].by_name.get(folded)
         return None if stored is None else Column(index, stored.slot, stored.attribute.type)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from mdm_service.errors import Exhausted, Invalid
@@ -93,7 +94,12 @@ class PostgresQuerySession:
                     "QUERY_TIMEOUT", f"Not done in {self._limits.statement_seconds:g} s: make the query more selective."
                 ) from None
         except psycopg.Error as error:
-            raise _translated(error) from None
+            raise translated(error) from None
+
+    def explain(self, statement: Statement) -> list[str]:
+        """Return PostgreSQL's plan of a statement, line by line."""
+        rows = self._connection.execute(f"EXPLAIN {statement.sql}".encode(), statement.parameters)
+        return [str(line) for (line,) in rows]
 
     def _fetch(self, statement: Statement) -> Iterator[list[tuple[object, ...]]]:
         with self._connection.cursor() as cursor:
@@ -110,7 +116,27 @@ class PostgresQuerySession:
                     return
 
 
-def _translated(error: psycopg.Error) -> Exception:
+def read_all(connection: psycopg.Connection, statement: Statement, first: int = 0) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement within a transaction, in the form a session gives; outputs begin at `first`.
+
+    Raises:
+        Invalid: a value cannot be computed.
+    """
+    timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
+    connection.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'")
+    try:
+        with connection.cursor() as cursor:
+            for name in _TEXT_TYPES:
+                cursor.adapters.register_loader(name, TextLoader)
+            rows = cursor.execute(statement.sql.encode(), statement.parameters).fetchall()
+    except psycopg.Error as error:
+        raise translated(error) from None
+    if not timestamps:
+        return rows
+    return [tuple(_iso(str(v)) if i in timestamps and v is not None else v for i, v in enumerate(row)) for row in rows]
+
+
+def translated(error: psycopg.Error) -> Exception:
     """Return what a caller is told about a statement that failed; the error itself when it was not foreseen."""
     state = error.sqlstate or ""
     if state.startswith("22"):
