@@ -1,6 +1,5 @@
-"""Commands that look: whoami, ls, stat, query."""
+"""Commands that look: whoami, ls, stat."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,10 +9,9 @@ from mdm_client.catalog import DIRECTORY, SYMLINK, Entry
 from mdm_client.channel import read_certificate
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import OK, UNAUTHENTICATED, exit_code_of_items, show_client_error
-from mdm_client.cli.table import json_rows, print_json, print_line, printable, readable_size, table_rows
+from mdm_client.cli.table import print_json, print_line, printable, readable_size
 from mdm_client.errors import ClientError
 from mdm_client.identity import subject
-from mdm_client.metadata import QueryResult, Row
 from mdm_client.names import format_permissions, normalise_lfn, parse_names
 
 
@@ -88,31 +86,6 @@ def stat(context: click.Context, targets: tuple[str, ...]) -> int:
                 print_line("")
             _print_facts({key: value for key, value in _entry_facts(answer).items() if value not in ("", None, [])})
     return exit_code_of_items(len(names), failures)
-
-
-@click.command()
-@click.argument("sql")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole answer.")
-@common_options
-@click.pass_context
-def query(context: click.Context, sql: str, timeout: float | None) -> None:
-    """Ask the metadata in SQL (SELECT); with --json one object per row, as rows arrive.
-
-    Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
-    """
-    run = session(context)
-    result = run.client(context).metadata.query(sql, timeout)
-    try:
-        lines = json_rows if run.as_json else table_rows
-        for line in lines(result.columns, _rows(result)):
-            print_line(line)
-    finally:
-        result.close()
-
-
-def _rows(result: QueryResult) -> Iterator[Row]:
-    for batch in result.batches():
-        yield from batch
 
 
 def _entry_facts(entry: Entry) -> dict[str, Any]:

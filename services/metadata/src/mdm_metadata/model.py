@@ -10,6 +10,7 @@ from uuid import UUID
 from mdm_service.errors import Invalid
 
 KEY_NAME = "entry"
+ACL_NAME = "entry_acl"
 MAX_PATH = 1023
 MAX_SEGMENT = 255
 MAX_KEY = 255
@@ -80,8 +81,8 @@ class Attribute:
         """
         if not _NAME.fullmatch(self.name):
             raise Invalid("ATTRIBUTE_NAME", "An attribute's name is a letter, then letters, digits or underscores, at most 63 in all.")
-        if self.folded == KEY_NAME:
-            raise Invalid("ATTRIBUTE_NAME", f"The attribute name `{KEY_NAME}` is taken: it is the entry's key.")
+        if self.folded in (KEY_NAME, ACL_NAME):
+            raise Invalid("ATTRIBUTE_NAME", f"The names `{KEY_NAME}` and `{ACL_NAME}` are taken: the entry's key, and the id of its ACL.")
         if (self.type is AttributeType.VARCHAR) != (self.length != 0) or not 0 <= self.length <= MAX_TEXT:
             raise Invalid("ATTRIBUTE_LENGTH", f"Attribute {self.name}: VARCHAR, and only VARCHAR, has a length of 1 to {MAX_TEXT}.")
         if self.type is AttributeType.VARCHAR and self.indexed and self.length > MAX_INDEXED_TEXT:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from sqlglot import exp
 
-from mdm_metadata.model import KEY_NAME, AttributeType, fold_path
+from mdm_metadata.model import ACL_NAME, KEY_NAME, AttributeType, fold_path
 from mdm_metadata.query.check import Text
 from mdm_metadata.query.expression import expressions
 from mdm_metadata.query.limit import MAX_OUTPUTS, MAX_SOURCES
@@ -200,7 +200,7 @@ class _Binder:
             stored = self._scope.attribute(expression)
             if stored is not None:
                 return Output(alias or stored.attribute.name, expression, expression.type, stored.attribute.unit)
-            return Output(alias or KEY_NAME, expression, expression.type)
+            return Output(alias or (ACL_NAME if expression.slot else KEY_NAME), expression, expression.type)
         if isinstance(expression, Aggregate):
             return Output(alias or expression.function, expression, expression.type)
         return Output(alias or "expression", expression, expression.type)

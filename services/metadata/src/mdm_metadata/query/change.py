@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlglot import exp
 
-from mdm_metadata.model import KEY_NAME, AttributeType, Collection, StoredAttribute, StoredCollection, fold_path
+from mdm_metadata.model import ACL_NAME, KEY_NAME, AttributeType, Collection, StoredAttribute, StoredCollection, fold_path
 from mdm_metadata.query import literal
 from mdm_metadata.query.bind import Find, add_source, path_of, row_number
 from mdm_metadata.query.binder import plain
@@ -98,7 +98,7 @@ class _ChangeBinder:
         column = self._expressions.part(node.this)
         stored = self._scope.attribute(column) if isinstance(column, Column) else None
         if stored is None:
-            raise self._text.refuse(node, "the key of an entry cannot be set.")
+            raise self._text.refuse(node, "key and ACL of an entry cannot be set.")
         return stored, self._fitting(node, self._expressions.bind(node.expression), stored.attribute.type)
 
     def _fitting(self, node: exp.Expr, value: Expression, kind: AttributeType) -> Expression:
@@ -143,6 +143,7 @@ class _ChangeBinder:
                 if not isinstance(column, Column):
                     raise self._text.refuse(node, "RETURNING takes attributes, entry and *.")
                 stored = self._scope.attribute(column)
-                name, unit = (KEY_NAME, "") if stored is None else (stored.attribute.name, stored.attribute.unit)
+                plain = ACL_NAME if column.slot else KEY_NAME
+                name, unit = (plain, "") if stored is None else (stored.attribute.name, stored.attribute.unit)
                 outputs.append(Output(name, column, column.type, unit))
         return tuple(outputs)

@@ -7,7 +7,7 @@ from mdm_service.identity import Caller
 
 from mdm_metadata.model import AttributeType
 from mdm_metadata.query.operation import AGGREGATES, OPERATIONS
-from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Readable, walk
+from mdm_metadata.query.tree import ACL_SLOT, Aggregate, Call, Column, Expression, Literal, LiteralList, Readable, walk
 
 T = AttributeType
 
@@ -104,7 +104,9 @@ class Renderer:
 
 
 def stored_column(column: Column) -> str:
-    """Return the SQL of an attribute, or of the key, of a row `e` of `entry`."""
+    """Return the SQL of an attribute, of the key, or of the ACL's id, of a row `e` of `entry`."""
+    if column.slot == ACL_SLOT:
+        return "e.acl_id"
     return STORED[column.type].format(column.slot) if column.slot else "e.key"
 
 

@@ -13,9 +13,12 @@ from mdm_metadata.model import AttributeType, StoredAttribute, StoredCollection
 Constant = int | float | str | bool | Decimal | date | datetime | UUID | None
 
 
+ACL_SLOT = "acl"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """An attribute of one source; `slot` is empty for the key."""
+    """An attribute of one source; `slot` is empty for the key and `ACL_SLOT` for the id of the entry's ACL."""
 
     source: int
     slot: str
