@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 from mdm_service.errors import Exhausted, Invalid
 from mdm_service.identity import Caller
+from psycopg import IsolationLevel
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from mdm_metadata.model import AttributeType, StoredCollection
@@ -17,8 +19,8 @@ from mdm_metadata.store.schema import SchemaCache, select_collections, with_sche
 BATCH = 1_000
 _FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
 _SETTINGS = (
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';"
-    " SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL statement_timeout = "
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('cursor_tuple_fraction', '1', true),"
+    " set_config('jit', 'off', true), set_config('statement_timeout', %s, true)"
 )
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
@@ -51,7 +53,8 @@ class PostgresQuerySession:
         self._connection = connection
         self._cache = cache
         self._limits = limits
-        self._settings = f"{_SETTINGS}{max(1, int(limits.statement_seconds * 1000))}".encode()  # one round trip
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
         self._lock = threading.Lock()
         self._running = True
         self._cancelled = False
@@ -60,8 +63,12 @@ class PostgresQuerySession:
         """End the snapshot; close the connection if `cancel` was called."""
         with self._lock:
             self._running = False
-        if self._cancelled:
+        if self._cancelled or self._connection.closed:
             self._connection.close()
+            return
+        self._connection.rollback()
+        self._connection.isolation_level = None
+        self._connection.read_only = None
 
     def cancel(self) -> None:
         """Stop what runs, from any thread."""
@@ -71,9 +78,13 @@ class PostgresQuerySession:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Begin the snapshot and return the collections that exist among folded paths."""
-        self._connection.execute(self._settings)
-        return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
+        """Begin the snapshot, at the first call, and return the collections that exist among folded paths."""
+        if self._connection.info.transaction_status is not TransactionStatus.IDLE:
+            return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
+        with self._connection.pipeline():  # the beginning, the settings and the question in one round trip
+            self._connection.execute(_SETTINGS, (str(max(1, int(self._limits.statement_seconds * 1000))),))
+            rows = select_collections(self._connection, paths, caller)
+        return with_schemas(self._connection, self._cache, rows)
 
     def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
         """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns; a cancelled one just ends."""
@@ -106,7 +117,11 @@ class PostgresQuerySession:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
             if statement.limit is not None and statement.limit <= BATCH:
-                if rows := cursor.execute(statement.sql.encode(), statement.parameters).fetchall():
+                with self._connection.pipeline():  # the question and the end of the snapshot in one round trip
+                    cursor.execute(statement.sql.encode(), statement.parameters)
+                    self._connection.commit()
+                    rows = cursor.fetchall()
+                if rows:
                     yield rows
                 return
             cursor.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters, prepare=False)
