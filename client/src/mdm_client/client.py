@@ -23,6 +23,7 @@ from mdm_client.plan import PlannedFile
 from mdm_client.srm import SrmClient
 
 if TYPE_CHECKING:
+    from mdm_client.collections import CollectionsClient
     from mdm_client.keys import KeyManager
     from mdm_client.keystore_operator import KeystoreOperator
 
@@ -58,6 +59,18 @@ class Client:
     def metadata(self) -> MetadataClient:
         """The metadata service."""
         return MetadataClient(self._channel("metadata", self.config.metadata), self._patience)
+
+    @cached_property
+    def collections(self) -> "CollectionsClient":
+        """The metadata service, for those who make and change collections and entries."""
+        from mdm_client.collections import CollectionsClient  # here: most commands do without
+
+        return CollectionsClient(self._channel("metadata", self.config.metadata), self._patience)
+
+    @cached_property
+    def metadata_acls(self) -> AclClient:
+        """Access lists of the metadata service alone."""
+        return AclClient("metadata", self._channel("metadata", self.config.metadata), self._patience)
 
     @cached_property
     def keystores(self) -> KeystoreClient:

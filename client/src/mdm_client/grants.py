@@ -1,9 +1,10 @@
 """Access control of a subtree in every service at once: catalog, each keystore, metadata."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
@@ -72,6 +73,24 @@ class AclClient(Service):
             ids,
             lambda batch: self.call(self._stub.ModifyAcls, acl_pb2.ModifyAclsRequest(ids=batch, changes=[change])).results,
         )
+
+    def change(self, ids: Sequence[str], action: int, principal: str, permissions: int) -> list[AclOutcome]:
+        """Grant (`GRANT`) or revoke (`REVOKE`) permissions in each ACL, as `modify`."""
+        entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
+        return self.modify(ids, acl_pb2.AclChange(action=action, entry=entry))  # type: ignore[arg-type]
+
+    def create(self, entries: Mapping[str, int]) -> str:
+        """Make an ACL of the caller's with these permission bits by principal, and return its id.
+
+        Raises:
+            ClientError: what the service answered.
+        """
+        wanted = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
+        acl = acl_pb2.Acl(id=str(uuid4()), entries=wanted)
+        (status,) = self.call(self._stub.CreateAcls, acl_pb2.CreateAclsRequest(acls=[acl])).statuses
+        if (error := from_status(status)) is not None:
+            raise error.at(self.place)
+        return acl.id
 
     def _batched(self, ids: Sequence[str], call: Callable[[list[str]], Any]) -> list[AclOutcome]:
         """Ask in batches; a batch that fails as a whole fails each of its ACLs."""

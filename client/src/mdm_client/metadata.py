@@ -40,7 +40,7 @@ class QueryResult:
     """An answer: its columns, and its rows as they arrive. Iterate once; `close` gives the rest up."""
 
     def __init__(self, place: str, call: Any, header: metadata_pb2.QueryHeader) -> None:
-        self.columns = [Column(c.name, _TYPE_NAMES.get(c.type, "text"), c.unit) for c in header.columns]
+        self.columns = columns_of(header)
         self._types = [column.type for column in header.columns]
         self._place = place
         self._call = call
@@ -88,6 +88,11 @@ class MetadataClient(Service):
 
         result: QueryResult = self.repeat(attempt)
         return result
+
+
+def columns_of(header: metadata_pb2.QueryHeader) -> list[Column]:
+    """Return the columns that a header describes."""
+    return [Column(column.name, _TYPE_NAMES.get(column.type, "text"), column.unit) for column in header.columns]
 
 
 def decode_batch(batch: metadata_pb2.RowBatch, types: Sequence[int]) -> list[Row]:

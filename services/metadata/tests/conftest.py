@@ -84,6 +84,26 @@ class Client:
         except grpc.RpcError as error:
             raise Failed(error) from None
 
+    def change(self, sql: str) -> tuple[int, list[tuple[Any, ...]]]:
+        """Carry out an UPDATE or DELETE; return how many entries it concerned, and what it returned."""
+        response = self.call("Change", pb.ChangeRequest(sql=sql))
+        parts = [pb.QueryResponse(header=response.header), pb.QueryResponse(rows=response.rows)]
+        return response.count, read_answer(iter(parts if response.rows.count else parts[:1])).rows
+
+    def alter(self, path: str, **change: Any) -> None:
+        """Change a schema."""
+        self.call("AlterCollection", pb.AlterCollectionRequest(path=path, **change))
+
+    def view(self, **described: Any) -> str:
+        """Create a view or link and return the reason why it was not."""
+        attributes = [pb.ViewAttribute(name=name, target=target) for name, target in described.pop("attributes", {}).items()]
+        view = pb.View(attributes=attributes, **described)
+        return self.call("CreateViews", pb.CreateViewsRequest(views=[view])).statuses[0].reason
+
+    def describe(self, path: str) -> pb.Collection:
+        """Return the description of one collection."""
+        return self.call("ListCollections", pb.ListCollectionsRequest(path=path)).collections[0]
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self.query(sql).rows
 
@@ -149,6 +169,7 @@ def running_service(postgres: Any, pki: Any, tmp_path_factory: pytest.TempPathFa
         trust={"ca": [{"certificate": own.ca, "namespaces": [pki.namespace]}]},
         groups={"file": groups},
         database={"conninfo": conninfo, "pool_min": 1, "pool_max": 8},
+        roles={"operator": [pki.subject("operator")]},
         root={"owner": pki.subject("operator"), "entries": [{"principal": f"dn:{pki.subject('loader')}", "permissions": "rwl"}]},
         query={"statement_seconds": 5, "max_rows": 150_000},
     )
@@ -172,5 +193,6 @@ def service(running_service: Service) -> Iterator[Service]:
     """The running service, emptied afterwards."""
     yield running_service
     with psycopg.connect(running_service.conninfo) as connection:
-        connection.execute("TRUNCATE entry, unique_value")
+        connection.execute("TRUNCATE entry, unique_value, view, view_attribute")
+        connection.execute("UPDATE attribute SET reference_id = NULL")
         connection.execute("DELETE FROM collection WHERE parent_id IS NOT NULL")

@@ -36,7 +36,15 @@ def test_repeating_a_creation_succeeds_and_another_schema_conflicts(service):
     assert loader.create(images(service, acl)) == [""]
     assert loader.create(images(service, acl, "/BioMed")) == [""]
     assert loader.create(images(service, acl, sensitive=True)) == ["COLLECTION_EXISTS"]
-    assert loader.create(pb.Collection(path="/biomed", acl_id=acl)) == ["COLLECTION_EXISTS"]
+    assert loader.create(pb.Collection(path="/biomed", attributes=[service.attribute("Rows", "TEXT")])) == ["COLLECTION_EXISTS"]
+    assert loader.create(pb.Collection(path="/biomed", attributes=[service.attribute("Other", "TEXT")])) == ["COLLECTION_EXISTS"]
+
+
+def test_a_creation_is_satisfied_by_a_collection_that_has_more(service):
+    loader = service.client("loader")
+    acl = loader.acl({})
+    assert loader.create(images(service, acl)) == [""]
+    assert loader.create(pb.Collection(path="/biomed", acl_id=acl)) == [""]
 
 
 def test_a_stranger_creates_nothing_and_learns_nothing(service):

@@ -31,6 +31,14 @@ def loader(service):
     return loader
 
 
+def test_the_acl_of_an_entry_is_an_attribute_that_no_star_shows(service, loader):
+    closed = loader.acl({})
+    loader.upsert("/all", service.entry("one", closed, Int=1))
+    assert loader.rows(f"""SELECT entry_acl FROM "/all" WHERE Entry_ACL = '{closed}'""") == [(closed,)]
+    assert "entry_acl" not in loader.query('SELECT * FROM "/all"').names
+    assert loader.rows('SELECT ENTRY_ACL, COUNT(*) FROM "/all" GROUP BY 1') == [(closed, 1)]
+
+
 def test_every_type_comes_back_as_it_went_in(service, loader):
     values = {
         "Int": -(2**63),

@@ -13,6 +13,7 @@ from mdm_metadata.model import Attribute, AttributeType, Collection, StoredColle
 from mdm_metadata.query.bind import bind, collection_paths
 from mdm_metadata.query.compile import Statement, compile_query
 from mdm_metadata.query.parse import parse
+from mdm_metadata.query.tree import Readable
 from mdm_service.database import migrate
 from mdm_service.errors import Invalid
 from mdm_service.identity import Caller
@@ -40,10 +41,14 @@ EXPRESSIONS = [
 ]
 
 
+def readable(path: str) -> Readable | None:
+    return Readable(COLLECTIONS[path], Caller("CN=alice")) if path in COLLECTIONS else None
+
+
 def compiled(sql: str) -> Statement:
     tree = parse(sql)
     collection_paths(tree, sql)
-    return compile_query(bind(tree, sql, COLLECTIONS.get), Caller("CN=alice"))
+    return compile_query(bind(tree, sql, readable))
 
 
 @pytest.fixture(scope="module")

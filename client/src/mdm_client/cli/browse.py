@@ -1,6 +1,5 @@
-"""Commands that look: whoami, ls, stat, query."""
+"""Commands that look: whoami, ls, stat."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +11,9 @@ from mdm_client.cli.context import common_options, session
 from mdm_client.cli.lfn import LFN
 from mdm_client.cli.outcome import OK, UNAUTHENTICATED, exit_code_of_items, show_client_error
 from mdm_client.cli.show import entry_facts, long_line, print_facts, shown_name
-from mdm_client.cli.table import json_rows, print_json, print_line, printable, table_rows
+from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.errors import ClientError
 from mdm_client.identity import subject
-from mdm_client.metadata import QueryResult, Row
 from mdm_client.names import Name, normalise_lfn, parse_names
 
 
@@ -101,31 +99,6 @@ def stat(context: click.Context, targets: tuple[str, ...], no_follow: bool) -> i
                 print_line("")
             print_facts({key: value for key, value in entry_facts(answer).items() if value not in ("", None, [])})
     return exit_code_of_items(len(names), failures)
-
-
-@click.command()
-@click.argument("sql")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole answer.")
-@common_options
-@click.pass_context
-def query(context: click.Context, sql: str, timeout: float | None) -> None:
-    """Ask the metadata in SQL (SELECT); with --json one object per row, as rows arrive.
-
-    Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
-    """
-    run = session(context)
-    result = run.client(context).metadata.query(sql, timeout)
-    try:
-        lines = json_rows if run.as_json else table_rows
-        for line in lines(result.columns, _rows(result)):
-            print_line(line)
-    finally:
-        result.close()
-
-
-def _rows(result: QueryResult) -> Iterator[Row]:
-    for batch in result.batches():
-        yield from batch
 
 
 def _itself(catalog: CatalogClient, lfn: str) -> list[Entry]:

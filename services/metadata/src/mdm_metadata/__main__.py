@@ -18,7 +18,7 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     """Register MetadataService and AclService."""
     store = PostgresStore(runtime.database, QueryLimits(settings.query.statement_seconds, settings.query.max_rows))
     store.ensure_root(settings.root.acl())
-    metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store)), runtime.server)
+    metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store, runtime.authenticator)), runtime.server)
     add_acl_service(runtime.server, runtime.database)
     runtime.add_service(FULL_NAME)
     runtime.add_service(ACL_SERVICE)

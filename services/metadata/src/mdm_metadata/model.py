@@ -10,6 +10,7 @@ from uuid import UUID
 from mdm_service.errors import Invalid
 
 KEY_NAME = "entry"
+ACL_NAME = "entry_acl"
 MAX_PATH = 1023
 MAX_SEGMENT = 255
 MAX_KEY = 255
@@ -65,6 +66,7 @@ class Attribute:
     not_null: bool = False
     indexed: bool = False
     unique: bool = False
+    references: str = ""
 
     @cached_property
     def folded(self) -> str:
@@ -79,8 +81,8 @@ class Attribute:
         """
         if not _NAME.fullmatch(self.name):
             raise Invalid("ATTRIBUTE_NAME", "An attribute's name is a letter, then letters, digits or underscores, at most 63 in all.")
-        if self.folded == KEY_NAME:
-            raise Invalid("ATTRIBUTE_NAME", f"The attribute name `{KEY_NAME}` is taken: it is the entry's key.")
+        if self.folded in (KEY_NAME, ACL_NAME):
+            raise Invalid("ATTRIBUTE_NAME", f"The names `{KEY_NAME}` and `{ACL_NAME}` are taken: the entry's key, and the id of its ACL.")
         if (self.type is AttributeType.VARCHAR) != (self.length != 0) or not 0 <= self.length <= MAX_TEXT:
             raise Invalid("ATTRIBUTE_LENGTH", f"Attribute {self.name}: VARCHAR, and only VARCHAR, has a length of 1 to {MAX_TEXT}.")
         if self.type is AttributeType.VARCHAR and self.indexed and self.length > MAX_INDEXED_TEXT:
@@ -90,16 +92,68 @@ class Attribute:
                 "ATTRIBUTE_DESCRIPTION",
                 f"Attribute {self.name}: at most {MAX_UNIT} characters of unit and {MAX_DESCRIPTION} of description.",
             )
+        if self.references and self.type not in (AttributeType.TEXT, AttributeType.VARCHAR, AttributeType.UUID):
+            raise Invalid("ATTRIBUTE_REFERENCE", f"Attribute {self.name}: a reference is TEXT, VARCHAR or UUID, for it holds keys.")
+        if self.references and not self.indexed:
+            raise Invalid("ATTRIBUTE_REFERENCE", f"Attribute {self.name}: a reference needs an index.")
         if not (self.unit + self.description).isprintable():
             raise Invalid("ATTRIBUTE_DESCRIPTION", f"Attribute {self.name}: unit and description are one printable line each.")
 
 
 @dataclass(frozen=True)
 class StoredAttribute:
-    """An attribute together with the name its values are stored under."""
+    """An attribute together with the name its values are stored under.
+
+    `position` never changes. Values are also written under `moving_to` where that is not empty. `reference_id` is the collection whose
+    keys the values are.
+    """
 
     attribute: Attribute
     slot: str
+    position: int = 0
+    moving_to: str = ""
+    reference_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition, in the query language, that every entry of a collection fulfils."""
+
+    name: str
+    condition: str
+
+
+@dataclass(frozen=True)
+class ViewAttribute:
+    """An attribute as a view shows it: its name there, and its name in the target."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What a view shows of its target, as its creator describes it; a link shows all, under the reader's own rights."""
+
+    path: str
+    target: str
+    attributes: tuple[ViewAttribute, ...] = ()
+    condition: str = ""
+    with_key: bool = False
+    is_link: bool = False
+    acl_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """A view as it is stored; `definer` is the subject under whose rights it reads, None for a link."""
+
+    target_id: int
+    target_path: str
+    definer: str | None
+    condition: str | None
+    with_key: bool
+    names: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -111,6 +165,7 @@ class Collection:
     acl_id: UUID | None = None
     default_acl_id: UUID | None = None
     sensitive: bool = False
+    min_cell: int = 0
 
     @cached_property
     def folded(self) -> str:
@@ -134,15 +189,15 @@ class Collection:
             seen.add(attribute.folded)
         assign_slots(self.attributes)
 
-    def same_schema(self, other: "Collection") -> bool:
-        """Tell whether both describe the same attributes, in whatever order, and the same sensitivity."""
-        mine = {attribute.folded: _comparable(attribute) for attribute in self.attributes}
+    def is_satisfied_by(self, other: "Collection") -> bool:
+        """Tell whether `other` has every attribute described here, and the same sensitivity; it may have more, and other indexes."""
         theirs = {attribute.folded: _comparable(attribute) for attribute in other.attributes}
-        return mine == theirs and self.sensitive == other.sensitive
+        mine = {attribute.folded: _comparable(attribute) for attribute in self.attributes}
+        return mine.items() <= theirs.items() and self.sensitive == other.sensitive
 
 
 def _comparable(attribute: Attribute) -> tuple[object, ...]:
-    return (attribute.type, attribute.length, attribute.unit, attribute.not_null, attribute.indexed, attribute.unique)
+    return (attribute.type, attribute.length, attribute.unit, attribute.not_null, attribute.unique)
 
 
 @dataclass(frozen=True)
@@ -153,6 +208,9 @@ class StoredCollection:
     collection: Collection
     attributes: tuple[StoredAttribute, ...]
     permissions: int
+    checks: tuple[Check, ...] = ()
+    view: StoredView | None = None
+    has_key: bool = True
 
     @cached_property
     def by_name(self) -> Mapping[str, StoredAttribute]:
@@ -242,7 +300,7 @@ def assign_slots(attributes: Sequence[Attribute]) -> tuple[StoredAttribute, ...]
     """
     used: dict[str, int] = {}
     stored = []
-    for number, attribute in enumerate(attributes):
+    for position, attribute in enumerate(attributes):
         letter = LETTERS[attribute.type]
         if attribute.indexed:
             used[letter] = used.get(letter, 0) + 1
@@ -251,7 +309,7 @@ def assign_slots(attributes: Sequence[Attribute]) -> tuple[StoredAttribute, ...]
                     "TOO_MANY_INDEXES",
                     f"Attribute {attribute.name}: at most {INDEX_SLOTS[letter]} indexed attributes of type {attribute.type.name}.",
                 )
-            stored.append(StoredAttribute(attribute, f"{letter}{used[letter]}"))
+            stored.append(StoredAttribute(attribute, f"{letter}{used[letter]}", position))
         else:
-            stored.append(StoredAttribute(attribute, f"{letter}{FIRST_UNINDEXED + number}"))
+            stored.append(StoredAttribute(attribute, f"{letter}{FIRST_UNINDEXED + position}", position))
     return tuple(stored)

@@ -86,6 +86,7 @@ class Attribute(_message.Message):
     NOT_NULL_FIELD_NUMBER: _builtins.int
     INDEXED_FIELD_NUMBER: _builtins.int
     UNIQUE_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Letter first, then letters, digits, underscores; at most 63."""
     type: Global___AttributeType.ValueType
@@ -102,6 +103,8 @@ class Attribute(_message.Message):
     """Build an index for lookups by this attribute."""
     unique: _builtins.bool
     """No two entries share a value."""
+    references: _builtins.str
+    """Values are keys of entries of the collection at this path; such entries cannot be deleted. Needs `indexed`. Empty: no reference."""
     def __init__(
         self,
         *,
@@ -113,14 +116,119 @@ class Attribute(_message.Message):
         not_null: _builtins.bool = ...,
         indexed: _builtins.bool = ...,
         unique: _builtins.bool = ...,
+        references: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "indexed", b"indexed", "length", b"length", "name", b"name", "not_null", b"not_null", "type", b"type", "unique", b"unique", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "indexed", b"indexed", "length", b"length", "name", b"name", "not_null", b"not_null", "references", b"references", "type", b"type", "unique", b"unique", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attribute: _TypeAlias = Attribute  # noqa: Y015
+
+@_typing.final
+class Check(_message.Message):
+    """A condition that every entry of a collection fulfils."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Letter first, then letters, digits, underscores; at most 63."""
+    condition: _builtins.str
+    """In the query language, such as EndDate >= StartDate; what cannot fail on any value. NULL counts as fulfilled."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        condition: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class View(_message.Message):
+    """What a view shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    WITH_KEY_FIELD_NUMBER: _builtins.int
+    IS_LINK_FIELD_NUMBER: _builtins.int
+    ACL_ID_FIELD_NUMBER: _builtins.int
+    DEFINER_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path of the view, in the tree of collections."""
+    target: _builtins.str
+    """Path of the collection whose entries it shows."""
+    condition: _builtins.str
+    """Which entries it shows, in the query language; empty: all that its definer may read."""
+    with_key: _builtins.bool
+    """It shows the keys, as `entry`."""
+    is_link: _builtins.bool
+    """A link: it shows everything that the reader may read in the target itself, and has no attributes and no condition of its own."""
+    acl_id: _builtins.str
+    """Id of the ACL that guards the view; empty: the parent's default ACL."""
+    definer: _builtins.str
+    """Out only: the subject under whose rights a view reads; empty for a link."""
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ViewAttribute]:
+        """The attributes it shows."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        target: _builtins.str = ...,
+        attributes: _abc.Iterable[Global___ViewAttribute] | None = ...,
+        condition: _builtins.str = ...,
+        with_key: _builtins.bool = ...,
+        is_link: _builtins.bool = ...,
+        acl_id: _builtins.str = ...,
+        definer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "attributes", b"attributes", "condition", b"condition", "definer", b"definer", "is_link", b"is_link", "path", b"path", "target", b"target", "with_key", b"with_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___View: _TypeAlias = View  # noqa: Y015
+
+@_typing.final
+class ViewAttribute(_message.Message):
+    """An attribute of a view."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name in the view; empty: as in the target."""
+    target: _builtins.str
+    """Name in the target."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ViewAttribute: _TypeAlias = ViewAttribute  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):
@@ -133,6 +241,9 @@ class Collection(_message.Message):
     ACL_ID_FIELD_NUMBER: _builtins.int
     DEFAULT_ACL_ID_FIELD_NUMBER: _builtins.int
     SENSITIVE_FIELD_NUMBER: _builtins.int
+    MIN_CELL_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path."""
     acl_id: _builtins.str
@@ -141,9 +252,19 @@ class Collection(_message.Message):
     """Id of the ACL that entries refer to unless they name another."""
     sensitive: _builtins.bool
     """Holds identifying data: kept apart in backups, replicas and tests."""
+    min_cell: _builtins.int
+    """Callers with `l` and without `r` may count entries, in numbers of at least this; 0: they may not."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
         """Its schema; the key of an entry is the implicit attribute `entry`."""
+
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:
+        """Out only: conditions that every entry fulfils; see AlterCollection."""
+
+    @_builtins.property
+    def view(self) -> Global___View:
+        """Out only: set when this is a view or a link."""
 
     def __init__(
         self,
@@ -153,10 +274,13 @@ class Collection(_message.Message):
         acl_id: _builtins.str = ...,
         default_acl_id: _builtins.str = ...,
         sensitive: _builtins.bool = ...,
+        min_cell: _builtins.int = ...,
+        checks: _abc.Iterable[Global___Check] | None = ...,
+        view: Global___View | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "attributes", b"attributes", "default_acl_id", b"default_acl_id", "path", b"path", "sensitive", b"sensitive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "attributes", b"attributes", "checks", b"checks", "default_acl_id", b"default_acl_id", "min_cell", b"min_cell", "path", b"path", "sensitive", b"sensitive", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,3 +892,529 @@ class ColumnData(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ColumnData: _TypeAlias = ColumnData  # noqa: Y015
+
+@_typing.final
+class ChangeRequest(_message.Message):
+    """Request of Change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SQL_FIELD_NUMBER: _builtins.int
+    sql: _builtins.str
+    """UPDATE "/path" SET attribute = expression, … WHERE … [ORDER BY …] [LIMIT n] [RETURNING attribute, …], or DELETE FROM "/path" WHERE …"""
+    def __init__(
+        self,
+        *,
+        sql: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sql", b"sql"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeRequest: _TypeAlias = ChangeRequest  # noqa: Y015
+
+@_typing.final
+class ChangeResponse(_message.Message):
+    """Response of Change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many entries were changed or deleted."""
+    @_builtins.property
+    def header(self) -> Global___QueryHeader:
+        """Columns of RETURNING."""
+
+    @_builtins.property
+    def rows(self) -> Global___RowBatch:
+        """What RETURNING asked for, of the entries as they now are, in the order they were found."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        header: Global___QueryHeader | None = ...,
+        rows: Global___RowBatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "rows", b"rows"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "header", b"header", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeResponse: _TypeAlias = ChangeResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """Request of Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SQL_FIELD_NUMBER: _builtins.int
+    sql: _builtins.str
+    """One SELECT."""
+    def __init__(
+        self,
+        *,
+        sql: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sql", b"sql"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """Response of Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """PostgreSQL's plan; attributes go by their stored names."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class AlterCollectionRequest(_message.Message):
+    """Request of AlterCollection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    ADD_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    REMOVE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    CHANGE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    ADD_CHECK_FIELD_NUMBER: _builtins.int
+    DROP_CHECK_FIELD_NUMBER: _builtins.int
+    MIN_CELL_FIELD_NUMBER: _builtins.int
+    ACLS_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path of the collection."""
+    remove_attribute: _builtins.str
+    """Name of an attribute to remove, with all its values."""
+    drop_check: _builtins.str
+    """Name of a check to drop."""
+    min_cell: _builtins.int
+    """The smallest count that callers with `l` and without `r` are told: 2 or more, or 0 for none. Needs `p` too."""
+    @_builtins.property
+    def add_attribute(self) -> Global___Attribute:
+        """A new attribute, without a value in all entries."""
+
+    @_builtins.property
+    def change_attribute(self) -> Global___AttributeChange:
+        """Another name, description, constraint or index for an attribute."""
+
+    @_builtins.property
+    def add_check(self) -> Global___Check:
+        """A condition that every entry must fulfil."""
+
+    @_builtins.property
+    def acls(self) -> Global___CollectionAcls:
+        """Other ACLs."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        add_attribute: Global___Attribute | None = ...,
+        remove_attribute: _builtins.str = ...,
+        change_attribute: Global___AttributeChange | None = ...,
+        add_check: Global___Check | None = ...,
+        drop_check: _builtins.str = ...,
+        min_cell: _builtins.int = ...,
+        acls: Global___CollectionAcls | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acls", b"acls", "add_attribute", b"add_attribute", "add_check", b"add_check", "change", b"change", "change_attribute", b"change_attribute", "drop_check", b"drop_check", "min_cell", b"min_cell", "remove_attribute", b"remove_attribute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acls", b"acls", "add_attribute", b"add_attribute", "add_check", b"add_check", "change", b"change", "change_attribute", b"change_attribute", "drop_check", b"drop_check", "min_cell", b"min_cell", "path", b"path", "remove_attribute", b"remove_attribute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["add_attribute", "remove_attribute", "change_attribute", "add_check", "drop_check", "min_cell", "acls"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___AlterCollectionRequest: _TypeAlias = AlterCollectionRequest  # noqa: Y015
+
+@_typing.final
+class AttributeChange(_message.Message):
+    """What an attribute shall be like; fields that are not set leave it as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NEW_NAME_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    NOT_NULL_FIELD_NUMBER: _builtins.int
+    INDEXED_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its present name."""
+    new_name: _builtins.str
+    """Its new name."""
+    unit: _builtins.str
+    """Its unit."""
+    description: _builtins.str
+    """Its description."""
+    not_null: _builtins.bool
+    """Entries must have a value. Tried on all entries."""
+    indexed: _builtins.bool
+    """Build an index, or drop it. Writers and readers go on meanwhile."""
+    unique: _builtins.bool
+    """No two entries share a value. Tried on all entries."""
+    references: _builtins.str
+    """Path of a collection whose keys the values are; empty removes the reference. Tried on all entries."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        new_name: _builtins.str | None = ...,
+        unit: _builtins.str | None = ...,
+        description: _builtins.str | None = ...,
+        not_null: _builtins.bool | None = ...,
+        indexed: _builtins.bool | None = ...,
+        unique: _builtins.bool | None = ...,
+        references: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_indexed", b"_indexed", "_new_name", b"_new_name", "_not_null", b"_not_null", "_references", b"_references", "_unique", b"_unique", "_unit", b"_unit", "description", b"description", "indexed", b"indexed", "new_name", b"new_name", "not_null", b"not_null", "references", b"references", "unique", b"unique", "unit", b"unit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_indexed", b"_indexed", "_new_name", b"_new_name", "_not_null", b"_not_null", "_references", b"_references", "_unique", b"_unique", "_unit", b"_unit", "description", b"description", "indexed", b"indexed", "name", b"name", "new_name", b"new_name", "not_null", b"not_null", "references", b"references", "unique", b"unique", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__indexed: _TypeAlias = _typing.Literal["indexed"]  # noqa: Y015
+    _WhichOneofArgType__indexed: _TypeAlias = _typing.Literal["_indexed", b"_indexed"]  # noqa: Y015
+    _WhichOneofReturnType__new_name: _TypeAlias = _typing.Literal["new_name"]  # noqa: Y015
+    _WhichOneofArgType__new_name: _TypeAlias = _typing.Literal["_new_name", b"_new_name"]  # noqa: Y015
+    _WhichOneofReturnType__not_null: _TypeAlias = _typing.Literal["not_null"]  # noqa: Y015
+    _WhichOneofArgType__not_null: _TypeAlias = _typing.Literal["_not_null", b"_not_null"]  # noqa: Y015
+    _WhichOneofReturnType__references: _TypeAlias = _typing.Literal["references"]  # noqa: Y015
+    _WhichOneofArgType__references: _TypeAlias = _typing.Literal["_references", b"_references"]  # noqa: Y015
+    _WhichOneofReturnType__unique: _TypeAlias = _typing.Literal["unique"]  # noqa: Y015
+    _WhichOneofArgType__unique: _TypeAlias = _typing.Literal["_unique", b"_unique"]  # noqa: Y015
+    _WhichOneofReturnType__unit: _TypeAlias = _typing.Literal["unit"]  # noqa: Y015
+    _WhichOneofArgType__unit: _TypeAlias = _typing.Literal["_unit", b"_unit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__indexed) -> _WhichOneofReturnType__indexed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new_name) -> _WhichOneofReturnType__new_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__not_null) -> _WhichOneofReturnType__not_null | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__references) -> _WhichOneofReturnType__references | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unique) -> _WhichOneofReturnType__unique | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unit) -> _WhichOneofReturnType__unit | None: ...
+
+Global___AttributeChange: _TypeAlias = AttributeChange  # noqa: Y015
+
+@_typing.final
+class CollectionAcls(_message.Message):
+    """The ACLs of a collection; an empty id leaves one as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACL_ID_FIELD_NUMBER: _builtins.int
+    DEFAULT_ACL_ID_FIELD_NUMBER: _builtins.int
+    acl_id: _builtins.str
+    """Id of the ACL that guards the collection."""
+    default_acl_id: _builtins.str
+    """Id of the ACL that new entries and collections refer to."""
+    def __init__(
+        self,
+        *,
+        acl_id: _builtins.str = ...,
+        default_acl_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "default_acl_id", b"default_acl_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectionAcls: _TypeAlias = CollectionAcls  # noqa: Y015
+
+@_typing.final
+class AlterCollectionResponse(_message.Message):
+    """Response of AlterCollection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterCollectionResponse: _TypeAlias = AlterCollectionResponse  # noqa: Y015
+
+@_typing.final
+class CreateViewsRequest(_message.Message):
+    """Request of CreateViews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___View]:
+        """At most 1,000, made in order."""
+
+    def __init__(
+        self,
+        *,
+        views: _abc.Iterable[Global___View] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateViewsRequest: _TypeAlias = CreateViewsRequest  # noqa: Y015
+
+@_typing.final
+class CreateViewsResponse(_message.Message):
+    """Response of CreateViews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ItemStatus]:
+        """One per view, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_common_pb2.ItemStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateViewsResponse: _TypeAlias = CreateViewsResponse  # noqa: Y015
+
+@_typing.final
+class CreateSequenceRequest(_message.Message):
+    """Request of CreateSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Path of the collection."""
+    name: _builtins.str
+    """Letter first, then letters, digits, underscores; at most 63. Case does not matter."""
+    start: _builtins.int
+    """Its first number."""
+    step: _builtins.int
+    """From one number to the next; not 0."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        name: _builtins.str = ...,
+        start: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "name", b"name", "start", b"start", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSequenceRequest: _TypeAlias = CreateSequenceRequest  # noqa: Y015
+
+@_typing.final
+class CreateSequenceResponse(_message.Message):
+    """Response of CreateSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSequenceResponse: _TypeAlias = CreateSequenceResponse  # noqa: Y015
+
+@_typing.final
+class DropSequenceRequest(_message.Message):
+    """Request of DropSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Path of the collection."""
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSequenceRequest: _TypeAlias = DropSequenceRequest  # noqa: Y015
+
+@_typing.final
+class DropSequenceResponse(_message.Message):
+    """Response of DropSequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSequenceResponse: _TypeAlias = DropSequenceResponse  # noqa: Y015
+
+@_typing.final
+class TakeNumbersRequest(_message.Message):
+    """Request of TakeNumbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Path of the collection."""
+    name: _builtins.str
+    """Name of the sequence."""
+    count: _builtins.int
+    """How many, 1 to 1,000,000."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        name: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "count", b"count", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeNumbersRequest: _TypeAlias = TakeNumbersRequest  # noqa: Y015
+
+@_typing.final
+class TakeNumbersResponse(_message.Message):
+    """Response of TakeNumbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The first of them."""
+    step: _builtins.int
+    """From one to the next."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeNumbersResponse: _TypeAlias = TakeNumbersResponse  # noqa: Y015
+
+@_typing.final
+class ListSequencesRequest(_message.Message):
+    """Request of ListSequences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Path of the collection."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSequencesRequest: _TypeAlias = ListSequencesRequest  # noqa: Y015
+
+@_typing.final
+class ListSequencesResponse(_message.Message):
+    """Response of ListSequences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In order."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSequencesResponse: _TypeAlias = ListSequencesResponse  # noqa: Y015

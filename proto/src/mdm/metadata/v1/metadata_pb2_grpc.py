@@ -71,6 +71,46 @@ class MetadataServiceStub:
                 request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.QueryRequest.SerializeToString,
                 response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.QueryResponse.FromString,
                 _registered_method=True)
+        self.Change = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/Change',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ChangeRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/Explain',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.AlterCollection = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/AlterCollection',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.AlterCollectionRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.AlterCollectionResponse.FromString,
+                _registered_method=True)
+        self.CreateViews = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/CreateViews',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateViewsRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateViewsResponse.FromString,
+                _registered_method=True)
+        self.CreateSequence = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/CreateSequence',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateSequenceRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateSequenceResponse.FromString,
+                _registered_method=True)
+        self.DropSequence = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/DropSequence',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DropSequenceRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DropSequenceResponse.FromString,
+                _registered_method=True)
+        self.TakeNumbers = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/TakeNumbers',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.TakeNumbersRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.TakeNumbersResponse.FromString,
+                _registered_method=True)
+        self.ListSequences = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/ListSequences',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListSequencesRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListSequencesResponse.FromString,
+                _registered_method=True)
 
 
 class MetadataServiceServicer:
@@ -128,6 +168,63 @@ class MetadataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Change(self, request, context):
+        """Carries out a SQL UPDATE or DELETE on one collection, wholly or not at all. Needs `r` and `w` on the collection, and `r` (to delete,
+        `d` too) on entries; at most 10,000. With LIMIT, entries that another call is changing are passed over: the atomic take.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Shows how the database would answer a SELECT, without running it. For operators; needs no right on the collections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterCollection(self, request, context):
+        """Changes the schema of a collection, one step; entries are kept and writers go on. Needs `s`; for ACLs `p`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateViews(self, request, context):
+        """Creates views and links. Needs `w` on the parent and `r` on the target; for a view, `p` on the target too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSequence(self, request, context):
+        """Creates a sequence of a collection. Needs `w`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSequence(self, request, context):
+        """Drops a sequence. Needs `w`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeNumbers(self, request, context):
+        """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSequences(self, request, context):
+        """Lists the names of a collection's sequences. Needs `l`, `g` or `r`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +262,46 @@ def add_MetadataServiceServicer_to_server(servicer, server):
                     servicer.Query,
                     request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.QueryRequest.FromString,
                     response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.QueryResponse.SerializeToString,
+            ),
+            'Change': grpc.unary_unary_rpc_method_handler(
+                    servicer.Change,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ChangeRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ChangeResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ExplainRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ExplainResponse.SerializeToString,
+            ),
+            'AlterCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterCollection,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.AlterCollectionRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.AlterCollectionResponse.SerializeToString,
+            ),
+            'CreateViews': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateViews,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateViewsRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateViewsResponse.SerializeToString,
+            ),
+            'CreateSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSequence,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateSequenceRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateSequenceResponse.SerializeToString,
+            ),
+            'DropSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSequence,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DropSequenceRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DropSequenceResponse.SerializeToString,
+            ),
+            'TakeNumbers': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeNumbers,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.TakeNumbersRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.TakeNumbersResponse.SerializeToString,
+            ),
+            'ListSequences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSequences,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListSequencesRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListSequencesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -358,6 +495,222 @@ class MetadataService:
             '/mdm.metadata.v1.MetadataService/Query',
             mdm_dot_metadata_dot_v1_dot_metadata__pb2.QueryRequest.SerializeToString,
             mdm_dot_metadata_dot_v1_dot_metadata__pb2.QueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Change(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/Change',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ChangeRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/Explain',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ExplainRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/AlterCollection',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.AlterCollectionRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.AlterCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateViews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/CreateViews',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateViewsRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateViewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/CreateSequence',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateSequenceRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.CreateSequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/DropSequence',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.DropSequenceRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.DropSequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeNumbers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/TakeNumbers',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.TakeNumbersRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.TakeNumbersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSequences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/ListSequences',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListSequencesRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListSequencesResponse.FromString,
             options,
             channel_credentials,
             insecure,

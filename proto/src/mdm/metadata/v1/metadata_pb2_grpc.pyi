@@ -51,6 +51,24 @@ class MetadataServiceStub:
     """Points entries at another ACL. Needs `p` under the present one."""
     Query: _grpc.UnaryStreamMultiCallable[_metadata_pb2.QueryRequest, _metadata_pb2.QueryResponse]
     """Evaluates a SQL SELECT over collections and streams the rows that the caller may read (`r` on collection and on entry)."""
+    Change: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ChangeRequest, _metadata_pb2.ChangeResponse]
+    """Carries out a SQL UPDATE or DELETE on one collection, wholly or not at all. Needs `r` and `w` on the collection, and `r` (to delete,
+    `d` too) on entries; at most 10,000. With LIMIT, entries that another call is changing are passed over: the atomic take.
+    """
+    Explain: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ExplainRequest, _metadata_pb2.ExplainResponse]
+    """Shows how the database would answer a SELECT, without running it. For operators; needs no right on the collections."""
+    AlterCollection: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.AlterCollectionRequest, _metadata_pb2.AlterCollectionResponse]
+    """Changes the schema of a collection, one step; entries are kept and writers go on. Needs `s`; for ACLs `p`."""
+    CreateViews: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.CreateViewsRequest, _metadata_pb2.CreateViewsResponse]
+    """Creates views and links. Needs `w` on the parent and `r` on the target; for a view, `p` on the target too."""
+    CreateSequence: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.CreateSequenceRequest, _metadata_pb2.CreateSequenceResponse]
+    """Creates a sequence of a collection. Needs `w`."""
+    DropSequence: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.DropSequenceRequest, _metadata_pb2.DropSequenceResponse]
+    """Drops a sequence. Needs `w`."""
+    TakeNumbers: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.TakeNumbersRequest, _metadata_pb2.TakeNumbersResponse]
+    """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
+    ListSequences: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListSequencesRequest, _metadata_pb2.ListSequencesResponse]
+    """Lists the names of a collection's sequences. Needs `l`, `g` or `r`."""
 
 @_typing.type_check_only
 class MetadataServiceAsyncStub(MetadataServiceStub):
@@ -75,6 +93,24 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     """Points entries at another ACL. Needs `p` under the present one."""
     Query: _aio.UnaryStreamMultiCallable[_metadata_pb2.QueryRequest, _metadata_pb2.QueryResponse]  # type: ignore[assignment]
     """Evaluates a SQL SELECT over collections and streams the rows that the caller may read (`r` on collection and on entry)."""
+    Change: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ChangeRequest, _metadata_pb2.ChangeResponse]  # type: ignore[assignment]
+    """Carries out a SQL UPDATE or DELETE on one collection, wholly or not at all. Needs `r` and `w` on the collection, and `r` (to delete,
+    `d` too) on entries; at most 10,000. With LIMIT, entries that another call is changing are passed over: the atomic take.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ExplainRequest, _metadata_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Shows how the database would answer a SELECT, without running it. For operators; needs no right on the collections."""
+    AlterCollection: _aio.UnaryUnaryMultiCallable[_metadata_pb2.AlterCollectionRequest, _metadata_pb2.AlterCollectionResponse]  # type: ignore[assignment]
+    """Changes the schema of a collection, one step; entries are kept and writers go on. Needs `s`; for ACLs `p`."""
+    CreateViews: _aio.UnaryUnaryMultiCallable[_metadata_pb2.CreateViewsRequest, _metadata_pb2.CreateViewsResponse]  # type: ignore[assignment]
+    """Creates views and links. Needs `w` on the parent and `r` on the target; for a view, `p` on the target too."""
+    CreateSequence: _aio.UnaryUnaryMultiCallable[_metadata_pb2.CreateSequenceRequest, _metadata_pb2.CreateSequenceResponse]  # type: ignore[assignment]
+    """Creates a sequence of a collection. Needs `w`."""
+    DropSequence: _aio.UnaryUnaryMultiCallable[_metadata_pb2.DropSequenceRequest, _metadata_pb2.DropSequenceResponse]  # type: ignore[assignment]
+    """Drops a sequence. Needs `w`."""
+    TakeNumbers: _aio.UnaryUnaryMultiCallable[_metadata_pb2.TakeNumbersRequest, _metadata_pb2.TakeNumbersResponse]  # type: ignore[assignment]
+    """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
+    ListSequences: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListSequencesRequest, _metadata_pb2.ListSequencesResponse]  # type: ignore[assignment]
+    """Lists the names of a collection's sequences. Needs `l`, `g` or `r`."""
 
 class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Collections of entries. A collection's path is absolute like a catalog path; attribute names and paths are matched without regard to
@@ -138,5 +174,71 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metadata_pb2.QueryResponse], _abc.AsyncIterator[_metadata_pb2.QueryResponse]]:
         """Evaluates a SQL SELECT over collections and streams the rows that the caller may read (`r` on collection and on entry)."""
+
+    @_abc_1.abstractmethod
+    def Change(
+        self,
+        request: _metadata_pb2.ChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ChangeResponse, _abc.Awaitable[_metadata_pb2.ChangeResponse]]:
+        """Carries out a SQL UPDATE or DELETE on one collection, wholly or not at all. Needs `r` and `w` on the collection, and `r` (to delete,
+        `d` too) on entries; at most 10,000. With LIMIT, entries that another call is changing are passed over: the atomic take.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _metadata_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ExplainResponse, _abc.Awaitable[_metadata_pb2.ExplainResponse]]:
+        """Shows how the database would answer a SELECT, without running it. For operators; needs no right on the collections."""
+
+    @_abc_1.abstractmethod
+    def AlterCollection(
+        self,
+        request: _metadata_pb2.AlterCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.AlterCollectionResponse, _abc.Awaitable[_metadata_pb2.AlterCollectionResponse]]:
+        """Changes the schema of a collection, one step; entries are kept and writers go on. Needs `s`; for ACLs `p`."""
+
+    @_abc_1.abstractmethod
+    def CreateViews(
+        self,
+        request: _metadata_pb2.CreateViewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.CreateViewsResponse, _abc.Awaitable[_metadata_pb2.CreateViewsResponse]]:
+        """Creates views and links. Needs `w` on the parent and `r` on the target; for a view, `p` on the target too."""
+
+    @_abc_1.abstractmethod
+    def CreateSequence(
+        self,
+        request: _metadata_pb2.CreateSequenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.CreateSequenceResponse, _abc.Awaitable[_metadata_pb2.CreateSequenceResponse]]:
+        """Creates a sequence of a collection. Needs `w`."""
+
+    @_abc_1.abstractmethod
+    def DropSequence(
+        self,
+        request: _metadata_pb2.DropSequenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.DropSequenceResponse, _abc.Awaitable[_metadata_pb2.DropSequenceResponse]]:
+        """Drops a sequence. Needs `w`."""
+
+    @_abc_1.abstractmethod
+    def TakeNumbers(
+        self,
+        request: _metadata_pb2.TakeNumbersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.TakeNumbersResponse, _abc.Awaitable[_metadata_pb2.TakeNumbersResponse]]:
+        """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
+
+    @_abc_1.abstractmethod
+    def ListSequences(
+        self,
+        request: _metadata_pb2.ListSequencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ListSequencesResponse, _abc.Awaitable[_metadata_pb2.ListSequencesResponse]]:
+        """Lists the names of a collection's sequences. Needs `l`, `g` or `r`."""
 
 def add_MetadataServiceServicer_to_server(servicer: MetadataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

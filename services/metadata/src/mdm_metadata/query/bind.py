@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 
 from sqlglot import exp
 
-from mdm_metadata.model import KEY_NAME, StoredCollection, fold_path
+from mdm_metadata.model import ACL_NAME, KEY_NAME, AttributeType, fold_path
 from mdm_metadata.query.check import Text
-from mdm_metadata.query.expression import Expressions
+from mdm_metadata.query.expression import expressions
 from mdm_metadata.query.limit import MAX_OUTPUTS, MAX_SOURCES
+from mdm_metadata.query.render import is_total
 from mdm_metadata.query.scope import Scope, UnknownName, identifier
-from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Order, Output, Query, Source, walk
+from mdm_metadata.query.tree import Aggregate, Call, Column, Expression, Literal, LiteralList, Order, Output, Query, Readable, Source, walk
 
+Find = Callable[[str], Readable | None]
 _CLAUSES = ("expressions", "from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct")
 
 
@@ -20,11 +22,11 @@ def collection_paths(tree: exp.Select, text: str) -> list[str]:
     Raises:
         Refusal: there is none, or something else is there.
     """
-    return [fold_path(_path(Text(text), table)) for table in _tables(Text(text), tree)]
+    return [fold_path(path_of(Text(text), table)) for table in _tables(Text(text), tree)]
 
 
-def bind(tree: exp.Select, text: str, find: Callable[[str], StoredCollection | None]) -> Query:
-    """Return the typed tree. `find` returns the collection of a folded path, None for one the caller may not read.
+def bind(tree: exp.Select, text: str, find: Find) -> Query:
+    """Return the typed tree. `find` returns what the caller may read at a folded path, None for nothing.
 
     Raises:
         Refusal: something is not allowed, unknown or of the wrong type; the message says where.
@@ -44,7 +46,12 @@ def _tables(text: Text, tree: exp.Select) -> list[exp.Expr]:
     return tables
 
 
-def _path(text: Text, table: exp.Expr) -> str:
+def path_of(text: Text, table: exp.Expr) -> str:
+    """Return the path that a table of FROM names.
+
+    Raises:
+        Refusal: it is not a quoted path.
+    """
     if isinstance(table, exp.Subquery | exp.Query):
         raise text.refuse(table, "sub-selects are not allowed: join the collections.")
     if type(table) is not exp.Table:
@@ -56,15 +63,52 @@ def _path(text: Text, table: exp.Expr) -> str:
     return name
 
 
+def add_source(text: Text, table: exp.Expr, scope: Scope, find: Find) -> Readable:
+    """Return what a table of FROM means, and make its names known.
+
+    Raises:
+        Refusal: there is no such collection for the caller, or its alias is taken.
+    """
+    readable = find(fold_path(path_of(text, table)))
+    if readable is None:
+        raise text.refuse(table, "no such collection, or you may not read it.", "COLLECTION_NOT_FOUND")
+    alias = table.args.get("alias")
+    if alias is not None:
+        text.only(alias, "this")
+    try:
+        scope.add(readable.collection, None if alias is None else identifier(alias.this))
+    except UnknownName as error:
+        raise text.refuse(table, str(error)) from None
+    return readable
+
+
+def row_number(text: Text, tree: exp.Expr, name: str) -> int | None:
+    """Return the number in LIMIT or OFFSET; None where there is none.
+
+    Raises:
+        Refusal: it is no integer constant.
+    """
+    clause = tree.args.get(name)
+    if clause is None:
+        return None
+    if type(clause) not in (exp.Limit, exp.Offset):
+        raise text.refuse(clause, "LIMIT n and OFFSET n are allowed.")
+    text.only(clause, "expression")
+    node = clause.expression
+    if type(node) is not exp.Literal or node.is_string or not str(node.this).isdecimal() or len(str(node.this)) > 18:
+        raise text.refuse(clause, f"{name.upper()} is an integer constant, not negative.")
+    return int(node.this)
+
+
 class _Binder:
     """Binds one SELECT."""
 
-    def __init__(self, tree: exp.Select, text: Text, find: Callable[[str], StoredCollection | None]) -> None:
+    def __init__(self, tree: exp.Select, text: Text, find: Find) -> None:
         self._tree = tree
         self._text = text
         self._find = find
         self._scope = Scope()
-        self._expressions = Expressions(text, self._scope)
+        self._expressions = expressions(text, self._scope)
 
     def query(self) -> Query:
         sources = self._sources()
@@ -78,11 +122,14 @@ class _Binder:
             having=None if having is None else self._expressions.condition(having, aggregates=True),
             order_by=self._order_by(outputs),
             distinct=self._distinct(),
-            limit=self._row_number("limit"),
-            offset=self._row_number("offset"),
+            limit=row_number(self._text, self._tree, "limit"),
+            offset=row_number(self._text, self._tree, "offset"),
+            min_cell=max(source.readable.min_cell for source in sources),
         )
         self._check_grouping(query)
         self._check_distinct(query)
+        if query.min_cell:
+            self._check_counting(query)
         return query
 
     def _clause(self, name: str) -> exp.Expr | None:
@@ -97,23 +144,10 @@ class _Binder:
         joins: Sequence[exp.Join] = self._tree.args.get("joins") or ()
         sources = []
         for index, table in enumerate(_tables(self._text, self._tree)):
-            collection = self._collection(table)
+            readable = add_source(self._text, table, self._scope, self._find)
             join, condition = self._join(joins[index - 1]) if index else ("", None)
-            sources.append(Source(collection, join, None if condition is None else self._expressions.condition(condition)))
+            sources.append(Source(readable, join, None if condition is None else self._expressions.condition(condition)))
         return tuple(sources)
-
-    def _collection(self, table: exp.Expr) -> StoredCollection:
-        collection = self._find(fold_path(_path(self._text, table)))
-        if collection is None:
-            raise self._text.refuse(table, "no such collection, or you may not read it.", "COLLECTION_NOT_FOUND")
-        alias = table.args.get("alias")
-        if alias is not None:
-            self._text.only(alias, "this")
-        try:
-            self._scope.add(collection, None if alias is None else identifier(alias.this))
-        except UnknownName as error:
-            raise self._text.refuse(table, str(error)) from None
-        return collection
 
     def _join(self, join: exp.Join) -> tuple[str, exp.Expr | None]:
         self._text.only(join, "this", "side", "kind", "on")
@@ -166,7 +200,7 @@ class _Binder:
             stored = self._scope.attribute(expression)
             if stored is not None:
                 return Output(alias or stored.attribute.name, expression, expression.type, stored.attribute.unit)
-            return Output(alias or KEY_NAME, expression, expression.type)
+            return Output(alias or (ACL_NAME if expression.slot else KEY_NAME), expression, expression.type)
         if isinstance(expression, Aggregate):
             return Output(alias or expression.function, expression, expression.type)
         return Output(alias or "expression", expression, expression.type)
@@ -224,18 +258,6 @@ class _Binder:
             self._text.only(node)
         return node is not None
 
-    def _row_number(self, name: str) -> int | None:
-        clause = self._tree.args.get(name)
-        if clause is None:
-            return None
-        if type(clause) not in (exp.Limit, exp.Offset):
-            raise self._text.refuse(clause, "LIMIT n and OFFSET n are allowed.")
-        self._text.only(clause, "expression")
-        node = clause.expression
-        if type(node) is not exp.Literal or node.is_string or not str(node.this).isdecimal() or len(str(node.this)) > 18:
-            raise self._text.refuse(clause, f"{name.upper()} is an integer constant, not negative.")
-        return int(node.this)
-
     def _check_grouping(self, query: Query) -> None:
         expressions = [output.expression for output in query.outputs] + [order.expression for order in query.order_by]
         expressions += [] if query.having is None else [query.having]
@@ -252,6 +274,21 @@ class _Binder:
         selected = {output.expression for output in query.outputs}
         if query.distinct and any(order.expression not in selected for order in query.order_by):
             raise self._text.refuse(self._tree.args["order"], "with DISTINCT, ORDER BY takes columns of the SELECT list.")
+
+    def _check_counting(self, query: Query) -> None:
+        """Check that a query of what may only be counted tells nothing else."""
+        count = Aggregate("count", None, False, AttributeType.INT)
+        allowed = {*query.group_by, count}
+        asked = [*(output.expression for output in query.outputs), *(order.expression for order in query.order_by)]
+        whole = [*query.group_by, *([] if query.where is None else [query.where])]
+        plain = len(query.sources) == 1 and query.having is None and not query.distinct
+        if not plain or count not in asked or any(item not in allowed for item in asked) or not all(is_total(item) for item in whole):
+            raise self._text.refuse(
+                self._tree,
+                "you may only count here: one collection, SELECT of what stands in GROUP BY and COUNT(*), no HAVING or DISTINCT,"
+                " and conditions without arithmetic, CAST or text functions.",
+                "QUERY_COUNTS_ONLY",
+            )
 
 
 def _is_grouped(expression: Expression, groups: frozenset[Expression]) -> bool:

@@ -18,11 +18,37 @@ logging.getLogger("sqlglot").disabled = True
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
 _PREFIX = {TokenType.NOT, TokenType.DASH, TokenType.PLUS, TokenType.TILDE}
+_STATEMENTS = (exp.Select, exp.Update, exp.Delete)
+_STARTS = {TokenType.SELECT, TokenType.UPDATE, TokenType.DELETE}
 _CACHED_LENGTH = 2_000
+
+
+Statement = exp.Select | exp.Update | exp.Delete
 
 
 def parse(text: str) -> exp.Select:
     """Return the tree of one SELECT. The tree is shared between calls: do not change it.
+
+    Raises:
+        Refusal: it is anything else; the message says where and what is allowed.
+        Invalid: it is too long.
+    """
+    tree = parse_statement(text)
+    if type(tree) is not exp.Select:
+        raise refuse_at(text, 0, "only SELECT is allowed.")
+    return tree
+
+
+def parse_change(text: str) -> exp.Update | exp.Delete:
+    """Return the tree of one UPDATE or DELETE, as `parse` does for a SELECT."""
+    tree = parse_statement(text)
+    if not isinstance(tree, exp.Update | exp.Delete):
+        raise refuse_at(text, 0, "only UPDATE and DELETE are allowed.")
+    return tree
+
+
+def parse_statement(text: str) -> Statement:
+    """Return the tree of one SELECT, UPDATE or DELETE, as `parse` does for a SELECT.
 
     Raises:
         Refusal: it is anything else; the message says where and what is allowed.
@@ -34,11 +60,11 @@ def parse(text: str) -> exp.Select:
 
 
 @lru_cache(maxsize=512)
-def _parse_cached(text: str) -> exp.Select:
+def _parse_cached(text: str) -> Statement:
     return _parse(text)
 
 
-def _parse(text: str) -> exp.Select:
+def _parse(text: str) -> Statement:
     tokens = _tokens(text)
     _check_tokens(text, tokens)
     try:
@@ -51,7 +77,7 @@ def _parse(text: str) -> exp.Select:
         if not isinstance(error, SqlglotError | ValueError | TypeError | AttributeError | KeyError | IndexError):
             raise
         raise refuse_at(text, 0, "not a SELECT that can be read.") from None
-    if len(trees) != 1 or type(trees[0]) is not exp.Select:
+    if len(trees) != 1 or not isinstance(trees[0], Statement) or type(trees[0]) not in _STATEMENTS:
         raise refuse_at(text, 0, "one SELECT is allowed, without UNION, INTERSECT, EXCEPT or parentheses around it.")
     return trees[0]
 
@@ -71,8 +97,8 @@ def _tokens(text: str) -> list[Token]:
 def _check_tokens(text: str, tokens: list[Token]) -> None:
     if len(tokens) > MAX_TOKENS:
         raise refuse_at(text, tokens[MAX_TOKENS].start, f"a query has at most {MAX_TOKENS} words and signs.", "QUERY_TOO_LONG")
-    if not tokens or tokens[0].token_type is not TokenType.SELECT:
-        raise refuse_at(text, tokens[0].start if tokens else 0, "only SELECT is allowed.")
+    if not tokens or tokens[0].token_type not in _STARTS:
+        raise refuse_at(text, tokens[0].start if tokens else 0, "only SELECT, and where changes are made UPDATE and DELETE, is allowed.")
     depth = prefix = 0
     for token in tokens:
         if token.comments or token.token_type is TokenType.HINT:

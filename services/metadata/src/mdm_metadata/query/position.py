@@ -11,6 +11,11 @@ class Refusal(Invalid):
         super().__init__(reason, f"line {line}, column {column}: {message}", fields={"sql": f"{line}:{column}"})
         self.line = line
         self.column = column
+        self._told = message
+
+    def moved(self, lines: int) -> "Refusal":
+        """Return the same refusal, told of a text that begins so many lines later."""
+        return Refusal(self.reason, self._told, max(1, self.line + lines), self.column)
 
 
 def refuse_at(text: str, offset: int, message: str, reason: str = "QUERY_INVALID") -> Refusal:

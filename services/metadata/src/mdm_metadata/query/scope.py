@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sqlglot import exp
 
-from mdm_metadata.model import KEY_NAME, AttributeType, StoredAttribute, StoredCollection
-from mdm_metadata.query.tree import Column
+from mdm_metadata.model import ACL_NAME, KEY_NAME, AttributeType, StoredAttribute, StoredCollection
+from mdm_metadata.query.tree import ACL_SLOT, Column
 
 
 class UnknownName(Exception):
@@ -61,18 +61,21 @@ class Scope:
         """Return what `*` or `alias.*` means: the key, then the attributes in order of definition."""
         columns = []
         for index in self.sources(qualifier):
-            columns.append(Column(index, "", AttributeType.TEXT))
+            if self.collections[index].has_key:
+                columns.append(Column(index, "", AttributeType.TEXT))
             columns.extend(Column(index, stored.slot, stored.attribute.type) for stored in self.collections[index].attributes)
         return columns
 
     def attribute(self, column: Column) -> StoredAttribute | None:
-        """Return the attribute behind a column; None for the key."""
+        """Return the attribute behind a column; None for the key and the ACL."""
         return next((stored for stored in self.collections[column.source].attributes if stored.slot == column.slot), None)
 
     def _column(self, index: int, folded: str) -> Column | None:
-        if folded == KEY_NAME:
+        if folded == KEY_NAME and self.collections[index].has_key:
             return Column(index, "", AttributeType.TEXT)
         stored = self.collections[index].by_name.get(folded)
+        if stored is None and folded == ACL_NAME and self.collections[index].has_key:
+            return Column(index, ACL_SLOT, AttributeType.UUID)
         return None if stored is None else Column(index, stored.slot, stored.attribute.type)
 
 

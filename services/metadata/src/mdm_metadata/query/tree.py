@@ -5,14 +5,20 @@ from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
-from mdm_metadata.model import AttributeType, StoredCollection
+from mdm_service.acl import Permission
+from mdm_service.identity import Caller
+
+from mdm_metadata.model import AttributeType, StoredAttribute, StoredCollection
 
 Constant = int | float | str | bool | Decimal | date | datetime | UUID | None
 
 
+ACL_SLOT = "acl"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """An attribute of one source; `slot` is empty for the key."""
+    """An attribute of one source; `slot` is empty for the key and `ACL_SLOT` for the id of the entry's ACL."""
 
     source: int
     slot: str
@@ -72,10 +78,29 @@ def walk(expression: Expression) -> list[Expression]:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A collection in FROM; `join` is empty for the first and for a comma."""
+class Readable:
+    """A collection or view, and which rows are seen: those on which `reader` holds one of `permissions`, and that fulfil `condition`.
+
+    With `min_cell`, nothing but counts of at least that many rows may be told. `condition` cannot fail on any value.
+    """
 
     collection: StoredCollection
+    reader: Caller
+    permissions: int = int(Permission.READ)
+    condition: Expression | None = None
+    min_cell: int = 0
+
+    @property
+    def entries_of(self) -> int:
+        """The collection that holds the entries."""
+        return self.collection.id if self.collection.view is None else self.collection.view.target_id
+
+
+@dataclass(frozen=True)
+class Source:
+    """What stands in FROM; `join` is empty for the first and for a comma."""
+
+    readable: Readable
     join: str = ""
     on: Expression | None = None
 
@@ -112,3 +137,16 @@ class Query:
     distinct: bool
     limit: int | None
     offset: int | None
+    min_cell: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """An UPDATE (with `sets`) or DELETE (without) of one collection; with a limit, rows that others hold are skipped."""
+
+    readable: Readable
+    sets: tuple[tuple[StoredAttribute, Expression], ...]
+    where: Expression | None
+    order_by: tuple[Order, ...]
+    limit: int | None
+    returning: tuple[Output, ...]

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from mdm_service.errors import Aborted
 from mdm_service.identity import Caller
 
-from mdm_metadata.model import EntryWrite, StoredEntry
+from mdm_metadata.model import AttributeType, EntryWrite, StoredEntry
+from mdm_metadata.query.compile import compile_checks
+from mdm_metadata.query.render import STORED
+from mdm_metadata.query.tree import Expression
 
 
 def find_entries(connection: psycopg.Connection, collection_id: int, keys: Iterable[str], caller: Caller) -> dict[str, StoredEntry]:
@@ -60,8 +64,12 @@ def _arrays(collection_id: int, entries: Sequence[EntryWrite]) -> tuple[object, 
         collection_id,
         [entry.key for entry in entries],
         [entry.acl_id for entry in entries],
-        [json.dumps(entry.values, separators=(",", ":"), allow_nan=False) for entry in entries],
+        [_json(entry) for entry in entries],
     )
+
+
+def _json(entry: EntryWrite) -> str:
+    return json.dumps(entry.values, separators=(",", ":"), allow_nan=False)
 
 
 def _write_unique(connection: psycopg.Connection, collection_id: int, entries: Sequence[EntryWrite]) -> None:
@@ -98,3 +106,56 @@ def delete_entries(connection: psycopg.Connection, collection_id: int, keys: Seq
     """Delete entries."""
     if keys:
         connection.execute("DELETE FROM entry WHERE collection_id = %s AND key = ANY (%s)", (collection_id, list(keys)))
+
+
+def find_violations(
+    connection: psycopg.Connection, collection_id: int, entries: Sequence[EntryWrite], checks: Sequence[Expression]
+) -> dict[str, int]:
+    """Return the number of the first check that an entry, as it would be after being written, does not fulfil, by key."""
+    sql, parameters = compile_checks(checks)
+    rows = connection.execute(
+        f"SELECT key, failed FROM (SELECT e.key, {sql} AS failed FROM ("  # noqa: S608 - compiled
+        "SELECT item.key, jsonb_strip_nulls(coalesce(entry.attributes, '{}') || item.attributes::jsonb) AS attributes"
+        " FROM unnest(%(keys)s::text[], %(values)b::text[]) AS item (key, attributes)"
+        " LEFT JOIN entry ON entry.collection_id = %(collection)s AND entry.key = item.key) AS e) AS checked"
+        " WHERE failed IS NOT NULL".encode(),
+        {**parameters, "keys": [e.key for e in entries], "values": [_json(e) for e in entries], "collection": collection_id},
+    )
+    return dict(rows.fetchall())
+
+
+def visible_keys(connection: psycopg.Connection, collection_id: int, keys: Iterable[str], caller: Caller, permissions: int) -> set[str]:
+    """Return which entries exist under whose ACL the caller holds one of `permissions`, kept from being deleted."""
+    rows = connection.execute(
+        "SELECT e.key FROM entry AS e WHERE e.collection_id = %s AND e.key = ANY (%s)"
+        " AND acl_permissions(e.acl_id, %s, %s) & %s <> 0 ORDER BY e.key FOR KEY SHARE OF e",
+        (collection_id, list(keys), caller.dn, sorted(caller.principals), permissions),
+    )
+    return {key for (key,) in rows}
+
+
+def referenced_keys(connection: psycopg.Connection, collection_id: int, keys: Sequence[str]) -> set[str]:
+    """Return which entries others refer to by a reference attribute."""
+    references = connection.execute("SELECT collection_id, slot FROM attribute WHERE reference_id = %s", (collection_id,)).fetchall()
+    found: set[str] = set()
+    for referring, slot in references:
+        wanted: list[Any] = list(keys)
+        kind = AttributeType.UUID if slot.startswith("u") else AttributeType.TEXT
+        if kind is AttributeType.UUID:
+            wanted = [key for key in keys if _is_uuid(key)]
+        stored = STORED[kind].format(slot)
+        rows = connection.execute(
+            f"SELECT DISTINCT e.attributes->>'{slot}' FROM entry AS e"  # noqa: S608 - a slot is ours
+            f" WHERE e.collection_id = %s AND {stored} = ANY (%s{'::uuid[]' if kind is AttributeType.UUID else ''})"
+            " AND NOT (e.collection_id = %s AND e.key = ANY (%s))".encode(),
+            (referring, wanted, collection_id, list(keys)),
+        )
+        found |= {key for (key,) in rows}
+    return found
+
+
+def _is_uuid(key: str) -> bool:
+    try:
+        return str(UUID(key)) == key
+    except ValueError:
+        return False

@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -10,60 +11,113 @@ import psycopg
 from mdm_service.acl import Permission
 from mdm_service.identity import Caller
 
-from mdm_metadata.model import Attribute, AttributeType, Collection, StoredAttribute, StoredCollection, assign_slots, parent_of
+from mdm_metadata.model import (
+    Attribute,
+    AttributeType,
+    Check,
+    Collection,
+    StoredAttribute,
+    StoredCollection,
+    StoredView,
+    assign_slots,
+    fold_path,
+    parent_of,
+)
 
-_COLUMNS = "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, acl_permissions(c.acl_id, %(caller)s, %(principals)s)"
-Row = tuple[int, str, UUID, UUID, bool, int]
+_COLUMNS = (
+    "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell, acl_permissions(c.acl_id, %(caller)s, %(principals)s),"
+    " c.rev, v.target_id, t.rev"
+)
+_FROM = "collection AS c LEFT JOIN view AS v ON v.collection_id = c.id LEFT JOIN collection AS t ON t.id = v.target_id"
+Row = tuple[int, str, UUID, UUID, bool, int, int, int, int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a collection has besides rights: attributes and checks, or what a view shows of its target."""
+
+    attributes: tuple[StoredAttribute, ...] = ()
+    checks: tuple[Check, ...] = ()
+    view: StoredView | None = None
 
 
 class SchemaCache:
-    """Schemas by collection id. A schema never changes and an id is never used again, so nothing here becomes stale."""
+    """Schemas by collection id and the number of changes so far; what that names never changes, so nothing here becomes stale."""
 
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._schemas: OrderedDict[int, tuple[StoredAttribute, ...]] = OrderedDict()
+        self._schemas: OrderedDict[tuple[int, int], Schema] = OrderedDict()
 
-    def fill(self, connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, tuple[StoredAttribute, ...]]:
-        """Return the schemas of collections, read from the database where they are not known."""
+    def fill(self, connection: psycopg.Connection, keys: Sequence[tuple[int, int]]) -> dict[int, Schema]:
+        """Return the schemas of collections by id, read from the database where they are not known."""
         with self._lock:
-            found = {number: self._schemas[number] for number in ids if number in self._schemas}
-        missing = [number for number in ids if number not in found]
+            found = {key[0]: self._schemas[key] for key in keys if key in self._schemas}
+        missing = {key[0]: key for key in keys if key[0] not in found}
         if missing:
-            read = read_attributes(connection, missing)
+            read = read_schemas(connection, list(missing))
             found.update(read)
             with self._lock:
-                self._schemas.update(read)
+                self._schemas.update({missing[number]: schema for number, schema in read.items()})
                 while len(self._schemas) > self._size:
                     self._schemas.popitem(last=False)
         return found
 
 
-def read_attributes(connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, tuple[StoredAttribute, ...]]:
-    """Return the attributes of collections, in order of definition."""
-    found: dict[int, list[StoredAttribute]] = {number: [] for number in ids}
+def read_schemas(connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, Schema]:
+    """Return the schemas of collections, attributes in order of definition."""
+    attributes: dict[int, list[StoredAttribute]] = {number: [] for number in ids}
     rows = connection.execute(
-        "SELECT collection_id, slot, name, type, length, unit, description, not_null, indexed, is_unique"
-        " FROM attribute WHERE collection_id = ANY (%s) ORDER BY collection_id, position",
+        "SELECT a.collection_id, a.slot, a.position, coalesce(a.moving_to, ''), a.reference_id, a.name, a.type, a.length, a.unit,"
+        " a.description, a.not_null, a.indexed, a.is_unique, coalesce(r.path, '')"
+        " FROM attribute AS a LEFT JOIN collection AS r ON r.id = a.reference_id"
+        " WHERE a.collection_id = ANY (%s) ORDER BY a.collection_id, a.position",
         (list(ids),),
     )
-    for number, slot, name, kind, *rest in rows:
-        found[number].append(StoredAttribute(Attribute(name, AttributeType(kind), *rest), slot))
-    return {number: tuple(attributes) for number, attributes in found.items()}
+    for number, slot, position, moving_to, reference_id, name, kind, *rest in rows:
+        attribute = Attribute(name, AttributeType(kind), *rest)
+        attributes[number].append(StoredAttribute(attribute, slot, position, moving_to, reference_id))
+    checks = _read_checks(connection, ids)
+    views = _read_views(connection, ids)
+    return {number: Schema(tuple(attributes[number]), tuple(checks.get(number, ())), views.get(number)) for number in ids}
+
+
+def _read_checks(connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, list[Check]]:
+    found: dict[int, list[Check]] = {}
+    rows = connection.execute(
+        "SELECT collection_id, name, condition FROM check_constraint WHERE collection_id = ANY (%s) ORDER BY name", (list(ids),)
+    )
+    for number, name, condition in rows:
+        found.setdefault(number, []).append(Check(name, condition))
+    return found
+
+
+def _read_views(connection: psycopg.Connection, ids: Sequence[int]) -> dict[int, StoredView]:
+    rows = connection.execute(
+        "SELECT v.collection_id, v.target_id, t.path, v.definer, v.condition, v.with_key,"
+        " (SELECT array_agg(a.name ORDER BY a.position) FROM view_attribute AS a WHERE a.collection_id = v.collection_id),"
+        " (SELECT array_agg(a.target_position ORDER BY a.position) FROM view_attribute AS a WHERE a.collection_id = v.collection_id)"
+        " FROM view AS v JOIN collection AS t ON t.id = v.target_id WHERE v.collection_id = ANY (%s)",
+        (list(ids),),
+    )
+    return {
+        number: StoredView(target, path, definer, condition, with_key, tuple(zip(names or (), positions or (), strict=True)))
+        for number, target, path, definer, condition, with_key, names, positions in rows
+    }
 
 
 def find_collections(
     connection: psycopg.Connection, cache: SchemaCache, paths: Iterable[str], caller: Caller
 ) -> dict[str, StoredCollection]:
     """Return the collections that exist among folded paths; they cannot be dropped until the transaction ends."""
-    return with_schemas(connection, cache, select_collections(connection, paths, caller, " FOR KEY SHARE"))
+    return with_schemas(connection, cache, select_collections(connection, paths, caller, " FOR KEY SHARE OF c"))
 
 
 def select_collections(
     connection: psycopg.Connection, paths: Iterable[str], caller: Caller, lock: LiteralString = ""
 ) -> psycopg.Cursor[Any]:
     """Ask for the collections that exist among folded paths; `with_schemas` reads the answer."""
-    query = f"SELECT {_COLUMNS} FROM collection AS c WHERE c.folded_path = ANY (%(paths)s) ORDER BY c.id{lock}"  # noqa: S608 - constants
+    query = f"SELECT {_COLUMNS} FROM {_FROM} WHERE c.folded_path = ANY (%(paths)s) ORDER BY c.id{lock}"  # noqa: S608 - constants
     return connection.execute(query, {"paths": list(paths), "caller": caller.dn, "principals": sorted(caller.principals)})
 
 
@@ -79,7 +133,7 @@ def list_collections(
     wanted = int(Permission.LIST | Permission.GET)
     below = path.rstrip("/")
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM collection AS c"  # noqa: S608 - constants only
+        f"SELECT {_COLUMNS} FROM {_FROM}"  # noqa: S608 - constants only
         " WHERE (c.folded_path = %(path)s OR (c.folded_path > %(below)s || '/' AND c.folded_path < %(below)s || '0'))"
         " AND c.folded_path > %(after)s"
         " AND c.acl_id IN (SELECT id FROM acl WHERE owner = %(caller)s UNION ALL"
@@ -105,10 +159,10 @@ def insert_collections(connection: psycopg.Connection, collections: Sequence[Col
         return set()
     for level in _levels(collections):
         rows = connection.execute(
-            "INSERT INTO collection (parent_id, path, folded_path, acl_id, default_acl_id, sensitive)"
-            " SELECT parent.id, item.path, item.folded, item.acl_id, item.default_acl_id, item.sensitive"
-            " FROM unnest(%s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::boolean[])"
-            " AS item (path, folded, parent, acl_id, default_acl_id, sensitive)"
+            "INSERT INTO collection (parent_id, path, folded_path, acl_id, default_acl_id, sensitive, min_cell)"
+            " SELECT parent.id, item.path, item.folded, item.acl_id, item.default_acl_id, item.sensitive, item.min_cell"
+            " FROM unnest(%s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::boolean[], %s::integer[])"
+            " AS item (path, folded, parent, acl_id, default_acl_id, sensitive, min_cell)"
             " JOIN collection AS parent ON parent.folded_path = item.parent"
             " ON CONFLICT (folded_path) DO NOTHING RETURNING folded_path, id",
             (
@@ -118,6 +172,7 @@ def insert_collections(connection: psycopg.Connection, collections: Sequence[Col
                 [item.acl_id for item in level],
                 [item.default_acl_id for item in level],
                 [item.sensitive for item in level],
+                [item.min_cell for item in level],
             ),
         )
         inserted.update(dict(rows.fetchall()))
@@ -134,27 +189,71 @@ def _levels(collections: Sequence[Collection]) -> list[list[Collection]]:
 
 
 def _insert_attributes(connection: psycopg.Connection, collections: dict[int, Collection]) -> None:
+    rows = [(number, stored) for number, item in collections.items() for stored in assign_slots(item.attributes)]
+    insert_attributes(connection, rows)
+
+
+def insert_attributes(connection: psycopg.Connection, attributes: Sequence[tuple[int, StoredAttribute]]) -> None:
+    """Insert attributes of collections (by id)."""
     rows = [
-        (number, position, stored.slot, a.name, int(a.type), a.length, a.unit, a.description, a.not_null, a.indexed, a.unique)
-        for number, item in collections.items()
-        for position, stored in enumerate(assign_slots(item.attributes))
-        for a in (stored.attribute,)
+        (
+            number,
+            s.position,
+            s.slot,
+            a.name,
+            int(a.type),
+            a.length,
+            a.unit,
+            a.description,
+            a.not_null,
+            a.indexed,
+            a.unique,
+            fold_path(a.references),
+        )
+        for number, s in attributes
+        for a in (s.attribute,)
     ]
     if rows:
         connection.execute(
-            "INSERT INTO attribute (collection_id, position, slot, name, type, length, unit, description, not_null, indexed, is_unique)"
-            " SELECT * FROM unnest(%s::bigint[], %s::integer[], %s::text[], %s::text[],"
-            " %s::smallint[], %s::integer[], %s::text[], %s::text[], %s::boolean[], %s::boolean[], %s::boolean[])",
+            "INSERT INTO attribute (collection_id, position, slot, name, type, length, unit, description, not_null, indexed, is_unique,"
+            " reference_id) SELECT item.number, item.position, item.slot, item.name, item.type, item.length, item.unit, item.description,"
+            " item.not_null, item.indexed, item.is_unique, r.id FROM unnest(%s::bigint[], %s::integer[], %s::text[], %s::text[],"
+            " %s::smallint[], %s::integer[], %s::text[], %s::text[], %s::boolean[], %s::boolean[], %s::boolean[], %s::text[])"
+            " AS item (number, position, slot, name, type, length, unit, description, not_null, indexed, is_unique, path)"
+            " LEFT JOIN collection AS r ON r.folded_path = item.path",
             [list(column) for column in zip(*rows, strict=True)],
         )
 
 
 def _stored(connection: psycopg.Connection, cache: SchemaCache, rows: Sequence[Row]) -> list[StoredCollection]:
-    schemas = cache.fill(connection, [row[0] for row in rows])
-    return [_collection(row, schemas[row[0]]) for row in rows]
+    wanted = {(row[0], row[7]) for row in rows} | {(row[8], row[9]) for row in rows if row[8] is not None and row[9] is not None}
+    schemas = cache.fill(connection, sorted(wanted))
+    return [_collection(row, schemas) for row in rows]
 
 
-def _collection(row: Row, attributes: tuple[StoredAttribute, ...]) -> StoredCollection:
-    number, path, acl_id, default_acl_id, sensitive, permissions = row
-    schema = tuple(stored.attribute for stored in attributes)
-    return StoredCollection(number, Collection(path, schema, acl_id, default_acl_id, sensitive), attributes, permissions)
+def _collection(row: Row, schemas: Mapping[int, Schema]) -> StoredCollection:
+    number, path, acl_id, default_acl_id, sensitive, min_cell, permissions, _, _, _ = row
+    schema = schemas[number]
+    attributes = schema.attributes if schema.view is None else _shown(schema.view, schemas[schema.view.target_id])
+    described = tuple(stored.attribute for stored in attributes)
+    collection = Collection(path, described, acl_id, default_acl_id, sensitive, min_cell)
+    has_key = schema.view is None or schema.view.with_key
+    return StoredCollection(number, collection, attributes, permissions, schema.checks, schema.view, has_key)
+
+
+def _shown(view: StoredView, target: Schema) -> tuple[StoredAttribute, ...]:
+    """Return the target's attributes that a view shows, under their names there; a link shows all."""
+    if view.definer is None:
+        return target.attributes
+    by_position = {stored.position: stored for stored in target.attributes}
+    found = [(name, by_position[position]) for name, position in view.names if position in by_position]
+    return tuple(replace(stored, attribute=replace(stored.attribute, name=name)) for name, stored in found)
+
+
+def acl_permissions(connection: psycopg.Connection, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
+    """Return what the caller may do under each ACL that exists."""
+    rows = connection.execute(
+        "SELECT id, acl_permissions(id, %s, %s) FROM acl WHERE id = ANY (%s) FOR KEY SHARE",
+        (caller.dn, sorted(caller.principals), list(ids)),
+    )
+    return dict(rows.fetchall())

@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from mdm_service.errors import Exhausted, Invalid
 from mdm_service.identity import Caller
+from psycopg import IsolationLevel
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from mdm_metadata.model import AttributeType, StoredCollection
@@ -16,8 +19,8 @@ from mdm_metadata.store.schema import SchemaCache, select_collections, with_sche
 BATCH = 1_000
 _FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
 _SETTINGS = (
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';"
-    " SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL statement_timeout = "
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('cursor_tuple_fraction', '1', true),"
+    " set_config('jit', 'off', true), set_config('statement_timeout', %s, true)"
 )
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
@@ -50,7 +53,8 @@ class PostgresQuerySession:
         self._connection = connection
         self._cache = cache
         self._limits = limits
-        self._settings = f"{_SETTINGS}{max(1, int(limits.statement_seconds * 1000))}".encode()  # one round trip
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
         self._lock = threading.Lock()
         self._running = True
         self._cancelled = False
@@ -59,8 +63,12 @@ class PostgresQuerySession:
         """End the snapshot; close the connection if `cancel` was called."""
         with self._lock:
             self._running = False
-        if self._cancelled:
+        if self._cancelled or self._connection.closed:
             self._connection.close()
+            return
+        self._connection.rollback()
+        self._connection.isolation_level = None
+        self._connection.read_only = None
 
     def cancel(self) -> None:
         """Stop what runs, from any thread."""
@@ -70,9 +78,13 @@ class PostgresQuerySession:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Begin the snapshot and return the collections that exist among folded paths."""
-        self._connection.execute(self._settings)
-        return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
+        """Begin the snapshot, at the first call, and return the collections that exist among folded paths."""
+        if self._connection.info.transaction_status is not TransactionStatus.IDLE:
+            return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
+        with self._connection.pipeline():  # the beginning, the settings and the question in one round trip
+            self._connection.execute(_SETTINGS, (str(max(1, int(self._limits.statement_seconds * 1000))),))
+            rows = select_collections(self._connection, paths, caller)
+        return with_schemas(self._connection, self._cache, rows)
 
     def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
         """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns; a cancelled one just ends."""
@@ -93,14 +105,23 @@ class PostgresQuerySession:
                     "QUERY_TIMEOUT", f"Not done in {self._limits.statement_seconds:g} s: make the query more selective."
                 ) from None
         except psycopg.Error as error:
-            raise _translated(error) from None
+            raise translated(error) from None
+
+    def explain(self, statement: Statement) -> list[str]:
+        """Return PostgreSQL's plan of a statement, line by line."""
+        rows = self._connection.execute(f"EXPLAIN {statement.sql}".encode(), statement.parameters)
+        return [str(line) for (line,) in rows]
 
     def _fetch(self, statement: Statement) -> Iterator[list[tuple[object, ...]]]:
         with self._connection.cursor() as cursor:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
             if statement.limit is not None and statement.limit <= BATCH:
-                if rows := cursor.execute(statement.sql.encode(), statement.parameters).fetchall():
+                with self._connection.pipeline():  # the question and the end of the snapshot in one round trip
+                    cursor.execute(statement.sql.encode(), statement.parameters)
+                    self._connection.commit()
+                    rows = cursor.fetchall()
+                if rows:
                     yield rows
                 return
             cursor.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters, prepare=False)
@@ -110,7 +131,27 @@ class PostgresQuerySession:
                     return
 
 
-def _translated(error: psycopg.Error) -> Exception:
+def read_all(connection: psycopg.Connection, statement: Statement, first: int = 0) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement within a transaction, in the form a session gives; outputs begin at `first`.
+
+    Raises:
+        Invalid: a value cannot be computed.
+    """
+    timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
+    connection.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'")
+    try:
+        with connection.cursor() as cursor:
+            for name in _TEXT_TYPES:
+                cursor.adapters.register_loader(name, TextLoader)
+            rows = cursor.execute(statement.sql.encode(), statement.parameters).fetchall()
+    except psycopg.Error as error:
+        raise translated(error) from None
+    if not timestamps:
+        return rows
+    return [tuple(_iso(str(v)) if i in timestamps and v is not None else v for i, v in enumerate(row)) for row in rows]
+
+
+def translated(error: psycopg.Error) -> Exception:
     """Return what a caller is told about a statement that failed; the error itself when it was not foreseen."""
     state = error.sqlstate or ""
     if state.startswith("22"):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -13,8 +14,14 @@ from mdm_service.identity import Caller
 from psycopg_pool import ConnectionPool
 
 from mdm_metadata.model import Collection, EntryWrite, StoredCollection, StoredEntry
+from mdm_metadata.port import VISIBLE
+from mdm_metadata.query.compile import Statement
+from mdm_metadata.query.tree import Expression
 from mdm_metadata.store import entry, schema
-from mdm_metadata.store.session import PostgresQuerySession, QueryLimits
+from mdm_metadata.store.alteration import PostgresAlteration
+from mdm_metadata.store.filling import PostgresFilling
+from mdm_metadata.store.sequence import PostgresSequences
+from mdm_metadata.store.session import PostgresQuerySession, QueryLimits, read_all
 
 ATTEMPTS = 3
 
@@ -36,21 +43,19 @@ class PostgresTransaction:
 
     def acl_permissions(self, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
         """Return what the caller may do under each ACL that exists."""
-        rows = self._connection.execute(
-            "SELECT id, acl_permissions(id, %s, %s) FROM acl WHERE id = ANY (%s) FOR KEY SHARE",
-            (caller.dn, sorted(caller.principals), list(ids)),
-        )
-        return dict(rows.fetchall())
+        return schema.acl_permissions(self._connection, ids, caller)
 
     def insert_collections(self, collections: Sequence[Collection]) -> set[str]:
         """Insert collections, parents before children; return the folded paths of those that did not exist."""
         return schema.insert_collections(self._connection, collections)
 
     def drop_collection(self, collection_id: int) -> bool:
-        """Drop a collection with its entries; False when collections are below it."""
+        """Drop a collection with its entries; False when collections are below it, views show it or attributes refer to it."""
         self._connection.execute("SELECT FROM collection WHERE id = %s FOR UPDATE", (collection_id,))
         dropped = self._connection.execute(
-            "DELETE FROM collection WHERE id = %(id)s AND NOT EXISTS (SELECT FROM collection WHERE parent_id = %(id)s) RETURNING id",
+            "DELETE FROM collection WHERE id = %(id)s AND NOT EXISTS (SELECT FROM collection WHERE parent_id = %(id)s)"
+            " AND NOT EXISTS (SELECT FROM view WHERE target_id = %(id)s)"
+            " AND NOT EXISTS (SELECT FROM attribute WHERE reference_id = %(id)s AND collection_id <> %(id)s) RETURNING id",
             {"id": collection_id},
         )
         return dropped.fetchone() is not None
@@ -75,6 +80,30 @@ class PostgresTransaction:
         """Delete entries."""
         entry.delete_entries(self._connection, collection_id, keys)
 
+    def violations(self, collection_id: int, entries: Sequence[EntryWrite], checks: Sequence[Expression]) -> dict[str, int]:
+        """Return the number of the first check that an entry, as it would be after being written, does not fulfil, by key."""
+        return entry.find_violations(self._connection, collection_id, entries, checks)
+
+    def visible_keys(self, collection_id: int, keys: Iterable[str], caller: Caller) -> set[str]:
+        """Return which entries exist that the caller may list, get or read; they cannot be deleted until the transaction ends."""
+        return entry.visible_keys(self._connection, collection_id, keys, caller, int(VISIBLE))
+
+    def referenced_keys(self, collection_id: int, keys: Sequence[str]) -> set[str]:
+        """Return which entries others refer to by a reference attribute."""
+        return entry.referenced_keys(self._connection, collection_id, keys)
+
+    def select_changed(self, statement: Statement) -> list[tuple[Any, ...]]:
+        """Lock the entries that a change concerns and return key and new values of each."""
+        return read_all(self._connection, statement, 1)
+
+    def read(self, statement: Statement) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, as the transaction sees them."""
+        return read_all(self._connection, statement)
+
+    def sequences(self) -> PostgresSequences:
+        """Return the sequences."""
+        return PostgresSequences(self._connection)
+
 
 class PostgresStore:
     """The metadata database."""
@@ -94,6 +123,16 @@ class PostgresStore:
         """Yield transactions to try until one commits."""
         for attempt in range(ATTEMPTS):
             yield _Attempt(self.transaction(), last=attempt == ATTEMPTS - 1)
+
+    @contextmanager
+    def altering(self) -> Iterator[PostgresAlteration]:
+        """Begin a transaction that changes a schema."""
+        with self._pool.connection() as connection:
+            yield PostgresAlteration(connection, self._cache)
+
+    def filling(self) -> PostgresFilling:
+        """Return the way to work through all entries of a collection."""
+        return PostgresFilling(self._pool)
 
     @contextmanager
     def querying(self) -> Iterator[PostgresQuerySession]:

@@ -1,0 +1,245 @@
+"""meta dump and meta load: collections with their entries to a file and back, and from CSV and PostgreSQL."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.meta import facts_of
+from mdm_client.cli.meta_entry import quoted_path
+from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
+from mdm_client.cli.table import print_json
+from mdm_client.client import Client
+from mdm_client.collections import BATCH, Attribute, Collection, Entry, value_of
+from mdm_client.errors import Conflict, Invalid
+from mdm_client.localfile import AtomicFile
+
+_DUMP_VERSION = 1
+#: PostgreSQL's types, by name, as attributes.
+_POSTGRES_TYPES = {
+    "int2": "int",
+    "int4": "int",
+    "int8": "int",
+    "float4": "float",
+    "float8": "float",
+    "numeric": "numeric",
+    "bool": "bool",
+    "date": "date",
+    "timestamptz": "timestamp",
+    "uuid": "uuid",
+}
+_MAX_ERRORS = 20
+
+
+@click.command()
+@click.argument("path")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; else standard output.")
+@click.option("--recursive", "-R", is_flag=True, help="What is below PATH too.")
+@common_options
+@click.pass_context
+def dump(context: click.Context, path: str, output: Path | None, recursive: bool) -> None:
+    """Write a collection, and the entries that you may read in it, as JSON lines that mdm meta load reads.
+
+    Ids of access lists are kept, not the lists. Views and links are described, for a person to make again.
+    """
+    client = session(context).client(context)
+    found = client.collections.list_collections(path)
+    chosen = list(found) if recursive else [client.collections.describe(path)]
+    lines = (line for item in chosen for line in _dumped(client, item))
+    if output is None:
+        for line in lines:
+            print_json(line)
+        return
+    with AtomicFile(output) as file:
+        for line in lines:
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+
+
+def _dumped(client: Client, item: Collection) -> Iterator[dict[str, Any]]:
+    yield {"mdm_dump": _DUMP_VERSION, "collection": facts_of(item)}
+    if item.target:
+        return
+    names = [attribute.name for attribute in item.attributes]
+    columns = ", ".join(["entry", "entry_acl", *(f'"{name}"' for name in names)])
+    result = client.metadata.query(f"SELECT {columns} FROM {quoted_path(item.path)} ORDER BY entry")  # noqa: S608 - parsed again there
+    for batch in result.batches():
+        for key, acl_id, *values in batch:
+            given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            yield {"entry": key, "acl_id": acl_id, "values": given}
+
+
+@click.command()
+@click.argument("path")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--csv", "as_csv", is_flag=True, help="FILE is CSV with a header, whatever its name.")
+@click.option("--postgres", metavar="CONNINFO", help="Read a table of this PostgreSQL database instead of a file.")
+@click.option("--table", metavar="NAME", help="The table, as schema.table or table.")
+@click.option("--key", metavar="COLUMN", help="The column that holds the entries' keys (CSV, PostgreSQL).")
+@click.option("--create", is_flag=True, help="Make the collection if it is not there: as dumped, or with the table's columns.")
+@click.option("--default-acl", is_flag=True, help="Guard entries by the collection's default access list, not by the dumped ones.")
+@common_options
+@click.pass_context
+def load(
+    context: click.Context,
+    /,
+    path: str,
+    file: Path | None,
+    as_csv: bool,
+    postgres: str | None,
+    table: str | None,
+    key: str | None,
+    **flags: bool,
+) -> int:
+    """Read entries into the collection PATH: from a dump of one collection, a CSV file, or a table of PostgreSQL.
+
+    Entries that exist are updated. Those that are not valid are told by line, and the others are stored: the command can be repeated.
+    """
+    run = session(context)
+    client = run.client(context)
+    if postgres is not None:
+        if not table or not key:
+            raise click.UsageError("--postgres takes --table NAME and --key COLUMN")
+        return _store(run, client, path, _from_postgres(client, path, postgres, table, key, flags["create"]))
+    if file is None:
+        raise click.UsageError("name a FILE, or --postgres CONNINFO")
+    if as_csv or file.suffix.lower() == ".csv":
+        if not key:
+            raise click.UsageError("CSV takes --key COLUMN")
+        return _store(run, client, path, _from_csv(client, path, file, key))
+    return _store(run, client, path, _from_dump(client, path, file, flags["create"], flags["default_acl"]))
+
+
+def _store(run: Session, client: Client, path: str, entries: Iterable[tuple[int, Entry]]) -> int:
+    """Store numbered entries in batches, tell what is wrong by number, and say how many were stored."""
+    stored = failed = 0
+    rest = iter(entries)
+    while batch := list(islice(rest, BATCH)):
+        for (number, _), error in zip(batch, client.collections.upsert(path, [entry for _, entry in batch]), strict=True):
+            if error is None:
+                stored += 1
+                continue
+            failed += 1
+            if failed <= _MAX_ERRORS:
+                show_client_error(error, run.as_json, f"line {number}")
+    if failed > _MAX_ERRORS:
+        show_error(f"and {failed - _MAX_ERRORS} more", "ENTRIES_FAILED", run.as_json)
+    if run.as_json:
+        print_json({"stored": stored, "failed": failed})
+    else:
+        sys.stdout.write(f"{stored} entries stored" + (f", {failed} not\n" if failed else "\n"))
+    return SOME_FAILED if failed else OK
+
+
+def _from_dump(client: Client, path: str, file: Path, create: bool, default_acl: bool) -> Iterator[tuple[int, Entry]]:
+    with file.open(encoding="utf-8") as lines:
+        seen = False
+        for number, text in enumerate(lines, 1):
+            line = _json_object(file, number, text)
+            if "collection" in line:
+                if seen:
+                    raise Invalid.because("DUMP_SEVERAL", f"{file}: line {number}: a second collection: load dumps of one collection each")
+                seen = True
+                if create:
+                    _create(client, path, _attributes_of(line["collection"]), bool(line["collection"].get("sensitive")))
+            elif "entry" in line and isinstance(line.get("values"), dict):
+                acl_id = "" if default_acl else str(line.get("acl_id", ""))
+                yield number, Entry(str(line["entry"]), line["values"], acl_id)
+            else:
+                raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number} is neither a collection nor an entry")
+
+
+def _json_object(file: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number} is not a JSON object; CSV files end in .csv, or take --csv")
+    return value
+
+
+def _attributes_of(facts: dict[str, Any]) -> tuple[Attribute, ...]:
+    try:
+        return tuple(Attribute(**attribute) for attribute in facts["attributes"])
+    except (KeyError, TypeError):
+        raise Invalid.because("DUMP_MALFORMED", "the dump's collection is not described as mdm meta dump does it") from None
+
+
+def _create(client: Client, path: str, attributes: tuple[Attribute, ...], sensitive: bool) -> None:
+    (error,) = client.collections.create([Collection(path, attributes, sensitive=sensitive)])
+    if error is not None and not isinstance(error, Conflict):
+        raise error
+
+
+def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[tuple[int, Entry]]:
+    kinds = {attribute.name.lower(): attribute.type for attribute in client.collections.describe(path).attributes}
+    with _csv_lines(file) as lines:
+        reader = csv.reader(lines, strict=True)
+        header = next(reader, [])
+        if key not in header:
+            raise Invalid.because("CSV_KEY", f"{file}: no column {key}; there are {', '.join(header)}")
+        unknown = [name for name in header if name != key and name.lower() not in kinds]
+        if unknown:
+            raise Invalid.because("ATTRIBUTE_UNKNOWN", f"{file}: {path} has no attribute {unknown[0]}: add it with mdm meta attr add")
+        try:
+            for row in reader:
+                number = reader.line_num
+                cells = dict(zip(header, row, strict=True))
+                values = {n: value_of(kinds[n.lower()], text) if text else None for n, text in cells.items() if n != key}
+                yield number, Entry(cells[key], values)
+        except (ValueError, csv.Error, Invalid) as error:
+            problem = error.message if isinstance(error, Invalid) else "as many fields as the header is expected"
+            raise Invalid.because("CSV_MALFORMED", f"{file}: line {reader.line_num}: {problem}") from None
+
+
+@contextmanager
+def _csv_lines(file: Path) -> Iterator[TextIO]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            yield lines
+    except UnicodeDecodeError:
+        raise Invalid.because("CSV_MALFORMED", f"{file}: not UTF-8") from None
+
+
+def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: str, create: bool) -> Iterator[tuple[int, Entry]]:
+    try:
+        import psycopg
+        from psycopg import sql
+    except ImportError:
+        raise Invalid.because("PSYCOPG_MISSING", "Tables of PostgreSQL need psycopg: pip install 'mdm-client[postgres]'") from None
+    try:
+        with psycopg.connect(conninfo) as connection, connection.cursor(name="load") as cursor:
+            connection.read_only = True
+            cursor.itersize = BATCH
+            cursor.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(*table.split("."))))
+            columns = [(item.name, _attribute_type(connection, item.type_code)) for item in cursor.description or ()]
+            if key not in dict(columns):
+                raise Invalid.because("TABLE_KEY", f"{table}: no column {key}")
+            if create:
+                _create(client, path, tuple(Attribute(name, kind) for name, kind in columns if name != key), False)
+            for number, row in enumerate(cursor, 1):
+                cells = {name: _plain(kind, value) for (name, kind), value in zip(columns, row, strict=True)}
+                yield number, Entry(str(cells.pop(key)), cells)
+    except psycopg.Error as error:
+        raise Invalid.because("POSTGRES", f"{table}: {str(error).splitlines()[0]}") from None
+
+
+def _attribute_type(connection: Any, number: int) -> str:
+    found = connection.adapters.types.get(number)
+    return _POSTGRES_TYPES.get(found.name if found else "", "text")
+
+
+def _plain(kind: str, value: Any) -> Any:
+    """Return a value of PostgreSQL's as an entry takes it."""
+    convert: dict[type, Callable[[Any], Any]] = {datetime: datetime.isoformat, date: date.isoformat}
+    if value is None or kind in ("int", "float", "bool"):
+        return value
+    return convert.get(type(value), str)(value)

@@ -1,0 +1,81 @@
+"""mdm query: rows as a table, JSON lines, CSV, Arrow or Parquet."""
+
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import click
+
+from mdm_client.cli.context import common_options, session
+from mdm_client.cli.rowformat import BINARY, FORMATS, csv_rows, write_arrow
+from mdm_client.cli.table import json_rows, print_line, table_rows
+from mdm_client.localfile import AtomicFile, Writer
+from mdm_client.metadata import Column, Row
+
+_LINES: dict[str, Callable[[Sequence[Column], Iterator[Row]], Iterator[str]]] = {"table": table_rows, "jsonl": json_rows, "csv": csv_rows}
+
+
+@click.command()
+@click.argument("sql")
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="How rows are written; table unless --json.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, which appears when it is whole.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole answer.")
+@common_options
+@click.pass_context
+def query(context: click.Context, sql: str, format_name: str | None, output: Path | None, timeout: float | None) -> None:
+    """Ask the metadata in SQL (SELECT); rows are written as they arrive.
+
+    Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
+    """
+    run = session(context)
+    chosen = format_name or ("jsonl" if run.as_json else "table")
+    if chosen in BINARY and output is None and sys.stdout.isatty():
+        raise click.UsageError(f"{chosen} is for a file or a pipe: give -o FILE")
+    result = run.client(context).metadata.query(sql, timeout)
+    try:
+        write_rows(chosen, result.columns, result.batches(), output)
+    finally:
+        result.close()
+
+
+def write_rows(format_name: str, columns: Sequence[Column], batches: Iterable[Sequence[Row]], output: Path | None) -> None:
+    """Write an answer in one of `FORMATS` to a file, or to standard output, as it arrives.
+
+    Raises:
+        Invalid: PYARROW_MISSING.
+    """
+    if format_name in BINARY:
+        if output is None:
+            write_arrow(format_name, columns, batches, sys.stdout.buffer)
+            return
+        with AtomicFile(output) as file:
+            write_arrow(format_name, columns, batches, cast(BinaryIO, _Sink(file)))
+        return
+    lines = _LINES[format_name](columns, chain.from_iterable(batches))
+    if output is None:
+        for line in lines:
+            print_line(line)
+        return
+    with AtomicFile(output) as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())
+
+
+class _Sink(io.RawIOBase):
+    """A writer as the file object that pyarrow wants."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        self._writer.write(data)
+        return len(data)

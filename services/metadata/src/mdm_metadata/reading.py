@@ -1,0 +1,227 @@
+"""Queries and changes by condition: what a caller may read at a path, and what becomes of a statement."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mdm_service.acl import Permission
+from mdm_service.errors import Exhausted, FailedPrecondition, MdmError
+from mdm_service.identity import Caller
+
+from mdm_metadata.model import AttributeType, Entry, StoredCollection, fold_path
+from mdm_metadata.port import Batch, Store, Transaction, holding
+from mdm_metadata.query.bind import bind, collection_paths
+from mdm_metadata.query.change import bind_change, bind_condition, changed_path, presented
+from mdm_metadata.query.compile import compile_change, compile_query
+from mdm_metadata.query.parse import parse, parse_change
+from mdm_metadata.query.tree import Call, Change, Column, LiteralList, Output, Query, Readable, Source
+from mdm_metadata.writing import Upsert, to_scalar
+
+Collections = Callable[[Iterable[str], Caller], Mapping[str, StoredCollection]]
+
+MAX_CHANGED = 10_000
+MAX_RETURNED = 3_000_000
+
+
+class Membership(Protocol):
+    """Who a subject is, with its groups, at this moment."""
+
+    def caller_for(self, subject: str) -> Caller:
+        """Return the caller a subject would be.
+
+        Raises:
+            MdmError: it is banned.
+        """
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The columns of a query, its rows in batches of columns, and the way to stop it from another thread."""
+
+    outputs: Sequence[Output]
+    batches: Iterator[Batch]
+    cancel: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """How many entries a change concerned, and what it returns of them."""
+
+    count: int
+    outputs: Sequence[Output]
+    rows: Sequence[tuple[Any, ...]]
+
+
+class Reading:
+    """Queries, and changes of the entries that a condition finds."""
+
+    def __init__(self, store: Store, membership: Membership) -> None:
+        self._store = store
+        self._membership = membership
+
+    @contextmanager
+    def query(self, caller: Caller, sql: str) -> Iterator[Answer]:
+        """Evaluate a SELECT over what the caller may read: `r` on every collection and on every entry.
+
+        Raises:
+            Invalid: the query is not allowed or cannot be computed; unknown and forbidden collections are told alike.
+        """
+        tree = parse(sql)
+        paths = collection_paths(tree, sql)
+        with self._store.querying() as session:
+            readable = self._readable(session.collections, caller, paths)
+            statement = compile_query(bind(tree, sql, readable.get))
+            yield Answer(statement.outputs, session.rows(statement), session.cancel)
+
+    def explain(self, caller: Caller, sql: str) -> list[str]:
+        """Return PostgreSQL's plan of a SELECT, which is not run. For operators: they need no right on the collections."""
+        tree = parse(sql)
+        paths = collection_paths(tree, sql)
+        with self._store.querying() as session:
+            readable = self._readable(session.collections, caller, paths, every=True)
+            return session.explain(compile_query(bind(tree, sql, readable.get)))
+
+    def change(self, caller: Caller, sql: str) -> Changed:
+        """Carry out an UPDATE or DELETE, wholly or not at all. Needs `r` and `w` on the collection.
+
+        Concerned are entries that the caller may read; to delete, `d` on each is needed. With LIMIT, entries that another call is
+        changing at this moment are passed over.
+
+        Raises:
+            MdmError: it is not allowed, a new value is not valid, or too many entries are concerned.
+        """
+        tree = parse_change(sql)
+        path = changed_path(tree, sql)
+        for attempt in self._store.writing():
+            with attempt as transaction:
+                readable = {}
+                collection = transaction.collections([path], caller).get(path)
+                if collection is not None and collection.permissions & Permission.READ:
+                    readable[path] = Readable(holding(collection, Permission.WRITE, "w"), caller)
+                change = bind_change(tree, sql, readable.get)
+                return _Execution(transaction, caller, change).run()
+        raise AssertionError("a store tries at least once")
+
+    def _readable(
+        self,
+        collections: Collections,
+        caller: Caller,
+        paths: Sequence[str],
+        *,
+        every: bool = False,
+    ) -> dict[str, Readable]:
+        found: dict[str, Readable] = {}
+        for path, collection in collections(set(paths), caller).items():
+            readable = self._source(collections, caller, collection, every=every)
+            if readable is not None:
+                found[path] = readable
+        return found
+
+    def _source(
+        self,
+        collections: Collections,
+        caller: Caller,
+        collection: StoredCollection,
+        *,
+        every: bool,
+    ) -> Readable | None:
+        """Return what a caller may see of a collection or view; None for nothing."""
+        reader, condition = caller, None
+        permissions, min_cell = int(Permission.READ), 0
+        if not (every or collection.permissions & Permission.READ):
+            min_cell = collection.collection.min_cell
+            if not min_cell or not collection.permissions & Permission.LIST:
+                return None
+            permissions |= Permission.LIST
+        if (view := collection.view) is not None:
+            if view.definer is not None:
+                try:
+                    reader = self._membership.caller_for(view.definer)
+                except MdmError:
+                    return None
+                permissions = int(Permission.READ)
+            target = self._target(collections, fold_path(view.target_path), reader)
+            if target is None or not (every or target.permissions & permissions):
+                return None
+            if view.condition:
+                condition = bind_condition(view.condition, presented("/", target.attributes))
+        return Readable(collection, reader, permissions, condition, min_cell)
+
+    def _target(self, collections: Collections, path: str, reader: Caller) -> StoredCollection | None:
+        return next(iter(collections([path], reader).values()), None)
+
+
+class _Execution:
+    """One UPDATE or DELETE within a transaction."""
+
+    def __init__(self, transaction: Transaction, caller: Caller, change: Change) -> None:
+        self._transaction = transaction
+        self._caller = caller
+        self._change = change
+        self._collection = change.readable.collection
+
+    def run(self) -> Changed:
+        """Find, check and change.
+
+        Raises:
+            MdmError: something prevents it; nothing is changed.
+        """
+        change = self._change
+        limit = MAX_CHANGED + 1 if change.limit is None else change.limit
+        if change.limit is not None and change.limit > MAX_CHANGED:
+            raise _too_many()
+        deletes = not change.sets
+        statement = compile_change(change, int(Permission.DELETE) if deletes else 0, limit)
+        rows = self._transaction.select_changed(statement)
+        if len(rows) > MAX_CHANGED:
+            raise _too_many()
+        keys = [str(row[0]) for row in rows]
+        if deletes:
+            delete_entries(self._transaction, self._collection, keys)
+            return Changed(len(keys), (), ())
+        self._update(rows)
+        return Changed(len(keys), change.returning, self._returned(keys))
+
+    def _update(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        names = [(stored.attribute.name, stored.attribute.type) for stored, _ in self._change.sets]
+        entries = []
+        for key, *values in rows:
+            given = {name: to_scalar(kind, value) for (name, kind), value in zip(names, values, strict=True)}
+            entries.append(Entry(str(key), given))
+        for outcome in Upsert(self._transaction, self._caller, self._collection).run(entries):
+            if outcome is not None:
+                raise outcome
+
+    def _returned(self, keys: Sequence[str]) -> Sequence[tuple[Any, ...]]:
+        if not self._change.returning or not keys:
+            return ()
+        key = Column(0, "", AttributeType.TEXT)
+        chosen = Call("IN LIST", (key, LiteralList(tuple(keys), AttributeType.TEXT)), AttributeType.BOOL)
+        outputs = (*self._change.returning, Output("", key, AttributeType.TEXT))
+        query = Query((Source(self._change.readable),), outputs, chosen, (), None, (), False, None, None)
+        places = {found: place for place, found in enumerate(keys)}
+        rows = self._transaction.read(compile_query(query))
+        if sum(len(str(value).encode()) for row in rows for value in row) > MAX_RETURNED:
+            raise Exhausted("CHANGE_TOO_LARGE", "RETURNING gives more than 3 MB: use a smaller LIMIT, or fewer attributes.")
+        return [row[:-1] for row in sorted(rows, key=lambda row: places[row[-1]])]
+
+
+def delete_entries(transaction: Transaction, collection: StoredCollection, keys: Sequence[str]) -> None:
+    """Delete locked entries.
+
+    Raises:
+        FailedPrecondition: another entry refers to one of them.
+    """
+    if transaction.referenced_keys(collection.id, keys):
+        raise entry_referenced()
+    transaction.delete(collection.id, keys)
+
+
+def entry_referenced() -> MdmError:
+    """Return what is told of an entry that cannot be deleted."""
+    return FailedPrecondition("ENTRY_REFERENCED", "Other entries refer to it: delete or change those first.")
+
+
+def _too_many() -> MdmError:
+    return Exhausted("CHANGE_TOO_LARGE", f"At most {MAX_CHANGED} entries a call: use LIMIT {MAX_CHANGED} and repeat until 0 are changed.")
