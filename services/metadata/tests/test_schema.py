@@ -94,6 +94,9 @@ def test_an_index_is_built_and_dropped_while_many_write(service, loader):
     assert not failures
     rows = loader.rows('SELECT entry, Rows, Modality FROM "/images"')
     assert all(modality == f"m{number}" for key, number, modality in rows if key.startswith("w"))
+    loader.upsert("/images", *(service.entry(f"many-{n}", Rows=1_000 + n) for n in range(1_000)))
+    with psycopg.connect(service.conninfo, autocommit=True) as connection:
+        connection.execute("ANALYZE entry")  # the planner chooses by how many there are
     plan = "\n".join(service.client("operator").call("Explain", pb.ExplainRequest(sql='SELECT entry FROM "/images" WHERE Rows = 3')).lines)
     assert "entry_i" in plan
     assert len(stored_slots(service)) == 3
