@@ -30,6 +30,7 @@ from mdm_service.policy import OPERATOR
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test")
+MALLORY = Caller("CN=mallory,O=MDM Test")
 ADMIN = Caller("CN=operator,O=MDM Test", roles=frozenset({OPERATOR}))
 ACL = UUID("0190a5a0-0000-7000-8000-0000000000aa")
 TABLES = ("resharing_failure", "resharing_round", "resharing", "share_prepared", "key_share", "acl")
@@ -115,7 +116,7 @@ class Node:
         jobs: Any = Watched(PostgresJobs(self.pool), self._told, f"jobs{self.index}")
         self.participant = Participant(PostgresSharings(self.pool), jobs, self.sealer, index=self.index, subjects=self.subjects)
         self.participant.peers = before.peers if before else {}
-        self.driver = Driver(jobs, self.participant, batch=self.batch)
+        self.driver = Driver(jobs, self.participant, batch=self.batch, pause=0)
         self.operation = Operation(jobs, peers=list(self.subjects), minimum_threshold=2, wake=lambda: None)
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:

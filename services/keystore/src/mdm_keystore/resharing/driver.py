@@ -6,6 +6,7 @@ and begun again under another id; one that was is carried through.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
@@ -33,11 +34,15 @@ _log = logging.getLogger(__name__)
 class Driver:
     """Drives the job of one keystore, by one thread; with an executor it asks several keystores at the same time."""
 
-    def __init__(self, jobs: Jobs, participant: Participant, executor: Executor | None = None, batch: int = BATCH) -> None:
+    def __init__(
+        self, jobs: Jobs, participant: Participant, executor: Executor | None = None, batch: int = BATCH, pause: float = 0.1
+    ) -> None:
+        """Take `pause` in seconds: how long before the first repetition for keys that failed in passing; it doubles."""
         self._jobs = jobs
         self._participant = participant
         self._executor = executor
         self._batch = batch
+        self._pause = pause
         self._distrusted: set[int] = set()
 
     def step(self) -> bool:
@@ -75,6 +80,8 @@ class Driver:
         if current.state is RoundState.DEALING:
             if current.total:
                 self._discard(current)
+            if current.attempt:
+                time.sleep(self._pause * 2 ** (current.attempt - 1))
             if job.state is JobState.CANCELLING:
                 self._jobs.replace(current, [], {})
             else:

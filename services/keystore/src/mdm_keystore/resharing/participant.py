@@ -6,18 +6,17 @@ helpers agree on; and it destroys an old share only after it has itself seen the
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import cast
 from uuid import UUID
 
 from mdm_crypto import resharing
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
-from mdm_crypto.shamir import MAX_SHARES, MAX_VERSION, Share, ShareError, verify
-from mdm_service.acl import Acl
+from mdm_crypto.shamir import MAX_SHARES, ShareError
 from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_service.identity import Caller
 
 from mdm_keystore.model import KeyRecord, KeyState
+from mdm_keystore.resharing.admission import Admission, reason_of, sharing_of
 from mdm_keystore.resharing.model import (
     Deal,
     Decision,
@@ -47,6 +46,7 @@ class Participant:
         self._sealer = sealer
         self._indexes = {subject: peer for peer, subject in subjects.items()}
         self._minimum_threshold = minimum_threshold
+        self._admission = Admission(sealer, index, minimum_threshold)
         self._table = Table()
         self.index = index
         self.subject = subjects[index]
@@ -121,7 +121,7 @@ class Participant:
         if not set(helpers) <= table.keys() or not helpers:
             raise FailedPrecondition("PARTS_MISSING", "The parts of this round are not all here: begin it again.")
         dealt = Dealt([table[helper] for helper in helpers])
-        assembled = {guid: self._assembled(guid, dealt) for guid in guids}
+        assembled = {guid: self._admission.assembled(guid, dealt) for guid in guids}
         blocked = self._settle_doubts(round_id, guids)
         with self._sharings.change() as change:
             known, acls = change.records(guids), change.acls(list(dealt.acl_ids))
@@ -131,7 +131,7 @@ class Participant:
                 if guid in blocked
                 else Unprepared("KEY_NOT_FOUND", "The key was deleted meanwhile.")
                 if guid not in known and self.index in helpers
-                else self._admitted(assembled[guid], dealt.first(guid), known.get(guid), acls, dealt.acls)
+                else self._admission.admitted(assembled[guid], dealt.parts(guid), known.get(guid), acls, dealt.acls)
                 for guid in guids
             ]
             records = [result for result in results if isinstance(result, KeyRecord)]
@@ -208,64 +208,8 @@ class Participant:
         try:
             subshares = resharing.deal(share, terms.helpers, terms.threshold, terms.total)
         except ShareError as error:
-            raise Invalid(_reason(error), f"The share cannot be dealt: {error}.") from None
+            raise Invalid(reason_of(error), f"The share cannot be dealt: {error}.") from None
         return record, [Part(deal, s, record.epoch, record.creator, record.acl_id, record.create_time) for s in subshares]
-
-    def _assembled(self, guid: UUID, dealt: "Dealt") -> Share | Unprepared:
-        """Return the proven new share, unsealed."""
-        parts = dealt.parts(guid)
-        first = dealt.first(guid)
-        if first is None or len(parts) < dealt.helpers:
-            return Unprepared("PARTS_MISSING", "A helper has dealt no part of this key.")
-        if not dealt.alike or any((part.deal, part.epoch) != (first.deal, first.epoch) for part in parts.values()):
-            return Unprepared("HELPERS_DISAGREE", "The helpers describe this key differently.")
-        base, version = first.deal.base, first.deal.version
-        if not base.version < version <= MAX_VERSION or base.threshold != len(base.commitments):
-            return Unprepared("DEAL_INVALID", "The deal does not fit the sharing that it is made from.")
-        if min(base.threshold, dealt.threshold) < self._minimum_threshold or dealt.total < self.index:
-            return Unprepared("THRESHOLD_INVALID", f"This keystore takes no sharing below the threshold {self._minimum_threshold}.")
-        place = Share(guid, first.epoch, self.index, b"", (), dealt.threshold, dealt.total, version)
-        try:
-            return resharing.assemble(place, base, {helper: part.subshare for helper, part in parts.items()})
-        except ShareError as error:
-            return Unprepared(_reason(error), f"The parts of this key are refused: {error}.", error.x or 0)
-
-    def _admitted(
-        self,
-        share: Share | Unprepared,
-        part: Part | None,
-        own: tuple[KeyRecord, KeyRecord | None] | None,
-        present_acls: Mapping[UUID, Acl],
-        dealt_acls: Mapping[UUID, Acl],
-    ) -> KeyRecord | Unprepared:
-        """Hold a new share against what this server knows of the key, or against the ACL that all helpers agree on; seal it."""
-        if isinstance(share, Unprepared) or part is None:
-            return cast(Unprepared, share)
-        if own is not None and (own[0].epoch, own[0].public_key) != (share.epoch, share.public_key):
-            present = opened(self._sealer, own[0])
-            if present is not None and verify(present):
-                return Unprepared("KEY_DIFFERS", "This keystore holds another key under this GUID.")
-        if own is None and part.acl_id not in present_acls.keys() | dealt_acls.keys():
-            return Unprepared("ACL_DISAGREES", "The helpers do not agree on the ACL of this key.")
-        if own is not None and own[0].version >= share.version:
-            return Unprepared("VERSION_OLD", "This keystore holds a newer share already.")
-        sealed, kek_id = self._sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
-        return KeyRecord(
-            guid=share.guid,
-            epoch=share.epoch,
-            x=share.x,
-            threshold=share.threshold,
-            total=share.total,
-            commitments=share.commitments,
-            sealed=sealed,
-            kek_id=kek_id,
-            state=KeyState.CONFIRMED,
-            creator=own[0].creator if own else part.creator,
-            acl_id=own[0].acl_id if own else part.acl_id,
-            create_time=own[0].create_time if own else part.create_time,
-            expire_time=None,
-            version=share.version,
-        )
 
     def _settle_doubts(self, round_id: UUID, guids: Sequence[UUID]) -> set[UUID]:
         """Carry through or forget what earlier rounds left prepared, as their coordinators say; return what is still undecided."""
@@ -325,20 +269,11 @@ def _refusal_of_retirement(
     present = {sharing for sharing in elsewhere if sharing is not None} | ({sharing_of(record)} if index <= total else set())
     holders = sum(sharing is not None for sharing in elsewhere) + (index <= total)
     agreed = len(present) == 1 and all(
-        sharing.total == total and holders >= sharing.threshold and sharing.commitments[0] == record.public_key for sharing in present
+        sharing.total == total and holders >= sharing.threshold >= 2 and sharing.commitments[0] == record.public_key for sharing in present
     )
     if index > total:
         agreed = agreed and all(sharing.version > record.version for sharing in present)
     return None if agreed else Conflict("SHARING_DISAGREES", "The targets do not all hold the new sharing: the old share stays.")
-
-
-def sharing_of(record: KeyRecord) -> Sharing:
-    """Return the sharing that a stored share belongs to."""
-    return Sharing(record.version, record.threshold, record.total, record.commitments)
-
-
-def _reason(error: ShareError) -> str:
-    return error.reason.upper().replace("-", "_")
 
 
 def _gone() -> NotFound:
