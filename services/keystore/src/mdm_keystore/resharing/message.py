@@ -1,6 +1,7 @@
 """What keystores tell each other, between protobuf and model; both ends of a call use it."""
 
 from datetime import UTC
+from functools import lru_cache
 from uuid import UUID
 
 from mdm.acl.v1 import acl_pb2
@@ -14,6 +15,7 @@ from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid,
 from mdm_keystore.resharing.model import Deal, HeldKey, HeldSharing, Part, Parts, Unprepared
 from mdm_keystore.service import Failure
 
+_canonical = lru_cache(maxsize=1024)(dn.canonical)  # the same few creators stand in thousands of parts
 _ERRORS: dict[int, type[MdmError]] = {error.code: error for error in (Invalid, NotFound, Conflict, Forbidden, FailedPrecondition)}
 
 
@@ -112,7 +114,7 @@ def to_parts(request: peer_pb2.TakeSubsharesRequest) -> Parts:
             to_deal(message.key),
             Subshare(message.value, tuple(message.commitments)),
             message.epoch,
-            dn.canonical(message.creator),
+            _canonical(message.creator),
             to_uuid(message.acl_id),
             message.create_time.ToDatetime(tzinfo=UTC),
         )
