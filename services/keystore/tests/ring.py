@@ -110,11 +110,18 @@ class Node:
         self.service = KeystoreService(self.keys, self.sealer, name=str(index), index=index, pending_ttl=timedelta(hours=1))
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, minimum_threshold: int = 2) -> None:
         """Lose what is in memory."""
         before = getattr(self, "participant", None)
         jobs: Any = Watched(PostgresJobs(self.pool), self._told, f"jobs{self.index}")
-        self.participant = Participant(PostgresSharings(self.pool), jobs, self.sealer, index=self.index, subjects=self.subjects)
+        self.participant = Participant(
+            PostgresSharings(self.pool),
+            jobs,
+            self.sealer,
+            index=self.index,
+            subjects=self.subjects,
+            minimum_threshold=minimum_threshold,
+        )
         self.participant.peers = before.peers if before else {}
         self.driver = Driver(jobs, self.participant, batch=self.batch, pause=0)
         self.operation = Operation(jobs, peers=list(self.subjects), minimum_threshold=2, wake=lambda: None)

@@ -511,3 +511,16 @@ def test_an_acl_that_is_changed_during_a_refresh_stays_changed(ring):
     ring.begin(1, Kind.REFRESH)
     assert ring.run(1).keys_done == 1
     assert [ring.nodes[x].sql("SELECT acl_id FROM key_share") for x in (1, 2, 3)] == [[(other,)]] * 3
+
+
+def test_no_keystore_takes_a_threshold_below_its_own_minimum_whoever_asks(ring):
+    guid, scalar = ring.create(threshold=3)
+    ring.nodes[3].restart(minimum_threshold=3)
+    job_id = ring.begin(1, Kind.RESHARE, 2, 3)
+    for _ in range(3):
+        ring.nodes[1].driver.step()
+    assert "Needs 3 ≤ threshold" in ring.nodes[1].operation.get(job_id)[0].message
+    ring.nodes[1].operation.cancel(ADMIN, job_id)
+    assert ring.run(1).state is JobState.CANCELLED
+    assert ring.reads(guid, (1, 2, 3)) == scalar
+    assert ring.reads(guid, (1, 2)) is None
