@@ -23,6 +23,7 @@ from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.text import Cleaner
+from mdm_dicom_srm.deid.vocabulary import terms
 
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 # Under which nodes the standard has numbers; it may have more of them than this dictionary.
@@ -221,6 +222,9 @@ class Pass:
             return op.value
         if op.kind is Kind.TERM:
             return old
+        if op.kind is Kind.TERMS:
+            left = terms(old)
+            return self._sweeper.left_of(0, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
         if op.kind is Kind.SHIFT:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)
