@@ -1,6 +1,7 @@
 """The site's de-identifier: made in worker processes, named by its rules."""
 
 import pickle
+import re
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pydicom
 import pytest
 from mdm_dicom_srm.deid import Outcome, Profile
 from mdm_dicom_srm.deid.pixelrule import PixelRules
+from mdm_dicom_srm.deid.revision import revision
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -32,3 +34,10 @@ def test_the_spool_is_emptied_when_profile_pixel_rules_or_secret_change() -> Non
     ]
     assert len(set(made)) == 4
     assert generation(basic, SECRET, PixelRules.load("shipped")) == made[2]
+
+
+def test_the_revision_is_of_the_packages_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = generation(Profile.shipped("basic"), SECRET, PixelRules())
+    assert re.fullmatch("[0-9a-f]{16}", revision())
+    monkeypatch.setattr("mdm_dicom_srm.deidentification.revision", lambda: "another")
+    assert generation(Profile.shipped("basic"), SECRET, PixelRules()) != before

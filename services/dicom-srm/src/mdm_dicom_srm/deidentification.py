@@ -5,6 +5,7 @@ import hashlib
 from mdm_dicom_srm import toolkit
 from mdm_dicom_srm.deid import Deidentifier, Profile, Pseudonymiser
 from mdm_dicom_srm.deid.pixelrule import PixelRules
+from mdm_dicom_srm.deid.revision import revision
 from mdm_dicom_srm.deid.verify import CheckedDeidentifier
 from mdm_dicom_srm.sealing import derive_key
 
@@ -17,6 +18,6 @@ def make_deidentifier(profile: Profile, secret: bytes, pixels: PixelRules, check
 
 
 def generation(profile: Profile, secret: bytes, pixels: PixelRules) -> str:
-    """Return a digest that changes with the rules of de-identification."""
-    rules = (profile.fingerprint() + pixels.fingerprint()).encode()
+    """Return a digest that changes with the rules of de-identification, those of a new version of this package included."""
+    rules = (revision() + profile.fingerprint() + pixels.fingerprint()).encode()
     return hashlib.sha256(rules + derive_key(secret, "spool")).hexdigest()

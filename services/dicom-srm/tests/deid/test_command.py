@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def test_every_file_gets_an_outcome_and_the_report_names_nobody(images: Path, se
     done = invoke(images, "-o", tmp_path / "out", "--secret-file", secret, "--report", report, "-j", 2)
     assert done.return_value == 1
     first, *entries, last = lines(report.read_text())
+    assert re.fullmatch("[0-9a-f]{16}", first.pop("revision"))
     assert first == {"report": 1, "edition": "2026c", "profile": "basic", "pixel_rules": "", "check": True, "secret": "file"}
     assert Counter((entry["outcome"], entry.get("reason", "")) for entry in entries) == {
         ("RELEASED", ""): 1,
@@ -80,6 +82,16 @@ def test_every_file_gets_an_outcome_and_the_report_names_nobody(images: Path, se
     assert released["bytes"] == (tmp_path / "out" / released["output"]).stat().st_size
     assert not [word for word in ("DOE", "JANE", "export", "CompressedSamples", "1.3.6.1.4.1.5962") if word in report.read_text()]
     assert "1 released; 2 filtered (not_dicom 2); 1 quarantined (ultrasound 1); 1 failed (truncated 1)" in done.output
+
+
+def test_the_report_says_which_rules_for_attributes_were_for_a_file(images: Path, secret: Path, tmp_path: Path) -> None:
+    profile, report = tmp_path / "site.toml", tmp_path / "report.jsonl"
+    rules = "".join(f'[[attribute]]\naction = "remove"\nkeywords = ["KVP"]\nmodalities = ["{modality}"]\n' for modality in ("MR", "CT"))
+    profile.write_text(f'name = "site"\nbase = "basic"\n{rules}')
+    source = images / "DOE^JANE" / "ct.dcm"
+    arguments = ["-o", tmp_path / "out", "--secret-file", secret, "--report", report, "--profile", profile]
+    assert invoke(source, *arguments).return_value == 0
+    assert lines(report.read_text())[1]["attribute_rules"] == [2]
 
 
 def test_equal_secrets_give_equal_files_and_no_secret_is_said(images: Path, secret: Path, tmp_path: Path) -> None:

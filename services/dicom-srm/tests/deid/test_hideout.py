@@ -1,7 +1,9 @@
 """What the header names is not found in attributes that stay, of whatever kind they are and in whatever alphabet."""
 
+import io
 from typing import Any
 
+import pydicom
 import pytest
 from mdm_dicom_srm.deid import Deidentifier, Outcome
 
@@ -141,3 +143,21 @@ def test_text_outside_ascii_that_names_nobody_stays(explicit: Any, basic: Deiden
         COIL: explicit.element(COIL, "SH", "Größe 3".encode()),
     }
     assert "Größe 3".encode().lower() in left(basic, explicit.file(elements))
+
+
+def test_strict_keeps_codes_that_are_terms_and_no_others(builder: Any, strict: Deidentifier) -> None:
+    elements = {
+        0x00080008: builder.element(0x00080008, "CS", b"ORIGINAL\\PRIMARY\\BERTA HUGO\\MPR"),
+        0x00080060: builder.element(0x00080060, "CS", b"CT"),
+        0x00180015: builder.element(0x00180015, "CS", b"LOTTE HUBER"),
+        0x00185101: builder.element(0x00185101, "CS", b"AP"),
+        0x00200060: builder.element(0x00200060, "CS", b"L"),
+    }
+    result = strict.deidentify(builder.file(elements))
+    output = pydicom.dcmread(io.BytesIO(b"".join(result.data)))
+    assert output.ImageType == ["ORIGINAL", "PRIMARY", "", "MPR"]
+    assert not output.get("BodyPartExamined")
+    assert output.ViewPosition == "AP"
+    breast = "1.2.840.10008.5.1.4.1.1.1.2"
+    demanded = {0x00281300: builder.element(0x00281300, "CS", b"YES"), 0x00080068: builder.element(0x00080068, "CS", b"BERTA")}
+    assert b"berta" not in left(strict, builder.file(demanded, breast))

@@ -221,3 +221,21 @@ def test_profiles_travel_to_workers_and_have_a_fingerprint(name: str) -> None:
     assert again == profile
     assert again.fingerprint() == profile.fingerprint()
     assert len({Profile.shipped(other).fingerprint() for other in SHIPPED}) == len(SHIPPED)
+
+
+def test_words_of_a_site_may_stay_in_text_that_is_cleaned(tmp_path: Path, pseudonymiser: Pseudonymiser, explicit: Any) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('name = "site"\nbase = "research"\nwords = ["Röntgen", "pilvi"]\n')
+    profile = Profile.load(path)
+    elements = {
+        0x00080005: explicit.element(0x00080005, "CS", b"ISO_IR 192"),
+        0x00100010: explicit.element(0x00100010, "PN", b"Doe^John"),
+        0x00081030: explicit.element(0x00081030, "LO", "RÖNTGEN doe pilvi berta".encode()),
+    }
+    output = b"".join(Deidentifier(profile, pseudonymiser).deidentify(explicit.file(elements)).data)
+    assert "RÖNTGEN pilvi".encode() in output
+    assert b"berta" not in output
+    assert profile.fingerprint() != Profile.shipped("research").fingerprint()
+    path.write_text('name = "site"\n\nwords = ["two words"]\n')
+    with pytest.raises(ProfileError, match="line 3: words: 'two words' is no word"):
+        Profile.load(path)

@@ -224,3 +224,18 @@ class Counting:
 
         search._contains = contains  # type: ignore[method-assign]
         list(search.found())
+
+
+@pytest.mark.parametrize("codec, charset", [("gb18030", b"GB18030"), ("utf-8", b"ISO_IR 192")])
+def test_a_name_in_a_script_that_does_not_set_words_apart_is_found(explicit: Any, codec: str, charset: bytes) -> None:
+    def file(name: str, text: str) -> bytes:
+        elements = {
+            0x00080005: explicit.element(0x00080005, "CS", charset),
+            NAME: explicit.element(NAME, "PN", name.encode(codec)),
+            0x00181250: explicit.element(0x00181250, "SH", text.encode(codec)),
+        }
+        return explicit.file(elements)
+
+    original = file("王^小东", "coil")
+    assert NAME in check(original, file("P", "王小东线圈")).found
+    assert NAME not in check(original, file("P", "线圈")).found

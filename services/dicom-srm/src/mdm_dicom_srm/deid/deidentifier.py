@@ -71,7 +71,8 @@ class Deidentifier:
             if cleaned:
                 opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
             data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
-            return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "")
+            hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
+            return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
         except Uncleanable as error:
@@ -105,7 +106,7 @@ class Deidentifier:
         written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
         work = Pass(data, rules, self._pseudonymiser, offset, facts)
         content = work.data_set(start, encoding, written)
-        second = work.finish(content, self._profile.dates == "keep", "retain_patient_characteristics" in self._profile.options)
+        second = work.finish(content, self._profile)
         if second is not None:
             work = Pass(data, rules, self._pseudonymiser, offset, facts, *second)
             content = work.data_set(start, encoding, written)

@@ -17,11 +17,13 @@ from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Fa
 from mdm_dicom_srm.deid.identity import identity
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.payload import PIXELS, encapsulated, native
+from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.text import Cleaner
+from mdm_dicom_srm.deid.vocabulary import terms
 
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 # Under which nodes the standard has numbers; it may have more of them than this dictionary.
@@ -93,16 +95,18 @@ class Pass:
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
 
-    def finish(self, out: list[memoryview | bytes], dates_stay: bool, ages_stay: bool) -> tuple[Cleaner, bool] | None:
+    def finish(self, out: list[memoryview | bytes], profile: Profile) -> tuple[Cleaner, bool] | None:
         """Finish the first pass: clean the text of the top level in `out`.
 
         Returns the last arguments of a second pass if one is needed: where text inside sequences is to be cleaned, or where what
         stays may hold what was taken from elsewhere.
         """
+        dates_stay = profile.dates == "keep"
         readings = frozenset((vr, text) for vr, value, charset in self._learnt for text in charset.readings(value))
         known = identity(readings, dates_stay)
         certain = all(value.isascii() or charset.decode(value) is not None for _, value, charset in self._learnt)
-        cleaner = Cleaner(known, dates_stay, ages_stay, certain)
+        ages_stay = "retain_patient_characteristics" in profile.options
+        cleaner = Cleaner(known, dates_stay, ages_stay, certain, profile.words)
         sweep = self._foreign or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
         if self._again or sweep:
             return cleaner, sweep
@@ -218,6 +222,9 @@ class Pass:
             return op.value
         if op.kind is Kind.TERM:
             return old
+        if op.kind is Kind.TERMS:
+            left = terms(old)
+            return self._sweeper.left_of(0, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
         if op.kind is Kind.SHIFT:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)

@@ -21,7 +21,8 @@ class Result:
     `reason` is a stable code, empty when released. `data` is the Part 10 file as buffers to be written one after the
     other, present only when released; the buffer that holds pixel data is a view of the input. `counts` maps an action
     (removed, emptied, replaced, uid, shifted, kept) to how many elements it met. `pixel_rule` names the rule that blanked
-    pixels, if one did; the buffer of pixel data is then a copy. `checked`: the self-check found nothing; `found` are the tags
+    pixels, if one did; the buffer of pixel data is then a copy. `attribute_rules` are the profile's rules for attributes that
+    are for this instance, counted from 1. `checked`: the self-check found nothing; `found` are the tags
     whose values it found.
     """
 
@@ -30,6 +31,7 @@ class Result:
     data: list[bytes | memoryview] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     pixel_rule: str = ""
+    attribute_rules: tuple[int, ...] = ()
     checked: bool = False
     found: tuple[int, ...] = ()
 

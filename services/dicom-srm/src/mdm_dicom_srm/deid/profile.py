@@ -113,7 +113,8 @@ class Edit:
 class Profile:
     """A checked profile. Of rules and edits alike, the first that matches decides.
 
-    `allow`, if given, is the list of attributes besides which nothing stays but what the IOD cannot do without.
+    `allow`, if given, is the list of attributes besides which nothing stays but what the IOD cannot do without. `words` may stay
+    in text that is cleaned, besides those of the package; folded.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Profile:
     rules: tuple[Rule, ...] = field(default=())
     edits: tuple[Edit, ...] = field(default=())
     allow: frozenset[int] | None = None
+    words: frozenset[str] = frozenset()
 
     @property
     def dates(self) -> str:
@@ -131,7 +133,7 @@ class Profile:
         """Return a digest that changes with anything the profile says, and with nothing else."""
         rules = [(rule.reason, str(rule.outcome), _plain(rule.conditions)) for rule in self.rules]
         edits = [(str(edit.action), edit.patterns, edit.creator, edit.value, _plain(edit.conditions)) for edit in self.edits]
-        content = (self.name, sorted(self.options), rules, edits, None if self.allow is None else sorted(self.allow))
+        content = (self.name, sorted(self.options), rules, edits, None if self.allow is None else sorted(self.allow), sorted(self.words))
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
     @classmethod

@@ -8,14 +8,16 @@ from typing import Any, Final
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
+from mdm_dicom_srm.deid.identity import fold
 from mdm_dicom_srm.deid.outcome import Outcome
 from mdm_dicom_srm.deid.profile import CONDITIONS, FULL_DATES, MODIFIED_DATES, OPTIONS, Action, Edit, Profile, ProfileError, Rule
 
-_KEYS: Final = frozenset({"name", "base", "options", "dates", "release", "allow", "rule", "attribute"})
+_KEYS: Final = frozenset({"name", "base", "options", "dates", "release", "allow", "words", "rule", "attribute"})
 _RULE_KEYS: Final = frozenset({"reason", "outcome", *CONDITIONS})
 _EDIT_CONDITIONS: Final = ("sop_classes", "modalities", "manufacturers", "models")
 _EDIT_KEYS: Final = frozenset({"action", "tags", "keywords", "private_creator", "value", *_EDIT_CONDITIONS})
 _TAG: Final = re.compile(r"\(?([0-9A-Fa-fxX]{4}),? ?([0-9A-Fa-fxX]{4})\)?")
+_WORD: Final = re.compile(r"[^\W\d_]{2,}")
 _HEADER: Final = re.compile(r"\s*\[\[?\s*([\w-]+)\s*\]\]?")
 _TEXT_VRS: Final = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
 _CLEANED_VRS: Final = frozenset(["LO", "LT", "SH", "ST", "UC", "UT", "SQ"])
@@ -93,7 +95,7 @@ def parse(text: str, where: str) -> Profile:
     rules = tuple(_rule(table) for table in _tables(document, "rule", where, places))
     edits = tuple(_edit(table) for table in _tables(document, "attribute", where, places))
     allow = frozenset(_tag_of(top, "allow", word) for word in top.texts("allow")) if "allow" in top else base.allow
-    return Profile(top.text("name"), options, rules + kept, edits + base.edits, allow)
+    return Profile(top.text("name"), options, rules + kept, edits + base.edits, allow, base.words | _words(top))
 
 
 def _places(text: str) -> dict[tuple[str, int], dict[str, int]]:
@@ -135,6 +137,13 @@ def _options(top: Table, base: Profile) -> frozenset[str]:
     if "dates" in top and top.text("dates") != wanted:
         raise top.error("dates", f"these options need {wanted!r}, not {top.text('dates')!r}")
     return options
+
+
+def _words(top: Table) -> frozenset[str]:
+    for word in top.texts("words"):
+        if not _WORD.fullmatch(word):
+            raise top.error("words", f"{word!r} is no word of two and more letters")
+    return frozenset(map(fold, top.texts("words")))
 
 
 def _conditions(table: Table, keys: tuple[str, ...]) -> dict[int, frozenset[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from mdm_dicom_srm.deid.outcome import Outcome
+from mdm_dicom_srm.deid.revision import revision
 from mdm_dicom_srm.deid.table import EDITION
 
 FORMAT = 1
@@ -16,7 +17,8 @@ FORMAT = 1
 class Entry:
     """One file. `number` counts the inputs from 1 in the order given; `output` is a path below the output directory.
 
-    `reason` is a stable code. `found` are the tags whose values the self-check met in the output, `seconds` the time it took.
+    `reason` is a stable code. `attribute_rules` are those of the profile, counted from 1, that are for this file.
+    `found` are the tags whose values the self-check met in the output, `seconds` the time it took.
     """
 
     number: int
@@ -26,6 +28,7 @@ class Entry:
     size: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     pixel_rule: str = ""
+    attribute_rules: tuple[int, ...] = ()
     checked: bool = False
     found: tuple[int, ...] = ()
     seconds: float = 0.0
@@ -39,6 +42,8 @@ class Entry:
             line |= {"output": self.output, "bytes": self.size, "counts": dict(sorted(self.counts.items())), "checked": self.checked}
         if self.pixel_rule:
             line["pixel_rule"] = self.pixel_rule
+        if self.attribute_rules:
+            line["attribute_rules"] = list(self.attribute_rules)
         if self.found:
             line["found"] = [f"{tag:08X}" for tag in self.found]
         return line | {"ms": round(self.seconds * 1000, 1)}
@@ -48,10 +53,10 @@ class Report:
     """Counts entries, and writes each as a JSON line if there is a file for it."""
 
     def __init__(self, file: TextIO | None, **settings: Any) -> None:
-        """Write the first line: the format, the edition of the standard, and what the run was started with."""
+        """Write the first line: the format, the edition of the standard, our rules' revision, and what the run was started with."""
         self._file = file
         self.sums: Counter[tuple[Outcome, str]] = Counter()
-        self._write({"report": FORMAT, "edition": EDITION, **settings})
+        self._write({"report": FORMAT, "edition": EDITION, "revision": revision(), **settings})
 
     def add(self, entry: Entry) -> None:
         """Count and write an entry."""

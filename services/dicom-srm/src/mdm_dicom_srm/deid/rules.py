@@ -14,12 +14,15 @@ from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, 
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
+from mdm_dicom_srm.deid.vocabulary import terms
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
 FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
+# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position.
+_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101))
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
 _ADDRESS_VRS = (b"AE", b"UR")
@@ -86,6 +89,7 @@ class Kind(Enum):
     PIXELS = "pixels"
     VALID_UID = "kept uid"
     TERM = "term"
+    TERMS = "terms"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,11 @@ _DROP = Op(Kind.DROP)
 _KEEP = Op(Kind.KEEP)
 _KEEP_TEXT = Op(Kind.KEEP, form=_PLAIN, text=True)
 _PRIVATE = Op(Kind.PRIVATE)
+
+
+def _known_terms(data: Buffer, first: int, last: int) -> bool:
+    value = bytes(data[first:last]).strip(b" \0")
+    return terms(value) == value
 
 
 class Level:
@@ -230,6 +239,8 @@ class Rules:
         if self._allow is None:
             return op
         if tag in self._allow:
+            if tag in _TYPED and op.kind is Kind.KEEP:
+                return Op(Kind.TERMS, written)
             return Op(Kind.TERM, b"LO", b"US") if tag in RESCALE_TYPES and written == b"LO" else op
         return self._demanded(op, met)
 
@@ -337,6 +348,8 @@ class Rules:
         # What the patient module demands under a condition goes with that on which it depends.
         if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP
+        if kind in ("1", "1C") and met.standard == b"CS" and op.kind is Kind.KEEP:
+            return replace(op, form=_known_terms, text=False)
         if kind in ("1", "1C") and (op.kind in (Kind.UID, Kind.VALID_UID) or (met.standard in _CODED_VRS and met.written == met.standard)):
             return op
         return self._by_code("X/Z/D", met, identifies=False)

@@ -85,13 +85,14 @@ class Cleaner:
     """Cleans the text of one file.
 
     `dates_stay`: dates may be told; `ages_stay`: ages up to 89 may; `certain`: what the identity was learnt from could be read,
-    else text outside ASCII cannot be compared with it.
+    else text outside ASCII cannot be compared with it; `words` of the site name nobody either.
     """
 
     identity: Identity
     dates_stay: bool
     ages_stay: bool
     certain: bool = True
+    words: frozenset[str] = frozenset()
     # Frames repeat their texts.
     _cleaned: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -113,7 +114,7 @@ class Cleaner:
         for _ in range(_MAX_ROUNDS):
             words = [_Word(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
             spans = self._suspects(text, words) if suspects else []
-            strange = {index for index, word in enumerate(words) if not names_nobody(word.text)} if suspects else set()
+            strange = {index for index, word in enumerate(words) if not names_nobody(word.text, self.words)} if suspects else set()
             removed = self._named(words, suspects, strange) | set(_words_in(words, spans))
             if removed:
                 removed.update(*_beside(text, words, removed))

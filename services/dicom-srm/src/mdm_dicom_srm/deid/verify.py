@@ -20,6 +20,8 @@ _PIXEL_GROUP: Final = 0x7FE00000
 # Values shorter than this turn up in pixels by chance.
 _SHORTEST_IN_PIXELS: Final = 8
 _SHORT: Final = 5
+# Bytes outside ASCII that do not follow each other by chance.
+_SHORTEST_RUN, _NOT_ASCII = 4, 0x80
 _DATE_TIME: Final = 14
 _CHUNK, _OVERLAP = 4 << 20, 4096
 # A search reads at most so many bytes, or the file so many times.
@@ -99,9 +101,14 @@ class _Search:
 
     def _occurs_as(self, value: bytes, words: set[bytes]) -> bool:
         parts = _TOKEN.findall(value)
-        if not parts or not all(part in words for part in parts):
+        # Not every script sets words apart.
+        run_together = len(value) >= _SHORTEST_RUN and min(value) >= _NOT_ASCII
+        as_words = all(part in words for part in parts)
+        if not parts or not (run_together or as_words):
             return False
-        return (len(parts) == 1 and parts[0] == value) or self._contains(self._text, value) or self._contains(self._thin, value)
+        return (
+            (as_words and len(parts) == 1 and parts[0] == value) or self._contains(self._text, value) or self._contains(self._thin, value)
+        )
 
     def _in_pixels(self) -> Iterator[int]:
         values = {value: tag for value, tag in self._needles.own.items() if len(value) >= _SHORTEST_IN_PIXELS}

@@ -8,9 +8,11 @@ from typing import Final
 from mdm_dicom_srm.deid.identity import COMMON, fold, words
 
 _PARTS: Final = re.compile(r"\d+|[^\W\d_]+")
+_TOKENS: Final = re.compile(r"[0-9A-Za-z]+")
 _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[^\W\d_][^\W\d_A-Z]*")
 _SIZE: Final = re.compile(r"\d{1,4}(?:[xX]\d{1,4}){1,2}")
 _CJK: Final = "\u2e80"
+_SHORT_CODE: Final = 2
 _MAX_PARTS: Final = 4
 _MAX_DIGITS: Final = 3
 
@@ -56,6 +58,21 @@ def _known(letters: str, known: frozenset[str]) -> bool:
 @cache
 def _signs() -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(word for word in vocabulary() if min(word) >= _CJK)})+")
+
+
+def terms(value: bytes) -> bytes:
+    """Return a value of VR CS without what is no term: words of the standard and of radiology, such with few digits, two letters."""
+    codes = [code if _is_term(code) else b"" for code in value.strip(b" \0").split(b"\\")]
+    return b"\\".join(codes).rstrip(b"\\")
+
+
+def _is_term(code: bytes) -> bool:
+    text = code.decode("latin-1")
+    return text.isascii() and all(map(_is_term_word, _TOKENS.findall(text)))
+
+
+def _is_term_word(word: str) -> bool:
+    return len(word) <= _SHORT_CODE or (len(word) <= _MAX_PARTS if word.isdigit() else names_nobody(word))
 
 
 @cache

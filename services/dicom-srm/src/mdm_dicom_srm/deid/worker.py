@@ -107,6 +107,7 @@ class FileWorker:
             size=size,
             counts=result.counts,
             pixel_rule=result.pixel_rule,
+            attribute_rules=result.attribute_rules,
             checked=self._check is not None,
         )
 
