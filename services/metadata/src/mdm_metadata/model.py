@@ -211,6 +211,7 @@ class StoredCollection:
     checks: tuple[Check, ...] = ()
     view: StoredView | None = None
     has_key: bool = True
+    is_replica: bool = False
 
     @cached_property
     def by_name(self) -> Mapping[str, StoredAttribute]:
