@@ -1,8 +1,11 @@
 """Two sites: a read-only replica that follows the origin's change feed, and queries over both."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,6 +19,7 @@ from mdm_metadata.feed.copy import ReplicaCopy
 from mdm_metadata.feed.origin import FeedOrigin
 from mdm_service import main
 from mdm_service.database import DatabaseSettings, migrate, open_pool
+from mdm_service.errors import FailedPrecondition, Invalid
 from mdm_service.testing import channel
 
 from .conftest import Client, attribute, entry
@@ -29,12 +33,12 @@ class Site:
     """A metadata service that can be started, stopped and asked."""
 
     def __init__(self, name: str, postgres: Any, pki: Any, stack: ExitStack, **settings: Any) -> None:
-        self._pki, self._stack = pki, stack
+        self.pki, self._stack = pki, stack
         self.conninfo = postgres.create_database(f"metadata_{name}")
         stack.callback(postgres.drop_database, f"metadata_{name}")
         migrate(self.conninfo, MIGRATIONS)
         self.subject = pki.subject(f"metadata-{name}")
-        self._own = pki.issue(self.subject)
+        self.own = pki.issue(self.subject)
         self._settings = settings
         self.port = 0
         self._runtime: Any = None
@@ -42,14 +46,14 @@ class Site:
         stack.callback(self.stop)
 
     def start(self) -> None:
-        own = self._own
+        own = self.own
         settings = MetadataSettings(
             listen={"port": self.port},
             tls={"certificate": own.certificate, "key": own.key, "ca": own.ca},
-            trust={"ca": [{"certificate": own.ca, "namespaces": [self._pki.namespace]}]},
-            roles={"operator": [self._pki.subject("operator")], "peer.metadata": [self._pki.subject("metadata-b")]},
+            trust={"ca": [{"certificate": own.ca, "namespaces": [self.pki.namespace]}]},
+            roles={"operator": [self.pki.subject("operator")], "peer.metadata": [self.pki.subject("metadata-b")]},
             database={"conninfo": self.conninfo, "pool_min": 1, "pool_max": 6},
-            root={"owner": self._pki.subject("loader")},
+            root={"owner": self.pki.subject("loader")},
             **self._settings,
         )
         self._runtime = main.start(settings, build, MIGRATIONS)
@@ -62,12 +66,12 @@ class Site:
             self._runtime = None
 
     def client(self, name: str) -> Client:
-        subject = self._pki.subject(name)
-        return Client(self._stack.enter_context(channel(f"127.0.0.1:{self.port}", self._pki.issue(subject))), subject)
+        subject = self.pki.subject(name)
+        return Client(self._stack.enter_context(channel(f"127.0.0.1:{self.port}", self.pki.issue(subject))), subject)
 
     def replicas(self) -> list[feed_pb2.Replica]:
-        subject = self._pki.subject("operator")
-        with channel(f"127.0.0.1:{self.port}", self._pki.issue(subject)) as opened:
+        subject = self.pki.subject("operator")
+        with channel(f"127.0.0.1:{self.port}", self.pki.issue(subject)) as opened:
             return list(feed_pb2_grpc.MetadataFeedServiceStub(opened).ListReplicas(feed_pb2.ListReplicasRequest(), timeout=10).replicas)
 
 
@@ -250,6 +254,82 @@ def test_numbers_have_no_gaps_and_a_step_is_applied_once(sites):
     finally:
         for pool in pools:
             pool.close()
+
+
+class Process:
+    """The service of a site as a process of its own, which can be killed."""
+
+    def __init__(self, site: Site, origin: Site, folder: Path) -> None:
+        own, pki = site.own, site.pki
+        self._config = folder / "metadata.toml"
+        self._config.write_text(
+            f"""
+            [listen]
+            port = {site.port}
+            [tls]
+            certificate = "{own.certificate}"
+            key = "{own.key}"
+            ca = "{own.ca}"
+            [[trust.ca]]
+            certificate = "{own.ca}"
+            namespaces = ["{pki.namespace}"]
+            [database]
+            conninfo = "{site.conninfo}"
+            [root]
+            owner = "{pki.subject("loader")}"
+            [[replicas]]
+            origin = "a"
+            addresses = ["127.0.0.1:{origin.port}"]
+            subtrees = ["/biomed/a"]
+            """
+        )
+
+    def run_for(self, seconds: float) -> None:
+        """Start it, and kill it without warning."""
+        command = [sys.executable, "-m", "mdm_metadata", "serve", "--config", str(self._config)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+
+
+def test_a_replica_that_is_killed_again_and_again_ends_as_the_origin(sites, tmp_path):
+    a, b = sites
+    loader = a.client("loader")
+    b.stop()
+    with psycopg.connect(b.conninfo) as connection:
+        connection.execute("DELETE FROM collection WHERE replica AND folded_path <> '/biomed/a'")
+        connection.execute("DELETE FROM collection WHERE replica")
+        connection.execute("DELETE FROM replica")
+    process = Process(b, a, tmp_path)
+    for round_ in range(4):
+        loader.upsert("/biomed/a/images", *(entry(f"k{n:04}", Rows=round_) for n in range(600)))
+        loader.change(f"""DELETE FROM "/biomed/a/images" WHERE entry LIKE 'e0{round_}%'""")
+        process.run_for(1.0 + 0.4 * round_)
+    b.start()
+    eventually(same(a, b))
+
+
+@pytest.mark.parametrize("slot", ["i1'); DROP TABLE entry; --", "t1", "i", ""])
+def test_what_an_origin_sends_is_checked_like_what_a_caller_sends(sites, slot):
+    a, b = sites
+    eventually(same(a, b))
+    b.stop()
+    pool = open_pool(DatabaseSettings(conninfo=b.conninfo, pool_min=1, pool_max=1))
+    try:
+        copy = ReplicaCopy(pool, "a", "/biomed/a")
+        described = feed_pb2.FeedCollection(id=77, path="/biomed/a/evil", acl_id="x", default_acl_id="x")
+        described.attributes.add(name="x", type=1, slot=slot)
+        step = feed_pb2.SubscribeResponse(to=copy.position(), collections=[described])
+        getattr(step, "from").CopyFrom(copy.position())
+        with pytest.raises(Invalid):
+            copy.apply(step)
+        described.path, described.attributes[0].slot = "/biomed/elsewhere", "i1"
+        step.collections[0].CopyFrom(described)
+        with pytest.raises(FailedPrecondition):
+            copy.apply(step)
+    finally:
+        pool.close()
 
 
 def test_a_large_change_travels_in_several_steps(sites):

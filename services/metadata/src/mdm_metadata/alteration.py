@@ -121,6 +121,7 @@ class Alterations:
             raise Invalid("CHECK_NAME", "A check's name is a letter, then letters, digits or underscores, at most 63 in all.")
         with self._store.altering() as alteration:
             collection = self._alterable(alteration)
+            allowed(collection, Permission.READ, "r")  # whether entries fulfil a condition tells of their values
             condition = bind_condition(check.condition, collection)
             same = next((known for known in collection.checks if known.name.lower() == check.name.lower()), None)
             if same is not None and same.condition != check.condition:

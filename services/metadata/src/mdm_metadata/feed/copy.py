@@ -1,17 +1,20 @@
 """The other end of a feed: steps applied to PostgreSQL, each wholly and once."""
 
+import re
 from collections.abc import Sequence
 from uuid import UUID, uuid5
 
 import psycopg
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm_service import acl_store
-from mdm_service.acl import Acl, AclEntry, Permission
-from mdm_service.errors import FailedPrecondition
+from mdm_service.acl import Acl, AclEntry, canonical_principal, valid_permissions
+from mdm_service.errors import FailedPrecondition, Invalid
 from psycopg_pool import ConnectionPool
 
-from mdm_metadata.model import fold_path, parent_of
+from mdm_metadata.model import LETTERS, Attribute, AttributeType, StoredAttribute, check_path, fold_path, parent_of
+from mdm_metadata.store.schema import insert_attributes
 
+_SLOT = re.compile(r"[tifndzub][0-9]{1,9}", re.ASCII)
 #: Origins' ACL ids become ours below this one: an origin cannot touch ACLs that are not of its copies.
 _NAMESPACE = UUID("6f1d2f0e-5a37-4d0c-9e3e-0d6d0f5b8a11")
 
@@ -77,7 +80,8 @@ class ReplicaCopy:
 
     def _apply_acls(self, connection: psycopg.Connection, acls: Sequence[pb.FeedAcl]) -> None:
         for item in acls:
-            entries = tuple(AclEntry(p, Permission(bits)) for p, bits in zip(item.principals, item.permissions, strict=True))
+            given = zip(item.principals, item.permissions, strict=True)
+            entries = tuple(AclEntry(canonical_principal(principal), valid_permissions(bits)) for principal, bits in given)
             acl_store.ensure(connection, Acl(self._acl_id(item.id), item.owner, entries))
 
     def _drop(self, connection: psycopg.Connection, ids: Sequence[int]) -> None:
@@ -96,6 +100,8 @@ class ReplicaCopy:
         folded = fold_path(item.path)
         if folded != self._subtree and not folded.startswith(self._subtree.rstrip("/") + "/"):
             raise FailedPrecondition("REPLICA_OUTSIDE", "The origin sends a collection outside the subtree.")
+        check_path(item.path)
+        attributes = [_checked(attribute) for attribute in item.attributes]
         acls = (self._acl_id(item.acl_id), self._acl_id(item.default_acl_id))
         row = connection.execute(
             "SELECT collection_id FROM replica_collection WHERE origin = %s AND origin_id = %s", (self._origin, item.id)
@@ -109,12 +115,7 @@ class ReplicaCopy:
                 (*acls, item.min_cell, number),
             )
             connection.execute("DELETE FROM attribute WHERE collection_id = %s", (number,))
-        for a in item.attributes:
-            connection.execute(
-                "INSERT INTO attribute (collection_id, position, slot, name, type, length, unit, description, not_null, indexed, is_unique)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                (number, a.position, a.slot, a.name, a.type, a.length, a.unit, a.description, a.not_null, a.indexed, a.unique),
-            )
+        insert_attributes(connection, [(number, attribute) for attribute in attributes])
 
     def _insert_collection(self, connection: psycopg.Connection, item: pb.FeedCollection, folded: str, acls: tuple[UUID, UUID]) -> int:
         self._make_ancestors(connection, folded, item.path)
@@ -167,6 +168,22 @@ class ReplicaCopy:
                     [entry.attributes for entry in kept],
                 ),
             )
+
+
+def _checked(item: pb.FeedAttribute) -> StoredAttribute:
+    """Return an attribute as it is stored. What an origin sends is no more trusted than what a caller sends: its slot becomes part of SQL.
+
+    Raises:
+        Invalid: it is none.
+    """
+    if item.type not in AttributeType._value2member_map_ or not _SLOT.fullmatch(item.slot):
+        raise Invalid("REPLICA_ATTRIBUTE", "The origin sends an attribute that this version does not know.")
+    kind = AttributeType(item.type)
+    attribute = Attribute(item.name, kind, item.length, item.unit, item.description, item.not_null, item.indexed, item.unique)
+    attribute.check()
+    if item.slot[0] != LETTERS[kind]:
+        raise Invalid("REPLICA_ATTRIBUTE", "The origin sends an attribute whose stored name is of another type.")
+    return StoredAttribute(attribute, item.slot, item.position)
 
 
 def list_replicas(pool: ConnectionPool) -> list[pb.Replica]:
