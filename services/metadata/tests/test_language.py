@@ -245,10 +245,8 @@ def test_a_change_looks_at_the_rule_before_what_can_fail():
 @settings(max_examples=600, deadline=None)
 @given(st.lists(st.sampled_from([*VOCABULARY.split(), "UPDATE", "SET", "DELETE", "RETURNING", "USING"]), max_size=20), st.integers(0, 3))
 def test_random_changes_are_carried_out_or_refused_but_never_crash(words, frame):
-    text = " ".join(words)
-    text = (text, f'UPDATE "/a" SET i = {text} WHERE TRUE', f"UPDATE \"/a\" SET t = 'x' WHERE {text}", f'DELETE FROM "/a" WHERE {text}')[
-        frame
-    ]
+    frames = ("{}", 'UPDATE "/a" SET i = {} WHERE TRUE', "UPDATE \"/a\" SET t = 'x' WHERE {}", 'DELETE FROM "/a" WHERE {}')
+    text = frames[frame].replace("{}", " ".join(words))
     try:
         statement = changed(text)
     except Invalid as error:

@@ -19,6 +19,7 @@ from mdm_metadata.model import (
     Check,
     StoredAttribute,
     StoredCollection,
+    check_min_cell,
     check_path,
     fold_path,
 )
@@ -149,8 +150,7 @@ class Alterations:
 
     def set_min_cell(self, min_cell: int) -> None:
         """Set the smallest count told to callers with `l` and without `r`; 0 tells them nothing."""
-        if not 0 <= min_cell <= 1_000_000 or min_cell == 1:
-            raise Invalid("MIN_CELL", "A minimum cell size is 0 (nothing is counted) or 2 to 1,000,000.")
+        check_min_cell(min_cell)
         with self._store.altering() as alteration:
             collection = self._alterable(alteration, views=True)
             allowed(collection, Permission.CHANGE_ACL, "p")
