@@ -65,6 +65,8 @@ class Subscription:
                 reason = error.reason
             except (psycopg.Error, PoolTimeout):
                 reason = "DATABASE_UNAVAILABLE"
+            except Exception as error:  # the thread goes on, whatever an origin sends
+                reason = type(error).__name__
             turn += 1
             self._tell(reason)
             self._stopping.wait(pause)
@@ -106,7 +108,10 @@ class Subscription:
 
 def _reason(error: grpc.RpcError) -> str:
     """Return the origin's reason, or the status code's name."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except ValueError:  # details that contradict the status
+        status = None
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
