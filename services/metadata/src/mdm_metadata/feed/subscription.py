@@ -50,17 +50,18 @@ class Subscription:
         self._thread.join(10)
 
     def _run(self) -> None:
-        pause, turn = FIRST_PAUSE, 0
+        pause, turn, again = FIRST_PAUSE, 0, False
         while not self._stopping.is_set():
             try:
+                if again:
+                    self._copy.begin_again()
+                    again = False
                 self._follow(self._addresses[turn % len(self._addresses)])
                 pause = FIRST_PAUSE
                 continue
             except grpc.RpcError as error:
                 reason = _reason(error)
-                if reason == "FEED_TRIMMED":
-                    self._copy.begin_again()
-                    continue
+                again = again or reason == "FEED_TRIMMED"
             except MdmError as error:
                 reason = error.reason
             except (psycopg.Error, PoolTimeout):
