@@ -7,6 +7,7 @@ The service is a process of its own, reached over mutual TLS by gRPC from this o
 
 import argparse
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -371,6 +372,7 @@ def main() -> None:
     parser.add_argument("--collections", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends too
     table = Table(
         "measured", "metadata service", "psycopg", "ratio", title=f"{arguments.entries:,} entries of {len(ATTRIBUTES)} attributes"
     )
