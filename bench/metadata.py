@@ -7,6 +7,7 @@ The service is a process of its own, reached over mutual TLS by gRPC from this o
 
 import argparse
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import psycopg
 from mdm_client.calls import Patience
 from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.collections import Attribute, Collection, CollectionsClient, Entry
+from mdm_client.errors import ClientError
 from mdm_client.metadata import MetadataClient
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
@@ -36,16 +38,19 @@ FILLERS = 32
 class Stand:
     """A PostgreSQL, a metadata service, and clients of both."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, name: str = "metadata", origin: "Stand | None" = None) -> None:
         self._stack = stack
-        self._pki = DevelopmentCa(folder / "pki")
-        server = PostgresServer(folder / "postgres", durable=True)
-        server.start()
-        stack.callback(server.stop)
-        self.conninfo = server.create_database("bench")
-        own = self._pki.issue(self._pki.subject("metadata"))
+        self._pki = DevelopmentCa(folder / "pki") if origin is None else origin._pki
+        if origin is None:
+            self._server = PostgresServer(folder / "postgres", durable=True)
+            self._server.start()
+            stack.callback(self._server.stop)
+        else:
+            self._server = origin._server
+        self.conninfo = self._server.create_database(f"bench_{name}")
+        own = self._pki.issue(self._pki.subject(name))
         self._user = self._pki.issue(self._pki.subject("bench"))
-        config = folder / "metadata.toml"
+        config = folder / f"{name}.toml"
         config.write_text(
             f"""threads = 48
             [listen]
@@ -64,10 +69,22 @@ class Stand:
             owner = "{self._pki.subject("bench")}"
             [query]
             statement_seconds = 300
+            [roles]
+            "peer.metadata" = ["{self._pki.subject("copy")}"]
             """
         )
+        feed = f"""[[feed.subscribers]]
+            subject = "{self._pki.subject("copy")}"
+            subtrees = ["/published"]
+            """
+        if origin is not None:
+            feed = f"""[[replicas]]
+            origin = "bench"
+            addresses = ["127.0.0.1:{origin.port}"]
+            subtrees = ["/published"]
+            """
         self.port = _free_port()
-        config.write_text(config.read_text().replace("port = 0", f"port = {self.port}"))
+        config.write_text(config.read_text().replace("port = 0", f"port = {self.port}") + feed)
         command = [sys.executable, "-m", "mdm_metadata", "serve", "--migrate", "--config", str(config)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(process.wait)
@@ -297,12 +314,65 @@ def takes(stand: Stand, connection: psycopg.Connection, seconds: float) -> tuple
     return ours, done[0] / (time.perf_counter() - started)
 
 
+def many_collections(stand: Stand, count: int, seconds: float) -> tuple[float, float, float]:
+    """Return collections made a second, and the median time of a lookup before and after there are `count`."""
+    lookup = """SELECT modality, rows FROM "/images" WHERE entry = 'e00000007' LIMIT 1"""
+    before, _ = median(lambda: len(list(stand.metadata.query(lookup))), seconds)
+    started = time.perf_counter()
+    assert stand.collections.create([Collection("/many")]) == [None]
+    for start in range(0, count, 1_000):
+        made = stand.collections.create([Collection(f"/many/c{n:06}", ATTRIBUTES[:2]) for n in range(start, start + 1_000)])
+        assert not any(made)
+    made_rate = count / (time.perf_counter() - started)
+    after, _ = median(lambda: len(list(stand.metadata.query(lookup))), seconds)
+    return made_rate, before, after
+
+
+def replica_lag(stand: Stand, copy: Stand, seconds: float) -> tuple[float, float, float]:
+    """Return entries a second that two clients write at the origin, the median time until one is at the copy, and the longest."""
+    assert stand.collections.create([Collection("/published"), Collection("/published/images", ATTRIBUTES)]) == [None, None]
+    stop = threading.Event()
+    written = [0, 0]
+
+    def write(index: int) -> None:
+        client = CollectionsClient(stand.channel(), PATIENCE)
+        while not stop.is_set():
+            batch = [Entry(f"w{index}-{n:06}", values_of(n)) for n in range(written[index], written[index] + 100)]
+            assert not any(client.upsert("/published/images", batch))
+            written[index] += 100
+
+    def is_there(key: str) -> bool:
+        try:
+            return bool(list(copy.metadata.query(f"""SELECT entry FROM "/published/images" WHERE entry = '{key}'""")))
+        except ClientError:
+            return False
+
+    writers = [threading.Thread(target=write, args=(index,)) for index in range(2)]
+    started = time.perf_counter()
+    for writer in writers:
+        writer.start()
+    lags: list[float] = []
+    while time.perf_counter() < started + max(seconds, 5):
+        key = f"probe{len(lags)}"
+        assert not any(stand.collections.upsert("/published/images", [Entry(key, {"rows": 1})]))
+        stored = time.perf_counter()
+        while not is_there(key):
+            time.sleep(0.02)
+        lags.append(time.perf_counter() - stored)
+    stop.set()
+    for writer in writers:
+        writer.join()
+    return sum(written) / (time.perf_counter() - started), statistics.median(lags), max(lags)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--collections", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends too
     table = Table(
         "measured", "metadata service", "psycopg", "ratio", title=f"{arguments.entries:,} entries of {len(ATTRIBUTES)} attributes"
     )
@@ -335,6 +405,15 @@ def main() -> None:
                 f"{mine / theirs:.2f} × its rate",
             )
         mine, theirs = takes(stand, connection, arguments.seconds)
+        made, before, after = many_collections(stand, arguments.collections, arguments.seconds)
+        table.add_row(f"making {arguments.collections:,} collections", f"{made:,.0f} a second", "", "")
+        ratio = f"{after / before:.2f} × the time before"
+        table.add_row(f"one row, with {arguments.collections:,} collections more", f"{after * 1_000:.2f} ms", "", ratio)
+        copy = Stand(Path(folder), stack, "copy", stand)
+        written, typical, longest = replica_lag(stand, copy, arguments.seconds)
+        table.add_row(
+            "replica, while entries are written", f"{written:,.0f} entries/s", "", f"{typical:.2f} s behind, at most {longest:.2f} s"
+        )
         table.add_row(
             "takes of 4 clients; select, then update", f"{mine:,.0f} jobs/s", f"{theirs:,.0f} jobs/s", f"{mine / theirs:.2f} × its rate"
         )

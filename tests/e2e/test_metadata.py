@@ -158,6 +158,10 @@ def test_a_dump_is_loaded_again_and_csv_and_tables_are_imported(room: Room, tmp_
     assert room.run("operator", "meta", "load", copy, str(file), "--create").out == "4 entries stored\n"
     everything = 'SELECT * FROM "{}" ORDER BY entry'
     assert room.mdm.query("alice", everything.format(copy)) == room.mdm.query("alice", everything.format(room.images))
+    whole = tmp_path / "all.jsonl"
+    room.run("alice", "meta", "dump", room.path, "-R", "-o", str(whole))
+    assert room.run("operator", "meta", "load", f"{room.path}/again", str(whole), "--create").out == "8 entries stored\n"
+    assert room.mdm.query("alice", everything.format(f"{room.path}/again/copy")) == room.mdm.query("alice", everything.format(copy))
     table = tmp_path / "more.csv"
     table.write_text("key,modality,Rows,Day\nc1,US,7,2024-02-29\nc2,,8,\nc3,CT,,\n")
     result = room.mdm("alice", "meta", "load", copy, str(table), "--key", "key")

@@ -67,6 +67,18 @@ class Client:
 
         return CollectionsClient(self._channel("metadata", self.config.metadata), self._patience)
 
+    def metadata_at(self, site: str) -> MetadataClient:
+        """Return the metadata service of a site.
+
+        Raises:
+            Invalid: SITE_UNKNOWN.
+        """
+        addresses = self.config.metadata_sites.get(site)
+        if addresses is None:
+            known = ", ".join(sorted(self.config.metadata_sites)) or "none"
+            raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
+        return MetadataClient(self._channel(f"metadata {site}", addresses), self._patience)
+
     @cached_property
     def metadata_acls(self) -> AclClient:
         """Access lists of the metadata service alone."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc, metadata_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm.metadata.v1 import metadata_pb2_grpc
 
 from mdm_client.calls import Patience, Service, in_batches
 from mdm_client.errors import ClientError, Invalid, NotFound, from_rpc_error, from_status
@@ -47,6 +47,18 @@ class Collection:
     condition: str = ""
     definer: str = ""
     has_key: bool = True
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """A copy of a subtree: still being copied, or how many change sets and seconds behind (-1: never been up to date)."""
+
+    origin: str
+    subtree: str
+    copying: bool
+    behind: int
+    lag_seconds: float
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,16 @@ class CollectionsClient(Service):
     def explain(self, sql: str) -> list[str]:
         """Return how the database would answer a SELECT; for operators."""
         return list(self.call(self._stub.Explain, pb.ExplainRequest(sql=sql)).lines)
+
+    def replicas(self) -> Sequence[ReplicaState]:
+        """Return the copies of other services' subtrees that this service keeps; for operators."""
+        stub = feed_pb2_grpc.MetadataFeedServiceStub(self.channel)
+        found = self.call(stub.ListReplicas, feed_pb2.ListReplicasRequest()).replicas
+        states = []
+        for r in found:
+            behind = max(r.head - r.position.sequence, 0)
+            states.append(ReplicaState(r.origin, r.subtree, r.position.copying, behind, r.lag_seconds, r.problem))
+        return states
 
     def create_sequence(self, path: str, name: str, start: int, step: int) -> None:
         """Create a sequence of a collection."""

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mdm_client.errors import Invalid
 DEFAULT_PATH = Path("~/.config/mdm/client.toml")
 MAX_SHARE_INDEX = 16
 
-_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm"}
+_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm", "metadata_sites"}
 _KEYSTORE_KEYS = {"name", "index", "addresses"}
 _KIND_NAMES: dict[type, str] = {int: "an integer", list: "a list", str: "a string"}
 
@@ -36,6 +36,7 @@ class ClientConfig:
     threshold: int
     keystores: tuple[KeystoreAddress, ...]
     srm: Mapping[str, tuple[str, ...]]
+    metadata_sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | str) -> "ClientConfig":
@@ -72,17 +73,23 @@ class ClientConfig:
         keystores = tuple(_keystore(item) for item in _list(values, "keystores", dict))
         threshold = _value(values, "threshold", int)
         _check_keystores(keystores, threshold)
-        srm = values.get("srm", {})
-        if not isinstance(srm, dict):
-            raise _invalid("srm: must be a table of site = [addresses]")
+        srm, metadata_sites = _sites(values, "srm"), _sites(values, "metadata_sites")
         return cls(
             tls=TlsFiles(*(base / Path(_value(values, key, str)).expanduser() for key in ("certificate", "key", "ca"))),
             catalog=_addresses(values, "catalog"),
             metadata=_addresses(values, "metadata"),
             threshold=threshold,
             keystores=keystores,
-            srm={site: _addresses(srm, site, f"srm.{site}") for site in srm},
+            srm=srm,
+            metadata_sites=metadata_sites,
         )
+
+
+def _sites(values: Mapping[str, Any], key: str) -> dict[str, tuple[str, ...]]:
+    table = values.get(key, {})
+    if not isinstance(table, dict):
+        raise _invalid(f"{key}: must be a table of site = [addresses]")
+    return {site: _addresses(table, site, f"{key}.{site}") for site in table}
 
 
 def _keystore(values: Mapping[str, Any]) -> KeystoreAddress:

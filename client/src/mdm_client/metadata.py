@@ -41,6 +41,7 @@ class QueryResult:
 
     def __init__(self, place: str, call: Any, header: metadata_pb2.QueryHeader) -> None:
         self.columns = columns_of(header)
+        self.merge = header.merge
         self._types = [column.type for column in header.columns]
         self._place = place
         self._call = call
@@ -72,15 +73,17 @@ class MetadataClient(Service):
         super().__init__("metadata", channel, patience)
         self._stub = metadata_pb2_grpc.MetadataServiceStub(channel)
 
-    def query(self, sql: str, timeout: float | None = None) -> QueryResult:
+    def query(self, sql: str, timeout: float | None = None, *, partial: bool = False) -> QueryResult:
         """Return the answer to a SQL SELECT once its header is there; `timeout` in seconds covers all rows.
+
+        With `partial`, a site's part of a query over several, with the `merge` plan; see `mdm_client.federation`.
 
         Raises:
             ClientError: Invalid where the SQL is not accepted; also later, while rows are read.
         """
 
         def attempt() -> QueryResult:
-            call = self._stub.Query(metadata_pb2.QueryRequest(sql=sql), timeout=timeout)
+            call = self._stub.Query(metadata_pb2.QueryRequest(sql=sql, partial=partial), timeout=timeout)
             first = next(call, None)
             if first is None or first.WhichOneof("part") != "header":
                 raise Corrupt.because("ANSWER_MALFORMED", "metadata: the answer does not begin with its header")

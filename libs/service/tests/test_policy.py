@@ -12,6 +12,7 @@ CONTRACTS = [
     "mdm.keystore.v1.peer_pb2",
     "mdm.catalog.v1.catalog_pb2",
     "mdm.metadata.v1.metadata_pb2",
+    "mdm.metadata.v1.feed_pb2",
     "mdm.srm.v1.srm_pb2",
     "mdm.srm.v1.transfer_pb2",
     "mdm.srm.v1.registration_pb2",

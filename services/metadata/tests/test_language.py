@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from mdm_metadata.__main__ import MIGRATIONS
 from mdm_metadata.model import Attribute, AttributeType, Collection, StoredCollection, assign_slots
 from mdm_metadata.query.bind import bind, collection_paths
-from mdm_metadata.query.compile import Statement, compile_query
-from mdm_metadata.query.parse import parse
+from mdm_metadata.query.change import bind_change, bind_condition
+from mdm_metadata.query.compile import Statement, compile_change, compile_query
+from mdm_metadata.query.parse import parse, parse_change
+from mdm_metadata.query.render import is_total
 from mdm_metadata.query.tree import Readable
 from mdm_service.database import migrate
 from mdm_service.errors import Invalid
@@ -224,3 +226,41 @@ def test_random_words_are_answered_or_refused_but_never_crash(words, framed):
         assert error.message
     else:
         assert set(re.findall(r"(?:FROM|JOIN) (\w+)", statement.sql)) <= {"entry", "acl", "acl_entry", "s0", "s1"}
+
+
+def changed(sql: str) -> Statement:
+    return compile_change(bind_change(parse_change(sql), sql, readable), 0, 10)
+
+
+def test_a_change_looks_at_the_rule_before_what_can_fail():
+    total = changed("""UPDATE "/a" SET i = 1 / i WHERE t = 'x'""").sql
+    assert "CASE WHEN" not in total
+    failing = changed("UPDATE \"/a\" SET t = 'x' WHERE 1 / i = 1 ORDER BY i LIMIT 3")
+    rule = "EXISTS (SELECT FROM acl WHERE acl.id = e.acl_id"
+    assert failing.sql.index(f"CASE WHEN e.collection_id = %(p0)s::bigint AND ({rule}") > failing.sql.index(rule)
+    assert failing.sql.endswith("FOR UPDATE OF e SKIP LOCKED")
+    assert MARKER not in changed(f"""UPDATE "/a" {MARKER} SET t = '{MARKER}' WHERE {MARKER}.t = '{MARKER}' RETURNING t""").sql
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from([*VOCABULARY.split(), "UPDATE", "SET", "DELETE", "RETURNING", "USING"]), max_size=20), st.integers(0, 3))
+def test_random_changes_are_carried_out_or_refused_but_never_crash(words, frame):
+    frames = ("{}", 'UPDATE "/a" SET i = {} WHERE TRUE', "UPDATE \"/a\" SET t = 'x' WHERE {}", 'DELETE FROM "/a" WHERE {}')
+    text = frames[frame].replace("{}", " ".join(words))
+    try:
+        statement = changed(text)
+    except Invalid as error:
+        assert error.message
+    else:
+        assert set(re.findall(r"(?:FROM|JOIN|UPDATE) (\w+)", statement.sql)) <= {"entry", "acl", "acl_entry", "OF"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(VOCABULARY.split()), max_size=12))
+def test_random_conditions_of_views_and_checks_are_total_or_refused(words):
+    try:
+        condition = bind_condition(" ".join(words), COLLECTIONS["/a"])
+    except Invalid as error:
+        assert error.message
+    else:
+        assert is_total(condition)

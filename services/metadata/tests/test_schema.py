@@ -104,6 +104,20 @@ def test_an_index_is_built_and_dropped_while_many_write(service, loader):
     assert [a.indexed for a in loader.describe("/images").attributes[:2]] == [True, True]
 
 
+def test_an_index_whose_building_was_interrupted_is_finished_by_asking_again(service, loader):
+    with psycopg.connect(service.conninfo) as connection:  # as a crash leaves it: begun, half copied
+        connection.execute("UPDATE attribute SET indexed = true, moving_to = 'i1' WHERE name = 'Rows'")
+        connection.execute("UPDATE collection SET rev = rev + 1 WHERE path = '/images'")
+        connection.execute("UPDATE entry SET attributes = attributes || '{\"i1\": 3}' WHERE key = '03'")
+    loader.upsert("/images", service.entry("04", Rows=400), service.entry("99", Rows=990))
+    assert loader.rows('SELECT entry FROM "/images" WHERE Rows IN (3, 400, 990) ORDER BY 1') == [("03",), ("04",), ("99",)]
+    loader.alter("/images", change_attribute=pb.AttributeChange(name="Rows", indexed=True))
+    with psycopg.connect(service.conninfo) as connection:
+        assert connection.execute("SELECT slot, moving_to FROM attribute WHERE name = 'Rows'").fetchone() == ("i1", None)
+    assert loader.rows('SELECT entry FROM "/images" WHERE Rows IN (3, 400, 990) ORDER BY 1') == [("03",), ("04",), ("99",)]
+    assert loader.rows('SELECT COUNT(Rows) FROM "/images"') == [(51,)]
+
+
 @pytest.mark.parametrize(
     ("change", "good", "bad", "reason"),
     [
@@ -209,6 +223,13 @@ def test_changing_a_schema_needs_its_own_right(service, loader):
     alice.alter("/images", remove_attribute="Rows")
     assert refused(service, alice.alter, "/images", min_cell=5) == "COLLECTION_FORBIDDEN"
     assert refused(service, loader.alter, "/images") == "CHANGE_MISSING"
+
+
+def test_whether_hidden_entries_fulfil_a_condition_is_not_told(service, loader):
+    alice = service.client("alice")
+    loader.alter("/images", acls=pb.CollectionAcls(acl_id=loader.acl({f"dn:{alice.dn}": SET | LIST})))
+    for condition in ("Rows < 5", "Rows < 500"):
+        assert refused(service, alice.alter, "/images", add_check=pb.Check(name="c", condition=condition)) == "COLLECTION_FORBIDDEN"
 
 
 def test_numbers_of_a_sequence_are_given_once(service, loader):

@@ -189,6 +189,11 @@ def test_counts_need_the_list_right_and_a_cell_size_and_give_no_right_to_change(
     with pytest.raises(service.failed) as raised:
         mallory.rows('SELECT COUNT(*) FROM "/people"')
     assert raised.value.reason == "COLLECTION_NOT_FOUND"
+    for bad in (1, -1, 2_000_000):
+        assert loader.create(pb.Collection(path="/bad", min_cell=bad)) == ["MIN_CELL"]
+        with pytest.raises(service.failed) as raised:
+            loader.alter("/people", min_cell=bad)
+        assert raised.value.reason == "MIN_CELL"
     loader.alter("/people", min_cell=40)
     assert bob.rows('SELECT COUNT(*) FROM "/people"') == []
     writable = loader.acl({f"dn:{bob.dn}": LIST | WRITE})

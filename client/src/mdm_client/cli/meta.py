@@ -22,6 +22,10 @@ _COMMANDS = {
     "index": ("mdm_client.cli.meta_schema:index", "Build and drop indexes; nobody waits."),
     "link": ("mdm_client.cli.meta_schema:link", "Give a collection another path."),
     "load": ("mdm_client.cli.meta_transfer:load", "Read entries from a dump, CSV or a PostgreSQL table."),
+    "replica": (
+        "mdm_client.cli.meta_replica:replica",
+        "Show the copies of other sites' subtrees (operators only).",
+    ),
     "sequence": ("mdm_client.cli.meta_schema:sequence", "Numbers that are given once."),
     "take": ("mdm_client.cli.meta_entry:take", "Take entries from a work queue: find, change and return them at once."),
     "update": ("mdm_client.cli.meta_entry:update", "Change or delete entries by condition (SQL UPDATE or DELETE)."),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +37,8 @@ _POSTGRES_TYPES = {
     "uuid": "uuid",
 }
 _MAX_ERRORS = 20
+#: Path of the collection, line, entry.
+_Item = tuple[str, int, Entry]
 
 
 @click.command()
@@ -98,7 +100,7 @@ def load(
     key: str | None,
     **flags: bool,
 ) -> int:
-    """Read entries into the collection PATH: from a dump of one collection, a CSV file, or a table of PostgreSQL.
+    """Read entries into the collection PATH: from a dump (with what was dumped below it), a CSV file, or a table of PostgreSQL.
 
     Entries that exist are updated. Those that are not valid are told by line, and the others are stored: the command can be repeated.
     """
@@ -107,28 +109,28 @@ def load(
     if postgres is not None:
         if not table or not key:
             raise click.UsageError("--postgres takes --table NAME and --key COLUMN")
-        return _store(run, client, path, _from_postgres(client, path, postgres, table, key, flags["create"]))
+        return _store(run, client, _from_postgres(client, path, postgres, table, key, flags["create"]))
     if file is None:
         raise click.UsageError("name a FILE, or --postgres CONNINFO")
     if as_csv or file.suffix.lower() == ".csv":
         if not key:
             raise click.UsageError("CSV takes --key COLUMN")
-        return _store(run, client, path, _from_csv(client, path, file, key))
-    return _store(run, client, path, _from_dump(client, path, file, flags["create"], flags["default_acl"]))
+        return _store(run, client, _from_csv(client, path, file, key))
+    return _store(run, client, _from_dump(client, path, file, flags["create"], flags["default_acl"]))
 
 
-def _store(run: Session, client: Client, path: str, entries: Iterable[tuple[int, Entry]]) -> int:
-    """Store numbered entries in batches, tell what is wrong by number, and say how many were stored."""
+def _store(run: Session, client: Client, entries: Iterable[_Item]) -> int:
+    """Store entries in batches, tell what is wrong by line, and say how many were stored."""
     stored = failed = 0
-    rest = iter(entries)
-    while batch := list(islice(rest, BATCH)):
-        for (number, _), error in zip(batch, client.collections.upsert(path, [entry for _, entry in batch]), strict=True):
-            if error is None:
-                stored += 1
-                continue
-            failed += 1
-            if failed <= _MAX_ERRORS:
-                show_client_error(error, run.as_json, f"line {number}")
+    for path, some in groupby(entries, key=lambda item: item[0]):
+        while batch := list(islice(some, BATCH)):
+            for (_, number, _), error in zip(batch, client.collections.upsert(path, [entry for _, _, entry in batch]), strict=True):
+                if error is None:
+                    stored += 1
+                    continue
+                failed += 1
+                if failed <= _MAX_ERRORS:
+                    show_client_error(error, run.as_json, f"line {number}")
     if failed > _MAX_ERRORS:
         show_error(f"and {failed - _MAX_ERRORS} more", "ENTRIES_FAILED", run.as_json)
     if run.as_json:
@@ -138,22 +140,26 @@ def _store(run: Session, client: Client, path: str, entries: Iterable[tuple[int,
     return SOME_FAILED if failed else OK
 
 
-def _from_dump(client: Client, path: str, file: Path, create: bool, default_acl: bool) -> Iterator[tuple[int, Entry]]:
+def _from_dump(client: Client, path: str, file: Path, create: bool, default_acl: bool) -> Iterator[_Item]:
+    """Yield the entries of a dump; the first collection becomes `path`, those below it what is below `path`."""
     with file.open(encoding="utf-8") as lines:
-        seen = False
+        root = here = ""
         for number, text in enumerate(lines, 1):
             line = _json_object(file, number, text)
-            if "collection" in line:
-                if seen:
-                    raise Invalid.because("DUMP_SEVERAL", f"{file}: line {number}: a second collection: load dumps of one collection each")
-                seen = True
-                if create:
-                    _create(client, path, _attributes_of(line["collection"]), bool(line["collection"].get("sensitive")))
-            elif "entry" in line and isinstance(line.get("values"), dict):
+            if isinstance(line.get("collection"), dict):
+                described = line["collection"]
+                original = str(described.get("path", ""))
+                root = root or original
+                if original != root and not original.startswith(root.rstrip("/") + "/"):
+                    raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number}: a collection that is not below the first")
+                here = path + original[len(root) :]
+                if create and not described.get("target"):
+                    _create(client, here, _attributes_of(described), bool(described.get("sensitive")))
+            elif here and "entry" in line and isinstance(line.get("values"), dict):
                 acl_id = "" if default_acl else str(line.get("acl_id", ""))
-                yield number, Entry(str(line["entry"]), line["values"], acl_id)
+                yield here, number, Entry(str(line["entry"]), line["values"], acl_id)
             else:
-                raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number} is neither a collection nor an entry")
+                raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number} is neither a collection nor an entry of one")
 
 
 def _json_object(file: Path, number: int, text: str) -> dict[str, Any]:
@@ -179,7 +185,7 @@ def _create(client: Client, path: str, attributes: tuple[Attribute, ...], sensit
         raise error
 
 
-def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[tuple[int, Entry]]:
+def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[_Item]:
     kinds = {attribute.name.lower(): attribute.type for attribute in client.collections.describe(path).attributes}
     with _csv_lines(file) as lines:
         reader = csv.reader(lines, strict=True)
@@ -194,7 +200,7 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[tuple
                 number = reader.line_num
                 cells = dict(zip(header, row, strict=True))
                 values = {n: value_of(kinds[n.lower()], text) if text else None for n, text in cells.items() if n != key}
-                yield number, Entry(cells[key], values)
+                yield path, number, Entry(cells[key], values)
         except (ValueError, csv.Error, Invalid) as error:
             problem = error.message if isinstance(error, Invalid) else "as many fields as the header is expected"
             raise Invalid.because("CSV_MALFORMED", f"{file}: line {reader.line_num}: {problem}") from None
@@ -209,7 +215,7 @@ def _csv_lines(file: Path) -> Iterator[TextIO]:
         raise Invalid.because("CSV_MALFORMED", f"{file}: not UTF-8") from None
 
 
-def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: str, create: bool) -> Iterator[tuple[int, Entry]]:
+def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: str, create: bool) -> Iterator[_Item]:
     try:
         import psycopg
         from psycopg import sql
@@ -227,7 +233,7 @@ def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: st
                 _create(client, path, tuple(Attribute(name, kind) for name, kind in columns if name != key), False)
             for number, row in enumerate(cursor, 1):
                 cells = {name: _plain(kind, value) for (name, kind), value in zip(columns, row, strict=True)}
-                yield number, Entry(str(cells.pop(key)), cells)
+                yield path, number, Entry(str(cells.pop(key)), cells)
     except psycopg.Error as error:
         raise Invalid.because("POSTGRES", f"{table}: {str(error).splitlines()[0]}") from None
 

@@ -9,9 +9,12 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from mdm_client.cli.context import common_options, session
+from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error
 from mdm_client.cli.rowformat import BINARY, FORMATS, csv_rows, write_arrow
 from mdm_client.cli.table import json_rows, print_line, table_rows
+from mdm_client.client import Client
+from mdm_client.federation import query_sites
 from mdm_client.localfile import AtomicFile, Writer
 from mdm_client.metadata import Column, Row
 
@@ -22,23 +25,38 @@ _LINES: dict[str, Callable[[Sequence[Column], Iterator[Row]], Iterator[str]]] = 
 @click.argument("sql")
 @click.option("--format", "format_name", type=click.Choice(FORMATS), help="How rows are written; table unless --json.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, which appears when it is whole.")
+@click.option("--sites", metavar="SITE,…|all", help="Ask the metadata of several sites and merge; {site} in SQL is each site's name.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole answer.")
 @common_options
 @click.pass_context
-def query(context: click.Context, sql: str, format_name: str | None, output: Path | None, timeout: float | None) -> None:
+def query(context: click.Context, sql: str, format_name: str | None, output: Path | None, sites: str | None, timeout: float | None) -> int:
     """Ask the metadata in SQL (SELECT); rows are written as they arrive.
 
     Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
+
+    With --sites, rows of sites that answer are written; those that do not are told, and the exit code is 1.
     """
     run = session(context)
     chosen = format_name or ("jsonl" if run.as_json else "table")
     if chosen in BINARY and output is None and sys.stdout.isatty():
         raise click.UsageError(f"{chosen} is for a file or a pipe: give -o FILE")
+    if sites is not None:
+        return _query_sites(run, run.client(context), sql, sites, timeout, chosen, output)
     result = run.client(context).metadata.query(sql, timeout)
     try:
         write_rows(chosen, result.columns, result.batches(), output)
     finally:
         result.close()
+    return OK
+
+
+def _query_sites(run: Session, client: Client, sql: str, sites: str, timeout: float | None, chosen: str, output: Path | None) -> int:
+    names = sorted(client.config.metadata_sites) if sites == "all" else [name for name in sites.split(",") if name]
+    with query_sites({name: client.metadata_at(name) for name in names}, sql, timeout) as answer:
+        write_rows(chosen, answer.columns, answer.batches(), output)
+    for site, error in answer.failures.items():
+        show_client_error(error, run.as_json, site)
+    return SOME_FAILED if answer.failures else OK
 
 
 def write_rows(format_name: str, columns: Sequence[Column], batches: Iterable[Sequence[Row]], output: Path | None) -> None:

@@ -6,10 +6,12 @@ USER = "user"
 OPERATOR = "operator"
 DICOM_SRM = "service.dicom-srm"
 KEYSTORE_PEER = "peer.keystore"
+#: A metadata service that keeps copies of this one's subtrees.
+METADATA_PEER = "peer.metadata"
 #: Reads metrics and asks for health, nothing else.
 MONITOR = "monitor"
 #: Roles a configuration may give to subjects; a subject without any is a user.
-ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, MONITOR})
+ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, METADATA_PEER, MONITOR})
 
 _EVERYONE = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
 _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
@@ -103,6 +105,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         TakeNumbers=_CLIENTS,
         ListSequences=_CLIENTS,
     ),
+    **_rows("mdm.metadata.v1.MetadataFeedService", Subscribe=frozenset({METADATA_PEER}), ListReplicas=_OPERATORS),
     **_rows(
         "mdm.srm.v1.SrmService",
         Ping=_EVERYONE,

@@ -1,11 +1,15 @@
 """The metadata service."""
 
-from mdm.metadata.v1 import metadata_pb2_grpc
+from mdm.metadata.v1 import feed_pb2_grpc, metadata_pb2_grpc
 from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
 from mdm_service.acl_servicer import add_acl_service
 from mdm_service.main import Runtime, run
 
 from mdm_metadata.config import MetadataSettings
+from mdm_metadata.feed.origin import FeedOrigin
+from mdm_metadata.feed.servicer import FULL_NAME as FEED_SERVICE
+from mdm_metadata.feed.servicer import FeedServicer
+from mdm_metadata.feed.subscription import Subscription
 from mdm_metadata.service import MetadataService
 from mdm_metadata.servicer import FULL_NAME, MetadataServicer
 from mdm_metadata.store import PostgresStore
@@ -20,8 +24,17 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     store.ensure_root(settings.root.acl())
     metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store, runtime.authenticator)), runtime.server)
     add_acl_service(runtime.server, runtime.database)
+    subscribers = settings.feed.subtrees_by_subject()
+    FeedOrigin(runtime.database).configure({path for paths in subscribers.values() for path in paths}, settings.feed.keep_days)
+    feed_pb2_grpc.add_MetadataFeedServiceServicer_to_server(FeedServicer(runtime.database, subscribers), runtime.server)
     runtime.add_service(FULL_NAME)
     runtime.add_service(ACL_SERVICE)
+    runtime.add_service(FEED_SERVICE)
+    for replica in settings.replicas:
+        for subtree in replica.subtrees:
+            subscription = Subscription(runtime.database, replica.origin, replica.addresses, subtree, settings.tls)
+            subscription.start()
+            runtime.on_stop(subscription.stop)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from mdm_metadata.model import (
     Check,
     StoredAttribute,
     StoredCollection,
+    check_min_cell,
     check_path,
     fold_path,
 )
@@ -121,6 +122,7 @@ class Alterations:
             raise Invalid("CHECK_NAME", "A check's name is a letter, then letters, digits or underscores, at most 63 in all.")
         with self._store.altering() as alteration:
             collection = self._alterable(alteration)
+            allowed(collection, Permission.READ, "r")  # whether entries fulfil a condition tells of their values
             condition = bind_condition(check.condition, collection)
             same = next((known for known in collection.checks if known.name.lower() == check.name.lower()), None)
             if same is not None and same.condition != check.condition:
@@ -148,10 +150,9 @@ class Alterations:
 
     def set_min_cell(self, min_cell: int) -> None:
         """Set the smallest count told to callers with `l` and without `r`; 0 tells them nothing."""
-        if not 0 <= min_cell <= 1_000_000 or min_cell == 1:
-            raise Invalid("MIN_CELL", "A minimum cell size is 0 (nothing is counted) or 2 to 1,000,000.")
+        check_min_cell(min_cell)
         with self._store.altering() as alteration:
-            collection = allowed(alteration.collection(self._path, self._caller), Permission.SET, "s")
+            collection = self._alterable(alteration, views=True)
             allowed(collection, Permission.CHANGE_ACL, "p")
             alteration.set_min_cell(collection.id, min_cell)
 
@@ -159,6 +160,8 @@ class Alterations:
         """Point the collection itself, or what is created in it, at another ACL. Needs `p`."""
         with self._store.altering() as alteration:
             collection = allowed(alteration.collection(self._path, self._caller), Permission.CHANGE_ACL, "p")
+            if collection.is_replica:
+                holding(collection, Permission.CHANGE_ACL, "p")
             if self._path == "/":
                 raise Invalid("ROOT", "The root collection's ACL is configuration.")
             acl, default = acl_id or collection.collection.acl_id, default_acl_id or collection.collection.default_acl_id
@@ -169,8 +172,11 @@ class Alterations:
                     raise refusal
             alteration.set_acls(collection.id, acl, default)
 
-    def _alterable(self, alteration: Alteration) -> StoredCollection:
-        return holding(alteration.collection(self._path, self._caller), Permission.SET, "s")
+    def _alterable(self, alteration: Alteration, *, views: bool = False) -> StoredCollection:
+        found = alteration.collection(self._path, self._caller)
+        if views and found is not None and found.view is not None:
+            return allowed(found, Permission.SET, "s")
+        return holding(found, Permission.SET, "s")
 
     def _changed(
         self, alteration: Alteration, collection: StoredCollection, before: StoredAttribute, change: AttributeChange

@@ -18,7 +18,7 @@ class Creation:
         self._collections = collections
         self._caller = caller
         found = transaction.collections(_mentioned(collections), caller)
-        self._views = {path for path, stored in found.items() if stored.view is not None}
+        self._views = {path for path, stored in found.items() if stored.view is not None or stored.is_replica}
         self._known: dict[str, tuple[Collection, int]] = {path: (stored.collection, stored.permissions) for path, stored in found.items()}
         named = {acl for item in collections for acl in (item.acl_id, item.default_acl_id) if acl is not None}
         defaults = {known.default_acl_id for known, _ in self._known.values() if known.default_acl_id is not None}
@@ -64,7 +64,7 @@ class Creation:
         if not permissions & Permission.WRITE:
             raise Forbidden("PARENT_FORBIDDEN", "You need `w` on the parent collection.")
         if parent.folded in self._views:
-            raise Invalid("COLLECTION_IS_VIEW", "The parent is a view or link, and nothing can be below one.")
+            raise Invalid("COLLECTION_IS_VIEW", "The parent is a view, link or copy, and nothing can be made below one.")
         return parent
 
     def _check_references(self, item: Collection) -> None:

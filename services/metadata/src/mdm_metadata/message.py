@@ -20,6 +20,7 @@ from mdm_metadata.model import (
     View,
     ViewAttribute,
 )
+from mdm_metadata.query.partial import Merge
 from mdm_metadata.query.tree import Output
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
@@ -136,9 +137,22 @@ def attribute_change_of(message: pb.AttributeChange) -> AttributeChange:
     return AttributeChange(message.name, **{name: given(name) for name in names})
 
 
-def header_of(outputs: Sequence[Output]) -> pb.QueryHeader:
-    """Return the columns of an answer."""
-    return pb.QueryHeader(columns=[_column(output) for output in outputs])
+def header_of(outputs: Sequence[Output], merge: Merge | None = None) -> pb.QueryHeader:
+    """Return the columns of an answer, and how it is merged with others."""
+    return pb.QueryHeader(columns=[_column(output) for output in outputs], merge=None if merge is None else _merge(merge))
+
+
+def _merge(merge: Merge) -> pb.MergePlan:
+    columns = [
+        pb.MergeColumn(
+            kind=pb.MergeKind.ValueType(column.kind), source=column.source, count_source=column.count_source, column=_column(column.output)
+        )
+        for column in merge.columns
+    ]
+    order = [pb.MergeOrder(column=item.column, descending=item.descending, nulls_first=item.nulls_first) for item in merge.order]
+    plan = pb.MergePlan(columns=columns, visible=merge.visible, order=order, grouped=merge.grouped, distinct=merge.distinct)
+    plan.limit, plan.offset = -1 if merge.limit is None else merge.limit, merge.offset
+    return plan
 
 
 def fields_of(outputs: Sequence[Output]) -> list[str]:

@@ -17,6 +17,7 @@ MAX_KEY = 255
 MAX_ATTRIBUTES = 500
 MAX_DESCRIPTION = 1000
 MAX_UNIT = 64
+MAX_CELL = 1_000_000
 MAX_TEXT = 65_536
 MAX_INDEXED_TEXT = 500
 FIRST_UNINDEXED = 101
@@ -179,6 +180,7 @@ class Collection:
             Invalid: they cannot be; the message names the attribute.
         """
         check_path(self.path)
+        check_min_cell(self.min_cell)
         if len(self.attributes) > MAX_ATTRIBUTES:
             raise Invalid("TOO_MANY_ATTRIBUTES", f"A collection has at most {MAX_ATTRIBUTES} attributes.")
         seen = set()
@@ -211,6 +213,7 @@ class StoredCollection:
     checks: tuple[Check, ...] = ()
     view: StoredView | None = None
     has_key: bool = True
+    is_replica: bool = False
 
     @cached_property
     def by_name(self) -> Mapping[str, StoredAttribute]:
@@ -280,6 +283,16 @@ def check_path(path: str) -> None:
     for segment in path[1:].split("/"):
         if segment in ("", ".", "..") or len(segment) > MAX_SEGMENT:
             raise Invalid("PATH_MALFORMED", f"A segment of a path is 1 to {MAX_SEGMENT} characters and neither . nor ..")
+
+
+def check_min_cell(min_cell: int) -> None:
+    """Check a minimum cell size: 0 tells no counts, 1 would tell all.
+
+    Raises:
+        Invalid: it is neither 0 nor 2 to 1,000,000.
+    """
+    if not 0 <= min_cell <= MAX_CELL or min_cell == 1:
+        raise Invalid("MIN_CELL", "A minimum cell size is 0 (nothing is counted) or 2 to 1,000,000.")
 
 
 def check_key(key: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Forbidden, Invalid, MdmError, NotFound
+from mdm_service.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
 
 from mdm_metadata.model import Check, Collection, EntryWrite, StoredAttribute, StoredCollection, StoredEntry, StoredView, View
@@ -243,6 +243,8 @@ def holding(found: StoredCollection | None, wanted: Permission, letter: str) -> 
     collection = allowed(found, wanted, letter)
     if collection.view is not None:
         raise Invalid("COLLECTION_IS_VIEW", "This is a view or link: change the collection it shows.")
+    if collection.is_replica and wanted is not Permission.READ:
+        raise FailedPrecondition("COLLECTION_IS_REPLICA", "This is a copy of another service's collection: change it there.")
     return collection
 
 

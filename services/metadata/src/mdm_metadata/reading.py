@@ -15,6 +15,7 @@ from mdm_metadata.query.bind import bind, collection_paths
 from mdm_metadata.query.change import bind_change, bind_condition, changed_path, presented
 from mdm_metadata.query.compile import compile_change, compile_query
 from mdm_metadata.query.parse import parse, parse_change
+from mdm_metadata.query.partial import Merge, split
 from mdm_metadata.query.tree import Call, Change, Column, LiteralList, Output, Query, Readable, Source
 from mdm_metadata.writing import Upsert, to_scalar
 
@@ -42,6 +43,7 @@ class Answer:
     outputs: Sequence[Output]
     batches: Iterator[Batch]
     cancel: Callable[[], None]
+    merge: Merge | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class Reading:
         self._membership = membership
 
     @contextmanager
-    def query(self, caller: Caller, sql: str) -> Iterator[Answer]:
+    def query(self, caller: Caller, sql: str, *, partial: bool = False) -> Iterator[Answer]:
         """Evaluate a SELECT over what the caller may read: `r` on every collection and on every entry.
+
+        With `partial`, answer this site's part of a query over several, and how the parts become one.
 
         Raises:
             Invalid: the query is not allowed or cannot be computed; unknown and forbidden collections are told alike.
@@ -71,8 +75,11 @@ class Reading:
         paths = collection_paths(tree, sql)
         with self._store.querying() as session:
             readable = self._readable(session.collections, caller, paths)
-            statement = compile_query(bind(tree, sql, readable.get))
-            yield Answer(statement.outputs, session.rows(statement), session.cancel)
+            query, merge = bind(tree, sql, readable.get), None
+            if partial:
+                query, merge = split(query)
+            statement = compile_query(query)
+            yield Answer(statement.outputs, session.rows(statement), session.cancel, merge)
 
     def explain(self, caller: Caller, sql: str) -> list[str]:
         """Return PostgreSQL's plan of a SELECT, which is not run. For operators: they need no right on the collections."""

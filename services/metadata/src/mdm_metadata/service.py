@@ -60,6 +60,8 @@ class MetadataService:
         check_path(path)
         found = transaction.collections([fold_path(path)], caller).get(fold_path(path))
         collection = allowed(found, Permission.DELETE, "d")
+        if collection.is_replica:
+            raise FailedPrecondition("COLLECTION_IS_REPLICA", "This is a copy of another service's collection: change it there.")
         if fold_path(path) == "/":
             raise Invalid("ROOT", "The root collection cannot be dropped.")
         if not transaction.drop_collection(collection.id):
@@ -100,6 +102,11 @@ class MetadataService:
             acls = transaction.acl_permissions({item.acl_id for item in wanted}, caller)
             for path, collection in sorted(collections.items()):
                 mine = [item for item in wanted if fold_path(item.collection) == path]
+                if collection.is_replica or collection.view is not None:
+                    refused.update(
+                        {id(item): Invalid("COLLECTION_READ_ONLY", "This is a copy or a view: change the original.") for item in mine}
+                    )
+                    continue
                 found = transaction.entries(collection.id, {item.key for item in mine}, caller)
                 for item in mine:
                     refusal = entry_refusal(found.get(item.key), Permission.CHANGE_ACL, "p") or acl_refusal(item.acl_id, acls)

@@ -80,11 +80,11 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> Iterator[pb.QueryResponse]:
         """Stream the answer to a query; when the call ends early, so does the database's work."""
-        with self._service.reading.query(current_caller(), request.sql) as answer:
+        with self._service.reading.query(current_caller(), request.sql, partial=request.partial) as answer:
             if not context.add_callback(answer.cancel):
                 return
             fields = fields_of(answer.outputs)
-            yield pb.QueryResponse(header=header_of(answer.outputs))
+            yield pb.QueryResponse(header=header_of(answer.outputs, answer.merge))
             for columns in answer.batches:
                 for batch in batches_of(fields, columns):
                     yield pb.QueryResponse(rows=batch)

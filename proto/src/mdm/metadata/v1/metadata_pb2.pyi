@@ -72,6 +72,42 @@ ATTRIBUTE_TYPE_UUID: AttributeType.ValueType  # 9
 """Canonical UUID text."""
 Global___AttributeType: _TypeAlias = AttributeType  # noqa: Y015
 
+class _MergeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MergeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MergeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MERGE_KIND_UNSPECIFIED: _MergeKind.ValueType  # 0
+    """Not used."""
+    MERGE_KIND_KEY: _MergeKind.ValueType  # 1
+    """Rows keep it; groups are equal in it."""
+    MERGE_KIND_SUM: _MergeKind.ValueType  # 2
+    """They are added; NULL counts as nothing."""
+    MERGE_KIND_MIN: _MergeKind.ValueType  # 3
+    """The smallest."""
+    MERGE_KIND_MAX: _MergeKind.ValueType  # 4
+    """The largest."""
+    MERGE_KIND_AVG: _MergeKind.ValueType  # 5
+    """A sum divided by a count."""
+
+class MergeKind(_MergeKind, metaclass=_MergeKindEnumTypeWrapper):
+    """How values of one column become one."""
+
+MERGE_KIND_UNSPECIFIED: MergeKind.ValueType  # 0
+"""Not used."""
+MERGE_KIND_KEY: MergeKind.ValueType  # 1
+"""Rows keep it; groups are equal in it."""
+MERGE_KIND_SUM: MergeKind.ValueType  # 2
+"""They are added; NULL counts as nothing."""
+MERGE_KIND_MIN: MergeKind.ValueType  # 3
+"""The smallest."""
+MERGE_KIND_MAX: MergeKind.ValueType  # 4
+"""The largest."""
+MERGE_KIND_AVG: MergeKind.ValueType  # 5
+"""A sum divided by a count."""
+Global___MergeKind: _TypeAlias = MergeKind  # noqa: Y015
+
 @_typing.final
 class Attribute(_message.Message):
     """An attribute of a collection."""
@@ -718,16 +754,20 @@ class QueryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SQL_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     sql: _builtins.str
     """One SQL SELECT; collections are quoted identifiers: SELECT guid FROM "/biomed/hospital-a/images" WHERE Modality = 'CT'."""
+    partial: _builtins.bool
+    """Answer only this site's part of a query over several sites; the header then says how the parts become one."""
     def __init__(
         self,
         *,
         sql: _builtins.str = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sql", b"sql"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partial", b"partial", "sql", b"sql"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -772,22 +812,144 @@ class QueryHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLUMNS_FIELD_NUMBER: _builtins.int
+    MERGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultColumn]:
-        """In the order of the SELECT list."""
+        """In the order of the SELECT list; of a part, what is merged."""
+
+    @_builtins.property
+    def merge(self) -> Global___MergePlan:
+        """Of a part: how it is merged with others."""
 
     def __init__(
         self,
         *,
         columns: _abc.Iterable[Global___ResultColumn] | None = ...,
+        merge: Global___MergePlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["merge", b"merge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "merge", b"merge"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryHeader: _TypeAlias = QueryHeader  # noqa: Y015
+
+@_typing.final
+class MergeColumn(_message.Message):
+    """A column of the whole answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    COUNT_SOURCE_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    kind: Global___MergeKind.ValueType
+    """How."""
+    source: _builtins.int
+    """Number of the part's column, from 0."""
+    count_source: _builtins.int
+    """MERGE_KIND_AVG: number of the part's column with the count."""
+    @_builtins.property
+    def column(self) -> Global___ResultColumn:
+        """Name, type and unit."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___MergeKind.ValueType = ...,
+        source: _builtins.int = ...,
+        count_source: _builtins.int = ...,
+        column: Global___ResultColumn | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["column", b"column"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "count_source", b"count_source", "kind", b"kind", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MergeColumn: _TypeAlias = MergeColumn  # noqa: Y015
+
+@_typing.final
+class MergeOrder(_message.Message):
+    """A criterion of order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    NULLS_FIRST_FIELD_NUMBER: _builtins.int
+    column: _builtins.int
+    """Number of the column of the whole answer, from 0."""
+    descending: _builtins.bool
+    """Largest first."""
+    nulls_first: _builtins.bool
+    """NULL before everything else."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.int = ...,
+        descending: _builtins.bool = ...,
+        nulls_first: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "descending", b"descending", "nulls_first", b"nulls_first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MergeOrder: _TypeAlias = MergeOrder  # noqa: Y015
+
+@_typing.final
+class MergePlan(_message.Message):
+    """How parts become one answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    VISIBLE_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    GROUPED_FIELD_NUMBER: _builtins.int
+    DISTINCT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    visible: _builtins.int
+    """How many are the answer."""
+    grouped: _builtins.bool
+    """Rows with equal KEY columns become one."""
+    distinct: _builtins.bool
+    """Equal rows are told once."""
+    limit: _builtins.int
+    """Rows at most; -1: all."""
+    offset: _builtins.int
+    """Rows left out at the beginning."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___MergeColumn]:
+        """Columns of the whole answer, and behind them those that only order it."""
+
+    @_builtins.property
+    def order(self) -> _containers.RepeatedCompositeFieldContainer[Global___MergeOrder]:
+        """The order; a part without groups comes in it."""
+
+    def __init__(
+        self,
+        *,
+        columns: _abc.Iterable[Global___MergeColumn] | None = ...,
+        visible: _builtins.int = ...,
+        order: _abc.Iterable[Global___MergeOrder] | None = ...,
+        grouped: _builtins.bool = ...,
+        distinct: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "distinct", b"distinct", "grouped", b"grouped", "limit", b"limit", "offset", b"offset", "order", b"order", "visible", b"visible"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MergePlan: _TypeAlias = MergePlan  # noqa: Y015
 
 @_typing.final
 class ResultColumn(_message.Message):

@@ -26,10 +26,10 @@ from mdm_metadata.model import (
 
 _COLUMNS = (
     "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell, acl_permissions(c.acl_id, %(caller)s, %(principals)s),"
-    " c.rev, v.target_id, t.rev"
+    " c.rev, v.target_id, t.rev, c.replica"
 )
 _FROM = "collection AS c LEFT JOIN view AS v ON v.collection_id = c.id LEFT JOIN collection AS t ON t.id = v.target_id"
-Row = tuple[int, str, UUID, UUID, bool, int, int, int, int | None, int | None]
+Row = tuple[int, str, UUID, UUID, bool, int, int, int, int | None, int | None, bool]
 
 
 @dataclass(frozen=True)
@@ -232,13 +232,13 @@ def _stored(connection: psycopg.Connection, cache: SchemaCache, rows: Sequence[R
 
 
 def _collection(row: Row, schemas: Mapping[int, Schema]) -> StoredCollection:
-    number, path, acl_id, default_acl_id, sensitive, min_cell, permissions, _, _, _ = row
+    number, path, acl_id, default_acl_id, sensitive, min_cell, permissions, _, _, _, is_replica = row
     schema = schemas[number]
     attributes = schema.attributes if schema.view is None else _shown(schema.view, schemas[schema.view.target_id])
     described = tuple(stored.attribute for stored in attributes)
     collection = Collection(path, described, acl_id, default_acl_id, sensitive, min_cell)
     has_key = schema.view is None or schema.view.with_key
-    return StoredCollection(number, collection, attributes, permissions, schema.checks, schema.view, has_key)
+    return StoredCollection(number, collection, attributes, permissions, schema.checks, schema.view, has_key, is_replica)
 
 
 def _shown(view: StoredView, target: Schema) -> tuple[StoredAttribute, ...]:

@@ -131,19 +131,24 @@ class PostgresQuerySession:
                     return
 
 
-def read_all(connection: psycopg.Connection, statement: Statement, first: int = 0) -> list[tuple[Any, ...]]:
+def read_all(connection: psycopg.Connection, statement: Statement, seconds: float, first: int = 0) -> list[tuple[Any, ...]]:
     """Return the rows of a statement within a transaction, in the form a session gives; outputs begin at `first`.
 
     Raises:
-        Invalid: a value cannot be computed.
+        Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`.
     """
     timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
-    connection.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'")
+    timeout = f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
+    connection.execute(f"SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; {timeout}".encode())
     try:
         with connection.cursor() as cursor:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
             rows = cursor.execute(statement.sql.encode(), statement.parameters).fetchall()
+    except psycopg.errors.QueryCanceled:
+        raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the condition more selective.") from None
+    except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+        raise
     except psycopg.Error as error:
         raise translated(error) from None
     if not timestamps:

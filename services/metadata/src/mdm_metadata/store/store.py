@@ -29,9 +29,10 @@ ATTEMPTS = 3
 class PostgresTransaction:
     """One transaction. See the port for what each method does."""
 
-    def __init__(self, connection: psycopg.Connection, cache: schema.SchemaCache) -> None:
+    def __init__(self, connection: psycopg.Connection, cache: schema.SchemaCache, limits: QueryLimits) -> None:
         self._connection = connection
         self._cache = cache
+        self._seconds = limits.statement_seconds
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
         """Return the collections that exist among folded paths; they cannot be dropped until the transaction ends."""
@@ -94,11 +95,11 @@ class PostgresTransaction:
 
     def select_changed(self, statement: Statement) -> list[tuple[Any, ...]]:
         """Lock the entries that a change concerns and return key and new values of each."""
-        return read_all(self._connection, statement, 1)
+        return read_all(self._connection, statement, self._seconds, 1)
 
     def read(self, statement: Statement) -> list[tuple[Any, ...]]:
         """Return the rows of a statement, as the transaction sees them."""
-        return read_all(self._connection, statement)
+        return read_all(self._connection, statement, self._seconds)
 
     def sequences(self) -> PostgresSequences:
         """Return the sequences."""
@@ -117,7 +118,7 @@ class PostgresStore:
     def transaction(self) -> Iterator[PostgresTransaction]:
         """Begin a transaction; it commits at the end of the block."""
         with self._pool.connection() as connection:
-            yield PostgresTransaction(connection, self._cache)
+            yield PostgresTransaction(connection, self._cache, self._limits)
 
     def writing(self) -> Iterator[AbstractContextManager[PostgresTransaction]]:
         """Yield transactions to try until one commits."""

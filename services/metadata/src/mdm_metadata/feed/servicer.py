@@ -1,0 +1,66 @@
+"""The feed over gRPC."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import grpc
+from mdm.metadata.v1 import feed_pb2 as pb
+from mdm.metadata.v1 import feed_pb2_grpc
+from mdm_service.errors import Exhausted, NotFound
+from mdm_service.identity import Caller, current_caller
+from psycopg_pool import ConnectionPool
+
+from mdm_metadata.feed.copy import list_replicas
+from mdm_metadata.feed.origin import FeedOrigin
+from mdm_metadata.model import fold_path
+
+FULL_NAME = "mdm.metadata.v1.MetadataFeedService"
+STREAM_SECONDS = 300.0
+POLL_SECONDS = 0.25
+BEAT_SECONDS = 2.0
+MAX_STREAMS = 8
+
+
+class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
+    """MetadataFeedService over gRPC. `subscribers` says which subtrees, folded, each subject may have."""
+
+    def __init__(self, pool: ConnectionPool, subscribers: Mapping[str, frozenset[str]]) -> None:
+        self._pool = pool
+        self._origin = FeedOrigin(pool)
+        self._subscribers = subscribers
+        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
+
+    def Subscribe(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> Iterator[pb.SubscribeResponse]:
+        """Stream steps until the client goes or some minutes are over."""
+        self._check(current_caller(), request.subtree)
+        if not self._streams.acquire(blocking=False):
+            raise Exhausted("TOO_MANY_SUBSCRIBERS", f"At most {MAX_STREAMS} subscriptions at once: try again later.")
+        try:
+            yield from self._steps(request, context)
+        finally:
+            self._streams.release()
+
+    def _steps(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> Iterator[pb.SubscribeResponse]:
+        position, told = request.position, 0.0
+        end = time.monotonic() + STREAM_SECONDS
+        while context.is_active() and time.monotonic() < end:
+            step = self._origin.step(request.subtree, position)
+            moved = step.to != position
+            if moved or time.monotonic() - told > BEAT_SECONDS:
+                yield step
+                told = time.monotonic()
+            position = step.to
+            if not moved:
+                time.sleep(POLL_SECONDS)
+
+    def ListReplicas(self, request: pb.ListReplicasRequest, context: grpc.ServicerContext) -> pb.ListReplicasResponse:
+        """List the copies that are kept here."""
+        return pb.ListReplicasResponse(replicas=list_replicas(self._pool))
+
+    def _check(self, caller: Caller, subtree: str) -> None:
+        wanted = fold_path(subtree)
+        for allowed in self._subscribers.get(caller.dn, ()):
+            if wanted == allowed or wanted.startswith(allowed.rstrip("/") + "/"):
+                return
+        raise NotFound("SUBTREE_NOT_FOUND", "No such subtree is published for you.")

@@ -1,0 +1,120 @@
+"""Threads that keep copies of other services' subtrees up to date."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+import grpc
+import psycopg
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from mdm.metadata.v1 import feed_pb2 as pb
+from mdm.metadata.v1 import feed_pb2_grpc
+from mdm_service.errors import MdmError
+from mdm_service.settings import TlsSettings
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from mdm_metadata.feed.copy import ReplicaCopy
+
+_log = logging.getLogger(__name__)
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 10.0
+#: Longer than any call at the origin may take without a sign.
+SILENCE_SECONDS = 30.0
+
+
+class Subscription:
+    """One subtree of one origin, copied in a thread of its own until `stop`.
+
+    Several processes on one database may run it: a step is applied where the copy stands and nowhere else.
+    """
+
+    def __init__(self, pool: ConnectionPool, origin: str, addresses: Sequence[str], subtree: str, tls: TlsSettings) -> None:
+        self._copy = ReplicaCopy(pool, origin, subtree)
+        self._subtree = subtree
+        self._addresses = list(addresses)
+        self._tls = tls
+        self._stopping = threading.Event()
+        self._call: grpc.Call | None = None
+        self._thread = threading.Thread(target=self._run, name=f"replica {origin}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what was applied stays."""
+        self._stopping.set()
+        if self._call is not None:
+            self._call.cancel()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        pause, turn, again = FIRST_PAUSE, 0, False
+        while not self._stopping.is_set():
+            try:
+                if again:
+                    self._copy.begin_again()
+                    again = False
+                self._follow(self._addresses[turn % len(self._addresses)])
+                pause = FIRST_PAUSE
+                continue
+            except grpc.RpcError as error:
+                reason = _reason(error)
+                again = again or reason == "FEED_TRIMMED"
+            except MdmError as error:
+                reason = error.reason
+            except (psycopg.Error, PoolTimeout):
+                reason = "DATABASE_UNAVAILABLE"
+            except Exception as error:  # the thread goes on, whatever an origin sends
+                reason = type(error).__name__
+            turn += 1
+            self._tell(reason)
+            self._stopping.wait(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _follow(self, address: str) -> None:
+        """Apply what one stream brings."""
+        credentials = grpc.ssl_channel_credentials(
+            self._tls.ca.read_bytes(), self._tls.key.read_bytes(), self._tls.certificate.read_bytes()
+        )
+        options = (
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+            ("grpc.keepalive_time_ms", int(SILENCE_SECONDS * 1000)),
+        )
+        with grpc.secure_channel(address, credentials, options=options) as channel:
+            stub = feed_pb2_grpc.MetadataFeedServiceStub(channel)
+            call = stub.Subscribe(pb.SubscribeRequest(subtree=self._subtree, position=self._copy.position()), timeout=600)
+            self._call = call
+            try:
+                for step in call:
+                    if self._stopping.is_set():
+                        return
+                    if not self._copy.apply(step):
+                        self._stopping.wait(1)  # another process of this service is at it
+                        return
+            finally:
+                call.cancel()
+
+    def _tell(self, reason: str) -> None:
+        if self._stopping.is_set():
+            return
+        _log.warning("a replica does not go on", extra={"reason": reason})
+        try:
+            self._copy.tell(reason)
+        except (psycopg.Error, PoolTimeout):
+            return
+
+
+def _reason(error: grpc.RpcError) -> str:
+    """Return the origin's reason, or the status code's name."""
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except ValueError:  # details that contradict the status
+        status = None
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return str(info.reason)
+    return str(error.code().name)
