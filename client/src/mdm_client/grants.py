@@ -67,13 +67,6 @@ class AclClient(Service):
         """Return each ACL or why it is not given, in the order asked."""
         return self._batched(ids, lambda batch: self.call(self._stub.GetAcls, acl_pb2.GetAclsRequest(ids=batch)).results)
 
-    def create(self, acl_id: str, entries: Mapping[str, int]) -> AclOutcome:
-        """Create an ACL that is the caller's."""
-        messages = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
-        request = acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id, entries=messages)])
-        [status] = self.call(self._stub.CreateAcls, request).statuses
-        return AclOutcome(self.place, acl_id, error=_at(from_status(status), self.place))
-
     def modify(self, ids: Sequence[str], changes: Sequence[acl_pb2.AclChange]) -> list[AclOutcome]:
         """Apply changes to each ACL and return it as changed, in the order asked; safe to repeat."""
         return self._batched(
@@ -83,8 +76,7 @@ class AclClient(Service):
 
     def change(self, ids: Sequence[str], action: int, principal: str, permissions: int) -> list[AclOutcome]:
         """Grant (`GRANT`) or revoke (`REVOKE`) permissions in each ACL, as `modify`."""
-        entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
-        return self.modify(ids, acl_pb2.AclChange(action=action, entry=entry))  # type: ignore[arg-type]
+        return self.modify(ids, [_change(action, principal, permissions)])
 
     def create(self, entries: Mapping[str, int]) -> str:
         """Make an ACL of the caller's with these permission bits by principal, and return its id.
@@ -173,14 +165,12 @@ class Grants:
         [present] = acls.get([entry.default_acl_id])
         if present.acl is None:
             return present
-        new_id = str(uuid4())
-        created = acls.create(new_id, present.acl.entries)
-        if created.error is None:
-            [created] = acls.modify([new_id], changes)
-        if created.error is None:
-            [error] = self._catalog.assign_acls([(name, entry.acl_id, new_id)])
-            created = AclOutcome(created.service, new_id, created.acl, error)
-        return created
+        new_id = acls.create(present.acl.entries)
+        [changed] = acls.modify([new_id], changes)
+        if changed.error is not None:
+            return changed
+        [error] = self._catalog.assign_acls([(name, entry.acl_id, new_id)])
+        return AclOutcome(changed.service, new_id, changed.acl, error)
 
     def _everywhere(
         self,
@@ -223,8 +213,9 @@ def give(owner: str) -> acl_pb2.AclChange:
     return _change(acl_pb2.AclChange.ACTION_SET_OWNER, owner, 0)
 
 
-def _change(action: acl_pb2.AclChange.Action.ValueType, principal: str, permissions: int) -> acl_pb2.AclChange:
-    return acl_pb2.AclChange(action=action, entry=acl_pb2.AclEntry(principal=principal, permissions=permissions))
+def _change(action: int, principal: str, permissions: int) -> acl_pb2.AclChange:
+    entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
+    return acl_pb2.AclChange(action=action, entry=entry)  # type: ignore[arg-type]
 
 
 def _view(acl: acl_pb2.Acl) -> AclView:
