@@ -112,3 +112,5 @@ def test_rights_of_a_directory_are_set_in_short_forms_reported_inherited_and_giv
     assert mdm("alice", "--json", "stat", f"{top}/e").rows()[0]["owner"] == alice.removeprefix("dn:")
     assert mdm("operator", "acl", "who", "/biomed").code == 0
     assert mdm("mallory", "acl", "who", "/biomed").code == 3
+    operator = f"dn:{mdm('operator', '--json', 'whoami').rows()[0]['dn']}"
+    assert mdm("alice", "acl", "set", f"{top}/e", f"{operator}=all", "--shared").code == 0, "so that it can be removed"
