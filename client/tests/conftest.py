@@ -112,6 +112,18 @@ class FakeCatalog(catalog_pb2_grpc.CatalogServiceServicer):
     def ListSubtreeAcls(self, request, context):
         return self.subtree
 
+    def ModifySubtreeAcls(self, request, context):
+        response = catalog_pb2.ModifySubtreeAclsResponse(hidden=self.subtree.hidden)
+        for item in self.subtree.acls:
+            result = response.results.add(subtree_acl=item)
+            if item.shared_outside and not request.include_shared:
+                result.status.CopyFrom(ItemStatus(code=9, reason="ACL_SHARED", message="It guards something outside too."))
+                continue
+            changed = self.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[item.acl_id], changes=request.changes), context)
+            result.status.CopyFrom(changed.results[0].status)
+            result.acl.CopyFrom(changed.results[0].acl)
+        return response
+
 
 class FakeSrm(srm_pb2_grpc.SrmServiceServicer, transfer_pb2_grpc.TransferServiceServicer):
     def __init__(self, catalog: FakeCatalog) -> None:
@@ -219,13 +231,14 @@ class FakeKeystore(keystore_pb2_grpc.KeystoreServiceServicer):
 class FakeAcls(acl_pb2_grpc.AclServiceServicer):
     def __init__(self) -> None:
         self.acls: dict[str, dict[str, int]] = {}
+        self.owners: dict[str, str] = {}
         self.failing = 0
 
     def _result(self, acl_id: str) -> acl_pb2.AclResult:
         if acl_id not in self.acls:
             return acl_pb2.AclResult(status=ItemStatus(code=5, reason="ACL_NOT_FOUND", message="No such ACL."))
         entries = [acl_pb2.AclEntry(principal=p, permissions=b) for p, b in self.acls[acl_id].items()]
-        return acl_pb2.AclResult(acl=acl_pb2.Acl(id=acl_id, owner="CN=dicom-srm", entries=entries))
+        return acl_pb2.AclResult(acl=acl_pb2.Acl(id=acl_id, owner=self.owners.get(acl_id, "CN=dicom-srm"), entries=entries))
 
     def GetAcls(self, request, context):
         return acl_pb2.GetAclsResponse(results=[self._result(acl_id) for acl_id in request.ids])
@@ -239,7 +252,9 @@ class FakeAcls(acl_pb2_grpc.AclServiceServicer):
                 entries = self.acls.get(acl_id, {})
                 principal, bits = canonical_principal(change.entry.principal), change.entry.permissions
                 granted = entries.get(principal, 0)
-                entries[principal] = granted | bits if change.action == 1 else granted & ~bits
+                entries[principal] = {1: granted | bits, 2: granted & ~bits, 3: bits, 4: granted}[change.action]
+                if change.action == acl_pb2.AclChange.ACTION_SET_OWNER:
+                    self.owners[acl_id] = principal.removeprefix("dn:")
         return acl_pb2.ModifyAclsResponse(results=[self._result(acl_id) for acl_id in request.ids])
 
 
@@ -270,6 +285,7 @@ class FakeGrid:
         self.metadata = FakeMetadata()
         self.keystores = [FakeKeystore(name, index) for index, name in enumerate("abc", 1)]
         self.acls = {place: FakeAcls() for place in ("catalog", "metadata", "a", "b", "c")}
+        self.catalog.acls = self.acls["catalog"]
         self.addresses: dict[str, str] = {}
         self.alice = pki.issue(pki.subject("alice"))
 

@@ -189,6 +189,18 @@ def test_a_grant_acts_on_every_service_and_a_revocation_takes_it_back(grid):
     assert grid.acls["b"].acls[ids["study"]]["dn:CN=mallory,O=MDM Test"] == 0
 
 
+def test_short_forms_and_a_new_owner_reach_every_service(grid):
+    ids = _subtree(grid, study=False)
+    config = grid.config()
+    done = mdm(config, "acl", "set", STUDY, "group:/biomed/neuro+x", "authenticated=read", "group:/biomed/neuro-r")
+    assert done.exit_code == 0, done.stderr
+    for acls in grid.acls.values():
+        assert acls.acls[ids["study"]] == {"group:/biomed/neuro": 16, "authenticated": 116}
+    assert mdm(config, "chown", "/O=MDM Test/CN=bob", STUDY).exit_code == 0
+    assert {acls.owners[ids["study"]] for acls in grid.acls.values()} == {"CN=bob,O=MDM Test"}
+    assert mdm(config, "chown", "group:/biomed", STUDY).exit_code == 2
+
+
 def test_a_grant_that_fails_in_part_says_so_and_can_be_run_again(grid):
     _subtree(grid, study=False)
     config = grid.config()

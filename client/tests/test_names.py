@@ -10,6 +10,7 @@ from mdm_client.names import (
     Name,
     format_permissions,
     normalise_lfn,
+    parse_acl_change,
     parse_name,
     parse_permissions,
     parse_principal,
@@ -113,3 +114,26 @@ def test_urls_name_their_site():
     assert turl_authority(f"mdm+grpc://hospital-a/token/{GUID}") == "hospital-a"
     with pytest.raises(Invalid):
         turl_authority(f"https://hospital-a/token/{GUID}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("group:/biomed/neuro+rl", ("group:/biomed/neuro", "+", 4 + 32)),
+        ("authenticated=", ("authenticated", "=", 0)),
+        ("dn:CN=a-b,O=Lab+x-r", ("dn:CN=a-b,O=Lab+x", "-", 4)),
+        ("/O=Lab/CN=alice=read", ("dn:/O=Lab/CN=alice", "=", 4 + 16 + 32 + 64)),
+        ("dn:CN=alice,O=Lab-write", ("dn:CN=alice,O=Lab", "-", 254)),
+        ("/vo/group+all", ("group:/vo/group", "+", 255)),
+    ],
+)
+def test_short_forms_of_acl_changes_are_read_from_their_end(text, expected):
+    assert parse_acl_change(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "authenticated", "authenticated+", "+r", "authenticated+q", "authenticated-none", "dn:CN=alice,O=Lab", "nobody=r"]
+)
+def test_what_is_no_acl_change_is_refused(text):
+    with pytest.raises(Invalid):
+        parse_acl_change(text)

@@ -94,3 +94,23 @@ def test_copies_of_a_file_are_added_changed_listed_and_forgotten(stack, mdm, tmp
     assert mdm("mallory", "replica", "ls", row["lfn"]).code == 3
     assert mdm(owner, "replica", "rm", copy).code == 0
     assert len(mdm(owner, "replica", "ls", row["lfn"]).out.splitlines()) == 1
+
+
+def test_rights_of_a_directory_are_set_in_short_forms_reported_inherited_and_given_away(top, mdm):
+    mallory = f"dn:{mdm('mallory', '--json', 'whoami').rows()[0]['dn']}"
+    alice = f"dn:{mdm('alice', '--json', 'whoami').rows()[0]['dn']}"
+    assert mdm("operator", "mkdir", f"{top}/d").code == 0
+    own = mdm("operator", "--json", "acl", "set", "--default", top, f"{alice}=all", f"{mallory}+read")
+    assert own.code == 0, own.err
+    assert mdm("operator", "mkdir", f"{top}/e").code == 0
+    assert [mdm("alice", "--json", "stat", f"{top}/{name}").code for name in "de"] == [3, 0]
+    assert mdm("operator", "acl", "set", f"{top}/e", f"{mallory}-r", "--shared").code == 0
+    lists = mdm("operator", "--json", "acl", "get", f"{top}/e").rows()[0]
+    assert {who: lists["entries"][who] for who in (alice, mallory)} == {alice: "pdrwlxgs", mallory: "lxg"}
+    assert mdm("alice", "chown", alice, f"{top}/e", "--shared").code == 3, "an owner gives away, nobody takes"
+    assert mdm("operator", "chown", alice, f"{top}/e", "--shared").code == 0
+    assert mdm("alice", "--json", "stat", f"{top}/e").rows()[0]["owner"] == alice.removeprefix("dn:")
+    assert mdm("operator", "acl", "who", "/biomed").code == 0
+    assert mdm("mallory", "acl", "who", "/biomed").code == 3
+    operator = f"dn:{mdm('operator', '--json', 'whoami').rows()[0]['dn']}"
+    assert mdm("alice", "acl", "set", f"{top}/e", f"{operator}=all", "--shared").code == 0, "so that it can be removed"

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mdm.acl.v1 import acl_pb2
 from mdm.catalog.v1 import catalog_pb2
 
 from mdm_client.catalog_model import (
     DIRECTORY,
     FILE,
     SYMLINK,
+    AccessHolder,
+    AccessReport,
+    ChangedAcl,
     Entry,
     Location,
     Search,
@@ -19,14 +23,17 @@ from mdm_client.catalog_model import (
     usages_from_proto,
 )
 from mdm_client.catalog_replicas import FileReplicas, Replica, ReplicaCalls, ReplicaChange
-from mdm_client.errors import ClientError
+from mdm_client.errors import ClientError, from_status
 from mdm_client.names import Name
 
 __all__ = [
     "DIRECTORY",
     "FILE",
     "SYMLINK",
+    "AccessHolder",
+    "AccessReport",
     "CatalogClient",
+    "ChangedAcl",
     "Entry",
     "FileReplicas",
     "Location",
@@ -91,9 +98,33 @@ class CatalogClient(ReplicaCalls):
     def subtree_acls(self, name: Name) -> tuple[list[SubtreeAcl], int]:
         """Return the distinct ACLs at and below an entry, and how many more the caller may not see."""
         response = self.call(self.stub.ListSubtreeAcls, catalog_pb2.ListSubtreeAclsRequest(target=name.to_proto()))
-        acls = [SubtreeAcl(acl.acl_id, acl.files, acl.directories, acl.shared_outside) for acl in response.acls]
-        return acls, response.hidden
+        return [_subtree_acl(acl) for acl in response.acls], response.hidden
+
+    def modify_subtree_acls(
+        self, name: Name, changes: Sequence[acl_pb2.AclChange], include_shared: bool = False
+    ) -> tuple[list[ChangedAcl], int]:
+        """Apply changes to every ACL at and below an entry that the caller may change, in one transaction of the catalog.
+
+        Returns each ACL that the caller may see with what became of it, and how many more there are. Safe to repeat.
+        """
+        request = catalog_pb2.ModifySubtreeAclsRequest(target=name.to_proto(), changes=changes, include_shared=include_shared)
+        response = self.call(self.stub.ModifySubtreeAcls, request)
+        found = []
+        for result in response.results:
+            error = from_status(result.status)
+            found.append(ChangedAcl(_subtree_acl(result.subtree_acl), None if error else result.acl, error))
+        return found, response.hidden
+
+    def report_access(self, name: Name, permissions: int) -> AccessReport:
+        """Return who holds permissions on a file, or on how many files below a directory; for operators and who holds `p` on it."""
+        response = self.call(self.stub.ReportAccess, catalog_pb2.ReportAccessRequest(target=name.to_proto(), permissions=permissions))
+        holders = tuple(AccessHolder(item.subject, item.files, tuple(item.by)) for item in response.holders)
+        return AccessReport(holders, response.files, response.hidden)
 
     def _entries(self, start: Callable[[str], Any]) -> Iterator[Entry]:
         found = self.resumed(start, lambda answer: answer.entries, lambda entry: str(entry.lfn))
         return (entry_from_proto(entry) for entry in found)
+
+
+def _subtree_acl(acl: catalog_pb2.SubtreeAcl) -> SubtreeAcl:
+    return SubtreeAcl(acl.acl_id, acl.files, acl.directories, acl.shared_outside)

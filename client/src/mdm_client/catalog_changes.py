@@ -86,6 +86,18 @@ class CatalogChanges(Service):
 
         return self.outcomes(items, call)
 
+    def assign_acls(self, assignments: Iterable[tuple[Name, str, str]]) -> list[Outcome]:
+        """Point entries at ACLs that exist in the catalog: the entry, its ACL, a directory's default ACL (empty: as it is)."""
+        items = [
+            catalog_pb2.AclAssignment(target=name.to_proto(), acl_id=acl_id, default_acl_id=default)
+            for name, acl_id, default in assignments
+        ]
+
+        def call(batch: list[catalog_pb2.AclAssignment]) -> Any:
+            return self.call(self.stub.AssignAcls, catalog_pb2.AssignAclsRequest(assignments=batch)).statuses
+
+        return self.outcomes(items, call)
+
     def outcomes(self, items: list[M], call: Callable[[list[M]], Any], size: int = MAX_BATCH) -> list[Outcome]:
         """Return the outcome of each item, asked in batches."""
         return [from_status(status) for batch in in_batches(items, size) for status in call(batch)]

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+from mdm.acl.v1 import acl_pb2
 from mdm.catalog.v1 import catalog_pb2
+
+from mdm_client.errors import ClientError
 
 DIRECTORY = "directory"
 FILE = "file"
@@ -62,6 +65,33 @@ class SubtreeAcl:
     files: int
     directories: int
     shared_outside: bool
+
+
+@dataclass(frozen=True)
+class ChangedAcl:
+    """An ACL of a subtree as it is after a change, or why it was not changed."""
+
+    acl: SubtreeAcl
+    after: acl_pb2.Acl | None
+    error: ClientError | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessHolder:
+    """Who holds permissions on how many files, and by which entries. `authenticated` is anybody else with a certificate."""
+
+    subject: str
+    files: int
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReport:
+    """Who holds permissions, of how many files; `hidden` of them are not in the report."""
+
+    holders: tuple[AccessHolder, ...]
+    files: int
+    hidden: int
 
 
 @dataclass(frozen=True, slots=True)

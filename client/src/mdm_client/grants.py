@@ -67,17 +67,16 @@ class AclClient(Service):
         """Return each ACL or why it is not given, in the order asked."""
         return self._batched(ids, lambda batch: self.call(self._stub.GetAcls, acl_pb2.GetAclsRequest(ids=batch)).results)
 
-    def modify(self, ids: Sequence[str], change: acl_pb2.AclChange) -> list[AclOutcome]:
-        """Apply a change to each ACL and return it as changed, in the order asked; safe to repeat."""
+    def modify(self, ids: Sequence[str], changes: Sequence[acl_pb2.AclChange]) -> list[AclOutcome]:
+        """Apply changes to each ACL and return it as changed, in the order asked; safe to repeat."""
         return self._batched(
             ids,
-            lambda batch: self.call(self._stub.ModifyAcls, acl_pb2.ModifyAclsRequest(ids=batch, changes=[change])).results,
+            lambda batch: self.call(self._stub.ModifyAcls, acl_pb2.ModifyAclsRequest(ids=batch, changes=changes)).results,
         )
 
     def change(self, ids: Sequence[str], action: int, principal: str, permissions: int) -> list[AclOutcome]:
         """Grant (`GRANT`) or revoke (`REVOKE`) permissions in each ACL, as `modify`."""
-        entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
-        return self.modify(ids, acl_pb2.AclChange(action=action, entry=entry))  # type: ignore[arg-type]
+        return self.modify(ids, [_change(action, principal, permissions)])
 
     def create(self, entries: Mapping[str, int]) -> str:
         """Make an ACL of the caller's with these permission bits by principal, and return its id.
@@ -108,9 +107,7 @@ class AclClient(Service):
         error = from_status(result.status)
         if error:
             return AclOutcome(self.place, acl_id, error=error.at(self.place))
-        acl = result.acl
-        entries = {entry.principal: entry.permissions for entry in acl.entries}
-        return AclOutcome(self.place, acl_id, AclView(acl.id, acl.owner, entries, acl.rev))
+        return AclOutcome(self.place, acl_id, _view(result.acl))
 
 
 class Grants:
@@ -124,43 +121,106 @@ class Grants:
     def get(self, name: Name) -> AclReport:
         """Return the ACLs at and below `name` as every service holds them."""
         acls, hidden = self._catalog.subtree_acls(name)
-        return AclReport(self._everywhere(acls, lambda service, ids: service.get(ids)), hidden=hidden)
+        return AclReport(self._everywhere(acls, lambda service, ids: service.get(ids), self._services), hidden=hidden)
 
-    def change(self, name: Name, action: int, principal: str, permissions: int, include_shared: bool = False) -> AclReport:
-        """Grant (`GRANT`) or revoke (`REVOKE`) permissions on everything at and below `name`.
+    def change(self, name: Name, changes: Sequence[acl_pb2.AclChange], include_shared: bool = False) -> AclReport:
+        """Apply changes (see `grant`, `revoke`, `replace`, `give`) to every ACL at and below `name`: first in the catalog, in one
+        transaction, then in every other service.
 
         ACLs that guard objects elsewhere too are changed only with `include_shared`. Safe to repeat after a failure.
 
         Raises:
             Invalid: ACL_SHARED where no ACL could be changed without reaching beyond `name`.
-            ClientError: the catalog does not tell the ACLs; nothing was changed.
+            ClientError: the catalog did not change anything, and so nothing was.
         """
-        found, hidden = self._catalog.subtree_acls(name)
-        acls = [acl for acl in found if include_shared or not acl.shared_outside]
-        shared = tuple(acl.acl_id for acl in found if acl not in acls)
-        if shared and not acls:
+        changed, hidden = self._catalog.modify_subtree_acls(name, changes, include_shared)
+        shared = tuple(item.acl.acl_id for item in changed if item.error and item.error.reason == "ACL_SHARED")
+        rest = [item for item in changed if item.acl.acl_id not in shared]
+        if shared and not rest:
             raise Invalid.because(
                 "ACL_SHARED",
                 f"{name}: its access list guards objects elsewhere too; name the directory they share, or add --shared",
             )
-        entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
-        change = acl_pb2.AclChange(action=action, entry=entry)  # type: ignore[arg-type]
-        outcomes = self._everywhere(acls, lambda service, ids: service.modify(ids, change))
+        place = self._catalog.place
+        outcomes = tuple(
+            AclOutcome(place, item.acl.acl_id, _view(item.after) if item.after else None, _at(item.error, place)) for item in rest
+        )
+        others = [service for service in self._services if service.place != place]
+        outcomes += self._everywhere([item.acl for item in rest], lambda service, ids: service.modify(ids, changes), others)
         return AclReport(outcomes, shared, hidden)
 
+    def set_default(self, name: Name, changes: Sequence[acl_pb2.AclChange]) -> AclOutcome:
+        """Give a directory a default ACL of its own, which what is made in it from now on refers to: a copy of its present one, yours,
+        with changes applied. In the catalog only.
+
+        Raises:
+            Invalid: NOT_A_DIRECTORY. ClientError: it may not be shown, or not be changed.
+        """
+        [entry] = self._catalog.stat([name])
+        if isinstance(entry, ClientError):
+            raise entry
+        if not entry.default_acl_id:
+            raise Invalid.because("NOT_A_DIRECTORY", f"{name}: only a directory has a default access list")
+        acls = next(service for service in self._services if service.place == self._catalog.place)
+        [present] = acls.get([entry.default_acl_id])
+        if present.acl is None:
+            return present
+        new_id = acls.create(present.acl.entries)
+        [changed] = acls.modify([new_id], changes)
+        if changed.error is not None:
+            return changed
+        [error] = self._catalog.assign_acls([(name, entry.acl_id, new_id)])
+        return AclOutcome(changed.service, new_id, changed.acl, error)
+
     def _everywhere(
-        self, acls: Sequence[SubtreeAcl], ask: Callable[[AclClient, Sequence[str]], list[AclOutcome]]
+        self,
+        acls: Sequence[SubtreeAcl],
+        ask: Callable[[AclClient, Sequence[str]], list[AclOutcome]],
+        services: Sequence[AclClient],
     ) -> tuple[AclOutcome, ...]:
-        if not acls:
+        if not acls or not services:
             return ()
         ids = [acl.acl_id for acl in acls]
         guards_files = {acl.acl_id for acl in acls if acl.files}
-        with ThreadPoolExecutor(max_workers=len(self._services), thread_name_prefix="acl") as executor:
-            answers = list(executor.map(lambda service: ask(service, ids), self._services))
+        with ThreadPoolExecutor(max_workers=len(services), thread_name_prefix="acl") as executor:
+            answers = list(executor.map(lambda service: ask(service, ids), services))
         return tuple(
             outcome
-            for service, outcomes in zip(self._services, answers, strict=True)
+            for service, outcomes in zip(services, answers, strict=True)
             for outcome in outcomes
             # An ACL of directories alone need not exist beside keys and metadata.
             if service.place == self._catalog.place or outcome.acl_id in guards_files or not isinstance(outcome.error, NotFound)
         )
+
+
+def grant(principal: str, permissions: int) -> acl_pb2.AclChange:
+    """Return the change that adds permissions to a principal's."""
+    return _change(GRANT, principal, permissions)
+
+
+def revoke(principal: str, permissions: int) -> acl_pb2.AclChange:
+    """Return the change that takes permissions from a principal."""
+    return _change(REVOKE, principal, permissions)
+
+
+def replace(principal: str, permissions: int) -> acl_pb2.AclChange:
+    """Return the change that makes permissions all that a principal has."""
+    return _change(acl_pb2.AclChange.ACTION_SET, principal, permissions)
+
+
+def give(owner: str) -> acl_pb2.AclChange:
+    """Return the change that makes a principal, a `dn:…`, the owner."""
+    return _change(acl_pb2.AclChange.ACTION_SET_OWNER, owner, 0)
+
+
+def _change(action: int, principal: str, permissions: int) -> acl_pb2.AclChange:
+    entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
+    return acl_pb2.AclChange(action=action, entry=entry)  # type: ignore[arg-type]
+
+
+def _view(acl: acl_pb2.Acl) -> AclView:
+    return AclView(acl.id, acl.owner, {entry.principal: entry.permissions for entry in acl.entries}, acl.rev)
+
+
+def _at(error: ClientError | None, place: str) -> ClientError | None:
+    return error.at(place) if error else None

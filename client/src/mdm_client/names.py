@@ -19,6 +19,9 @@ AUTHENTICATED = "authenticated"
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # The eight permissions of mdm.acl.v1.AclEntry, in the order they are printed.
 PERMISSION_BITS = {"p": 1, "d": 2, "r": 4, "w": 8, "l": 32, "x": 16, "g": 64, "s": 128}
+# What people mean more often than single letters.
+_WORDS = {"read": "rlxg", "write": "wdsrlxg", "all": "prwlxgsd", "none": ""}
+_ACL_CHANGE = re.compile(rf"(.+)([+=-])({'|'.join(_WORDS)}|[{''.join(PERMISSION_BITS)}]*)")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,27 @@ def parse_permissions(letters: str) -> int:
     if not letters or not set(letters) <= set(PERMISSION_BITS):
         raise Invalid.because("PERMISSION_UNKNOWN", f"{_shown(letters)}: permissions are letters of prwlxgsd, such as rlxg")
     return sum(PERMISSION_BITS[letter] for letter in set(letters))
+
+
+def parse_acl_change(text: str) -> tuple[str, str, int]:
+    """Return principal, operator and permissions of a short form such as `group:/vo/group+rl`, `authenticated=`, `dn:CN=…-write`.
+
+    The operator is the last of `+` (allow too), `-` (take away), `=` (make it all) in `text`; permissions are letters, or one of
+    the words `read` (rlxg), `write` (wdsrlxg), `all`, `none`.
+
+    Raises:
+        Invalid: ACL_CHANGE_MALFORMED, PRINCIPAL_MALFORMED, PERMISSION_UNKNOWN.
+    """
+    match = _ACL_CHANGE.fullmatch(text)
+    if not match:
+        raise Invalid.because(
+            "ACL_CHANGE_MALFORMED", f"{_shown(text)}: write PRINCIPAL+PERMISSIONS, PRINCIPAL-PERMISSIONS or PRINCIPAL=PERMISSIONS"
+        )
+    who, operator, what = match.groups()
+    letters = _WORDS.get(what, what)
+    if not letters and operator != "=":
+        raise Invalid.because("PERMISSION_UNKNOWN", f"{_shown(text)}: no permissions after {operator}")
+    return parse_principal(who), operator, parse_permissions(letters) if letters else 0
 
 
 def format_permissions(bits: int) -> str:

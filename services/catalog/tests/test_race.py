@@ -82,3 +82,69 @@ def test_concurrent_updates_with_one_rev_apply_once(catalog, study):
 
     assert catalog.dicom_srm.dn
     assert sorted(_together(*(lambda size=size: change(size) for size in range(4)))) == ["", *["REV_CHANGED"] * 3]
+
+
+def _rename(client, old, new):
+    renaming = catalog_pb2.Renaming(source=catalog_pb2.Target(lfn=old), lfn=new)
+    return client.catalog.Rename(catalog_pb2.RenameRequest(renamings=[renaming])).statuses[0].reason
+
+
+def test_two_directories_never_move_below_each_other(catalog, study):
+    client = catalog.dicom_srm
+    for number in range(12):
+        one, two = f"{BASE}/one{number}", f"{BASE}/two{number}"
+        assert client.mkdir(f"{one}/x", f"{two}/y", parents=True) == ["", ""]
+        reasons = _together(lambda a=one, b=two: _rename(client, a, f"{b}/y/a"), lambda a=one, b=two: _rename(client, b, f"{a}/x/b"))
+        assert sorted(reasons)[0] == "" and sorted(reasons)[1] in ("ENTRY_NOT_FOUND", "MOVE_INTO_ITSELF")
+        found = client.ls(BASE, recursive=True)
+        assert len([path for path in found if f"one{number}" in path or f"two{number}" in path]) == 4, "all four are below the study"
+
+
+def test_what_is_made_while_its_directory_moves_is_in_it_or_refused(catalog, study, new_file):
+    client = catalog.dicom_srm
+    assert client.mkdir(f"{BASE}/to") == [""]
+    for number in range(12):
+        old, new = f"{BASE}/m{number}", f"{BASE}/to/m{number}"
+        assert client.mkdir(old) == [""]
+        moved, [registered], [removed] = _together(
+            lambda a=old, b=new: _rename(client, a, b),
+            lambda path=old: client.register(new_file(f"{path}/f")),
+            lambda path=old: client.remove(path),
+        )
+        _check_tree(catalog.conninfo)
+        there = set(client.ls(BASE, recursive=True))
+        assert (f"{new}/f" in there or f"{old}/f" in there) == (registered == "")
+        assert (old in there, new in there) == (moved != "" and removed != "", moved == "" and removed != "")
+
+
+def test_one_name_is_given_once_and_lists_change_as_a_whole(catalog, study):
+    client = catalog.dicom_srm
+    for number in range(8):
+        paths = [f"{BASE}/w{number}-{index}" for index in range(3)]
+        assert client.mkdir(*paths) == [""] * 3
+        reasons = _together(*(lambda path=path, number=number: _rename(client, path, f"{BASE}/won{number}") for path in paths))
+        assert sorted(reasons) == ["", "LFN_TAKEN", "LFN_TAKEN"]
+
+
+def test_sums_are_right_after_many_changed_them_at_once(catalog, study, new_file, connection):
+    client = catalog.dicom_srm
+    assert client.mkdir(f"{BASE}/a", f"{BASE}/b") == ["", ""]
+
+    def work(number):
+        for turn in range(5):
+            files = [new_file(f"{BASE}/{'ab'[(number + turn) % 2]}/{number}-{turn}-{index}", size=index) for index in range(20)]
+            assert set(client.register(*files)) == {""}
+            client.remove(*(file.lfn for file in files[:10]))
+            _rename(client, files[11].lfn, f"{BASE}/{'ba'[(number + turn) % 2]}/moved-{number}-{turn}")
+
+    _together(*(lambda number=number: work(number) for number in range(4)))
+    rows = connection.execute(
+        "SELECT d.directory_id, d.files, d.bytes FROM directory_content d JOIN entry e ON e.id = d.directory_id"
+        " WHERE e.name IN ('a', 'b') ORDER BY 1"
+    ).fetchall()
+    counted = connection.execute(
+        "SELECT p.id, count(*), sum(c.size) FROM entry p JOIN entry c ON c.parent_id = p.id"
+        " WHERE p.name IN ('a', 'b') GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert rows == counted
+    assert sum(row[1] for row in rows) == 200

@@ -1,15 +1,19 @@
-"""Commands of access control: acl get, grant, revoke."""
+"""Commands of access control: acl get, grant, revoke, set, who; chown."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import click
+from mdm.acl.v1 import acl_pb2
 
+from mdm_client import grants
 from mdm_client.cli.context import common_options, session
+from mdm_client.cli.lfn import LFN
 from mdm_client.cli.outcome import OK, SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.grants import GRANT, REVOKE, AclOutcome, AclReport, AclView
-from mdm_client.names import format_permissions, parse_name, parse_permissions, parse_principal
+from mdm_client.grants import AclOutcome, AclReport, AclView
+from mdm_client.names import format_permissions, parse_acl_change, parse_name, parse_permissions, parse_principal
 
 _ARGUMENTS_HELP = """
     PRINCIPAL is dn:CN=…,O=… (or /O=…/CN=…), group:/vo/group or authenticated. PERMISSIONS are letters: p change the list,
@@ -48,7 +52,8 @@ def get_acl(context: click.Context, target: str) -> int:
 @click.pass_context
 def grant(context: click.Context, target: str, principal: str, permissions: str, shared: bool) -> int:
     """Allow a principal on a subtree."""
-    return _change(context, GRANT, target, principal, permissions, shared)
+    changes = [grants.grant(parse_principal(principal), parse_permissions(permissions))]
+    return _change(context, target, changes, shared, "granted")
 
 
 @acl.command(help="Take PERMISSIONS (default: all) from PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
@@ -60,18 +65,85 @@ def grant(context: click.Context, target: str, principal: str, permissions: str,
 @click.pass_context
 def revoke(context: click.Context, target: str, principal: str, permissions: str, shared: bool) -> int:
     """Take permissions from a principal on a subtree."""
-    return _change(context, REVOKE, target, principal, permissions, shared)
+    changes = [grants.revoke(parse_principal(principal), parse_permissions(permissions))]
+    return _change(context, target, changes, shared, "revoked")
 
 
-def _change(context: click.Context, action: int, target: str, principal: str, permissions: str, shared: bool) -> int:
+@acl.command("set")
+@click.argument("target", type=LFN)
+@click.argument("changes", nargs=-1, required=True, metavar="CHANGE...")
+@click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
+@click.option("--default", is_flag=True, help="Only for what is made in the directory TARGET from now on.")
+@common_options
+@click.pass_context
+def set_acl(context: click.Context, target: str, changes: tuple[str, ...], shared: bool, default: bool) -> int:
+    """Change who may do what with TARGET and everything below it, in short forms as of chmod.
+
+    A CHANGE is PRINCIPAL+PERMISSIONS (allow too), PRINCIPAL-PERMISSIONS (take away) or PRINCIPAL=PERMISSIONS (exactly these;
+    nothing after = removes the entry). PERMISSIONS are letters, or read (rlxg), write (wdsrlxg), all, none. For example:
+    mdm acl set /biomed/x group:/biomed/neuro=read authenticated=
+    """
+    actions = {"+": grants.grant, "-": grants.revoke, "=": grants.replace}
+    parsed = [parse_acl_change(change) for change in changes]
+    messages = [actions[operator](principal, bits) for principal, operator, bits in parsed]
+    if not default:
+        return _change(context, target, messages, shared, "changed")
     run = session(context)
-    name, who, bits = parse_name(target), parse_principal(principal), parse_permissions(permissions)
-    report = run.client(context).grants.change(name, action, who, bits, include_shared=shared)
+    outcome = run.client(context).grants.set_default(parse_name(target), messages)
+    if run.as_json:
+        print_json(outcome_facts(outcome))
+    elif outcome.acl:
+        print_line(f"default access list {outcome.acl_id}")
+        print_line("\n".join(entry_lines(outcome.acl)))
+    return _finish(AclReport((outcome,)), run.as_json, "")
+
+
+@acl.command()
+@click.argument("target", type=LFN)
+@click.argument("permissions", default="r")
+@common_options
+@click.pass_context
+def who(context: click.Context, target: str, permissions: str) -> int:
+    """Tell who holds PERMISSIONS (default: r) on TARGET, or on how many files below it, and by which entries.
+
+    For operators, and who may change the access list of TARGET. Groups are told by their members; who is banned is left out.
+    """
+    run = session(context)
+    report = run.client(context).catalog.report_access(parse_name(target), parse_permissions(permissions))
+    for holder in report.holders:
+        if run.as_json:
+            print_json({"subject": holder.subject, "files": holder.files, "of": report.files, "by": list(holder.by)})
+        else:
+            print_line(f"{holder.files:>9} of {report.files} files  {printable(holder.subject)}  by {printable(', '.join(holder.by))}")
+    if report.hidden:
+        show_error(f"{report.hidden} files are under access lists that are not for you to see", "ACL_HIDDEN", run.as_json)
+    return SOME_FAILED if report.hidden else OK
+
+
+@click.command()
+@click.argument("owner")
+@click.argument("target", type=LFN)
+@click.option("--shared", is_flag=True, help="Also give away lists that guard objects outside TARGET.")
+@common_options
+@click.pass_context
+def chown(context: click.Context, owner: str, target: str, shared: bool) -> int:
+    """Make OWNER, a DN, the owner of the access lists of TARGET and everything below it, in every service.
+
+    Only their owner may. You keep what the lists' entries give you.
+    """
+    principal = parse_principal(owner)
+    if not principal.startswith("dn:"):
+        raise click.UsageError(f"{owner}: an owner is a DN, such as dn:CN=alice,O=Lab")
+    return _change(context, target, [grants.give(principal)], shared, "given away")
+
+
+def _change(context: click.Context, target: str, changes: Sequence[acl_pb2.AclChange], shared: bool, done: str) -> int:
+    run = session(context)
+    report = run.client(context).grants.change(parse_name(target), changes, include_shared=shared)
     if run.as_json:
         for outcome in report.outcomes:
             print_json(outcome_facts(outcome))
     else:
-        done = "granted" if action == GRANT else "revoked"
         for service, outcomes in _by_service(report).items():
             good = sum(outcome.error is None for outcome in outcomes)
             print_line(f"{service:<14} {done} on {good} of {len(outcomes)} access lists")

@@ -15,6 +15,7 @@ _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 #: Where each command is, and what the help says of it.
 _COMMANDS = {
     "acl": ("mdm_client.cli.access:acl", "Show and change who may do what, in catalog, keystores and metadata."),
+    "chown": ("mdm_client.cli.access:chown", "Give access lists to another owner, in every service."),
     "comment": ("mdm_client.cli.tree:comment", "Show or set the comment of an entry of the catalog."),
     "decrypt": ("mdm_client.cli.crypt:decrypt", "Decrypt a file that mdm encrypt made, or a staged one."),
     "du": ("mdm_client.cli.search:du", "Sum up directories of the catalog."),

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -83,6 +84,15 @@ class PostgresServer:
                 env=_environment(),
             )
         self._wait(timeout)
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would; started again, it recovers."""
+        pid = self.pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
 
     def stop(self, timeout: float = 20) -> None:
         """Stop the server: first by ending its sessions, then at once."""

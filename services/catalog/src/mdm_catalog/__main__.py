@@ -1,9 +1,12 @@
-"""The catalog's command: serve, migrate, check-config."""
+"""The catalog's command: serve, migrate, check-config; export, import, fsck."""
+
+import sys
 
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm_service import acl_servicer
 from mdm_service.main import Runtime, run
 
+from mdm_catalog import tool
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.service import CatalogService
 from mdm_catalog.servicer import CatalogServicer
@@ -25,6 +28,8 @@ def build(settings: CatalogSettings, runtime: Runtime) -> None:
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:2] and sys.argv[1] in tool.COMMANDS:
+        sys.exit(tool.run(sys.argv[1:], MIGRATIONS))
     run("catalog", CatalogSettings, build, MIGRATIONS)
 
 

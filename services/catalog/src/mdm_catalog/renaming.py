@@ -42,11 +42,12 @@ def _rename(writing: Writing, rights: Rights, renaming: Renaming) -> MdmError | 
     if isinstance(move, _Move) and move.node.kind == EntryKind.DIRECTORY and not move.within_directory:
         writing.lock_moves()
         move = _find(writing, rights, renaming)  # where everything is now that no directory moves any more
-    if not isinstance(move, _Move):
-        return move
-    stale = _lock(writing, move)
+    stale = _lock(writing, move) if isinstance(move, _Move) else None
     if stale is not None:
-        return stale
+        move = _find(writing, rights, renaming)  # what changed before the lock is known now, and most of it stays
+        stale = _lock(writing, move) if isinstance(move, _Move) else None
+    if not isinstance(move, _Move) or stale is not None:
+        return stale if isinstance(move, _Move) else move
     if move.present.node is not None:
         if move.present.node.id == move.node.id:
             return None
