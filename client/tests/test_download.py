@@ -93,8 +93,9 @@ def test_a_full_spool_and_an_unavailable_pacs_are_waited_for(grid, client, tmp_p
     assert contents(tmp_path / "out") == {"1.dcm": b"one", "2.dcm": b"two", "3.dcm": b"three"}
 
 
-def test_what_stays_unavailable_is_given_up_after_the_timeout(grid, client, tmp_path):
-    grid.add(f"{STUDY}/1.dcm", b"one", states=[srm_pb2.STATUS_CODE_FILE_UNAVAILABLE])
+@pytest.mark.parametrize("later", [srm_pb2.STATUS_CODE_FILE_UNAVAILABLE, srm_pb2.STATUS_CODE_REQUEST_QUEUED])
+def test_what_stays_unavailable_is_given_up_after_the_timeout_for_the_reason_last_told(later, grid, client, tmp_path):
+    grid.add(f"{STUDY}/1.dcm", b"one", states=[srm_pb2.STATUS_CODE_FILE_UNAVAILABLE, later])
     began = time.monotonic()
     (result,) = fetch(client, tmp_path / "out", STUDY, timeout=1.0)
     assert result.error.reason == "FILE_UNAVAILABLE"

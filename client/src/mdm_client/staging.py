@@ -119,6 +119,7 @@ class SiteStaging:
         self._clock = clock
         self._cancellation = cancellation
         self._attempts: dict[str, int] = {}
+        self._reasons: dict[str, ClientError] = {}
 
     def run(self) -> None:
         """Return when every file is settled, or at once after cancellation."""
@@ -126,6 +127,7 @@ class SiteStaging:
         while self._files and not self._cancellation.stopped:
             surls = list(self._files)[:MAX_BATCH]
             again = self._one_round(surls)
+            self._reasons.update(again)
             if self._cancellation.stopped:
                 return
             for surl in surls:
@@ -160,7 +162,8 @@ class SiteStaging:
             self._end(current)
         lost = Unavailable.because("NOT_STAGED", f"{self._site.place}: the file was not staged; try again later")
         known = current.settled | set(current.started) | set(current.again)
-        return {**current.again, **{surl: lost for surl in surls if surl not in known}}
+        # A round that patience cuts short knows nothing: what an earlier one was told says more.
+        return {**current.again, **{surl: self._reasons.get(surl, lost) for surl in surls if surl not in known}}
 
     def _watch(self, current: _Round) -> None:
         """Follow the request until nothing is queued or in progress; take a broken stream up again."""
