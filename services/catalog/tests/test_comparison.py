@@ -320,7 +320,7 @@ def _wanted(ids, top, operation):
     if kind == "register":
         return NewFile(lfn, uuid.uuid4(), acl_id=acl_id)
     if kind == "link":
-        return NewLink(lfn, rest[1].replace("TOP", top), acl_id)
+        return NewLink(lfn, _inside(relative, rest[1]).replace("TOP", top), acl_id)
     if kind == "rename":
         return Renaming(Target(lfn=lfn), Lfn(f"{top}/{rest[0]}"), rest[1])
     return Removal(Target(lfn=lfn), rest[0])
@@ -345,18 +345,21 @@ def _expected(model, caller, operation) -> int:
     if isinstance(path, int):
         return path
     if kind == "link":
-        return model.make(caller, path, rest[0], directory=False, link=_target(path, rest[1]))
+        return model.make(caller, path, rest[0], directory=False, link=_target(path, _inside(relative, rest[1])))
     return model.make(caller, path, rest[0], directory=kind == "mkdir", parents=kind == "mkdir" and rest[1])
 
 
+def _inside(relative, link):
+    """Return where a link leads; one in the top directory does not lead out of it, where the model ends."""
+    return link if "/" in relative else link.removeprefix("../")
+
+
 def _target(path, link):
-    """Return where a link at `path` leads, from the top directory down; what is outside of it does not exist."""
+    """Return where a link at `path` leads, from the top directory down."""
     names_of = tuple(link.split("/"))
     if names_of[0] == "TOP":
         return names_of[1:]
-    if names_of[0] != "..":
-        return (*path[:-1], *names_of)
-    return (*path[:-2], *names_of[1:]) if len(path) > 1 else ("outside", *names_of[1:])
+    return (*path[:-2], *names_of[1:]) if names_of[0] == ".." else (*path[:-1], *names_of)
 
 
 def _alternating(operations):

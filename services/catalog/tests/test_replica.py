@@ -134,3 +134,16 @@ def test_ten_thousand_replicas_are_added_listed_and_removed_in_one_call_each(cat
     with pytest.raises(Exception) as caught:
         _remove(catalog.dicom_srm, *["srm://x/1"] * 10_001)
     assert caught.value.code().name == "INVALID_ARGUMENT"
+
+
+def test_repeating_a_registration_adds_replicas_only_for_who_may_write_the_file(catalog, study, new_file):
+    srm = catalog.dicom_srm
+    assert srm.mkdir("/biomed/shared", acl=srm.new_acl(alice="wxl", _biomed_neuro="lx"), default=study) == [""]
+    file = new_file("/biomed/shared/f")
+    assert srm.register(file) == [""]
+    assert catalog.alice.register(file) == [""], "nothing is added"
+    file.replicas.add(surl="srm://elsewhere/1")
+    assert catalog.alice.register(file) == ["PERMISSION_MISSING"]
+    assert len(_list(srm, pb.Target(guid=file.guid))[0].replicas) == 1
+    assert srm.register(file) == [""]
+    assert len(_list(srm, pb.Target(guid=file.guid))[0].replicas) == 2

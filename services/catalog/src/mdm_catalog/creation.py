@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from mdm_service.errors import Conflict, Invalid, MdmError
+from mdm_service.acl import Permission
+from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError
 from mdm_service.identity import Caller
 
 from mdm_catalog.access import Rights, not_found
@@ -141,16 +142,22 @@ def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -
         acl_id = file.acl_id or parents[split(file.lfn)[0]].default_acl_id
         rows.append((*places[index], file.guid, file.size, file.sha256 or None, file.comment, acl_id))
     stored = writing.insert_files(rows)
-    present = {place: (node.id, node.guid) for place, node in writing.children(set(places.values()) - stored.keys()).items()}
+    present = writing.children(set(places.values()) - stored.keys())
+    rights.load(node.acl_id for node in present.values())
+    again = [index for index in open_items if places[index] in present]
+    known = writing.by_surl({replica.surl for index in again for replica in files[index].replicas})
     replicas: list[tuple[int, Replica]] = []
     for index in open_items:
-        found = stored.get(places[index]) or present.get(places[index])
+        file, node = files[index], present.get(places[index])
+        found = stored.get(places[index]) or (node and (node.id, node.guid))
         if found is None:
             outcomes[index] = Conflict("GUID_TAKEN", "This GUID is registered under another LFN.")
-        elif found[1] != files[index].guid:
+        elif found[1] != file.guid:
             outcomes[index] = _taken()
+        elif node and not rights.under(node.acl_id) & Permission.WRITE and any(replica.surl not in known for replica in file.replicas):
+            outcomes[index] = Forbidden("PERMISSION_MISSING", "The file is registered; to add replicas needs `w` on it.")
         else:
-            replicas.extend((found[0], replica) for replica in files[index].replicas)
+            replicas.extend((found[0], replica) for replica in file.replicas)
     _add_replicas(writing, replicas)
     return outcomes
 

@@ -168,7 +168,7 @@ class CatalogServiceServicer:
 
     def RegisterFiles(self, request, context):
         """Registers files with their replicas. Needs `w` on the parent directory. Repeating a registration with the same GUID and LFN
-        succeeds and adds missing replicas; a taken LFN or GUID is ALREADY_EXISTS.
+        succeeds and adds missing replicas, which needs `w` on the file; a taken LFN or GUID is ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

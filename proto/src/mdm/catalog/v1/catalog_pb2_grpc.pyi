@@ -42,7 +42,7 @@ class CatalogServiceStub:
     """Creates directories. Needs `w` on the parent. With `parents` missing ancestors are made and an existing directory is OK."""
     RegisterFiles: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RegisterFilesRequest, _catalog_pb2.RegisterFilesResponse]
     """Registers files with their replicas. Needs `w` on the parent directory. Repeating a registration with the same GUID and LFN
-    succeeds and adds missing replicas; a taken LFN or GUID is ALREADY_EXISTS.
+    succeeds and adds missing replicas, which needs `w` on the file; a taken LFN or GUID is ALREADY_EXISTS.
     """
     Stat: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.StatRequest, _catalog_pb2.StatResponse]
     """Returns entries. Needs `g` on the entry or `l` on its parent."""
@@ -109,7 +109,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Creates directories. Needs `w` on the parent. With `parents` missing ancestors are made and an existing directory is OK."""
     RegisterFiles: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RegisterFilesRequest, _catalog_pb2.RegisterFilesResponse]  # type: ignore[assignment]
     """Registers files with their replicas. Needs `w` on the parent directory. Repeating a registration with the same GUID and LFN
-    succeeds and adds missing replicas; a taken LFN or GUID is ALREADY_EXISTS.
+    succeeds and adds missing replicas, which needs `w` on the file; a taken LFN or GUID is ALREADY_EXISTS.
     """
     Stat: _aio.UnaryUnaryMultiCallable[_catalog_pb2.StatRequest, _catalog_pb2.StatResponse]  # type: ignore[assignment]
     """Returns entries. Needs `g` on the entry or `l` on its parent."""
@@ -185,7 +185,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.RegisterFilesResponse, _abc.Awaitable[_catalog_pb2.RegisterFilesResponse]]:
         """Registers files with their replicas. Needs `w` on the parent directory. Repeating a registration with the same GUID and LFN
-        succeeds and adds missing replicas; a taken LFN or GUID is ALREADY_EXISTS.
+        succeeds and adds missing replicas, which needs `w` on the file; a taken LFN or GUID is ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod
