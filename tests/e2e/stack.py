@@ -142,7 +142,7 @@ class Mdm:
         return result, sorted(path for path in directory.rglob("*") if path.is_file()) if directory.exists() else []
 
 
-def eventually(probe: Callable[[], T], timeout: float = 10.0, interval: float = 0.2) -> T:
+def eventually(probe: Callable[[], T], timeout: float = 60.0, interval: float = 0.2) -> T:
     """Return the first truthy answer of `probe`, or its last answer when time is up."""
     deadline = time.monotonic() + timeout
     while True:

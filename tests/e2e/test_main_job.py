@@ -34,7 +34,7 @@ def released(series: list[Image], stack: Stack, mdm: Mdm) -> list[dict]:
         f"WHERE p.PatientID = '{series[0].patient_id}' ORDER BY i.InstanceNumber"
     )
     rows = eventually(lambda: found if len(found := mdm.query("carol", sql)) == 3 else [])
-    assert len(rows) == 3, "not registered within 10 s"
+    assert len(rows) == 3, "not registered"
     return rows
 
 
