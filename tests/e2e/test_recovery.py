@@ -33,6 +33,7 @@ class Users:
     mdm: Mdm
     folder: Path
     acknowledged: list[Image] = field(default_factory=list)
+    found_before: frozenset[str] = frozenset()
     wrong: list[str] = field(default_factory=list)
 
     def store(self) -> Image:
@@ -107,7 +108,9 @@ class Users:
 @pytest.fixture(scope="module")
 def users(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Users:
     folder = tmp_path_factory.mktemp("recovery")
-    return Users(stack, Mdm(stack, folder), folder)
+    users = Users(stack, Mdm(stack, folder), folder)
+    users.found_before = frozenset(users.find_all())  # other tests' images, of which one has no key any more
+    return users
 
 
 @pytest.fixture(scope="module")
@@ -171,5 +174,6 @@ def test_without_a_fault_for_comparison(users: Users, recovery_table):
 def test_in_the_end_everything_acknowledged_is_there_and_everything_visible_is_whole(stack: ComposeStack, users: Users):
     by_patient = users.find_all()
     assert [image for image in users.acknowledged if image.patient_id not in by_patient] == []
-    result, files = users.mdm.get("alice", *by_patient.values())
-    assert (result.code, len(files)) == (0, len(by_patient)), result.err
+    visible = [lfn for patient, lfn in by_patient.items() if patient not in users.found_before]
+    result, files = users.mdm.get("alice", *visible)
+    assert (result.code, len(files)) == (0, len(visible)), result.err
