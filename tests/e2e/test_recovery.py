@@ -172,6 +172,7 @@ def test_without_a_fault_for_comparison(users: Users, recovery_table):
 
 
 def test_in_the_end_everything_acknowledged_is_there_and_everything_visible_is_whole(stack: ComposeStack, users: Users):
+    users.whole_way()
     by_patient = users.find_all()
     assert [image for image in users.acknowledged if image.patient_id not in by_patient] == []
     visible = [lfn for patient, lfn in by_patient.items() if patient not in users.found_before]
