@@ -239,3 +239,19 @@ def test_a_name_in_a_script_that_does_not_set_words_apart_is_found(explicit: Any
     original = file("王^小东", "coil")
     assert NAME in check(original, file("P", "王小东线圈")).found
     assert NAME not in check(original, file("P", "线圈")).found
+
+
+def test_an_element_number_before_a_vr_is_no_name(explicit: Any) -> None:
+    name = explicit.element(NAME, "PN", b"Silva^Rui")
+    frame = explicit.element(0x00200052, "UI", b"2.25.1234567890")
+    released = explicit.file({0x00200052: frame})
+    assert b"R\0UI" in released
+    assert NAME not in check(explicit.file({NAME: name}), released).found
+
+
+@pytest.mark.parametrize("codec", ["latin-1", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_short_name_is_found_however_wide_its_characters_are(explicit: Any, codec: str) -> None:
+    original = explicit.file({NAME: explicit.element(NAME, "PN", b"Silva^Rui")})
+    hidden = "for RUI now".encode(codec)
+    released = explicit.file({COMMENT: explicit.element(COMMENT, "UN", hidden + b" " * (len(hidden) % 2))})
+    assert NAME in check(original, released).found

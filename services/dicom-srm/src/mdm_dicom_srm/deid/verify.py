@@ -16,6 +16,8 @@ REASON: Final = "self_check"
 _OURS = frozenset({0x00100010, 0x00100020, 0x00120063, 0x00120064})
 _TOKEN = re.compile(rb"[0-9a-z\x80-\xff]+")
 _UID = re.compile(rb"[0-9.]{9,}")
+# Text of two or four bytes a character, in either order.
+_WIDE = (re.compile(rb"(?:[^\0]\0{1,3}){3,}"), re.compile(rb"(?:\0{1,3}[^\0]){3,}"))
 _PIXEL_GROUP: Final = 0x7FE00000
 # Values shorter than this turn up in pixels by chance.
 _SHORTEST_IN_PIXELS: Final = 8
@@ -78,14 +80,17 @@ class _Search:
         self._needles = needles
         text, self._pixels = _parted(released, pixel_bytes)
         self._text = text.lower()
-        # Text of two bytes a character reads as one byte a character without its zeros.
+        # Without its zeros, text of two bytes a character reads as one byte a character. So does an element number before a VR:
+        # (0020,0052) UI ends in RUI. Short values are therefore looked for only in what is wide throughout.
         self._thin = self._text.replace(b"\0", b"")
+        self._wide = b"\0".join(run.replace(b"\0", b"") for pattern in _WIDE for run in pattern.findall(self._text))
         self._left = max(_LONGEST_SEARCH, _SEARCHES * sum(map(len, released)))
 
     def found(self) -> Iterator[int]:
         """Yield the tags whose values are there."""
         needles, honest = self._needles, b"\0".join(self._needles.honest)
-        words = set(_TOKEN.findall(self._text)) | set(_TOKEN.findall(self._thin))
+        words = set(_TOKEN.findall(self._text)) | set(_TOKEN.findall(self._wide))
+        words |= {word for word in _TOKEN.findall(self._thin) if len(word) > _SHORT}
         # A date also begins a date-time.
         words |= {word[:8] for word in words if 8 < len(word) <= _DATE_TIME and word.isdigit()}
         uids = {uid.strip(b".") for uid in (*_UID.findall(self._text), *_UID.findall(self._thin))}
@@ -106,9 +111,9 @@ class _Search:
         as_words = all(part in words for part in parts)
         if not parts or not (run_together or as_words):
             return False
-        return (
-            (as_words and len(parts) == 1 and parts[0] == value) or self._contains(self._text, value) or self._contains(self._thin, value)
-        )
+        if as_words and len(parts) == 1 and parts[0] == value:
+            return True
+        return self._contains(self._text, value) or self._contains(self._thin if len(value) > _SHORT else self._wide, value)
 
     def _in_pixels(self) -> Iterator[int]:
         values = {value: tag for value, tag in self._needles.own.items() if len(value) >= _SHORTEST_IN_PIXELS}
