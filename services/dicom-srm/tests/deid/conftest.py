@@ -1,8 +1,13 @@
 """An encoder of its own for building inputs, so that the engine is not tested with itself; and the engine's parts."""
 
 import dataclasses
+import re
+import shutil
 import struct
+import subprocess
 import zlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import data_store
@@ -122,3 +127,17 @@ def real_files() -> list[Path]:
     folders = (Path(pydicom.__file__).parent / "data/test_files", Path(data_store.__file__).parent / "data")
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     return [path for path in files if path.read_bytes()[128:132] == b"DICM"]
+
+
+@cache
+def errors_of(path: Path) -> frozenset[str]:
+    done = subprocess.run(["dciodvfy", path], capture_output=True, check=False, timeout=60)
+    lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
+    return frozenset(re.sub(r"UID (<[^>]*>|[0-9.]+)", "UID", line) for line in lines if line.startswith("Error"))
+
+
+@pytest.fixture
+def new_errors() -> Callable[[Path, Path], list[str]]:
+    """What dciodvfy has against an output and not against its input, without the UIDs it quotes."""
+    assert shutil.which("dciodvfy"), "dciodvfy (Debian package dicom3tools) is needed"
+    return lambda before, after: sorted(errors_of(after) - errors_of(before))

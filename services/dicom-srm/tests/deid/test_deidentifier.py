@@ -2,9 +2,6 @@
 
 import io
 import random
-import re
-import shutil
-import subprocess
 import warnings
 import zlib
 from collections import Counter
@@ -278,21 +275,21 @@ def test_a_truncated_header_is_never_released(basic: Deidentifier, explicit: Any
 @pytest.mark.integration
 @pytest.mark.parametrize("options", ["basic", "research", "strict", *sorted(OPTIONS), "all"])
 def test_dciodvfy_reports_no_error_the_input_did_not_have(
-    pseudonymiser: Pseudonymiser, real_files: list[Path], tmp_path: Path, options: str
+    pseudonymiser: Pseudonymiser, real_files: list[Path], new_errors: Any, tmp_path: Path, options: str
 ) -> None:
-    assert shutil.which("dciodvfy"), "dciodvfy (Debian package dicom3tools) is needed"
     chosen = OPTIONS - {FULL_DATES} if options == "all" else frozenset({options})
     profile = Profile("test", chosen) if chosen <= OPTIONS else replace(Profile.shipped(options), rules=())
     deidentifier = Deidentifier(profile, pseudonymiser)
     new: dict[str, list[str]] = {}
-    for path in representatives(tuple(real_files)):
+    # Every file under whole profiles, one of a kind under single options.
+    for number, path in enumerate(representatives(tuple(real_files)) if options in OPTIONS else real_files):
         result = deidentifier.deidentify(path.read_bytes())
         if result.outcome is Outcome.RELEASED:
-            output = tmp_path / path.name
+            output = tmp_path / f"{number}.dcm"
             output.write_bytes(b"".join(result.data))
-            errors = dciodvfy(output) - dciodvfy(path)
-            if errors:
-                new[path.name] = sorted(errors)
+            if errors := new_errors(path, output):
+                new[path.name] = errors
+            output.unlink()
     assert new == {}
 
 
@@ -306,11 +303,3 @@ def representatives(paths: tuple[Path, ...]) -> list[Path]:
             key = (str(header.get("SOPClassUID")), str(header.file_meta.get("TransferSyntaxUID")))
             chosen.setdefault(key, path)
     return list(chosen.values())
-
-
-@cache
-def dciodvfy(path: Path) -> frozenset[str]:
-    """Return the errors, without the UIDs they quote."""
-    done = subprocess.run(["dciodvfy", path], capture_output=True, check=False, timeout=60)
-    lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
-    return frozenset(re.sub(r"UID (<[^>]*>|[0-9.]+)", "UID", line) for line in lines if line.startswith("Error"))
