@@ -1,5 +1,7 @@
 """Migrations: forward only, once, and refused when the program is the older one."""
 
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -58,3 +60,36 @@ def database_conninfo(request: pytest.FixtureRequest) -> str:
 def test_pooled_connections_do_not_compile_queries(database_conninfo):
     with database.open_pool(database.DatabaseSettings(conninfo=database_conninfo)) as pool, pool.connection() as connection:
         assert connection.execute("SHOW jit").fetchone() == ("off",)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "close"])
+def test_a_pooled_connection_that_ended_while_idle_is_replaced(database_conninfo, end):
+    settings = database.DatabaseSettings(conninfo=database_conninfo, pool_min=1, pool_max=1)
+    with database.open_pool(settings) as pool:
+        with pool.connection() as connection:
+            first = connection.info.backend_pid
+            if end == "close":
+                connection.commit()
+                with socket.socket(fileno=os.dup(connection.fileno())) as end_of_it:
+                    end_of_it.shutdown(socket.SHUT_RD)
+        if end == "pg_terminate_backend":
+            with psycopg.connect(database_conninfo) as other:
+                assert other.execute("SELECT pg_terminate_backend(%s, 5000)", (first,)).fetchone() == (True,)
+        with pool.connection() as connection:
+            assert connection.info.backend_pid != first
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.integration
+def test_a_pooled_connection_with_an_unread_notice_is_used_on(database_conninfo):
+    settings = database.DatabaseSettings(conninfo=database_conninfo, pool_min=1, pool_max=1)
+    with database.open_pool(settings) as pool:
+        with pool.connection() as connection:
+            first = connection.info.backend_pid
+            connection.execute("LISTEN something")
+        with psycopg.connect(database_conninfo, autocommit=True) as other:
+            other.execute("NOTIFY something")
+        with pool.connection() as connection:
+            assert connection.info.backend_pid == first
+            assert connection.execute("SELECT 1").fetchone() == (1,)
