@@ -1,4 +1,4 @@
-"""The port of the service twice, in memory and in PostgreSQL, for one suite that holds both to the same contract."""
+"""The port of the service twice, in memory and in PostgreSQL, for one suite that holds both to the same contract; a ring of keystores."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,8 @@ from mdm_service import acl_store
 from mdm_service.acl import Acl, Permission
 from mdm_service.database import DatabaseSettings, migrate, open_pool
 from mdm_service.identity import Caller
+
+from services.keystore.tests.ring import Ring
 
 
 class MemoryKeys:
@@ -142,3 +144,23 @@ def real_keys(keystore_conninfo) -> Iterator[RealKeys]:
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
 def keys(request) -> MemoryKeys | RealKeys:
     return MemoryKeys() if request.param == "memory" else request.getfixturevalue("real_keys")
+
+
+@pytest.fixture(scope="module")
+def whole_ring(postgres) -> Iterator[Ring]:
+    names = [f"ring_{uuid4().hex[:12]}" for _ in range(4)]
+    conninfos = [postgres.create_database(name) for name in names]
+    for conninfo in conninfos:
+        migrate(conninfo, MIGRATIONS)
+    made = Ring(conninfos)
+    yield made
+    made.close()
+    for name in names:
+        postgres.drop_database(name)
+
+
+@pytest.fixture
+def ring(whole_ring) -> Ring:
+    """Four keystores; keys are on the first three."""
+    whole_ring.tidy()
+    return whole_ring

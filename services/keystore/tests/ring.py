@@ -15,7 +15,7 @@ from mdm_keystore.model import KeyRef
 from mdm_keystore.resharing.driver import Driver
 from mdm_keystore.resharing.job_store import PostgresJobs
 from mdm_keystore.resharing.local import LocalPeer
-from mdm_keystore.resharing.model import Job, JobState, Kind
+from mdm_keystore.resharing.model import Deal, Job, JobState, Kind, RoundTerms, Unprepared
 from mdm_keystore.resharing.operation import Operation
 from mdm_keystore.resharing.participant import Participant
 from mdm_keystore.resharing.port import PeerUnavailable
@@ -234,3 +234,20 @@ class Ring:
     def audits(self) -> None:
         for node in self.nodes.values():
             assert first_break(node.keys.chain()) is None
+
+
+def empty(ring: Ring, x: int) -> None:
+    ring.nodes[x].sql("TRUNCATE acl CASCADE")
+
+
+def prepared_by(ring: Ring, guid: UUID, coordinator: int, version: int = 1) -> UUID:
+    """Have one keystore deal and prepare a key everywhere, without deciding."""
+    held = ring.nodes[1].participant.held_keys([guid])[0]
+    terms = RoundTerms(uuid4(), (1, 2), 2, 3)
+    peers = ring.nodes[coordinator].participant.peers
+    for helper in (1, 2):
+        assert peers[helper].deal(terms, [Deal(guid, held.current.sharing, version)]) == [None]
+    for x in (1, 2, 3):
+        (result,) = peers[x].prepare(terms.id, coordinator, (1, 2), [guid])
+        assert not isinstance(result, Unprepared), result
+    return terms.id
