@@ -1,6 +1,5 @@
 """The mdm command: what it prints, and how it ends."""
 
-import functools
 import json
 import os
 import signal
@@ -347,10 +346,10 @@ def test_the_command_line_program_reads_its_configuration_from_the_environment(g
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_get_aborts_the_request_and_leaves_nothing(sent, code, grid, tmp_path):
     grid.add(f"{STUDY}/1.dcm", b"one", held=True)
-    command = [sys.executable, "-m", "mdm_client.cli", "--config", str(grid.config()), "get", STUDY, "-o", str(tmp_path / "out")]
     # A process started in the background by a shell ignores SIGINT, and so would its children: continuous integration may be one.
-    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default) as process:
+    program = ["env", "--default-signal=INT", sys.executable, "-m", "mdm_client.cli"]
+    command = [*program, "--config", str(grid.config()), "get", STUDY, "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 20
         while not grid.srm.requests and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdm_site.orthanc import Orthanc
-from mdm_site.pki import write_private
+from mdm_site.private import write_private
 from mdm_site.service import BY_NAME
 
 from mdm_local.component import FORWARDER, PACS, PACS_HTTP, SCP

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mdm_site.pki import DevelopmentCa, write_private
+from mdm_site.pki import DevelopmentCa
+from mdm_site.private import write_private
 
 _RENEW_BEFORE = timedelta(days=7)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mdm_site.containers import ContainerSite
 from mdm_site.error import SiteError
-from mdm_site.pki import write_private
+from mdm_site.private import write_private
 
 
 def add_key_encryption_key(site: ContainerSite, keystore: str) -> Path:

@@ -1,6 +1,5 @@
 """A development certificate authority. For local stacks and tests only: its keys lie unencrypted beside its certificates."""
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from mdm_service import dn
+
+from mdm_site.private import write_private
 
 _DAY = timedelta(days=1)
 
@@ -145,13 +146,6 @@ class DevelopmentCa:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, replacing what was there."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
 
 
 def _general_name(host: str) -> x509.GeneralName:
