@@ -1,428 +1,326 @@
-"""Random operations by random callers, compared with a model of a few lines that keeps everything in a dictionary."""
+"""Random operations by random callers: the service on PostgreSQL answers as a world of a few rules does."""
 
-import itertools
 import uuid
-from dataclasses import dataclass, field
+from operator import attrgetter
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
+from mdm_catalog import bulk, creation
+from mdm_catalog import replica as replica_rules
 from mdm_catalog.__main__ import MIGRATIONS
-from mdm_catalog.model import NewDirectory, NewFile, NewLink, Removal, Renaming, Target
-from mdm_catalog.path import Lfn, names, split
+from mdm_catalog.model import (
+    MAX_SIZE,
+    AclAssignment,
+    EntryKind,
+    FileChange,
+    NewDirectory,
+    NewFile,
+    NewLink,
+    NewReplica,
+    Removal,
+    Renaming,
+    ReplicaChange,
+    ReplicaRemoval,
+    ReplicaSearch,
+    ReplicaStatus,
+    Target,
+    parse_replica,
+)
 from mdm_catalog.pattern import Condition
-from mdm_catalog.service import CatalogService
-from mdm_catalog.store import PostgresStore
-from mdm_service import acl_store
-from mdm_service.acl import Acl, AclEntry, Permission
-from mdm_service.acl_settings import ROOT_ACL_ID
+from mdm_service.acl import AclEntry
+from mdm_service.acl_change import AclChange, Action
 from mdm_service.database import migrate
-from mdm_service.errors import MdmError
-from mdm_service.identity import Caller
-from psycopg_pool import ConnectionPool
 
-pytestmark = pytest.mark.integration
-
-OWNER = Caller("CN=owner")
-CALLERS = [OWNER, Caller("CN=alice", frozenset({"/g"})), Caller("CN=bob")]
-PRINCIPALS = ["dn:CN=alice", "group:/g", "dn:CN=bob", "authenticated"]
-NAMES = ["a", "b", "b-"]
-FORBIDDEN, ABSENT, TAKEN, FULL, WRONG, OK = 7, 5, 6, 9, 3, 0
-CIRCLE = FULL  # both are FAILED_PRECONDITION
-P = Permission
-
-PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
-BITS = st.one_of(
-    st.just(int(P.ALL)),
-    st.builds(lambda bits: bits | int(P.TRAVERSE | P.LIST), st.integers(0, 255)),
-    st.builds(lambda bits: bits | int(P.TRAVERSE), st.integers(0, 255)),
-    st.integers(0, 255),
+from services.catalog.tests.comparison import (
+    ALICE,
+    BITS,
+    BOB,
+    DIGESTS,
+    ENTRIES,
+    MOMENTS,
+    MOST_REPLICAS,
+    OWNER,
+    PEOPLE,
+    PRINCIPALS,
+    REPLICAS,
+    REVS,
+    SIZES,
+    P,
+    Sides,
+    answer,
+    lfn,
+    reason,
+    target,
 )
-ACLS = st.lists(st.dictionaries(st.sampled_from(PRINCIPALS), BITS, max_size=3), min_size=3, max_size=3)
-WHO = st.sampled_from([0, 0, 1, 2])
-ACL_INDEX = st.sampled_from([None, 0, 1, 2])
-LINKS = st.one_of(PATHS, PATHS.map("../{}".format), PATHS.map("TOP/{}".format))
-CHANGES = st.one_of(
-    st.tuples(st.just("mkdir"), WHO, PATHS, ACL_INDEX, st.booleans()),
-    st.tuples(st.just("register"), WHO, PATHS, ACL_INDEX),
-    st.tuples(st.just("link"), WHO, PATHS, ACL_INDEX, LINKS),
-    st.tuples(st.just("rename"), WHO, PATHS, PATHS, st.booleans()),
-    st.tuples(st.just("remove"), st.integers(0, 2), PATHS, st.booleans()),
+from services.catalog.tests.world import change, look, replica, subtree
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+GUIDS = [uuid.UUID(int=number) for number in range(1, 4)]
+SURLS = [f"srm://h{number % 2}/{number}" for number in range(5)]
+callers, paths, files, replicas, acls = Bundle("callers"), Bundle("paths"), Bundle("files"), Bundle("replicas"), Bundle("acls")
+TARGETS = target(paths, files, replicas)
+ACL = st.one_of(st.none(), acls)
+NAMES = st.sampled_from(["a", "b", "b-"])
+LINKS = st.one_of(paths.map(lfn), NAMES, NAMES.map("../{}".format), st.tuples(NAMES, NAMES).map("../{0[0]}/{0[1]}".format))
+
+FILES = st.builds(
+    lambda path, guid, acl, size, surl, how: NewFile(lfn(path), guid, size, b"", "new", acl, (parse_replica(surl, host="", **how),)),
+    *(paths, files, ACL, st.none() | SIZES, replicas, st.fixed_dictionaries(REPLICAS)),
 )
-OPERATIONS = st.lists(
-    st.one_of(CHANGES, st.tuples(st.just("look"), st.integers(1, 2), PATHS), st.tuples(st.just("all"), WHO, st.lists(CHANGES, max_size=4))),
-    max_size=25,
+NEW_REPLICAS = st.builds(
+    lambda file, surl, how: NewReplica(file, parse_replica(surl, host="", **how)), TARGETS, replicas, st.fixed_dictionaries(REPLICAS)
+)
+CHANGED_REPLICAS = st.builds(
+    ReplicaChange,
+    replicas,
+    status=st.none() | REPLICAS["status"],
+    type=st.none() | REPLICAS["kind"],
+    set_name=st.none() | REPLICAS["set_name"],
+    accesses=st.sampled_from([0, 0, 1, 5]),
+    if_rev=REVS,
+)
+ATTRIBUTES = st.builds(
+    FileChange,
+    TARGETS,
+    size=st.none() | SIZES,
+    sha256=st.none() | DIGESTS,
+    comment=st.none() | st.sampled_from(["", "c"]),
+    if_rev=REVS,
+    modify_time=st.none() | MOMENTS,
+    access_time=st.none() | MOMENTS,
+)
+OF_FILES = st.one_of(ATTRIBUTES, NEW_REPLICAS, CHANGED_REPLICAS, st.builds(ReplicaRemoval, replicas))
+OPERATIONS = st.one_of(
+    st.builds(NewDirectory, paths.map(lfn), ACL, ACL),
+    FILES,
+    st.builds(NewLink, paths.map(lfn), LINKS, ACL),
+    st.builds(Renaming, TARGETS, paths.map(lfn), st.booleans()),
+    st.builds(FileChange, TARGETS, comment=st.sampled_from(["", "d"]), if_rev=REVS),
+    st.builds(AclAssignment, TARGETS, acls, ACL),
+    st.builds(Removal, TARGETS, st.booleans()),
+    OF_FILES,
+)
+DISTINCT = (attrgetter("lfn"), attrgetter("guid"), lambda file: file.replicas[0].surl)
+DEPTHS = st.sampled_from([0, 1, 2])
+BANNED = st.sampled_from([frozenset(), frozenset({BOB.dn})])
+NEEDED = st.sampled_from([P.READ, P.WRITE | P.DELETE, P.TRAVERSE])
+SEARCHES = st.builds(
+    ReplicaSearch,
+    st.sampled_from(["s", "t"]),
+    st.sampled_from(["", "h0"]),
+    st.sampled_from([frozenset(), frozenset({ReplicaStatus.AVAILABLE})]),
+)
+CONDITIONS = st.builds(
+    Condition,
+    name=st.sampled_from(["", "a", "b*"]),
+    kinds=st.sampled_from([frozenset(), frozenset({EntryKind.FILE}), frozenset({EntryKind.DIRECTORY, EntryKind.SYMLINK})]),
+    min_size=st.sampled_from([None, None, 1]),
+)
+ACL_CHANGES = st.one_of(
+    st.builds(
+        lambda action, principal, bits: AclChange(action, AclEntry(principal, bits)),
+        st.sampled_from([Action.GRANT, Action.REVOKE, Action.SET]),
+        st.sampled_from(PRINCIPALS),
+        BITS,
+    ),
+    callers.map(lambda owner: AclChange(Action.SET_OWNER, AclEntry(f"dn:{owner.dn}", P.NONE))),
 )
 
 
-@dataclass
-class Thing:
-    """An entry of the model."""
+class Comparison(RuleBasedStateMachine):
+    """A catalog that callers change and look at, and the world that says what each must be told."""
 
-    directory: bool
-    acl: int
-    default: int
-    link: tuple[str, ...] | None = None  # from the top directory down; for links only
+    connection: psycopg.Connection
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = Sides(self.connection)
+        self.service, self.world = self.sides.service, self.sides.world
 
-@dataclass
-class Model:
-    """The rules, said again as simply as possible; paths are tuples of names below a top directory `()`."""
+    @initialize(target=callers)
+    def people(self):
+        return multiple(*PEOPLE, OWNER, OWNER, OWNER)
 
-    acls: list[dict[str, int]]
-    things: dict[tuple[str, ...], Thing] = field(default_factory=dict)
+    @initialize(target=paths)
+    def names(self):
+        return multiple((), ("a",), ("b",), ("a", "b"), ("a", "b-"), ("b", "a"), ("a", "b", "a"), ("a", "b", "b"), ("b", "a", "b-"))
 
-    def held(self, who: Caller, acl: int) -> Permission:
-        if who is OWNER:
-            return P.ALL
-        bits = 0
-        for principal, granted in self.acls[acl].items():
-            bits |= granted if principal in who.principals else 0
-        return P(bits)
+    @initialize(target=files)
+    def guids(self):
+        return multiple(*GUIDS)
 
-    def visible(self, who, path) -> bool:
-        above = path == () or bool(self.held(who, self.things[path[:-1]].acl) & P.LIST)
-        return above or bool(self.held(who, self.things[path].acl) & P.GET)
+    @initialize(target=replicas)
+    def surls(self):
+        return multiple(*SURLS)
 
-    def way(self, who, path) -> int:
-        """Code of getting through every directory above `path`."""
-        for depth in range(len(path)):
-            directory = path[:depth]
-            if directory not in self.things or not self.things[directory].directory:
-                return ABSENT
-            if not self.held(who, self.things[directory].acl) & P.TRAVERSE:
-                return FORBIDDEN if self.visible(who, directory) else ABSENT
-        return OK
+    @initialize(target=acls, entries=st.lists(ENTRIES, min_size=4, max_size=4))
+    def lists(self, entries):
+        return multiple(*map(self.sides.new_acl, (OWNER, OWNER, ALICE, BOB), entries))
 
-    def lead(self, who, path, last):
-        """Return where a path leads when links are followed, at its end too if `last`; or a code."""
-        followed = 0
-        while True:
-            stop = next((d for d in range(len(path)) if path[: d + 1] in self.things and self.things[path[: d + 1]].link is not None), None)
-            if stop is None or (stop == len(path) - 1 and not last):
-                return path
-            link = path[: stop + 1]
-            if self.way(who, link) or not self.visible(who, link):
-                return path
-            followed += 1
-            if followed > 16:
-                return CIRCLE
-            path = (*self.things[link].link, *path[stop + 1 :])
+    @initialize(generous=st.booleans(), entries=ENTRIES)
+    def somewhere_to_begin(self, generous, entries):
+        acl = self.sides.new_acl(OWNER, {"authenticated": P.ALL} if generous else entries)
+        for path in (("a",), ("a", "b"), ("b",)):
+            self.sides.do(OWNER, NewDirectory(lfn(path), acl, acl))
+        for path, guid, surl in zip((("a", "b", "a"), ("b", "a")), GUIDS, SURLS, strict=False):
+            self.sides.do(OWNER, NewFile(lfn(path), guid, replicas=(parse_replica(surl, ReplicaStatus.AVAILABLE, ""),)))
+        self.sides.do(OWNER, NewLink(lfn(("a", "b-")), "../b"))
 
-    def new(self, who, path):
-        """Return the path of something to be made or taken away: links are followed in the directory's."""
-        above = self.lead(who, path[:-1], True)
-        return above if isinstance(above, int) else (*above, path[-1])
-
-    def may(self, who, path, needed) -> int:
-        code = self.way(who, path)
-        if code or path not in self.things:
-            return code or ABSENT
-        held = self.held(who, self.things[path].acl)
-        if held & needed == needed:
-            return OK
-        return FORBIDDEN if self.visible(who, path) else ABSENT
-
-    def may_make(self, who, path) -> int:
-        code = self.way(who, path)
-        if code or self.held(who, self.things[path[:-1]].acl) & P.WRITE:
-            return code
-        return FORBIDDEN if self.visible(who, path[:-1]) else ABSENT
-
-    def look(self, who, path) -> int:
-        return self.way(who, path) or (OK if path in self.things and self.visible(who, path) else ABSENT)
-
-    def make(self, who, path, acl, *, directory, parents=False, link=None) -> int:
-        if parents and len(path) > 1 and self.way(who, path) == ABSENT:
-            missing = next((path[:d] for d in range(1, len(path)) if path[:d] not in self.things), None)
-            if missing is not None and self.way(who, missing) == OK:
-                code = self.make(who, missing, None, directory=True)
-                if code:
-                    return code
-                return self.make(who, path, acl, directory=True, parents=True)
-            blocking = next(
-                (path[:d] for d in range(1, len(path)) if path[:d] in self.things and not self.things[path[:d]].directory), None
-            )
-            if blocking is not None and self.way(who, blocking) == OK:
-                code = self.may_make(who, blocking)
-                return code if code and not self.visible(who, blocking) else TAKEN
-        code = self.way(who, path)
-        if code:
-            return code
-        code = self.may_make(who, path)
-        if path in self.things:
-            if link is not None:
-                refused = code or (ABSENT if acl is not None and not self.held(who, acl) & P.CHANGE_ACL else OK)
-                return refused or (OK if self.things[path].link == link else TAKEN)
-            if not directory:  # a file's ACL is looked at before its name, so that a whole batch needs one look each
-                return code or (ABSENT if acl is not None and not self.held(who, acl) & P.CHANGE_ACL else TAKEN)
-            if code and not self.visible(who, path):
-                return code
-            return OK if parents and self.things[path].directory else TAKEN
-        if code:
-            return code
-        if acl is not None and not self.held(who, acl) & P.CHANGE_ACL:
-            return ABSENT
-        inherited = self.things[path[:-1]].default
-        self.things[path] = Thing(directory, inherited if acl is None else acl, inherited if acl is None else acl, link)
-        return OK
-
-    def may_remove(self, who, path) -> int:
-        code = self.may(who, path, P.DELETE)
-        if code:
-            return code
-        if self.may_make(who, path):
-            return FORBIDDEN if self.visible(who, path) else ABSENT
-        return OK
-
-    def below(self, path):
-        return [other for other in self.things if len(other) > len(path) and other[: len(path)] == path]
-
-    def rename(self, who, old, new, replace) -> int:
-        code = old if isinstance(old, int) else self.may_remove(who, old)
-        code = code or (new if isinstance(new, int) else self.may_make(who, new))
-        if code:
-            return code
-        thing, present = self.things[old], self.things.get(new)
-        if new == old:
-            return OK
-        into_itself = thing.directory and new[: len(old)] == old
-        if present is not None:
-            if not replace:
-                return TAKEN
-            code = self.may_remove(who, new)
-            if code:
-                return code
-            if present.directory != thing.directory:
-                return TAKEN
-            if into_itself:
-                return WRONG
-            if self.below(new):
-                return FULL
-            del self.things[new]
-        if into_itself:
-            return WRONG
-        for path in [old, *self.below(old)]:
-            self.things[(*new, *path[len(old) :])] = self.things.pop(path)
-        return OK
-
-    def usage(self, who, top):
-        """Return files, directories, links and closed directories below, as far as may be listed."""
-        wanted = P.LIST | P.TRAVERSE
-        sums = [0, 0, 0, 0]
-        for path in [other for other in self.things if len(other) == len(top) + 1 and other[:-1] == top]:
-            thing = self.things[path]
-            sums[1 if thing.directory else 0 if thing.link is None else 2] += 1
-            if thing.directory:
-                if self.held(who, thing.acl) & wanted == wanted:
-                    sums = [one + more for one, more in zip(sums, self.usage(who, path), strict=True)]
-                else:
-                    sums[3] += 1
-        return sums
-
-    def remove(self, who, path, recursive) -> int:
-        code = path if isinstance(path, int) else self.may_remove(who, path)
-        if code:
-            return code
-        below = self.below(path)
-        if below and not recursive and self.things[path].directory:
-            return FULL
-        wanted = P.WRITE | P.TRAVERSE
-        for other in below:
-            if self.held(who, self.things[other[:-1]].acl) & wanted != wanted or not self.held(who, self.things[other].acl) & P.DELETE:
-                return FORBIDDEN
-        for other in [path, *below]:
-            del self.things[other]
-        return OK
-
-    def listing(self, who, top, recursive):
-        held = self.held(who, self.things[top].acl)
-        for path in sorted(other for other in self.things if len(other) == len(top) + 1 and other[:-1] == top):
-            yield path
-            thing = self.things[path]
-            if recursive and thing.directory and held & P.TRAVERSE and self.held(who, thing.acl) & P.LIST:
-                yield from self.listing(who, path, recursive)
-
-
-def _code(outcome) -> int:
-    return outcome.code if isinstance(outcome, MdmError) else OK
-
-
-@pytest.fixture
-def service(database):
-    migrate(database.conninfo, MIGRATIONS)
-    with ConnectionPool(database.conninfo, min_size=1, max_size=2, open=True) as pool:
-        store = PostgresStore(pool)
-        store.ensure_root(Acl(ROOT_ACL_ID, OWNER.dn, (AclEntry("authenticated", P.TRAVERSE | P.LIST),)))
-        yield CatalogService(store, _Nobody())
-
-
-class _Nobody:
-    """People of whom nothing is known."""
-
-    def caller_for(self, subject):
-        return Caller(subject)
-
-    def members_of(self, group):
-        return ()
-
-
-_tops = itertools.count()
-
-
-@settings(
-    max_examples=60,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(ACLS, OPERATIONS)
-def test_the_service_decides_as_the_model_does(service, database, acls, operations):
-    ids = [uuid.uuid4() for _ in acls]
-    with psycopg.connect(database.conninfo) as connection:
-        for acl_id, entries in zip(ids, acls, strict=True):
-            held = (AclEntry(principal, P(bits)) for principal, bits in entries.items() if bits)
-            acl_store.insert(connection, Acl(acl_id, OWNER.dn, tuple(held)))
-    top = f"/top{next(_tops)}"
-    model = Model(acls, {(): Thing(True, 0, 0)})
-    assert service.make_directories(OWNER, [NewDirectory(Lfn(top), ids[0])], parents=False) == [None]
-    for operation in operations:
-        _apply(service, model, ids, top, operation)
-    depth = len(names(Lfn(top)))
-    for who in CALLERS:
-        for start in [path for path, thing in model.things.items() if thing.directory]:
-            _compare_listing(service, model, who, top, start, depth)
-            _compare_usage(service, model, who, top, start)
-
-
-def _apply(service, model, ids, top, operation) -> None:
-    kind, who, *rest = operation
-    caller = CALLERS[who]
-    # The top directory stands in a listable root, so that, as in the model, everybody knows of it.
-    if kind == "look":
-        _look(service, model, caller, rest[0], top)
-    elif kind == "all":
-        _all_or_nothing(service, model, ids, top, caller, _alternating(rest[0]))
-    else:
-        [got] = _do(service, caller, _wanted(ids, top, operation), operation)
-        assert _code(got) == _expected(model, caller, operation), operation
-
-
-def _wanted(ids, top, operation):
-    """Return what the service is asked for."""
-    kind, _, relative, *rest = operation
-    lfn = Lfn(f"{top}/{relative}")
-    acl_id = None if rest[0] is None or kind in ("rename", "remove") else ids[rest[0]]
-    if kind == "mkdir":
-        return NewDirectory(lfn, acl_id)
-    if kind == "register":
-        return NewFile(lfn, uuid.uuid4(), acl_id=acl_id)
-    if kind == "link":
-        return NewLink(lfn, _inside(relative, rest[1]).replace("TOP", top), acl_id)
-    if kind == "rename":
-        return Renaming(Target(lfn=lfn), Lfn(f"{top}/{rest[0]}"), rest[1])
-    return Removal(Target(lfn=lfn), rest[0])
-
-
-def _do(service, caller, wanted, operation):
-    if operation[0] == "mkdir":
-        return service.make_directories(caller, [wanted], parents=operation[4])
-    if operation[0] == "remove":
-        return service.remove(caller, [wanted.target], recursive=wanted.recursive)
-    return {"register": service.register_files, "link": service.make_links, "rename": service.rename}[operation[0]](caller, [wanted])
-
-
-def _expected(model, caller, operation) -> int:
-    """Let the model do it; return its code."""
-    kind, _, relative, *rest = operation
-    path = model.new(caller, tuple(relative.split("/")))
-    if kind == "rename":
-        return model.rename(caller, path, model.new(caller, tuple(rest[0].split("/"))), rest[1])
-    if kind == "remove":
-        return model.remove(caller, path, rest[0])
-    if isinstance(path, int):
+    @rule(target=paths, who=callers, above=paths, name=NAMES, acl=ACL, default=ACL)
+    def make_directory_and_those_above(self, who, above, name, acl, default):
+        path = (*above[:3], name)
+        wanted = NewDirectory(lfn(path), acl, default)
+        [made] = self.service.make_directories(who, [wanted], parents=True)
+        assert reason(made) == change.make_directory(self.world, who, wanted, parents=True)
         return path
-    if kind == "link":
-        return model.make(caller, path, rest[0], directory=False, link=_target(path, _inside(relative, rest[1])))
-    return model.make(caller, path, rest[0], directory=kind == "mkdir", parents=kind == "mkdir" and rest[1])
+
+    @rule(who=callers, wanted=st.lists(FILES, min_size=1, max_size=3, unique_by=DISTINCT))
+    def register(self, who, wanted):
+        expected = [self.sides.expected(who, file) for file in wanted]
+        assert list(map(reason, self.service.register_files(who, wanted))) == expected
+
+    @rule(who=callers, operations=st.lists(OPERATIONS, min_size=3, max_size=8))
+    def operate(self, who, operations):
+        for operation in operations:
+            self.sides.do(who, operation)
+
+    @rule(who=callers, operations=st.lists(OF_FILES, min_size=1, max_size=5))
+    def change_files(self, who, operations):
+        for operation in operations:
+            self.sides.do(who, operation)
+
+    @rule(who=callers, wanted=st.lists(OPERATIONS, min_size=2, max_size=5, unique_by=type))
+    def apply(self, who, wanted):
+        # One of each kind: neighbours of a kind are a batch, whose order is its own.
+        self.sides.do_all(who, wanted)
+
+    @rule(who=callers, top=paths, pattern=st.sampled_from(["a", "b*", "*"]), recursive=st.booleans())
+    def remove_by_pattern(self, who, top, pattern, recursive):
+        found = look.found(self.world, who, lfn(top), Condition(name=pattern), 0)
+        targets = [Target(lfn=lfn(path)) for path in found] if isinstance(found, list) else []
+        expected = change.remove(self.world, who, targets, recursive=recursive)
+        assert list(map(reason, self.service.remove(who, targets, recursive=recursive))) == expected
+
+    @rule(who=callers, top=TARGETS, changes=st.lists(ACL_CHANGES, min_size=1, max_size=2), shared=st.booleans())
+    def change_subtree(self, who, top, changes, shared):
+        before = subtree.lists(self.world, who, top)
+        expected = subtree.modify(self.world, who, top, changes, include_shared=shared)
+        got = answer(lambda: self.service.modify_subtree_acls(who, top, changes, include_shared=shared))
+        if isinstance(got, str):
+            assert got == expected
+            return
+        assert {item.acl_id: reason(after) for item, after in got[0]} == expected
+        assert (before[1], {item.acl_id: after.rev for item, after in got[0] if not reason(after)}) == (
+            got[1],
+            {acl: self.world.acls[acl].rev for acl, refused in expected.items() if not refused},
+        )
+
+    @rule(who=callers, what=TARGETS, top=paths, needed=NEEDED, search=SEARCHES, condition=CONDITIONS, depth=DEPTHS, banned=BANNED)
+    def look_around(self, who, what, top, needed, search, condition, depth, banned):
+        self.world.banned = banned
+        self._stat(who, [what], follow=depth != 1)
+        self._resolve(who, [what])
+        self._check_access(who, what, needed)
+        self._report(who, what, needed)
+        self._replicas(who, what, search)
+        self._list(who, top, depth)
+        self._sum_up(who, top)
+        found = answer(lambda: list(self.service.find(who, lfn(top), condition, depth=depth, with_replicas=False, after=None)))
+        expected = look.found(self.world, who, lfn(top), condition, depth)
+        got = found if isinstance(found, str) else [view.lfn for batch in found for view in batch]
+        assert got == (expected if isinstance(expected, str) else [lfn(path) for path in expected])
+
+    def _stat(self, who, what, *, follow):
+        for named, seen in zip(what, self.service.stat(who, what, with_replicas=True, follow=follow), strict=True):
+            path = self.world.find(who, named, follow=follow)
+            assert reason(seen) == self.world.may_see(who, path)
+            if not reason(seen):
+                self.sides.compare_view(who, path, path, seen)
+
+    def _resolve(self, who, what):
+        for named, read in zip(what, self.service.resolve(who, what), strict=True):
+            path = self.world.find(who, named)
+            assert reason(read) == self.world.may_with_file(who, path, P.READ)
+            if not reason(read):
+                available = [each.surl for each in self.world.things[path].replicas.values() if each.status is ReplicaStatus.AVAILABLE]
+                assert (read.lfn, list(read.surls), read.size) == (lfn(path), available, self.world.things[path].size)
+
+    def _check_access(self, subject, what, needed):
+        [got] = self.service.check_access(subject.dn, [what], needed)
+        allowed = self.world.may_with_file(subject, self.world.find(subject, what), needed)
+        assert reason(got) == ("SUBJECT_BANNED" if subject.dn in self.world.banned else allowed)
+
+    def _report(self, who, what, needed):
+        expected = subtree.report(self.world, who, what, needed, PEOPLE, self.sides.named)
+        got = answer(lambda: self.service.report_access(who, what, needed))
+        if isinstance(got, str) or isinstance(expected, str):
+            assert got == expected
+            return
+        holders = {holder.subject: (holder.files, set(holder.by)) for holder in got.holders}
+        assert (got.files, got.hidden, holders) == (expected.files, expected.hidden, expected.holders)
+
+    def _replicas(self, who, what, search):
+        found = [item for batch in self.service.find_replicas(who, search, "") for item in batch]
+        expected = [(lfn(path), surl) for path, surl in replica.search(self.world, who, search)]
+        assert [(item.lfn, item.replicas[0].surl) for item in found] == expected
+        [got] = self.service.list_replicas(who, [what])
+        listed = replica.list_of(self.world, who, what)
+        if isinstance(listed, str):
+            assert reason(got) == listed
+        else:
+            assert (got.lfn, [each.surl for each in got.replicas]) == (lfn(listed[0]), [each.surl for each in listed[1]])
+
+    def _list(self, who, top, depth):
+        expected = look.listing(self.world, who, lfn(top), int(depth != 0))
+        batches = answer(lambda: list(self.service.listing(who, lfn(top), recursive=depth == 0, with_replicas=True, after=None)))
+        if isinstance(batches, str) or isinstance(expected, str):
+            assert batches == expected
+            return
+        views = [view for batch in batches for view in batch]
+        assert [view.lfn for view in views] == [lfn(shown) for shown, _ in expected]
+        for (shown, path), view in zip(expected, views, strict=True):
+            self.sides.compare_view(who, shown, path, view)
+        if len(views) > 1:
+            middle = len(views) // 2
+            rest = self.service.listing(who, lfn(top), recursive=depth == 0, with_replicas=False, after=views[middle].lfn)
+            assert [view.lfn for batch in rest for view in batch] == [view.lfn for view in views[middle + 1 :]]
+
+    def _sum_up(self, who, top):
+        expected = look.usage(self.world, who, lfn(top))
+        usage = answer(lambda: self.service.usage(who, lfn(top), 0)[0])
+        if isinstance(usage, str) or isinstance(expected, str):
+            assert usage == expected
+            return
+        files, directories, links, size, closed = expected
+        assert (usage.files, usage.directories, usage.links, usage.closed) == (files, directories, links, closed)
+        assert usage.bytes == min(size, MAX_SIZE)
+
+    def teardown(self):
+        """At the end everybody sees the world as it is, by every name of everything, and the database's own sums are right."""
+        everything = [Target(lfn=lfn(path)) for path in self.world.things] + [Target(guid=guid) for guid in GUIDS]
+        for who in PEOPLE:
+            self._stat(who, everything, follow=False)
+            self._stat(who, everything, follow=True)
+            self._resolve(who, everything)
+            self._sum_up(who, ())
+            self._list(who, (), 0)
+            for path, thing in self.world.things.items():
+                if thing.kind is not EntryKind.FILE:
+                    self._list(who, path, 1)
+        assert self.sides.count_of_entries() == len(self.world.things) - 1
+        with self.connection.transaction():
+            assert (bulk.miscounted(self.connection), bulk.unreachable(self.connection)) == ([], [])
 
 
-def _inside(relative, link):
-    """Return where a link leads; one in the top directory does not lead out of it, where the model ends."""
-    return link if "/" in relative else link.removeprefix("../")
-
-
-def _target(path, link):
-    """Return where a link at `path` leads, from the top directory down."""
-    names_of = tuple(link.split("/"))
-    if names_of[0] == "TOP":
-        return names_of[1:]
-    return (*path[:-2], *names_of[1:]) if names_of[0] == ".." else (*path[:-1], *names_of)
-
-
-def _alternating(operations):
-    """Return the operations without those of the kind of their neighbour: a run of one kind is a batch, whose order is its own."""
-    kept = []
-    for operation in operations:
-        if not kept or kept[-1][0] != operation[0]:
-            kept.append(operation)
-    return [(*operation[:4], False) if operation[0] == "mkdir" else operation for operation in kept]
-
-
-def _all_or_nothing(service, model, ids, top, caller, operations) -> None:
-    before = dict(model.things)
-    codes = []
-    for operation in operations:
-        codes.append(_expected(model, caller, operation))
-        if codes[-1]:
-            model.things = before
-            break
-    failed = service.apply(caller, [_wanted(ids, top, operation) for operation in operations])
-    expected = (len(codes) - 1, codes[-1]) if codes and codes[-1] else None
-    assert (failed and (failed.index, failed.error.code)) == expected, operations
-
-
-def _look(service, model, caller, relative, top) -> None:
-    path, target = model.lead(caller, tuple(relative.split("/")), True), Target(lfn=Lfn(f"{top}/{relative}"))
-    [seen] = service.stat(caller, [target], with_replicas=False)
-    [read] = service.resolve(caller, [target])
-    if isinstance(path, int):
-        assert _code(seen) == _code(read) == path
-        return
-    assert _code(seen) == model.look(caller, path), relative
-    expected = model.may(caller, path, P.READ)
-    is_file = path in model.things and not model.things[path].directory and model.things[path].link is None
-    assert _code(read) == (WRONG if not expected and not is_file else expected), relative
-
-
-def _compare_usage(service, model, who, top, start) -> None:
-    lfn = Lfn("/".join((top, *start)))
-    expected = model.look(who, start) or model.may(who, start, P.LIST | P.TRAVERSE)
-    try:
-        [usage] = service.usage(who, lfn, 0)
-    except MdmError as error:
-        assert error.code == expected
-        return
-    assert (expected, [usage.files, usage.directories, usage.links, usage.closed]) == (OK, model.usage(who, start))
-    assert sum(each.directories for each in service.usage(who, lfn, 1)[:1]) == usage.directories
-
-
-def _compare_listing(service, model, who, top, start, depth) -> None:
-    lfn = Lfn("/".join((top, *start)))
-    for recursive in (False, True):
-        try:
-            batches = list(service.listing(who, lfn, recursive=recursive, with_replicas=False, after=None))
-        except MdmError as error:
-            assert error.code == (model.may(who, start, P.LIST) or model.look(who, start))
-            continue
-        given_paths = [view.lfn for batch in batches for view in batch]
-        if recursive:
-            found = service.find(who, lfn, Condition(name="b*"), depth=0, with_replicas=False, after=None)
-            assert [view.lfn for batch in found for view in batch] == [path for path in given_paths if names(path)[-1].startswith("b")]
-        assert [names(path)[depth:] for path in given_paths] == list(model.listing(who, start, recursive))
-        for index, path in enumerate(given_paths):
-            rest = service.listing(who, lfn, recursive=recursive, with_replicas=False, after=path)
-            assert [view.lfn for batch in rest for view in batch] == given_paths[index + 1 :]
-            assert split(path)[0].startswith(lfn)
+def test_the_service_answers_as_the_world_of_rules_does(database, monkeypatch):
+    for module in (creation, replica_rules):
+        monkeypatch.setattr(module, "MAX_REPLICAS", MOST_REPLICAS)
+    migrate(database.conninfo, MIGRATIONS)
+    with psycopg.connect(database.conninfo) as Comparison.connection:
+        checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+        chosen = settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+        run_state_machine_as_test(Comparison, settings=chosen)

@@ -154,6 +154,9 @@ def test_links_in_a_circle_end_with_an_error_and_dangling_ones_are_absent(catalo
     assert _link(srm, *((f"{BASE}/n{number}", f"n{number + 1}") for number in range(16)), (f"{BASE}/n16", "1/1.dcm")) == [""] * 17
     results = srm.resolve(pb.Target(lfn=f"{BASE}/n1"), pb.Target(lfn=f"{BASE}/n0"))
     assert [item.status.reason for item in results] == ["", "LINK_LOOP"]
+    assert _link(srm, *((f"{BASE}/d{number}", f"d{number + 1}") for number in range(16)), (f"{BASE}/d16", "1")) == [""] * 17
+    results = srm.resolve(pb.Target(lfn=f"{BASE}/d1/1.dcm"), pb.Target(lfn=f"{BASE}/d0/1.dcm"))
+    assert [item.status.reason for item in results] == ["", "LINK_LOOP"]
 
 
 def test_a_link_leads_nobody_where_they_may_not_go_and_is_nothing_to_those_who_may_not_see_it(catalog, study):

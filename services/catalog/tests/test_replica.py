@@ -147,3 +147,13 @@ def test_repeating_a_registration_adds_replicas_only_for_who_may_write_the_file(
     assert len(_list(srm, pb.Target(guid=file.guid))[0].replicas) == 1
     assert srm.register(file) == [""]
     assert len(_list(srm, pb.Target(guid=file.guid))[0].replicas) == 2
+
+
+def test_registering_a_file_again_does_not_give_it_more_replicas_than_it_may_have(catalog, study):
+    guid = catalog.alice.stat(FILE)[0].entry.guid
+
+    def again(first, count):
+        replicas = [pb.Replica(surl=f"srm://copy/{number}") for number in range(first, first + count)]
+        return catalog.dicom_srm.register(pb.NewFile(lfn=FILE, guid=guid, replicas=replicas))
+
+    assert [again(0, 60), again(60, 40), again(60, 39), again(0, 99)] == [[""], ["REPLICAS_TOO_MANY"], [""], [""]]

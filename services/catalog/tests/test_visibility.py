@@ -119,3 +119,13 @@ def test_the_operator_owns_the_root(catalog):
     assert catalog.operator.mkdir("/vo") == [""]
     assert catalog.operator.stat("/")[0].entry.permissions == 255
     assert catalog.alice.stat("/")[0].entry.permissions == 16
+
+
+def test_listing_a_link_does_not_tell_whether_what_it_leads_to_is_hidden_or_absent(catalog, study):
+    srm = catalog.dicom_srm
+    assert srm.mkdir("/biomed/public", acl=srm.new_acl(mallory="wlxg")) == [""]
+    links = [("hidden", BASE), ("file", f"{BASE}/1/1.dcm"), ("absent", f"{BASE}-none")]
+    new = [catalog_pb2.NewLink(lfn=f"/biomed/public/{name}", target=target) for name, target in links]
+    answer = catalog.mallory.catalog.MakeLinks(catalog_pb2.MakeLinksRequest(links=new))
+    assert [status.reason for status in answer.statuses] == [""] * 3
+    assert [catalog.mallory.ls(link.lfn) for link in new] == [[link.lfn] for link in new]

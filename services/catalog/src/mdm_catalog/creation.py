@@ -1,16 +1,17 @@
 """Making directories and links, registering files."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError
+from mdm_service.errors import Conflict, Exhausted, Forbidden, Invalid, MdmError
 from mdm_service.identity import Caller
 
 from mdm_catalog.access import Rights, not_found
 from mdm_catalog.link import Lead, follow_directories
-from mdm_catalog.model import MAX_BATCH, Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
+from mdm_catalog.model import MAX_BATCH, MAX_REPLICAS, Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
 from mdm_catalog.path import ROOT, Lfn, ancestors, join, names, split
 from mdm_catalog.port import Place, Writing
 
@@ -145,7 +146,9 @@ def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -
     present = writing.children(set(places.values()) - stored.keys())
     rights.load(node.acl_id for node in present.values())
     again = [index for index in open_items if places[index] in present]
-    known = writing.by_surl({replica.surl for index in again for replica in files[index].replicas})
+    lacking = _lacking(writing, {index: files[index] for index in again})
+    growing = writing.lock_entries({present[places[index]].id for index in lacking})
+    counts = Counter({entry_id: len(found) for entry_id, found in writing.replicas(growing).items()})
     replicas: list[tuple[int, Replica]] = []
     for index in open_items:
         file, node = files[index], present.get(places[index])
@@ -154,12 +157,27 @@ def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -
             outcomes[index] = Conflict("GUID_TAKEN", "This GUID is registered under another LFN.")
         elif found[1] != file.guid:
             outcomes[index] = _taken()
-        elif node and not rights.under(node.acl_id) & Permission.WRITE and any(replica.surl not in known for replica in file.replicas):
-            outcomes[index] = Forbidden("PERMISSION_MISSING", "The file is registered; to add replicas needs `w` on it.")
-        else:
+        elif node is not None and index in lacking:
+            counts[node.id] += lacking[index]
+            outcomes[index] = _adding_refusal(rights, node, counts[node.id])
+        if outcomes[index] is None and found is not None:
             replicas.extend((found[0], replica) for replica in file.replicas)
     _add_replicas(writing, replicas)
     return outcomes
+
+
+def _lacking(writing: Writing, files: Mapping[int, NewFile]) -> dict[int, int]:
+    """Return how many of the replicas given of each file are not there yet, where there are such."""
+    known = writing.by_surl({replica.surl for file in files.values() for replica in file.replicas})
+    counts = {index: sum(replica.surl not in known for replica in file.replicas) for index, file in files.items()}
+    return {index: count for index, count in counts.items() if count}
+
+
+def _adding_refusal(rights: Rights, node: Node, count: int) -> MdmError | None:
+    """Return why a file that is there may not have more replicas, `count` in all."""
+    if not rights.under(node.acl_id) & Permission.WRITE:
+        return Forbidden("PERMISSION_MISSING", "The file is registered; to add replicas needs `w` on it.")
+    return Exhausted("REPLICAS_TOO_MANY", f"A file has at most {MAX_REPLICAS} replicas.") if count > MAX_REPLICAS else None
 
 
 def _add_replicas(writing: Writing, replicas: Sequence[tuple[int, Replica]]) -> None:

@@ -25,7 +25,7 @@ def follow_directories(reading: Reading, rights: Rights, directories: Collection
     chains = reading.walk(directories)
     leads: dict[Lfn, Lead] = {lfn: lfn for lfn in directories}
     unfinished = {lfn: lfn for lfn in directories if not chains[lfn].complete}
-    for _ in range(MAX_LINKS + 1):
+    for _ in range(MAX_LINKS):
         moved = _next(reading, rights, {lfn: chains[lfn] for lfn in unfinished.values()})
         unfinished = {asked: moved[lfn] for asked, lfn in unfinished.items() if lfn in moved}  # type: ignore[misc]  # errors go below
         leads |= unfinished
@@ -34,7 +34,8 @@ def follow_directories(reading: Reading, rights: Rights, directories: Collection
         unfinished = {asked: lfn for asked, lfn in unfinished.items() if not chains[lfn].complete}
         if not unfinished:
             return leads, chains
-    return leads | dict.fromkeys(unfinished, too_many_links()), chains
+    moved = _next(reading, rights, {lfn: chains[lfn] for lfn in unfinished.values()})
+    return leads | dict.fromkeys((asked for asked, lfn in unfinished.items() if lfn in moved), too_many_links()), chains
 
 
 def visible_link(rights: Rights, chain: Chain, node: Node | None) -> bool:

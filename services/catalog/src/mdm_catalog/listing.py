@@ -7,7 +7,7 @@ from functools import partial
 from uuid import UUID
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Invalid, MdmError
+from mdm_service.errors import Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
 
 from mdm_catalog.access import Located, Rights, not_found
@@ -70,10 +70,10 @@ class Listing:
 
     def _start(self, lfn: Lfn, skipped: Sequence[str], reading: Reading) -> EntryView | list[_Frame]:
         rights = Rights(reading, self._caller)
-        located = locate(reading, rights, [Target(lfn=lfn)])[0]
-        if located.node is None and located.problem is None:
-            [link] = locate(reading, rights, [Target(lfn=lfn)], follow=False)
-            located = link if link.node is not None else located  # a link that leads nowhere lists itself
+        [located] = locate(reading, rights, [Target(lfn=lfn)])
+        if located.problem is None and isinstance(rights.unseen(located), NotFound):
+            # A link that leads nowhere lists itself; one to what the caller may not see is not told from it.
+            [located] = locate(reading, rights, [Target(lfn=lfn)], follow=False)
         node = _granted(located, rights.unseen(located))
         if node.kind != EntryKind.DIRECTORY:
             entry = reading.entries([node.id])[node.id]
