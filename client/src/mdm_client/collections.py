@@ -169,13 +169,15 @@ class CollectionsClient(Service):
             outcomes += self._outcomes(self.call(self._stub.AssignAcls, pb.AssignAclsRequest(assignments=wanted)).statuses)
         return outcomes
 
-    def change(self, sql: str) -> Changed:
+    def change(self, sql: str, timeout: float | None = None) -> Changed:
         """Carry out an UPDATE or DELETE; with LIMIT, an atomic take. Not repeated when its answer is lost: it may have happened.
+
+        After `timeout` seconds the service gives it up.
 
         Raises:
             ClientError: what the service answered; nothing was changed, unless a service was away.
         """
-        response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql))
+        response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql), timeout)
         types = [column.type for column in response.header.columns]
         rows = decode_batch(response.rows, types) if response.rows.count else []
         return Changed(response.count, columns_of(response.header), rows)
@@ -211,10 +213,10 @@ class CollectionsClient(Service):
         taken = self._once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count))
         return range(taken.first, taken.first + taken.step * count, taken.step)
 
-    def _once(self, method: Any, request: Any) -> Any:
+    def _once(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         """Return the response of a call that must not be repeated blindly, and that may take long."""
         try:
-            return method(request)
+            return method(request, timeout=timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.place) from error
 

@@ -2,25 +2,22 @@
 
 import heapq
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
-from decimal import Decimal
 from itertools import islice
 from typing import Any
 
 from mdm.metadata.v1 import metadata_pb2 as pb
 
+from mdm_client.arithmetic import key_of
 from mdm_client.errors import ClientError, Conflict, Invalid
+from mdm_client.grouping import MAX_GROUPS, Groups, check_groups, identity_of
 from mdm_client.metadata import Column, MetadataClient, QueryResult, Row, columns_of
 
 BATCH = 1_000
-#: Groups and, with DISTINCT, rows that are held in memory.
-MAX_GROUPS = 1_000_000
+_DIFFERS = "its attributes have other types or units than those of the first site, or {site} stands beside an aggregate: put it in GROUP BY"
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-#: What values are compared and added as, where they are not as they are sent.
-_COMPARED: Mapping[str, Callable[[Any], Any]] = {"numeric": Decimal, "timestamp": datetime.fromisoformat}
 
 
 class FederatedAnswer:
@@ -37,20 +34,25 @@ class FederatedAnswer:
             raise next(iter(failures.values()))
         first = next(iter(parts.values()))
         self._plan = first.merge
+        self._kinds = first.kinds
         self._parts: dict[str, QueryResult] = {}
         for site, part in parts.items():
             if part.merge == self._plan and part.columns == first.columns:
                 self._parts[site] = part
             else:
-                failures[site] = Conflict.because("SCHEMA_DIFFERS", "its attributes have other types or units than those of the first site")
-        self._columns = columns_of(pb.QueryHeader(columns=[column.column for column in self._plan.columns]))
-        self.columns: list[Column] = self._columns[: self._plan.visible]
+                failures[site] = Conflict.because("SCHEMA_DIFFERS", _DIFFERS)
+        visible = [column.column for column in self._plan.columns[: self._plan.visible]]
+        self.columns: list[Column] = columns_of(pb.QueryHeader(columns=visible))
 
     def batches(self) -> Iterator[list[Row]]:
-        """Yield lists of rows, values as `QueryResult.batches` gives them. Without groups and DISTINCT, memory is constant."""
+        """Yield lists of rows, values as `QueryResult.batches` gives them. Without groups and DISTINCT, memory is constant.
+
+        Raises:
+            Invalid: TOO_MANY_GROUPS; QUERY_VALUE: a computed column or HAVING needs a value that does not exist.
+        """
         rows = self._grouped() if self._plan.grouped else self._merged()
         visible = (row[: self._plan.visible] for row in rows)
-        distinct = _distinct(visible) if self._plan.distinct else visible
+        distinct = self._distinct(visible) if self._plan.distinct else visible
         end = None if self._plan.limit < 0 else self._plan.offset + self._plan.limit
         wanted = islice(distinct, self._plan.offset, end)
         while batch := list(islice(wanted, BATCH)):
@@ -78,39 +80,29 @@ class FederatedAnswer:
             self.failures[site] = error
 
     def _grouped(self) -> Iterator[Row]:
-        keys = [column.source for column in self._plan.columns if column.kind == pb.MERGE_KIND_KEY]
-        groups: dict[Row, list[Row]] = {}
-        for site, part in self._parts.items():
-            found = list(self._rows(site, part))
-            if site in self.failures:  # half of a site's groups would be wrong numbers
-                continue
-            for row in found:
-                groups.setdefault(tuple(row[source] for source in keys), []).append(row)
-            if len(groups) > MAX_GROUPS:
-                raise Invalid.because("TOO_MANY_GROUPS", f"more than {MAX_GROUPS} groups: add conditions")
-        columns = list(enumerate(self._plan.columns))
-        whole = [tuple(self._combined(column, number, rows) for number, column in columns) for rows in groups.values()]
-        return iter(sorted(whole, key=self._sort_key) if self._plan.order else whole)
+        whole = iter(Groups(self._plan, self._kinds, self._parts_read()).rows())
+        return iter(sorted(whole, key=self._sort_key)) if self._plan.order else whole
 
-    def _combined(self, column: pb.MergeColumn, number: int, rows: Sequence[Row]) -> Any:
-        if column.kind == pb.MERGE_KIND_KEY:
-            return rows[0][column.source]
-        values = [row[column.source] for row in rows if row[column.source] is not None]
-        if not values:
-            return None
-        kind = self._columns[number].type
-        if column.kind == pb.MERGE_KIND_MIN:
-            return min(values, key=_COMPARED.get(kind))
-        if column.kind == pb.MERGE_KIND_MAX:
-            return max(values, key=_COMPARED.get(kind))
-        total = sum(Decimal(value) if isinstance(value, str) else value for value in values)
-        if column.kind == pb.MERGE_KIND_AVG:
-            count = sum(row[column.count_source] for row in rows)
-            return float(total) / count if kind == "float" else str(Decimal(total) / count)
-        return str(total) if kind == "numeric" else total
+    def _parts_read(self) -> Iterator[list[Row]]:
+        """Yield the rows of each part that arrived wholly: half of a site's groups would be wrong numbers."""
+        for site, part in self._parts.items():
+            found = list(islice(self._rows(site, part), MAX_GROUPS + 1))
+            check_groups(len(found))
+            if site not in self.failures:
+                yield found
 
     def _sort_key(self, row: Row) -> tuple[Any, ...]:
-        return tuple(_Ordered(row[order.column], order, self._columns[order.column].type) for order in self._plan.order)
+        return tuple(_Ordered(row[order.column], order, self._plan.columns[order.column].column.type) for order in self._plan.order)
+
+    def _distinct(self, rows: Iterable[Row]) -> Iterator[Row]:
+        keys = [key_of(column.column.type) for column in self._plan.columns[: self._plan.visible]]
+        seen: set[Row] = set()
+        for row in rows:
+            identity = identity_of(keys, row)
+            if identity not in seen:
+                check_groups(len(seen) + 1)
+                seen.add(identity)
+                yield row
 
 
 class _Ordered:
@@ -118,10 +110,9 @@ class _Ordered:
 
     __slots__ = ("descending", "null", "value")
 
-    def __init__(self, value: Any, order: pb.MergeOrder, kind: str) -> None:
-        convert = _COMPARED.get(kind)
+    def __init__(self, value: Any, order: pb.MergeOrder, kind: int) -> None:
         self.null = (value is None) != order.nulls_first  # sorts first when False
-        self.value = convert(value) if convert is not None and value is not None else value
+        self.value = None if value is None else key_of(kind)(value)
         self.descending = order.descending
 
     def __eq__(self, other: object) -> bool:
@@ -169,13 +160,3 @@ def query_sites(sites: Mapping[str, MetadataClient], sql: str, timeout: float | 
     finally:
         for part in parts.values():
             part.close()
-
-
-def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
-    seen: set[Row] = set()
-    for row in rows:
-        if row not in seen:
-            if len(seen) >= MAX_GROUPS:
-                raise Invalid.because("TOO_MANY_GROUPS", f"more than {MAX_GROUPS} distinct rows: add conditions")
-            seen.add(row)
-            yield row

@@ -42,7 +42,7 @@ class QueryResult:
     def __init__(self, place: str, call: Any, header: metadata_pb2.QueryHeader) -> None:
         self.columns = columns_of(header)
         self.merge = header.merge
-        self._types = [column.type for column in header.columns]
+        self.kinds = [column.type for column in header.columns]
         self._place = place
         self._call = call
 
@@ -50,7 +50,7 @@ class QueryResult:
         """Yield lists of rows as they were sent; values are int, float, bool, text or None."""
         try:
             for response in self._call:
-                yield decode_batch(response.rows, self._types)
+                yield decode_batch(response.rows, self.kinds)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._place) from error
 

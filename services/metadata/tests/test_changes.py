@@ -144,10 +144,10 @@ def test_a_work_queue_of_many_clients_gives_each_job_to_exactly_one(service):
     taken: list[str] = []
     lock = threading.Lock()
 
-    clients = [service.client(name) for name in ("alice", "bob", "loader", "mallory")]
+    takers = [service.client(name) for name in ("alice", "bob", "loader", "mallory")]
 
     def work(worker: int) -> None:
-        client = clients[worker % 4]
+        client = takers[worker % 4]
         take = f"""UPDATE "/queue" SET state = 'taken', by = 'w{worker}' WHERE state = 'new'
                    ORDER BY priority DESC, entry LIMIT 3 RETURNING entry, priority"""
         while True:

@@ -30,6 +30,7 @@ MARKER = "zq_marker"
 #: Every construct of the language; each is executed on PostgreSQL too, where a type that does not fit shows.
 EXPRESSIONS = [
     "i, f, n, t, b, d, z, u, entry",
+    "NULL + NULL, -NULL, NULL % 2, ABS(NULL), COALESCE(NULL, NULL), NULL = NULL, NULL IN (NULL), GREATEST(NULL, NULL)",
     "-i * 2 + 1 - f / 3, i % 2, n - 1.5, -9223372036854775808, 1e3, .5",
     "COUNT(*), COUNT(DISTINCT t), MIN(d), MAX(z), SUM(f), AVG(n)",
     "LOWER(t) || UPPER(t) || TRIM(t), LENGTH(t), SUBSTRING(t, 1, 2), SUBSTRING(t FROM 2)",

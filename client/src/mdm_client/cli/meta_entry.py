@@ -89,15 +89,16 @@ def remove_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> 
 
 @click.command()
 @click.argument("sql")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is given up.")
 @common_options
 @click.pass_context
-def update(context: click.Context, sql: str) -> None:
+def update(context: click.Context, sql: str, timeout: float | None) -> None:
     """Change or delete the entries that a condition finds, at most 10,000, wholly or not at all.
 
     UPDATE "/vo/jobs" SET state = 'new' WHERE state = 'lost', or DELETE FROM "/vo/jobs" WHERE age > 30
     """
     run = session(context)
-    _show(run, run.client(context).collections.change(sql))
+    _show(run, run.client(context).collections.change(sql, timeout))
 
 
 @click.command()

@@ -20,6 +20,12 @@ class MdmError(Exception):
         self.fields = dict(fields or {})
 
 
+class Cancelled(MdmError):
+    """The caller has gone, so nobody is told; nothing was done."""
+
+    code = 1
+
+
 class Invalid(MdmError):
     """The request itself is wrong; repeating it will not help."""
 

@@ -1,6 +1,8 @@
 """Protobuf to model and back."""
 
 from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +22,8 @@ from mdm_metadata.model import (
     View,
     ViewAttribute,
 )
-from mdm_metadata.query.partial import Merge
-from mdm_metadata.query.tree import Output
+from mdm_metadata.query.partial import Combination, Merge, Merged, MergeExpression
+from mdm_metadata.query.tree import Constant, Literal, Output
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
 
@@ -145,14 +147,50 @@ def header_of(outputs: Sequence[Output], merge: Merge | None = None) -> pb.Query
 def _merge(merge: Merge) -> pb.MergePlan:
     columns = [
         pb.MergeColumn(
-            kind=pb.MergeKind.ValueType(column.kind), source=column.source, count_source=column.count_source, column=_column(column.output)
+            kind=pb.MergeKind.ValueType(column.kind),
+            source=column.source,
+            count_source=column.count_source,
+            column=_column(column.output),
+            expression=None if column.expression is None else _expression(column.expression),
         )
         for column in merge.columns
     ]
     order = [pb.MergeOrder(column=item.column, descending=item.descending, nulls_first=item.nulls_first) for item in merge.order]
     plan = pb.MergePlan(columns=columns, visible=merge.visible, order=order, grouped=merge.grouped, distinct=merge.distinct)
-    plan.limit, plan.offset = -1 if merge.limit is None else merge.limit, merge.offset
+    plan.limit, plan.offset, plan.single = -1 if merge.limit is None else merge.limit, merge.offset, merge.single
+    if merge.having is not None:
+        plan.having.CopyFrom(_expression(merge.having))
     return plan
+
+
+def _expression(item: MergeExpression) -> pb.MergeExpression:
+    kind = pb.AttributeType.ValueType(item.type)
+    match item:
+        case Merged(number):
+            return pb.MergeExpression(column=number, type=kind)
+        case Literal(value):
+            return pb.MergeExpression(constant=_constant(value), type=kind)
+        case Combination(operation, arguments):
+            call = pb.MergeCall(operation=operation, arguments=[_expression(argument) for argument in arguments])
+            return pb.MergeExpression(call=call, type=kind)
+
+
+def _constant(value: Constant) -> pb.Value:
+    match value:
+        case None:
+            return pb.Value()
+        case bool():
+            return pb.Value(bool=value)
+        case int():
+            return pb.Value(int=value)
+        case float():
+            return pb.Value(float=value)
+        case Decimal():
+            return pb.Value(text=format(value, "f"))
+        case datetime() | date():
+            return pb.Value(text=value.isoformat())
+        case _:
+            return pb.Value(text=str(value))
 
 
 def fields_of(outputs: Sequence[Output]) -> list[str]:

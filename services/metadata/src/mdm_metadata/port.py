@@ -9,6 +9,7 @@ from mdm_service.acl import Permission
 from mdm_service.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
 
+from mdm_metadata.interruption import Interruption
 from mdm_metadata.model import Check, Collection, EntryWrite, StoredAttribute, StoredCollection, StoredEntry, StoredView, View
 from mdm_metadata.query.compile import Statement
 from mdm_metadata.query.tree import Expression
@@ -200,10 +201,14 @@ class QuerySession(Protocol):
 class Store(Protocol):
     """The database."""
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """Begin a transaction."""
+    def transaction(self, interruption: Interruption | None = None) -> AbstractContextManager[Transaction]:
+        """Begin a transaction.
 
-    def writing(self) -> Iterator[AbstractContextManager[Transaction]]:
+        Raises:
+            Cancelled: the interruption came before its end: nothing is changed, and the database works on it no more.
+        """
+
+    def writing(self, interruption: Interruption | None = None) -> Iterator[AbstractContextManager[Transaction]]:
         """Yield transactions to try, one after another, until one commits; the last failure is raised."""
 
     def querying(self) -> AbstractContextManager[QuerySession]:

@@ -9,6 +9,7 @@ from mdm_service.acl import Permission
 from mdm_service.errors import Exhausted, FailedPrecondition, MdmError
 from mdm_service.identity import Caller
 
+from mdm_metadata.interruption import Interruption
 from mdm_metadata.model import AttributeType, Entry, StoredCollection, fold_path
 from mdm_metadata.port import Batch, Store, Transaction, holding
 from mdm_metadata.query.bind import bind, collection_paths
@@ -89,7 +90,7 @@ class Reading:
             readable = self._readable(session.collections, caller, paths, every=True)
             return session.explain(compile_query(bind(tree, sql, readable.get)))
 
-    def change(self, caller: Caller, sql: str) -> Changed:
+    def change(self, caller: Caller, sql: str, interruption: Interruption | None = None) -> Changed:
         """Carry out an UPDATE or DELETE, wholly or not at all. Needs `r` and `w` on the collection.
 
         Concerned are entries that the caller may read; to delete, `d` on each is needed. With LIMIT, entries that another call is
@@ -100,7 +101,7 @@ class Reading:
         """
         tree = parse_change(sql)
         path = changed_path(tree, sql)
-        for attempt in self._store.writing():
+        for attempt in self._store.writing(interruption):
             with attempt as transaction:
                 readable = {}
                 collection = transaction.collections([path], caller).get(path)

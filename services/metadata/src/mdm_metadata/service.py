@@ -8,6 +8,7 @@ from mdm_service.identity import Caller
 
 from mdm_metadata.alteration import Alterations
 from mdm_metadata.creation import Creation
+from mdm_metadata.interruption import Interruption
 from mdm_metadata.model import Assignment, Collection, Entry, StoredCollection, View, check_path, fold_path
 from mdm_metadata.port import (
     Outcome,
@@ -50,10 +51,10 @@ class MetadataService:
         with self._store.transaction() as transaction:
             return transaction.list_collections(fold_path(path), after, limit, caller)
 
-    def drop_collections(self, caller: Caller, paths: Sequence[str]) -> list[Outcome]:
+    def drop_collections(self, caller: Caller, paths: Sequence[str], interruption: Interruption | None = None) -> list[Outcome]:
         """Drop collections with their entries, in order. Each needs `d` and no collection below it."""
         check_batch(paths, MAX_COLLECTIONS, "collections")
-        with self._store.transaction() as transaction:
+        with self._store.transaction(interruption) as transaction:
             return [outcome_of(lambda path: self._drop(transaction, caller, path), path) for path in paths]
 
     def _drop(self, transaction: Transaction, caller: Caller, path: str) -> None:
@@ -67,23 +68,25 @@ class MetadataService:
         if not transaction.drop_collection(collection.id):
             raise FailedPrecondition("COLLECTION_NOT_EMPTY", "Collections are below it, or views or references on it: drop those first.")
 
-    def upsert(self, caller: Caller, path: str, entries: Sequence[Entry | MdmError]) -> list[Outcome]:
+    def upsert(
+        self, caller: Caller, path: str, entries: Sequence[Entry | MdmError], interruption: Interruption | None = None
+    ) -> list[Outcome]:
         """Insert or update entries; attributes not named keep their value, NULL removes one.
 
         Needs `w` on the collection, and `p` under an existing entry's ACL to point it at another. An entry that failed to be read is
         passed as its error. Messages name attribute and type, never a value.
         """
         check_batch(entries, MAX_ENTRIES, "entries")
-        for attempt in self._store.writing():
+        for attempt in self._store.writing(interruption):
             with attempt as transaction:
                 collection = self._writable(transaction, caller, path)
                 return Upsert(transaction, caller, collection).run(entries)
         raise AssertionError("a store tries at least once")
 
-    def delete(self, caller: Caller, path: str, keys: Sequence[str]) -> list[Outcome]:
+    def delete(self, caller: Caller, path: str, keys: Sequence[str], interruption: Interruption | None = None) -> list[Outcome]:
         """Delete entries. Needs `w` on the collection and `d` on each entry."""
         check_batch(keys, MAX_ENTRIES, "keys")
-        with self._store.transaction() as transaction:
+        with self._store.transaction(interruption) as transaction:
             collection = self._writable(transaction, caller, path)
             found = transaction.entries(collection.id, keys, caller)
             outcomes = [entry_refusal(found.get(key), Permission.DELETE, "d") for key in keys]
@@ -92,12 +95,14 @@ class MetadataService:
             transaction.delete(collection.id, [key for key in deleted if key not in kept])
         return [entry_referenced() if key in kept else outcome for key, outcome in zip(keys, outcomes, strict=True)]
 
-    def assign(self, caller: Caller, assignments: Sequence[Assignment | MdmError]) -> list[Outcome]:
+    def assign(
+        self, caller: Caller, assignments: Sequence[Assignment | MdmError], interruption: Interruption | None = None
+    ) -> list[Outcome]:
         """Point entries at other ACLs. Needs `p` under the present one; an entry that the caller may not see is not found."""
         check_batch(assignments, MAX_ENTRIES, "assignments")
         wanted = [item for item in assignments if isinstance(item, Assignment)]
         refused: dict[int, MdmError] = {}
-        with self._store.transaction() as transaction:
+        with self._store.transaction(interruption) as transaction:
             collections = transaction.collections({fold_path(item.collection) for item in wanted}, caller)
             acls = transaction.acl_permissions({item.acl_id for item in wanted}, caller)
             for path, collection in sorted(collections.items()):

@@ -11,6 +11,7 @@ from mdm_service import status
 from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity import current_caller
 
+from mdm_metadata.interruption import Interruption
 from mdm_metadata.message import (
     acl_id_of,
     assignment_of,
@@ -58,24 +59,24 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def DropCollections(self, request: pb.DropCollectionsRequest, context: grpc.ServicerContext) -> pb.DropCollectionsResponse:
         """Drop collections in order."""
-        outcomes = self._service.drop_collections(current_caller(), request.paths)
+        outcomes = self._service.drop_collections(current_caller(), request.paths, _interruption(context))
         return pb.DropCollectionsResponse(statuses=[_status(outcome) for outcome in outcomes])
 
     def UpsertEntries(self, request: pb.UpsertEntriesRequest, context: grpc.ServicerContext) -> pb.UpsertEntriesResponse:
         """Insert or update entries."""
         entries = [_read(entry_of, message) for message in request.entries]
-        outcomes = self._service.upsert(current_caller(), request.collection, entries)
+        outcomes = self._service.upsert(current_caller(), request.collection, entries, _interruption(context))
         return pb.UpsertEntriesResponse(statuses=[_status(outcome) for outcome in outcomes])
 
     def DeleteEntries(self, request: pb.DeleteEntriesRequest, context: grpc.ServicerContext) -> pb.DeleteEntriesResponse:
         """Delete entries by key."""
-        outcomes = self._service.delete(current_caller(), request.collection, request.keys)
+        outcomes = self._service.delete(current_caller(), request.collection, request.keys, _interruption(context))
         return pb.DeleteEntriesResponse(statuses=[_status(outcome) for outcome in outcomes])
 
     def AssignAcls(self, request: pb.AssignAclsRequest, context: grpc.ServicerContext) -> pb.AssignAclsResponse:
         """Point entries at ACLs."""
         assignments = [_read(assignment_of, message) for message in request.assignments]
-        outcomes = self._service.assign(current_caller(), assignments)
+        outcomes = self._service.assign(current_caller(), assignments, _interruption(context))
         return pb.AssignAclsResponse(statuses=[_status(outcome) for outcome in outcomes])
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> Iterator[pb.QueryResponse]:
@@ -91,7 +92,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def Change(self, request: pb.ChangeRequest, context: grpc.ServicerContext) -> pb.ChangeResponse:
         """Carry out an UPDATE or DELETE."""
-        changed = self._service.reading.change(current_caller(), request.sql)
+        changed = self._service.reading.change(current_caller(), request.sql, _interruption(context))
         columns = list(zip(*changed.rows, strict=True))
         rows = next(batches_of(fields_of(changed.outputs), columns)) if columns else None
         return pb.ChangeResponse(count=changed.count, header=header_of(changed.outputs), rows=rows)
@@ -145,6 +146,14 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
     def ListSequences(self, request: pb.ListSequencesRequest, context: grpc.ServicerContext) -> pb.ListSequencesResponse:
         """List a collection's sequences."""
         return pb.ListSequencesResponse(names=self._service.list_sequences(current_caller(), request.collection))
+
+
+def _interruption(context: grpc.ServicerContext) -> Interruption:
+    """Return what is set as soon as the call has ended, by whichever side."""
+    interruption = Interruption()
+    if not context.add_callback(interruption.set):
+        interruption.set()
+    return interruption
 
 
 def _status(outcome: Outcome) -> common_pb2.ItemStatus:

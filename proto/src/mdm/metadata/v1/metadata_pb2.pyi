@@ -90,6 +90,16 @@ class _MergeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MergeKind.V
     """The largest."""
     MERGE_KIND_AVG: _MergeKind.ValueType  # 5
     """A sum divided by a count."""
+    MERGE_KIND_COUNT: _MergeKind.ValueType  # 6
+    """They are added; the sum of nothing is 0."""
+    MERGE_KIND_COUNT_DISTINCT: _MergeKind.ValueType  # 7
+    """How many different values there are; NULL counts as nothing."""
+    MERGE_KIND_SUM_DISTINCT: _MergeKind.ValueType  # 8
+    """The different values are added."""
+    MERGE_KIND_AVG_DISTINCT: _MergeKind.ValueType  # 9
+    """The mean of the different values."""
+    MERGE_KIND_COMPUTED: _MergeKind.ValueType  # 10
+    """Computed from other columns of the whole answer, after those are merged."""
 
 class MergeKind(_MergeKind, metaclass=_MergeKindEnumTypeWrapper):
     """How values of one column become one."""
@@ -106,6 +116,16 @@ MERGE_KIND_MAX: MergeKind.ValueType  # 4
 """The largest."""
 MERGE_KIND_AVG: MergeKind.ValueType  # 5
 """A sum divided by a count."""
+MERGE_KIND_COUNT: MergeKind.ValueType  # 6
+"""They are added; the sum of nothing is 0."""
+MERGE_KIND_COUNT_DISTINCT: MergeKind.ValueType  # 7
+"""How many different values there are; NULL counts as nothing."""
+MERGE_KIND_SUM_DISTINCT: MergeKind.ValueType  # 8
+"""The different values are added."""
+MERGE_KIND_AVG_DISTINCT: MergeKind.ValueType  # 9
+"""The mean of the different values."""
+MERGE_KIND_COMPUTED: MergeKind.ValueType  # 10
+"""Computed from other columns of the whole answer, after those are merged."""
 Global___MergeKind: _TypeAlias = MergeKind  # noqa: Y015
 
 @_typing.final
@@ -836,6 +856,76 @@ class QueryHeader(_message.Message):
 Global___QueryHeader: _TypeAlias = QueryHeader  # noqa: Y015
 
 @_typing.final
+class MergeExpression(_message.Message):
+    """An expression over merged columns, evaluated as PostgreSQL does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    CONSTANT_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    column: _builtins.int
+    """Number of a column of the whole answer, from 0; not a computed one."""
+    type: Global___AttributeType.ValueType
+    """Type of its value."""
+    @_builtins.property
+    def constant(self) -> Global___Value:
+        """A constant."""
+
+    @_builtins.property
+    def call(self) -> Global___MergeCall:
+        """An operator or function."""
+
+    def __init__(
+        self,
+        *,
+        column: _builtins.int = ...,
+        constant: Global___Value | None = ...,
+        call: Global___MergeCall | None = ...,
+        type: Global___AttributeType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "column", b"column", "constant", b"constant", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "column", b"column", "constant", b"constant", "part", b"part", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["column", "constant", "call"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___MergeExpression: _TypeAlias = MergeExpression  # noqa: Y015
+
+@_typing.final
+class MergeCall(_message.Message):
+    """An operator or function of the query language."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    """= <> < <= > >= + - * / % AND OR NOT IN BETWEEN CASE COALESCE NULLIF GREATEST LEAST ABS FLOOR CEIL SQRT ROUND CAST, or in words:
+    `negate`, `IS NULL`, `IS TRUE`, `IS FALSE`, `CASE OF` (the subject first), `days between`, `days after`, `days before`.
+    """
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___MergeExpression]:
+        """Its arguments; of CASE: condition and value in turn, the default last."""
+
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        arguments: _abc.Iterable[Global___MergeExpression] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MergeCall: _TypeAlias = MergeCall  # noqa: Y015
+
+@_typing.final
 class MergeColumn(_message.Message):
     """A column of the whole answer."""
 
@@ -845,6 +935,7 @@ class MergeColumn(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     COUNT_SOURCE_FIELD_NUMBER: _builtins.int
     COLUMN_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
     kind: Global___MergeKind.ValueType
     """How."""
     source: _builtins.int
@@ -855,6 +946,10 @@ class MergeColumn(_message.Message):
     def column(self) -> Global___ResultColumn:
         """Name, type and unit."""
 
+    @_builtins.property
+    def expression(self) -> Global___MergeExpression:
+        """MERGE_KIND_COMPUTED: of what."""
+
     def __init__(
         self,
         *,
@@ -862,10 +957,11 @@ class MergeColumn(_message.Message):
         source: _builtins.int = ...,
         count_source: _builtins.int = ...,
         column: Global___ResultColumn | None = ...,
+        expression: Global___MergeExpression | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["column", b"column"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "expression", b"expression"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "count_source", b"count_source", "kind", b"kind", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "count_source", b"count_source", "expression", b"expression", "kind", b"kind", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -914,6 +1010,8 @@ class MergePlan(_message.Message):
     DISTINCT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    HAVING_FIELD_NUMBER: _builtins.int
+    SINGLE_FIELD_NUMBER: _builtins.int
     visible: _builtins.int
     """How many are the answer."""
     grouped: _builtins.bool
@@ -924,6 +1022,8 @@ class MergePlan(_message.Message):
     """Rows at most; -1: all."""
     offset: _builtins.int
     """Rows left out at the beginning."""
+    single: _builtins.bool
+    """There is exactly one group, even of no rows at all."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___MergeColumn]:
         """Columns of the whole answer, and behind them those that only order it."""
@@ -931,6 +1031,10 @@ class MergePlan(_message.Message):
     @_builtins.property
     def order(self) -> _containers.RepeatedCompositeFieldContainer[Global___MergeOrder]:
         """The order; a part without groups comes in it."""
+
+    @_builtins.property
+    def having(self) -> Global___MergeExpression:
+        """Condition that a merged row fulfils; absent: none."""
 
     def __init__(
         self,
@@ -942,10 +1046,12 @@ class MergePlan(_message.Message):
         distinct: _builtins.bool = ...,
         limit: _builtins.int = ...,
         offset: _builtins.int = ...,
+        having: Global___MergeExpression | None = ...,
+        single: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["having", b"having"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "distinct", b"distinct", "grouped", b"grouped", "limit", b"limit", "offset", b"offset", "order", b"order", "visible", b"visible"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "distinct", b"distinct", "grouped", b"grouped", "having", b"having", "limit", b"limit", "offset", b"offset", "order", b"order", "single", b"single", "visible", b"visible"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -109,7 +109,8 @@ class Binder:
         """Return operands that can be compared: constants take the type of what they meet, numbers may mix."""
         kinds = [plain(operand.type) for operand in operands if not isinstance(operand, Literal)]
         if not kinds:
-            kinds = [operand.type for operand in operands if isinstance(operand, Literal) and operand.value is not None] or [T.TEXT]
+            kinds = [operand.type for operand in operands if isinstance(operand, Literal) and operand.value is not None]
+            kinds = kinds or [plain(operands[0].type)]
         target = max(kinds, key=NUMBERS.index) if all(kind in NUMBERS for kind in kinds) else kinds[0]
         adapted: list[Expression] = []
         for operand in operands:

@@ -1,7 +1,7 @@
 """Transactions on PostgreSQL: the ports of the service."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -9,10 +9,11 @@ from uuid import UUID
 import psycopg
 from mdm_service import acl_store
 from mdm_service.acl import Acl
-from mdm_service.errors import Aborted
+from mdm_service.errors import Aborted, Cancelled
 from mdm_service.identity import Caller
 from psycopg_pool import ConnectionPool
 
+from mdm_metadata.interruption import Interruption
 from mdm_metadata.model import Collection, EntryWrite, StoredCollection, StoredEntry
 from mdm_metadata.port import VISIBLE
 from mdm_metadata.query.compile import Statement
@@ -21,7 +22,7 @@ from mdm_metadata.store import entry, schema
 from mdm_metadata.store.alteration import PostgresAlteration
 from mdm_metadata.store.filling import PostgresFilling
 from mdm_metadata.store.sequence import PostgresSequences
-from mdm_metadata.store.session import PostgresQuerySession, QueryLimits, read_all
+from mdm_metadata.store.session import CANCEL_SECONDS, PostgresQuerySession, QueryLimits, read_all
 
 ATTEMPTS = 3
 
@@ -115,15 +116,15 @@ class PostgresStore:
         self._cache = schema.SchemaCache()
 
     @contextmanager
-    def transaction(self) -> Iterator[PostgresTransaction]:
-        """Begin a transaction; it commits at the end of the block."""
-        with self._pool.connection() as connection:
+    def transaction(self, interruption: Interruption | None = None) -> Iterator[PostgresTransaction]:
+        """Begin a transaction; it commits at the end of the block, unless it was interrupted."""
+        with self._pool.connection() as connection, _interrupted_by(interruption or Interruption(), connection):
             yield PostgresTransaction(connection, self._cache, self._limits)
 
-    def writing(self) -> Iterator[AbstractContextManager[PostgresTransaction]]:
+    def writing(self, interruption: Interruption | None = None) -> Iterator[AbstractContextManager[PostgresTransaction]]:
         """Yield transactions to try until one commits."""
         for attempt in range(ATTEMPTS):
-            yield _Attempt(self.transaction(), last=attempt == ATTEMPTS - 1)
+            yield _Attempt(self.transaction(interruption), last=attempt == ATTEMPTS - 1)
 
     @contextmanager
     def altering(self) -> Iterator[PostgresAlteration]:
@@ -154,6 +155,27 @@ class PostgresStore:
                 " ON CONFLICT (folded_path) DO UPDATE SET acl_id = excluded.acl_id, default_acl_id = excluded.default_acl_id",
                 {"acl": acl.id},
             )
+
+
+@contextmanager
+def _interrupted_by(interruption: Interruption, connection: psycopg.Connection) -> Iterator[None]:
+    """Let an interruption stop what the connection does; it is then closed, lest a late cancel reaches its next user."""
+    try:
+        with interruption.stopping(lambda: _cancel(connection)):
+            yield
+    except psycopg.errors.QueryCanceled:
+        if not interruption.is_set:
+            raise
+    finally:
+        if interruption.is_set:
+            connection.close()
+    if interruption.is_set:
+        raise Cancelled("CALLER_GONE", "The call was cancelled, or its deadline passed.")
+
+
+def _cancel(connection: psycopg.Connection) -> None:
+    with suppress(psycopg.Error):  # it ended by itself, or the database is away
+        connection.cancel_safe(timeout=CANCEL_SECONDS)
 
 
 class _Attempt:
