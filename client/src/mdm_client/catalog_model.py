@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.acl.v1 import acl_pb2
 from mdm.catalog.v1 import catalog_pb2
 
@@ -19,6 +20,7 @@ KINDS = {
     FILE: catalog_pb2.ENTRY_KIND_FILE,
     SYMLINK: catalog_pb2.ENTRY_KIND_SYMLINK,
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 
 
@@ -149,14 +151,19 @@ def entry_from_proto(entry: catalog_pb2.Entry) -> Entry:
         owner=entry.owner,
         acl_id=entry.acl_id,
         default_acl_id=entry.default_acl_id,
-        create_time=entry.create_time.ToDatetime(tzinfo=UTC),
-        modify_time=entry.modify_time.ToDatetime(tzinfo=UTC),
-        access_time=entry.access_time.ToDatetime(tzinfo=UTC) if entry.HasField("access_time") else None,
+        create_time=moment(entry.create_time),
+        modify_time=moment(entry.modify_time),
+        access_time=moment(entry.access_time) if entry.HasField("access_time") else None,
         rev=entry.rev,
         permissions=entry.permissions,
         surls=tuple(replica.surl for replica in entry.replicas),
         link_target=entry.link_target,
     )
+
+
+def moment(timestamp: Timestamp) -> datetime:
+    """Return a time in UTC; `ToDatetime` does the same in twice the time, which long listings feel."""
+    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
 
 def location_from_proto(result: catalog_pb2.ResolveResult) -> Location:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from mdm.catalog.v1 import catalog_pb2
 
 from mdm_client.calls import Backoff, in_batches
 from mdm_client.catalog_changes import MAX_BATCH, CatalogChanges, Outcome
+from mdm_client.catalog_model import moment
 from mdm_client.errors import ClientError, Unavailable, from_rpc_error, from_status
 from mdm_client.names import Name
 
@@ -180,8 +181,8 @@ def _replica(message: catalog_pb2.Replica) -> Replica:
         type=_TYPE_NAMES.get(message.type, "unknown"),
         set_name=message.set_name,
         host=message.host,
-        create_time=message.create_time.ToDatetime(tzinfo=UTC) if message.HasField("create_time") else None,
-        access_time=message.access_time.ToDatetime(tzinfo=UTC) if message.HasField("access_time") else None,
+        create_time=moment(message.create_time) if message.HasField("create_time") else None,
+        access_time=moment(message.access_time) if message.HasField("access_time") else None,
         accesses=message.access_count,
         rev=message.rev,
     )

@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.catalog.v1 import catalog_pb2 as pb
 
 pytestmark = pytest.mark.integration
@@ -273,8 +274,8 @@ def test_comments_are_for_every_kind_and_file_attributes_for_files(catalog, stud
     assert srm.stat(f"{BASE}/l")[0].entry.comment == "the first series"
     assert change(f"{BASE}/1", size=4) == "NOT_A_FILE"
     assert change(f"{BASE}/1/1.dcm", comment="é" * 128) == "COMMENT_INVALID"
-    moment = {"seconds": 1_000_000_000}
-    assert change(f"{BASE}/1/1.dcm", modify_time=moment, access_time=moment) == ""
+    later, before_1970 = Timestamp(seconds=1_000_000_000, nanos=999_999_000), Timestamp(seconds=-2, nanos=500_000_000)
+    assert change(f"{BASE}/1/1.dcm", modify_time=before_1970, access_time=later) == ""
     entry = srm.stat(f"{BASE}/1/1.dcm")[0].entry
-    assert (entry.modify_time.seconds, entry.access_time.seconds) == (1_000_000_000,) * 2
+    assert (entry.modify_time, entry.access_time) == (before_1970, later)
     assert change(f"{BASE}/1/1.dcm", modify_time={"seconds": 10**15}) == "TIME_INVALID"

@@ -1,7 +1,7 @@
 """Between the messages of the contract and the model."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,9 @@ from mdm_service.errors import Invalid, MdmError
 from mdm_catalog import model, path
 from mdm_catalog.pattern import Condition, check_pattern
 from mdm_catalog.transaction import Operation
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 
 
 def parse_target(message: catalog_pb2.Target) -> model.Target:
@@ -141,17 +144,20 @@ def parse_assignment(message: catalog_pb2.AclAssignment) -> model.AclAssignment:
 
 def show_replica(replica: model.Replica) -> catalog_pb2.Replica:
     """Return a replica as the catalog knows it."""
-    return catalog_pb2.Replica(
+    message = catalog_pb2.Replica(
         surl=replica.surl,
         status=catalog_pb2.ReplicaStatus.ValueType(replica.status),
         host=replica.host,
         type=catalog_pb2.ReplicaType.ValueType(replica.type),
         set_name=replica.set_name,
-        create_time=_timestamp(replica.create_time) if replica.create_time is not None else None,
-        access_time=_timestamp(replica.access_time) if replica.access_time is not None else None,
         access_count=replica.access_count,
         rev=replica.rev,
     )
+    if replica.create_time is not None:
+        _set(message.create_time, replica.create_time)
+    if replica.access_time is not None:
+        _set(message.access_time, replica.access_time)
+    return message
 
 
 def show_replicas(item: model.FileReplicas | MdmError) -> catalog_pb2.ReplicasResult:
@@ -217,7 +223,7 @@ def show_resolution(item: model.Resolution | MdmError) -> catalog_pb2.ResolveRes
 def show_entry(view: model.EntryView) -> catalog_pb2.Entry:
     """Return an entry as a caller sees it."""
     entry = view.entry
-    return catalog_pb2.Entry(
+    message = catalog_pb2.Entry(
         lfn=view.lfn,
         kind=catalog_pb2.EntryKind.ValueType(entry.kind),
         guid=str(entry.guid) if entry.guid is not None else "",
@@ -227,18 +233,22 @@ def show_entry(view: model.EntryView) -> catalog_pb2.Entry:
         owner=entry.owner,
         acl_id=str(entry.acl_id),
         default_acl_id=str(entry.default_acl_id) if entry.default_acl_id is not None else "",
-        create_time=_timestamp(entry.create_time),
-        modify_time=_timestamp(entry.modify_time),
         rev=entry.rev,
         permissions=int(view.permissions),
         replicas=(show_replica(item) for item in view.replicas),
         link_target=entry.link or "",
-        access_time=_timestamp(entry.access_time) if entry.access_time is not None else None,
     )
+    _set(message.create_time, entry.create_time)
+    _set(message.modify_time, entry.modify_time)
+    if entry.access_time is not None:
+        _set(message.access_time, entry.access_time)
+    return message
 
 
-def _timestamp(moment: datetime) -> Timestamp:
-    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)
+def _set(timestamp: Timestamp, moment: datetime) -> None:
+    # In place: a message made apart and copied takes twice the time, which long listings feel.
+    timestamp.seconds = (moment - _EPOCH) // _SECOND
+    timestamp.nanos = moment.microsecond * 1000
 
 
 def _moment(message: Message, field: str) -> datetime | None:
