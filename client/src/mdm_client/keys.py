@@ -44,6 +44,7 @@ class KeyFacts:
     state: str
     acl_id: str
     created: datetime
+    creator: str
 
     @property
     def common(self) -> tuple[object, ...]:
@@ -259,6 +260,7 @@ def _facts(message: keystore_pb2.KeyAttributes) -> KeyFacts:
         state=_STATES.get(message.state, "unknown"),
         acl_id=message.acl_id,
         created=message.create_time.ToDatetime(tzinfo=UTC),
+        creator=message.creator,
     )
 
 

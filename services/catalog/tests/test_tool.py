@@ -136,43 +136,30 @@ def test_an_import_names_the_lines_that_do_not_fit_and_does_the_rest(tree, empty
     assert _run("import", "--config", target, "--from", out) == 2
 
 
-def test_fsck_finds_orphans_on_every_side_and_repairs_what_is_the_catalogs(tree, configured, tmp_path, capsys):
+def test_fsck_finds_what_is_wrong_in_the_catalog_alone_and_repairs_its_sums(tree, configured, capsys):
     config = configured(tree.conninfo)
     with psycopg.connect(tree.conninfo) as connection:
-        guids = [str(row[0]) for row in connection.execute("SELECT guid FROM entry WHERE kind = 2 ORDER BY 1")]
-        [without] = connection.execute("DELETE FROM replica WHERE surl = 'srm://copy/1' RETURNING entry_id").fetchone()
-        without = str(connection.execute("SELECT guid FROM entry WHERE id = %s", (without,)).fetchone()[0])
         connection.execute("UPDATE directory_content SET files = files + 1 WHERE files > 0")
-    keys, records = tmp_path / "keys.jsonl", tmp_path / "records.jsonl"
-    stray = str(uuid.uuid4())
-    keys.write_text("".join(json.dumps({"guid": guid, "keystores": {}}) + "\n" for guid in [*guids[1:], stray]))
-    records.write_text("".join(json.dumps({"guid": guid}) + "\n" for guid in guids[:-1]))
+        without = str(connection.execute("SELECT guid FROM entry WHERE name = '1.dcm' ORDER BY id LIMIT 1").fetchone()[0])
+        connection.execute("DELETE FROM replica USING entry e WHERE e.id = entry_id AND e.guid = %s", (without,))
     capsys.readouterr()
-    arguments = ("fsck", "--config", config, "--keys", keys, "--records", records, "--min-age", "0")
+    arguments = ("fsck", "--config", config, "--min-age", "0")
     assert _run(*arguments) == 1
-    found = {(line["problem"], line.get("guid")) for line in _lines(capsys)}
-    assert found == {
-        ("miscounted-directory", None),
-        ("file-without-replica", without),
-        ("file-without-key", guids[0]),
-        ("key-without-file", stray),
-        ("file-without-record", guids[-1]),
-    }
-    assert _run(*arguments[:-1], "3600") == 1
-    assert "file-without-key" not in {line["problem"] for line in _lines(capsys)}, "what is young may still be under way"
+    found = {(line["problem"], line.get("guid") or line.get("surl")) for line in _lines(capsys)}
+    assert found == {("miscounted-directory", None), ("file-without-replica", without), ("unfinished-replica", "srm://copy/1")}
+    assert _run("fsck", "--config", config) == 1
+    assert "unfinished-replica" not in {line["problem"] for line in _lines(capsys)}, "what is young may still be under way"
     _run(*arguments, "--repair")
-    repaired = {line["problem"] for line in _lines(capsys) if line["repaired"]}
-    assert repaired == {"miscounted-directory", "file-without-key"}
+    assert {line["problem"] for line in _lines(capsys) if line["repaired"]} == {"miscounted-directory"}
     assert _run(*arguments) == 1
-    left = {line["problem"] for line in _lines(capsys)}
-    assert {"miscounted-directory", "file-without-key"} & left == set()
-    assert tree.alice.stat(f"{BASE}/1")[0].status.code == 0
+    assert "miscounted-directory" not in {line["problem"] for line in _lines(capsys)}
 
 
 def test_what_cannot_be_used_is_one_line(configured, tmp_path, capsys, catalog):
-    (tmp_path / "keys").write_text("{}\n")
-    assert _run("fsck", "--config", configured(catalog.conninfo), "--keys", tmp_path / "keys") == 2
-    told = capsys.readouterr().err
-    assert (told.count("\n"), "line 1 is no JSON object with a `guid`" in told) == (1, True)
-    assert _run("export", "--config", configured(catalog.conninfo), "--out", tmp_path / "no" / "where") == 2
+    config = configured(catalog.conninfo)
+    (tmp_path / "client.toml").write_text("catalog = 7")
+    for options in (["--destroy-keys"], ["--collection", "/c"], ["--client", tmp_path / "client.toml"], ["--client", tmp_path / "absent"]):
+        assert _run("fsck", "--config", config, *options) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert _run("export", "--config", config, "--out", tmp_path / "no" / "where") == 2
     assert _run("fsck", "--config", tmp_path / "absent.toml") == 2

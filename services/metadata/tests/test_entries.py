@@ -202,3 +202,38 @@ def test_pointing_an_entry_at_another_acl_needs_p_by_whatever_call(service, load
     ) == ["ENTRY_FORBIDDEN", "", "ENTRY_NOT_FOUND", "ENTRY_NOT_FOUND", "ACL_ID_MALFORMED"]
     assert alice.rows('SELECT entry FROM "/shared" ORDER BY entry') == [("fixed",), ("loose",)]
     assert loader.rows('SELECT entry FROM "/shared" ORDER BY entry') == [("dark",), ("fixed",)]
+
+
+def test_operators_list_keys_page_by_page_and_delete_entries_that_no_list_gives_them_but_not_of_sensitive_collections(service, loader):
+    operator = service.client("operator")
+    loader.create(pb.Collection(path="/shared"), pb.Collection(path="/patients", sensitive=True))
+    keys = ["1", "B", "a", "ä", "☃"]
+    for path in ("/shared", "/patients"):
+        loader.upsert(path, *(service.entry(key, acl_id=loader.acl({})) for key in keys))
+    loader.view(path="/view", target="/shared", is_link=True)
+
+    def pages(path, size, caller=operator):
+        token, found = "", []
+        while True:
+            request = pb.ListEntryKeysRequest(collection=path, page_size=size, page_token=token)
+            page = caller.call("ListEntryKeys", request)
+            found.append(list(page.keys))
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def refusal(path, size=0, caller=operator):
+        with pytest.raises(service.failed) as raised:
+            pages(path, size, caller)
+        return raised.value.reason
+
+    assert pages("/shared", 2) == [["1", "B"], ["a", "ä"], ["☃"]]
+    assert pages("/shared", 0) == [keys]
+    assert [refusal(path) for path in ("/patients", "/view", "/none")] == ["COLLECTION_NOT_FOUND"] * 3
+    assert (refusal("/shared", -1), refusal("/shared", caller=loader)) == ("PAGE_SIZE", "METHOD_FORBIDDEN")
+
+    request = pb.DeleteEntriesRequest(collection="/shared", keys=["a", "absent", "☃"])
+    assert [status.reason for status in operator.call("DeleteEntries", request).statuses] == ["", "ENTRY_NOT_FOUND", ""]
+    assert pages("/shared", 0) == [["1", "B", "ä"]]
+    request = pb.DeleteEntriesRequest(collection="/patients", keys=["1"])
+    assert [status.reason for status in operator.call("DeleteEntries", request).statuses] == ["ENTRY_NOT_FOUND"]

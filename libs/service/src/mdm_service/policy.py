@@ -94,6 +94,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         DropCollections=_CLIENTS,
         UpsertEntries=_CLIENTS,
         DeleteEntries=_CLIENTS,
+        ListEntryKeys=_OPERATORS,
         AssignAcls=_CLIENTS,
         Query=_CLIENTS,
         Change=_CLIENTS,

@@ -2,8 +2,10 @@
 # ruff: noqa: S608 - statements are put together from literals of this module only
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, LiteralString
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 from mdm_service import acl_store
@@ -27,12 +29,22 @@ WITH RECURSIVE reached (id) AS (
 )
 SELECT e.id FROM entry e LEFT JOIN reached r ON r.id = CASE e.kind WHEN 1 THEN e.id ELSE e.parent_id END WHERE r.id IS NULL ORDER BY 1
 """
-_GIVEN: LiteralString = "CREATE TEMP TABLE given (guid uuid PRIMARY KEY) ON COMMIT DROP"
+_GIVEN: LiteralString = "CREATE TEMP TABLE given (guid uuid, since timestamptz, whole bool, own bool) ON COMMIT DROP"
+_UNDER_WAY: LiteralString = "CREATE TEMP TABLE under_way (guid uuid) ON COMMIT DROP"
 _FILES_WITHOUT: LiteralString = """
-SELECT e.guid FROM entry e LEFT JOIN given g USING (guid)
-WHERE e.kind = 2 AND g.guid IS NULL AND e.create_time < now() - make_interval(secs => %s) ORDER BY 1
+SELECT e.guid FROM entry e WHERE e.kind = 2 AND NOT EXISTS (SELECT FROM given g WHERE g.guid = e.guid)
+AND e.create_time < now() - make_interval(secs => %(age)s)
 """
-_WITHOUT_FILE: LiteralString = "SELECT g.guid FROM given g LEFT JOIN entry e USING (guid) WHERE e.guid IS NULL ORDER BY 1"
+_FILES_SHORT: LiteralString = """
+SELECT DISTINCT e.guid FROM entry e JOIN given g USING (guid) WHERE NOT g.whole AND e.create_time < now() - make_interval(secs => %(age)s)
+"""
+_WITHOUT_FILE: LiteralString = """
+SELECT DISTINCT g.guid FROM given g WHERE g.own AND NOT EXISTS (SELECT FROM entry e WHERE e.guid = g.guid)
+AND NOT EXISTS (SELECT FROM under_way u WHERE u.guid = g.guid) AND (g.since IS NULL OR g.since < now() - make_interval(secs => %(age)s))
+"""
+_UNFINISHED: LiteralString = """
+SELECT r.surl FROM replica r WHERE r.status <> 1 AND r.create_time < now() - make_interval(secs => %s) ORDER BY 1
+"""
 _WITHOUT_REPLICA: LiteralString = """
 SELECT e.guid FROM entry e WHERE e.kind = 2 AND NOT EXISTS (SELECT FROM replica r WHERE r.entry_id = e.id) ORDER BY 1
 """
@@ -117,21 +129,77 @@ def unreachable(connection: psycopg.Connection) -> list[int]:
 
 def without_replica(connection: psycopg.Connection) -> Iterator[UUID]:
     """Give the GUIDs of files of which no copy is known."""
-    return (row[0] for row in connection.execute(_WITHOUT_REPLICA))
+    return _streamed(connection, _WITHOUT_REPLICA)
 
 
-def compare(connection: psycopg.Connection, guids: Iterable[UUID], min_age: float) -> tuple[list[UUID], list[UUID]]:
-    """Return the files, at least `min_age` seconds old, that are not among GUIDs, and the GUIDs that are no file's."""
+def unfinished_replicas(connection: psycopg.Connection, min_age: float) -> Iterator[str]:
+    """Give the SURLs of replicas, at least `min_age` seconds old, that are being populated or deleted."""
+    return _streamed(connection, _UNFINISHED, (min_age,))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Something that another service holds of a file: since when, whether all of it, and whether the site's own registration made it."""
+
+    guid: UUID
+    since: datetime | None = None
+    whole: bool = True
+    own: bool = True
+
+
+class Difference:
+    """GUIDs that are on one side only; streamed whenever iterated, in order."""
+
+    def __init__(self, connection: psycopg.Connection, query: LiteralString, min_age: float) -> None:
+        self._connection = connection
+        self._query = query
+        self._values = {"age": min_age}
+
+    def __iter__(self) -> Iterator[UUID]:
+        return _streamed(self._connection, f"{self._query} ORDER BY 1", self._values)
+
+    def count(self) -> int:
+        """Return how many there are."""
+        row = self._connection.execute(f"SELECT count(*) FROM ({self._query}) AS found", self._values).fetchone()
+        return int(row[0]) if row else 0
+
+
+class Given:
+    """What another service holds, for the rest of a transaction, beside the files of the catalog."""
+
+    def __init__(self, connection: psycopg.Connection, min_age: float) -> None:
+        self.files_without = Difference(connection, _FILES_WITHOUT, min_age)
+        self.files_short = Difference(connection, _FILES_SHORT, min_age)
+        self.without_file = Difference(connection, _WITHOUT_FILE, min_age)
+
+
+def gather(connection: psycopg.Connection, held: Iterable[Held], under_way: Iterable[UUID], min_age: float) -> Given:
+    """Take in what another service holds, and the GUIDs of files that are being registered, without ever holding it in memory.
+
+    What is found different is at least `min_age` seconds old, as far as its age is known.
+    """
     connection.execute(_GIVEN)
     with connection.cursor() as cursor, cursor.copy("COPY given FROM STDIN") as copy:
-        for guid in dict.fromkeys(guids):
+        for item in held:
+            copy.write_row((item.guid, item.since, item.whole, item.own))
+    # Afterwards: what is made meanwhile is among these, or in the catalog by now.
+    connection.execute(_UNDER_WAY)
+    with connection.cursor() as cursor, cursor.copy("COPY under_way FROM STDIN") as copy:
+        for guid in under_way:
             copy.write_row((guid,))
-    missing = [row[0] for row in connection.execute(_FILES_WITHOUT, (min_age,))]
-    unknown = [row[0] for row in connection.execute(_WITHOUT_FILE)]
-    connection.execute("DROP TABLE given")
-    return missing, unknown
+    connection.execute("ANALYZE given, under_way")
+    return Given(connection, min_age)
 
 
 def remove_files(connection: psycopg.Connection, guids: Sequence[UUID]) -> int:
     """Remove files from the catalog; return how many."""
     return connection.execute("DELETE FROM entry WHERE guid = ANY (%b)", (list(guids),)).rowcount
+
+
+def _streamed(connection: psycopg.Connection, query: LiteralString, values: Any = ()) -> Iterator[Any]:
+    """Give the only column of a query's rows from a cursor of the server's, within a transaction."""
+    with connection.cursor(name=f"found_{uuid4().hex}") as cursor:
+        cursor.itersize = 1_000
+        cursor.execute(query, values)
+        for row in cursor:
+            yield row[0]

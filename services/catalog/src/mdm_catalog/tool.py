@@ -4,31 +4,28 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
-from uuid import UUID
 
 import psycopg
+from mdm_client.errors import ClientError
 from mdm_service import database, settings
 from mdm_service.errors import ConfigurationError, MdmError
 
-from mdm_catalog import bulk, exchange
+from mdm_catalog import bulk, exchange, fsck
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.model import ROOT_ID, Entry, Replica
 from mdm_catalog.path import Lfn, split
 from mdm_catalog.store_reading import PostgresReading
 
-COMMANDS = ("export", "import", "fsck")
 _BATCH = 1_000
 _MALFORMED = (MdmError, KeyError, ValueError, TypeError, AttributeError)
-#: What of the catalog's own findings `--repair` does something about.
-_MISCOUNTED, _NO_KEY = "miscounted-directory", "file-without-key"
 
 
 def run(arguments: Sequence[str], migrations: Sequence[str]) -> int:
-    """Run one of `COMMANDS`; return the exit code: 0 all is well, 1 something was found or left out, 2 it could not be done."""
+    """Run export, import or fsck; return the exit code: 0 all is well, 1 something was found or left out, 2 it could not be done."""
     options = _parser().parse_args(arguments)
     try:
         loaded = settings.load(CatalogSettings, "catalog", options.config)
@@ -38,9 +35,10 @@ def run(arguments: Sequence[str], migrations: Sequence[str]) -> int:
             database.check_schema(connection, migrations)
             connection.execute("SET jit = off")
             connection.commit()
-            work = {"export": _export, "import": _import, "fsck": _fsck}[options.command]
-            return work(connection, options)
-    except (ConfigurationError, psycopg.Error, OSError) as error:
+            if options.command == "fsck":
+                return fsck.check(connection, loaded, options)
+            return {"export": _export, "import": _import}[options.command](connection, options)
+    except (ConfigurationError, ClientError, psycopg.Error, OSError) as error:
         sys.stderr.write(f"mdm-catalog: {str(error).splitlines()[0]}\n")
         return 2
 
@@ -55,10 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--from", dest="source", type=Path, required=True, metavar="FILE")
     load.add_argument("--skip", type=int, default=0, metavar="N", help="go on after line N")
     check = commands.add_parser("fsck", help="look for what is wrong, and for what is in one service and not in the others")
-    check.add_argument("--keys", type=Path, metavar="FILE", help="what `mdm --json key list` printed")
-    check.add_argument("--records", type=Path, metavar="FILE", help="what `mdm --json query 'SELECT guid FROM …'` printed")
-    check.add_argument("--min-age", type=float, default=3600, metavar="SECONDS", help="files younger than this may lack something")
-    check.add_argument("--repair", action="store_true", help="count anew; take files without a key out of the catalog")
+    fsck.add_options(check)
     for command in (export, load, check):
         command.add_argument("--config", type=Path, required=True, help="TOML file; see config.example.toml")
     return parser
@@ -171,47 +166,3 @@ def _directory(connection: psycopg.Connection, lfn: Lfn, places: dict[Lfn, int])
             places.clear()
         places[lfn] = found
     return places[lfn]
-
-
-def _fsck(connection: psycopg.Connection, options: argparse.Namespace) -> int:
-    left = 0
-
-    def tell(problem: str, items: Iterable[object], field: str, repaired: bool = False) -> None:
-        nonlocal left
-        for item in items:
-            left += not repaired
-            shown = str(item) if isinstance(item, UUID) else item
-            sys.stdout.write(json.dumps({"problem": problem, field: shown, "repaired": repaired}) + "\n")
-
-    with connection.transaction():
-        miscounted = bulk.miscounted(connection)
-        if miscounted and options.repair:
-            bulk.recount(connection)
-        tell(_MISCOUNTED, miscounted, "directory_id", options.repair)
-        tell("unreachable-entry", bulk.unreachable(connection), "entry_id")
-        tell("file-without-replica", bulk.without_replica(connection), "guid")
-    for name, file in (("key", options.keys), ("record", options.records)):
-        if file is None:
-            continue
-        with connection.transaction():
-            missing, unknown = bulk.compare(connection, _guids(file), options.min_age)
-            repaired = options.repair and name == "key"
-            if repaired:
-                bulk.remove_files(connection, missing)
-            tell(f"file-without-{name}", missing, "guid", repaired)
-            tell(f"{name}-without-file", unknown, "guid")
-    return 1 if left else 0
-
-
-def _guids(file: Path) -> Iterator[UUID]:
-    """Give the GUIDs of JSON lines.
-
-    Raises:
-        ConfigurationError: a line has none.
-    """
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield UUID(json.loads(line)["guid"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ConfigurationError(f"{file}: line {number} is no JSON object with a `guid`") from None

@@ -197,6 +197,7 @@ def _attributes_message(record: KeyRecord) -> keystore_pb2.KeyAttributes:
         acl_id=str(record.acl_id),
         public_key=record.public_key,
         share_version=record.version,
+        creator=record.creator,
     )
     message.create_time.FromDatetime(record.create_time)
     return message

@@ -43,6 +43,9 @@ class Transaction(Protocol):
     def entries(self, collection_id: int, keys: Iterable[str], caller: Caller) -> dict[str, StoredEntry]:
         """Return the entries that exist among `keys`, locked."""
 
+    def entry_keys(self, collection_id: int, after: str, limit: int) -> list[str]:
+        """Return at most `limit` keys that follow `after`, in order of their bytes."""
+
     def holders(self, collection_id: int, digests: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], str]:
         """Return which entry holds each unique value (slot, digest)."""
 

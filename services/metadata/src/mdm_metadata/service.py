@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from mdm_service.acl import Permission
 from mdm_service.errors import FailedPrecondition, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
+from mdm_service.policy import OPERATOR
 
 from mdm_metadata.alteration import Alterations
 from mdm_metadata.creation import Creation
@@ -84,16 +85,29 @@ class MetadataService:
         raise AssertionError("a store tries at least once")
 
     def delete(self, caller: Caller, path: str, keys: Sequence[str], interruption: Interruption | None = None) -> list[Outcome]:
-        """Delete entries. Needs `w` on the collection and `d` on each entry."""
+        """Delete entries. Needs `w` on the collection and `d` on each entry, or an operator where it is not sensitive."""
         check_batch(keys, MAX_ENTRIES, "keys")
         with self._store.transaction(interruption) as transaction:
-            collection = self._writable(transaction, caller, path)
+            operated = self._operated(transaction, caller, path)
+            collection = operated or self._writable(transaction, caller, path)
             found = transaction.entries(collection.id, keys, caller)
-            outcomes = [entry_refusal(found.get(key), Permission.DELETE, "d") for key in keys]
+            outcomes = [None if operated and key in found else entry_refusal(found.get(key), Permission.DELETE, "d") for key in keys]
             deleted = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome is None]
             kept = transaction.referenced_keys(collection.id, deleted)
             transaction.delete(collection.id, [key for key in deleted if key not in kept])
         return [entry_referenced() if key in kept else outcome for key, outcome in zip(keys, outcomes, strict=True)]
+
+    def list_entry_keys(self, caller: Caller, path: str, after: str, limit: int) -> list[str]:
+        """Return at most `limit` keys of entries that follow `after`, in order of their bytes, whatever their ACLs; for operators.
+
+        Raises:
+            NotFound: there is no such collection, or it is sensitive, a view or a copy.
+        """
+        with self._store.transaction() as transaction:
+            collection = self._operated(transaction, caller, path)
+            if collection is None:
+                raise NotFound("COLLECTION_NOT_FOUND", "No such collection whose keys are listed: not of sensitive ones, views and copies.")
+            return transaction.entry_keys(collection.id, after, limit)
 
     def assign(
         self, caller: Caller, assignments: Sequence[Assignment | MdmError], interruption: Interruption | None = None
@@ -146,6 +160,12 @@ class MetadataService:
     def list_sequences(self, caller: Caller, path: str) -> list[str]:
         """Return the names of a collection's sequences; see `viewing.list_sequences`."""
         return list_sequences(self._store, caller, path)
+
+    def _operated(self, transaction: Transaction, caller: Caller, path: str) -> StoredCollection | None:
+        """Return a collection whose entries an operator may count off and delete, None if it is another one or the caller is none."""
+        check_path(path)
+        found = transaction.collections([fold_path(path)], caller).get(fold_path(path)) if caller.has_role(OPERATOR) else None
+        return None if found is None or found.collection.sensitive or found.view is not None or found.is_replica else found
 
     def _writable(self, transaction: Transaction, caller: Caller, path: str) -> StoredCollection:
         check_path(path)

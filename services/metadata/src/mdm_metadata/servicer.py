@@ -27,7 +27,7 @@ from mdm_metadata.message import (
 )
 from mdm_metadata.model import Check, Collection
 from mdm_metadata.port import Outcome
-from mdm_metadata.service import MetadataService
+from mdm_metadata.service import MAX_ENTRIES, MetadataService
 
 FULL_NAME = "mdm.metadata.v1.MetadataService"
 MAX_PAGE = 1_000
@@ -72,6 +72,14 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
         """Delete entries by key."""
         outcomes = self._service.delete(current_caller(), request.collection, request.keys, _interruption(context))
         return pb.DeleteEntriesResponse(statuses=[_status(outcome) for outcome in outcomes])
+
+    def ListEntryKeys(self, request: pb.ListEntryKeysRequest, context: grpc.ServicerContext) -> pb.ListEntryKeysResponse:
+        """List one page of keys."""
+        if not 0 <= request.page_size <= MAX_ENTRIES:
+            raise Invalid("PAGE_SIZE", f"A page has 1 to {MAX_ENTRIES} keys.", fields={"page_size": "out of range"})
+        size = request.page_size or MAX_ENTRIES
+        keys = self._service.list_entry_keys(current_caller(), request.collection, request.page_token, size)
+        return pb.ListEntryKeysResponse(keys=keys, next_page_token=keys[-1] if len(keys) == size else "")
 
     def AssignAcls(self, request: pb.AssignAclsRequest, context: grpc.ServicerContext) -> pb.AssignAclsResponse:
         """Point entries at ACLs."""

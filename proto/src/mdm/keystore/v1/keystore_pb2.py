@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mdm.common.v1 import common_pb2 as mdm_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emdm/keystore/v1/keystore.proto\x12\x0fmdm.keystore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amdm/common/v1/common.proto\"\x16\n\x14GetServerInfoRequest\":\n\x15GetServerInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bshare_index\x18\x02 \x01(\r\"\x8c\x01\n\x05Share\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\r\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63ommitments\x18\x05 \x03(\x0c\x12\x11\n\tthreshold\x18\x06 \x01(\r\x12\r\n\x05total\x18\x07 \x01(\r\x12\x15\n\rshare_version\x18\x08 \x01(\r\"9\n\x06KeyRef\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\"?\n\x06NewKey\x12%\n\x05share\x18\x01 \x01(\x0b\x32\x16.mdm.keystore.v1.Share\x12\x0e\n\x06\x61\x63l_id\x18\x02 \x01(\t\":\n\x11\x43reateKeysRequest\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.mdm.keystore.v1.NewKey\"A\n\x12\x43reateKeysResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\";\n\x12\x43onfirmKeysRequest\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.mdm.keystore.v1.KeyRef\"B\n\x13\x43onfirmKeysResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"!\n\x10GetSharesRequest\x12\r\n\x05guids\x18\x01 \x03(\t\"B\n\x11GetSharesResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.mdm.keystore.v1.ShareResult\"\x89\x01\n\x0bShareResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12%\n\x05share\x18\x02 \x01(\x0b\x32\x16.mdm.keystore.v1.Share\x12(\n\x08previous\x18\x03 \x01(\x0b\x32\x16.mdm.keystore.v1.Share\"I\n\x11\x44\x65leteKeysRequest\x12\r\n\x05guids\x18\x01 \x03(\t\x12%\n\x04keys\x18\x02 \x03(\x0b\x32\x17.mdm.keystore.v1.KeyRef\"A\n\x12\x44\x65leteKeysResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"\xef\x01\n\rKeyAttributes\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\r\x12\x11\n\tthreshold\x18\x04 \x01(\r\x12\r\n\x05total\x18\x05 \x01(\r\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.mdm.keystore.v1.KeyState\x12\x0e\n\x06\x61\x63l_id\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npublic_key\x18\t \x01(\x0c\x12\x15\n\rshare_version\x18\n \x01(\r\"(\n\x17GetKeyAttributesRequest\x12\r\n\x05guids\x18\x01 \x03(\t\"Q\n\x18GetKeyAttributesResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.mdm.keystore.v1.KeyAttributesResult\"t\n\x13KeyAttributesResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x32\n\nattributes\x18\x02 \x01(\x0b\x32\x1e.mdm.keystore.v1.KeyAttributes\"-\n\rAclAssignment\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63l_id\x18\x02 \x01(\t\"H\n\x11\x41ssignAclsRequest\x12\x33\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1e.mdm.keystore.v1.AclAssignment\"A\n\x12\x41ssignAclsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x10ListKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.mdm.keystore.v1.KeyAttributes\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*U\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_PENDING\x10\x01\x12\x17\n\x13KEY_STATE_CONFIRMED\x10\x02\x32\xde\x05\n\x0fKeystoreService\x12^\n\rGetServerInfo\x12%.mdm.keystore.v1.GetServerInfoRequest\x1a&.mdm.keystore.v1.GetServerInfoResponse\x12U\n\nCreateKeys\x12\".mdm.keystore.v1.CreateKeysRequest\x1a#.mdm.keystore.v1.CreateKeysResponse\x12X\n\x0b\x43onfirmKeys\x12#.mdm.keystore.v1.ConfirmKeysRequest\x1a$.mdm.keystore.v1.ConfirmKeysResponse\x12R\n\tGetShares\x12!.mdm.keystore.v1.GetSharesRequest\x1a\".mdm.keystore.v1.GetSharesResponse\x12U\n\nDeleteKeys\x12\".mdm.keystore.v1.DeleteKeysRequest\x1a#.mdm.keystore.v1.DeleteKeysResponse\x12g\n\x10GetKeyAttributes\x12(.mdm.keystore.v1.GetKeyAttributesRequest\x1a).mdm.keystore.v1.GetKeyAttributesResponse\x12U\n\nAssignAcls\x12\".mdm.keystore.v1.AssignAclsRequest\x1a#.mdm.keystore.v1.AssignAclsResponse\x12O\n\x08ListKeys\x12 .mdm.keystore.v1.ListKeysRequest\x1a!.mdm.keystore.v1.ListKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emdm/keystore/v1/keystore.proto\x12\x0fmdm.keystore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amdm/common/v1/common.proto\"\x16\n\x14GetServerInfoRequest\":\n\x15GetServerInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bshare_index\x18\x02 \x01(\r\"\x8c\x01\n\x05Share\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\r\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63ommitments\x18\x05 \x03(\x0c\x12\x11\n\tthreshold\x18\x06 \x01(\r\x12\r\n\x05total\x18\x07 \x01(\r\x12\x15\n\rshare_version\x18\x08 \x01(\r\"9\n\x06KeyRef\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\"?\n\x06NewKey\x12%\n\x05share\x18\x01 \x01(\x0b\x32\x16.mdm.keystore.v1.Share\x12\x0e\n\x06\x61\x63l_id\x18\x02 \x01(\t\":\n\x11\x43reateKeysRequest\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.mdm.keystore.v1.NewKey\"A\n\x12\x43reateKeysResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\";\n\x12\x43onfirmKeysRequest\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.mdm.keystore.v1.KeyRef\"B\n\x13\x43onfirmKeysResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"!\n\x10GetSharesRequest\x12\r\n\x05guids\x18\x01 \x03(\t\"B\n\x11GetSharesResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.mdm.keystore.v1.ShareResult\"\x89\x01\n\x0bShareResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12%\n\x05share\x18\x02 \x01(\x0b\x32\x16.mdm.keystore.v1.Share\x12(\n\x08previous\x18\x03 \x01(\x0b\x32\x16.mdm.keystore.v1.Share\"I\n\x11\x44\x65leteKeysRequest\x12\r\n\x05guids\x18\x01 \x03(\t\x12%\n\x04keys\x18\x02 \x03(\x0b\x32\x17.mdm.keystore.v1.KeyRef\"A\n\x12\x44\x65leteKeysResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"\x80\x02\n\rKeyAttributes\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\r\x12\x11\n\tthreshold\x18\x04 \x01(\r\x12\r\n\x05total\x18\x05 \x01(\r\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.mdm.keystore.v1.KeyState\x12\x0e\n\x06\x61\x63l_id\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npublic_key\x18\t \x01(\x0c\x12\x15\n\rshare_version\x18\n \x01(\r\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\"(\n\x17GetKeyAttributesRequest\x12\r\n\x05guids\x18\x01 \x03(\t\"Q\n\x18GetKeyAttributesResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.mdm.keystore.v1.KeyAttributesResult\"t\n\x13KeyAttributesResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x32\n\nattributes\x18\x02 \x01(\x0b\x32\x1e.mdm.keystore.v1.KeyAttributes\"-\n\rAclAssignment\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63l_id\x18\x02 \x01(\t\"H\n\x11\x41ssignAclsRequest\x12\x33\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1e.mdm.keystore.v1.AclAssignment\"A\n\x12\x41ssignAclsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x10ListKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.mdm.keystore.v1.KeyAttributes\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*U\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_PENDING\x10\x01\x12\x17\n\x13KEY_STATE_CONFIRMED\x10\x02\x32\xde\x05\n\x0fKeystoreService\x12^\n\rGetServerInfo\x12%.mdm.keystore.v1.GetServerInfoRequest\x1a&.mdm.keystore.v1.GetServerInfoResponse\x12U\n\nCreateKeys\x12\".mdm.keystore.v1.CreateKeysRequest\x1a#.mdm.keystore.v1.CreateKeysResponse\x12X\n\x0b\x43onfirmKeys\x12#.mdm.keystore.v1.ConfirmKeysRequest\x1a$.mdm.keystore.v1.ConfirmKeysResponse\x12R\n\tGetShares\x12!.mdm.keystore.v1.GetSharesRequest\x1a\".mdm.keystore.v1.GetSharesResponse\x12U\n\nDeleteKeys\x12\".mdm.keystore.v1.DeleteKeysRequest\x1a#.mdm.keystore.v1.DeleteKeysResponse\x12g\n\x10GetKeyAttributes\x12(.mdm.keystore.v1.GetKeyAttributesRequest\x1a).mdm.keystore.v1.GetKeyAttributesResponse\x12U\n\nAssignAcls\x12\".mdm.keystore.v1.AssignAclsRequest\x1a#.mdm.keystore.v1.AssignAclsResponse\x12O\n\x08ListKeys\x12 .mdm.keystore.v1.ListKeysRequest\x1a!.mdm.keystore.v1.ListKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mdm.keystore.v1.keystore_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYSTATE']._serialized_start=1926
-  _globals['_KEYSTATE']._serialized_end=2011
+  _globals['_KEYSTATE']._serialized_start=1943
+  _globals['_KEYSTATE']._serialized_end=2028
   _globals['_GETSERVERINFOREQUEST']._serialized_start=112
   _globals['_GETSERVERINFOREQUEST']._serialized_end=134
   _globals['_GETSERVERINFORESPONSE']._serialized_start=136
@@ -64,23 +64,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEKEYSRESPONSE']._serialized_start=1037
   _globals['_DELETEKEYSRESPONSE']._serialized_end=1102
   _globals['_KEYATTRIBUTES']._serialized_start=1105
-  _globals['_KEYATTRIBUTES']._serialized_end=1344
-  _globals['_GETKEYATTRIBUTESREQUEST']._serialized_start=1346
-  _globals['_GETKEYATTRIBUTESREQUEST']._serialized_end=1386
-  _globals['_GETKEYATTRIBUTESRESPONSE']._serialized_start=1388
-  _globals['_GETKEYATTRIBUTESRESPONSE']._serialized_end=1469
-  _globals['_KEYATTRIBUTESRESULT']._serialized_start=1471
-  _globals['_KEYATTRIBUTESRESULT']._serialized_end=1587
-  _globals['_ACLASSIGNMENT']._serialized_start=1589
-  _globals['_ACLASSIGNMENT']._serialized_end=1634
-  _globals['_ASSIGNACLSREQUEST']._serialized_start=1636
-  _globals['_ASSIGNACLSREQUEST']._serialized_end=1708
-  _globals['_ASSIGNACLSRESPONSE']._serialized_start=1710
-  _globals['_ASSIGNACLSRESPONSE']._serialized_end=1775
-  _globals['_LISTKEYSREQUEST']._serialized_start=1777
-  _globals['_LISTKEYSREQUEST']._serialized_end=1833
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1835
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1924
-  _globals['_KEYSTORESERVICE']._serialized_start=2014
-  _globals['_KEYSTORESERVICE']._serialized_end=2748
+  _globals['_KEYATTRIBUTES']._serialized_end=1361
+  _globals['_GETKEYATTRIBUTESREQUEST']._serialized_start=1363
+  _globals['_GETKEYATTRIBUTESREQUEST']._serialized_end=1403
+  _globals['_GETKEYATTRIBUTESRESPONSE']._serialized_start=1405
+  _globals['_GETKEYATTRIBUTESRESPONSE']._serialized_end=1486
+  _globals['_KEYATTRIBUTESRESULT']._serialized_start=1488
+  _globals['_KEYATTRIBUTESRESULT']._serialized_end=1604
+  _globals['_ACLASSIGNMENT']._serialized_start=1606
+  _globals['_ACLASSIGNMENT']._serialized_end=1651
+  _globals['_ASSIGNACLSREQUEST']._serialized_start=1653
+  _globals['_ASSIGNACLSREQUEST']._serialized_end=1725
+  _globals['_ASSIGNACLSRESPONSE']._serialized_start=1727
+  _globals['_ASSIGNACLSRESPONSE']._serialized_end=1792
+  _globals['_LISTKEYSREQUEST']._serialized_start=1794
+  _globals['_LISTKEYSREQUEST']._serialized_end=1850
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1852
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1941
+  _globals['_KEYSTORESERVICE']._serialized_start=2031
+  _globals['_KEYSTORESERVICE']._serialized_end=2765
 # @@protoc_insertion_point(module_scope)

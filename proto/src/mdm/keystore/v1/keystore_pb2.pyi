@@ -454,6 +454,7 @@ class KeyAttributes(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     SHARE_VERSION_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     guid: _builtins.str
     """GUID of the file."""
     epoch: _builtins.int
@@ -472,6 +473,8 @@ class KeyAttributes(_message.Message):
     """The commitment to the constant term (compressed ed25519 point of 32 bytes); the same on every server and for ever."""
     share_version: _builtins.int
     """Version of the sharing that this server holds."""
+    creator: _builtins.str
+    """Subject that created it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When this server stored it."""
@@ -489,10 +492,11 @@ class KeyAttributes(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         public_key: _builtins.bytes = ...,
         share_version: _builtins.int = ...,
+        creator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "create_time", b"create_time", "epoch", b"epoch", "guid", b"guid", "public_key", b"public_key", "share_version", b"share_version", "state", b"state", "threshold", b"threshold", "total", b"total", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "create_time", b"create_time", "creator", b"creator", "epoch", b"epoch", "guid", b"guid", "public_key", b"public_key", "share_version", b"share_version", "state", b"state", "threshold", b"threshold", "total", b"total", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,6 +61,11 @@ class MetadataServiceStub:
                 request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DeleteEntriesRequest.SerializeToString,
                 response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DeleteEntriesResponse.FromString,
                 _registered_method=True)
+        self.ListEntryKeys = channel.unary_unary(
+                '/mdm.metadata.v1.MetadataService/ListEntryKeys',
+                request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListEntryKeysRequest.SerializeToString,
+                response_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListEntryKeysResponse.FromString,
+                _registered_method=True)
         self.AssignAcls = channel.unary_unary(
                 '/mdm.metadata.v1.MetadataService/AssignAcls',
                 request_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.AssignAclsRequest.SerializeToString,
@@ -148,7 +153,15 @@ class MetadataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteEntries(self, request, context):
-        """Deletes entries by key. Needs `w` on the collection and `d` on the entry.
+        """Deletes entries by key. Needs `w` on the collection and `d` on the entry, or, where it is not sensitive, an operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEntryKeys(self, request, context):
+        """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
+        sensitive collections. For operators, who compare them with what other services hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +265,11 @@ def add_MetadataServiceServicer_to_server(servicer, server):
                     servicer.DeleteEntries,
                     request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DeleteEntriesRequest.FromString,
                     response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.DeleteEntriesResponse.SerializeToString,
+            ),
+            'ListEntryKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEntryKeys,
+                    request_deserializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListEntryKeysRequest.FromString,
+                    response_serializer=mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListEntryKeysResponse.SerializeToString,
             ),
             'AssignAcls': grpc.unary_unary_rpc_method_handler(
                     servicer.AssignAcls,
@@ -441,6 +459,33 @@ class MetadataService:
             '/mdm.metadata.v1.MetadataService/DeleteEntries',
             mdm_dot_metadata_dot_v1_dot_metadata__pb2.DeleteEntriesRequest.SerializeToString,
             mdm_dot_metadata_dot_v1_dot_metadata__pb2.DeleteEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEntryKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.metadata.v1.MetadataService/ListEntryKeys',
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListEntryKeysRequest.SerializeToString,
+            mdm_dot_metadata_dot_v1_dot_metadata__pb2.ListEntryKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

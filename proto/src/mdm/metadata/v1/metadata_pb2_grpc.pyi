@@ -46,7 +46,11 @@ class MetadataServiceStub:
     UpsertEntries: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.UpsertEntriesRequest, _metadata_pb2.UpsertEntriesResponse]
     """Inserts or updates entries of one collection. Needs `w` on the collection. Attributes not named keep their value."""
     DeleteEntries: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.DeleteEntriesRequest, _metadata_pb2.DeleteEntriesResponse]
-    """Deletes entries by key. Needs `w` on the collection and `d` on the entry."""
+    """Deletes entries by key. Needs `w` on the collection and `d` on the entry, or, where it is not sensitive, an operator."""
+    ListEntryKeys: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListEntryKeysRequest, _metadata_pb2.ListEntryKeysResponse]
+    """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
+    sensitive collections. For operators, who compare them with what other services hold.
+    """
     AssignAcls: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.AssignAclsRequest, _metadata_pb2.AssignAclsResponse]
     """Points entries at another ACL. Needs `p` under the present one."""
     Query: _grpc.UnaryStreamMultiCallable[_metadata_pb2.QueryRequest, _metadata_pb2.QueryResponse]
@@ -88,7 +92,11 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     UpsertEntries: _aio.UnaryUnaryMultiCallable[_metadata_pb2.UpsertEntriesRequest, _metadata_pb2.UpsertEntriesResponse]  # type: ignore[assignment]
     """Inserts or updates entries of one collection. Needs `w` on the collection. Attributes not named keep their value."""
     DeleteEntries: _aio.UnaryUnaryMultiCallable[_metadata_pb2.DeleteEntriesRequest, _metadata_pb2.DeleteEntriesResponse]  # type: ignore[assignment]
-    """Deletes entries by key. Needs `w` on the collection and `d` on the entry."""
+    """Deletes entries by key. Needs `w` on the collection and `d` on the entry, or, where it is not sensitive, an operator."""
+    ListEntryKeys: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListEntryKeysRequest, _metadata_pb2.ListEntryKeysResponse]  # type: ignore[assignment]
+    """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
+    sensitive collections. For operators, who compare them with what other services hold.
+    """
     AssignAcls: _aio.UnaryUnaryMultiCallable[_metadata_pb2.AssignAclsRequest, _metadata_pb2.AssignAclsResponse]  # type: ignore[assignment]
     """Points entries at another ACL. Needs `p` under the present one."""
     Query: _aio.UnaryStreamMultiCallable[_metadata_pb2.QueryRequest, _metadata_pb2.QueryResponse]  # type: ignore[assignment]
@@ -157,7 +165,17 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.DeleteEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.DeleteEntriesResponse, _abc.Awaitable[_metadata_pb2.DeleteEntriesResponse]]:
-        """Deletes entries by key. Needs `w` on the collection and `d` on the entry."""
+        """Deletes entries by key. Needs `w` on the collection and `d` on the entry, or, where it is not sensitive, an operator."""
+
+    @_abc_1.abstractmethod
+    def ListEntryKeys(
+        self,
+        request: _metadata_pb2.ListEntryKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ListEntryKeysResponse, _abc.Awaitable[_metadata_pb2.ListEntryKeysResponse]]:
+        """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
+        sensitive collections. For operators, who compare them with what other services hold.
+        """
 
     @_abc_1.abstractmethod
     def AssignAcls(

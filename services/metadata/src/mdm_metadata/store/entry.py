@@ -28,6 +28,12 @@ def find_entries(connection: psycopg.Connection, collection_id: int, keys: Itera
     return {key: StoredEntry(acl_id, permissions) for key, acl_id, permissions in rows}
 
 
+def keys_after(connection: psycopg.Connection, collection_id: int, after: str, limit: int) -> list[str]:
+    """Return at most `limit` keys that follow `after`, in order of their bytes."""
+    query = "SELECT key FROM entry WHERE collection_id = %s AND key > %s ORDER BY key LIMIT %s"
+    return [key for (key,) in connection.execute(query, (collection_id, after, limit))]
+
+
 def find_holders(connection: psycopg.Connection, collection_id: int, digests: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], str]:
     """Return which entry holds each unique value."""
     wanted = list(digests)

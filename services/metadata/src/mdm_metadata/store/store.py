@@ -66,6 +66,10 @@ class PostgresTransaction:
         """Return the entries that exist among `keys`, locked."""
         return entry.find_entries(self._connection, collection_id, keys, caller)
 
+    def entry_keys(self, collection_id: int, after: str, limit: int) -> list[str]:
+        """Return at most `limit` keys that follow `after`, in order of their bytes."""
+        return entry.keys_after(self._connection, collection_id, after, limit)
+
     def holders(self, collection_id: int, digests: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], str]:
         """Return which entry holds each unique value."""
         return entry.find_holders(self._connection, collection_id, digests)
