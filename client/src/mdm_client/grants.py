@@ -78,14 +78,14 @@ class AclClient(Service):
         """Grant (`GRANT`) or revoke (`REVOKE`) permissions in each ACL, as `modify`."""
         return self.modify(ids, [_change(action, principal, permissions)])
 
-    def create(self, entries: Mapping[str, int]) -> str:
-        """Make an ACL of the caller's with these permission bits by principal, and return its id.
+    def create(self, entries: Mapping[str, int], acl_id: str = "") -> str:
+        """Make an ACL of the caller's with these permission bits by principal, under this id or a new one, and return its id.
 
         Raises:
-            ClientError: what the service answered.
+            ClientError: what the service answered; Conflict where there is another of this id.
         """
         wanted = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
-        acl = acl_pb2.Acl(id=str(uuid4()), entries=wanted)
+        acl = acl_pb2.Acl(id=acl_id or str(uuid4()), entries=wanted)
         (status,) = self.call(self._stub.CreateAcls, acl_pb2.CreateAclsRequest(acls=[acl])).statuses
         if (error := from_status(status)) is not None:
             raise error.at(self.place)

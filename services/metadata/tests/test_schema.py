@@ -134,6 +134,15 @@ def test_a_constraint_set_later_holds_for_old_and_new_entries(service, loader, c
     assert loader.upsert("/images", service.entry("bad2", **bad)) == [""]
 
 
+def test_a_value_that_was_given_as_null_is_none(service, loader):
+    assert loader.upsert("/images", service.entry("n1", Rows=None, Modality=None), service.entry("n2", Rows=None, Modality=None)) == [
+        "",
+        "",
+    ]
+    loader.alter("/images", change_attribute=pb.AttributeChange(name="Rows", unique=True))
+    assert refused(service, loader.alter, "/images", change_attribute=pb.AttributeChange(name="Rows", not_null=True)) == "CONSTRAINT_BROKEN"
+
+
 def test_a_unique_attribute_that_moves_to_an_index_stays_unique(service, loader):
     loader.alter("/images", change_attribute=pb.AttributeChange(name="price", unique=True))
     loader.alter("/images", change_attribute=pb.AttributeChange(name="price", indexed=True))

@@ -16,7 +16,7 @@ _COMMANDS = {
     "acl": ("mdm_client.cli.meta_acl:acl", "Show and change who may do what with a collection or an entry."),
     "attr": ("mdm_client.cli.meta_schema:attr", "Add, rename, describe and remove attributes."),
     "constraint": ("mdm_client.cli.meta_schema:constraint", "Demand values, unique values, references, conditions, minimum counts."),
-    "dump": ("mdm_client.cli.meta_transfer:dump", "Write collections with their entries to a file."),
+    "dump": ("mdm_client.cli.meta_dump:dump", "Write collections with their entries to a file."),
     "entry": ("mdm_client.cli.meta_entry:entry", "Set, show and remove entries."),
     "explain": ("mdm_client.cli.meta_entry:explain", "Show how a SELECT would be answered (operators only)."),
     "index": ("mdm_client.cli.meta_schema:index", "Build and drop indexes; nobody waits."),

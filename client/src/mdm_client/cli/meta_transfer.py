@@ -1,7 +1,6 @@
-"""meta dump and meta load: collections with their entries to a file and back, and from CSV and PostgreSQL."""
+"""meta load: entries from a dump, a CSV file, or a table of PostgreSQL."""
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,16 +12,13 @@ from typing import Any, TextIO
 import click
 
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.meta import facts_of
-from mdm_client.cli.meta_entry import quoted_path
+from mdm_client.cli.meta_dump import Item, Restoration
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
 from mdm_client.collections import BATCH, Attribute, Collection, Entry, value_of
 from mdm_client.errors import Conflict, Invalid
-from mdm_client.localfile import AtomicFile
 
-_DUMP_VERSION = 1
 #: PostgreSQL's types, by name, as attributes.
 _POSTGRES_TYPES = {
     "int2": "int",
@@ -37,45 +33,6 @@ _POSTGRES_TYPES = {
     "uuid": "uuid",
 }
 _MAX_ERRORS = 20
-#: Path of the collection, line, entry.
-_Item = tuple[str, int, Entry]
-
-
-@click.command()
-@click.argument("path")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; else standard output.")
-@click.option("--recursive", "-R", is_flag=True, help="What is below PATH too.")
-@common_options
-@click.pass_context
-def dump(context: click.Context, path: str, output: Path | None, recursive: bool) -> None:
-    """Write a collection, and the entries that you may read in it, as JSON lines that mdm meta load reads.
-
-    Ids of access lists are kept, not the lists. Views and links are described, for a person to make again.
-    """
-    client = session(context).client(context)
-    found = client.collections.list_collections(path)
-    chosen = list(found) if recursive else [client.collections.describe(path)]
-    lines = (line for item in chosen for line in _dumped(client, item))
-    if output is None:
-        for line in lines:
-            print_json(line)
-        return
-    with AtomicFile(output) as file:
-        for line in lines:
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
-
-
-def _dumped(client: Client, item: Collection) -> Iterator[dict[str, Any]]:
-    yield {"mdm_dump": _DUMP_VERSION, "collection": facts_of(item)}
-    if item.target:
-        return
-    names = [attribute.name for attribute in item.attributes]
-    columns = ", ".join(["entry", "entry_acl", *(f'"{name}"' for name in names)])
-    result = client.metadata.query(f"SELECT {columns} FROM {quoted_path(item.path)} ORDER BY entry")  # noqa: S608 - parsed again there
-    for batch in result.batches():
-        for key, acl_id, *values in batch:
-            given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-            yield {"entry": key, "acl_id": acl_id, "values": given}
 
 
 @click.command()
@@ -103,6 +60,8 @@ def load(
     """Read entries into the collection PATH: from a dump (with what was dumped below it), a CSV file, or a table of PostgreSQL.
 
     Entries that exist are updated. Those that are not valid are told by line, and the others are stored: the command can be repeated.
+
+    Access lists of a dump that are not here are made, with the same owner and principals; one that is here stays as it is.
     """
     run = session(context)
     client = run.client(context)
@@ -116,10 +75,16 @@ def load(
         if not key:
             raise click.UsageError("CSV takes --key COLUMN")
         return _store(run, client, _from_csv(client, path, file, key))
-    return _store(run, client, _from_dump(client, path, file, flags["create"], flags["default_acl"]))
+    restoration = Restoration(client, path, file, create=flags["create"], default_acl=flags["default_acl"])
+    outcome = _store(run, client, restoration.items())
+    if outcome == OK:
+        restoration.finish()
+    elif flags["create"]:
+        show_error("new collections keep an access list of yours until all entries are stored: repeat", "LOAD_UNFINISHED", run.as_json)
+    return outcome
 
 
-def _store(run: Session, client: Client, entries: Iterable[_Item]) -> int:
+def _store(run: Session, client: Client, entries: Iterable[Item]) -> int:
     """Store entries in batches, tell what is wrong by line, and say how many were stored."""
     stored = failed = 0
     for path, some in groupby(entries, key=lambda item: item[0]):
@@ -140,52 +105,13 @@ def _store(run: Session, client: Client, entries: Iterable[_Item]) -> int:
     return SOME_FAILED if failed else OK
 
 
-def _from_dump(client: Client, path: str, file: Path, create: bool, default_acl: bool) -> Iterator[_Item]:
-    """Yield the entries of a dump; the first collection becomes `path`, those below it what is below `path`."""
-    with file.open(encoding="utf-8") as lines:
-        root = here = ""
-        for number, text in enumerate(lines, 1):
-            line = _json_object(file, number, text)
-            if isinstance(line.get("collection"), dict):
-                described = line["collection"]
-                original = str(described.get("path", ""))
-                root = root or original
-                if original != root and not original.startswith(root.rstrip("/") + "/"):
-                    raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number}: a collection that is not below the first")
-                here = path + original[len(root) :]
-                if create and not described.get("target"):
-                    _create(client, here, _attributes_of(described), bool(described.get("sensitive")))
-            elif here and "entry" in line and isinstance(line.get("values"), dict):
-                acl_id = "" if default_acl else str(line.get("acl_id", ""))
-                yield here, number, Entry(str(line["entry"]), line["values"], acl_id)
-            else:
-                raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number} is neither a collection nor an entry of one")
-
-
-def _json_object(file: Path, number: int, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise Invalid.because("DUMP_MALFORMED", f"{file}: line {number} is not a JSON object; CSV files end in .csv, or take --csv")
-    return value
-
-
-def _attributes_of(facts: dict[str, Any]) -> tuple[Attribute, ...]:
-    try:
-        return tuple(Attribute(**attribute) for attribute in facts["attributes"])
-    except (KeyError, TypeError):
-        raise Invalid.because("DUMP_MALFORMED", "the dump's collection is not described as mdm meta dump does it") from None
-
-
 def _create(client: Client, path: str, attributes: tuple[Attribute, ...], sensitive: bool) -> None:
     (error,) = client.collections.create([Collection(path, attributes, sensitive=sensitive)])
     if error is not None and not isinstance(error, Conflict):
         raise error
 
 
-def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[_Item]:
+def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]:
     kinds = {attribute.name.lower(): attribute.type for attribute in client.collections.describe(path).attributes}
     with _csv_lines(file) as lines:
         reader = csv.reader(lines, strict=True)
@@ -215,7 +141,7 @@ def _csv_lines(file: Path) -> Iterator[TextIO]:
         raise Invalid.because("CSV_MALFORMED", f"{file}: not UTF-8") from None
 
 
-def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: str, create: bool) -> Iterator[_Item]:
+def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: str, create: bool) -> Iterator[Item]:
     try:
         import psycopg
         from psycopg import sql

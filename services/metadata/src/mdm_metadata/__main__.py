@@ -13,6 +13,7 @@ from mdm_metadata.feed.subscription import Subscription
 from mdm_metadata.service import MetadataService
 from mdm_metadata.servicer import FULL_NAME, MetadataServicer
 from mdm_metadata.store import PostgresStore
+from mdm_metadata.store.recovery import Recovery
 from mdm_metadata.store.session import QueryLimits
 
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_metadata.migrations")
@@ -23,6 +24,9 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     store = PostgresStore(runtime.database, QueryLimits(settings.query.statement_seconds, settings.query.max_rows))
     store.ensure_root(settings.root.acl())
     metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store, runtime.authenticator)), runtime.server)
+    recovery = Recovery(store)
+    recovery.start()
+    runtime.on_stop(recovery.stop)
     add_acl_service(runtime.server, runtime.database)
     subscribers = settings.feed.subtrees_by_subject()
     FeedOrigin(runtime.database).configure({path for paths in subscribers.values() for path in paths}, settings.feed.keep_days)

@@ -1,11 +1,11 @@
 """Changes of a collection's schema, on filled collections and beside writers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Aborted, Conflict, FailedPrecondition, Invalid, MdmError, NotFound
+from mdm_service.errors import Conflict, FailedPrecondition, Invalid, NotFound
 from mdm_service.identity import Caller
 
 from mdm_metadata.model import (
@@ -13,21 +13,20 @@ from mdm_metadata.model import (
     INDEX_SLOTS,
     LETTERS,
     MAX_ATTRIBUTES,
-    MAX_INDEXED_TEXT,
     Attribute,
-    AttributeType,
     Check,
     StoredAttribute,
     StoredCollection,
+    Trial,
     check_min_cell,
     check_path,
     fold_path,
 )
 from mdm_metadata.port import VISIBLE, Alteration, Store, acl_refusal, allowed, holding
 from mdm_metadata.query.change import bind_condition, presented
+from mdm_metadata.trial import carry_out, new_number
 
 MAX_CHECKS = 50
-_TEXTS = (AttributeType.TEXT, AttributeType.VARCHAR)
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,20 @@ class Alterations:
         Raises:
             MdmError: it cannot be, or entries do not fulfil the constraint.
         """
-        with self._store.altering() as alteration:
-            collection = self._alterable(alteration)
-            before = _attribute(collection, change.name)
-            after = self._changed(alteration, collection, before, change)
-            alteration.update_attribute(collection.id, after)
-            if before.attribute.unique and not after.attribute.unique:
-                alteration.forget_unique(collection.id, before.slot)
-        try:
-            self._fill(collection.id, change, before, after)
-        except MdmError:
-            self._take_back(before, after)
-            raise
-        if after.moving_to:
-            self._finish_move(after)
+        number = new_number()
+        with self._store.holding(number):
+            with self._store.altering() as alteration:
+                collection = self._alterable(alteration)
+                before = _attribute(collection, change.name)
+                after = self._changed(alteration, collection, before, change)
+                alteration.update_attribute(collection.id, after)
+                if before.attribute.unique and not after.attribute.unique:
+                    alteration.forget_unique(collection.id, before.slot)
+                trial = Trial(number, collection.id, before.position, constraints=_to_try(change))
+                if trial.constraints or after.moving_to:
+                    alteration.begin(trial)
+            if trial.constraints or after.moving_to:
+                carry_out(self._store, trial, before.attribute)
 
     def add_check(self, check: Check) -> None:
         """Add a condition that every entry fulfils; NULL counts as fulfilled. The same again is done already.
@@ -120,20 +119,22 @@ class Alterations:
         """
         if not check.name.isidentifier() or not check.name.isascii() or len(check.name) > 63:
             raise Invalid("CHECK_NAME", "A check's name is a letter, then letters, digits or underscores, at most 63 in all.")
-        with self._store.altering() as alteration:
-            collection = self._alterable(alteration)
-            allowed(collection, Permission.READ, "r")  # whether entries fulfil a condition tells of their values
-            condition = bind_condition(check.condition, collection)
-            same = next((known for known in collection.checks if known.name.lower() == check.name.lower()), None)
-            if same is not None and same.condition != check.condition:
-                raise Conflict("CHECK_EXISTS", f"The collection has another check {check.name}.")
-            if len(collection.checks) >= MAX_CHECKS:
-                raise Invalid("TOO_MANY_CHECKS", f"A collection has at most {MAX_CHECKS} checks.")
-            if same is None:
-                alteration.set_checks(collection.id, [*collection.checks, check])
-        if self._store.filling().breaks(collection.id, condition):
-            self.drop_check(check.name)
-            raise FailedPrecondition("CHECK_BROKEN", f"Entries do not fulfil {check.name}: change them first.")
+        number = new_number()
+        with self._store.holding(number):
+            with self._store.altering() as alteration:
+                collection = self._alterable(alteration)
+                allowed(collection, Permission.READ, "r")  # whether entries fulfil a condition tells of their values
+                bind_condition(check.condition, collection)
+                same = next((known for known in collection.checks if known.name.lower() == check.name.lower()), None)
+                if same is not None and same.condition != check.condition:
+                    raise Conflict("CHECK_EXISTS", f"The collection has another check {check.name}.")
+                if same is None and len(collection.checks) >= MAX_CHECKS:
+                    raise Invalid("TOO_MANY_CHECKS", f"A collection has at most {MAX_CHECKS} checks.")
+                if same is None:
+                    alteration.set_checks(collection.id, [*collection.checks, check])
+                trial = Trial(number, collection.id, check=check.name if same is None else same.name)
+                alteration.begin(trial)
+            carry_out(self._store, trial)
 
     def drop_check(self, name: str) -> None:
         """Remove a check.
@@ -235,44 +236,11 @@ class Alterations:
             except Invalid:
                 raise FailedPrecondition("ATTRIBUTE_IN_USE", "A check or a view's condition uses the attribute: drop that first.") from None
 
-    def _take_back(self, before: StoredAttribute, after: StoredAttribute) -> None:
-        with self._store.altering() as alteration:
-            collection = self._alterable(alteration)
-            alteration.update_attribute(collection.id, before)
-            if after.moving_to != before.moving_to:
-                alteration.retire_slot(collection.id, after.moving_to)
-            if after.attribute.unique and not before.attribute.unique:
-                alteration.forget_unique(collection.id, before.slot)
-        self._store.filling().erase(collection.id)
 
-    def _fill(self, collection_id: int, change: AttributeChange, before: StoredAttribute, after: StoredAttribute) -> None:
-        """Try the constraints that are asked for on all entries, and copy values to where an index has them."""
-        filling, attribute = self._store.filling(), after.attribute
-        name = attribute.name
-        tests: list[tuple[bool, Callable[[], bool], str]] = [
-            (bool(change.not_null), lambda: filling.lacks_value(collection_id, before.slot), "have no value"),
-            (bool(change.unique), lambda: not filling.fill_unique(collection_id, after), "share a value"),
-            (bool(change.references), lambda: filling.dangles(collection_id, after), "refer to no entry"),
-        ]
-        for wanted, breaks, problem in tests:
-            if wanted and breaks():
-                raise FailedPrecondition("CONSTRAINT_BROKEN", f"Attribute {name}: entries {problem}: change them first.")
-        if after.moving_to:
-            if attribute.indexed and attribute.type in _TEXTS and filling.longest(collection_id, before.slot) > MAX_INDEXED_TEXT:
-                raise FailedPrecondition("CONSTRAINT_BROKEN", f"Attribute {name}: indexed text has at most {MAX_INDEXED_TEXT} characters.")
-            filling.copy(collection_id, before.slot, after.moving_to)
-
-    def _finish_move(self, moved: StoredAttribute) -> None:
-        with self._store.altering() as alteration:
-            collection = self._alterable(alteration)
-            stored = next((s for s in collection.attributes if s.position == moved.position and s.moving_to == moved.moving_to), None)
-            if stored is None:
-                raise Aborted("SCHEMA_CHANGED", "Somebody else changed the attribute meanwhile: look, and repeat.")
-            alteration.update_attribute(collection.id, replace(stored, slot=stored.moving_to, moving_to=""))
-            alteration.retire_slot(collection.id, stored.slot)
-            if stored.attribute.unique:
-                alteration.move_unique(collection.id, stored.slot, stored.moving_to)
-        self._store.filling().erase(collection.id)
+def _to_try(change: AttributeChange) -> frozenset[str]:
+    """Return the constraints that a change sets."""
+    wanted = {"required": change.not_null, "unique": change.unique, "references": change.references}
+    return frozenset(name for name, value in wanted.items() if value)
 
 
 def _attribute(collection: StoredCollection, name: str) -> StoredAttribute:

@@ -221,6 +221,17 @@ class StoredCollection:
         return {stored.attribute.folded: stored for stored in self.attributes}
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Constraints that hold for writers already and are tried on all entries: those of the attribute at `position`, or a check."""
+
+    number: int
+    collection_id: int
+    position: int | None = None
+    check: str = ""
+    constraints: frozenset[str] = frozenset()
+
+
 Scalar = int | float | str | bool | None
 
 

@@ -10,7 +10,7 @@ from mdm_service.errors import FailedPrecondition, Forbidden, Invalid, MdmError,
 from mdm_service.identity import Caller
 
 from mdm_metadata.interruption import Interruption
-from mdm_metadata.model import Check, Collection, EntryWrite, StoredAttribute, StoredCollection, StoredEntry, StoredView, View
+from mdm_metadata.model import Check, Collection, EntryWrite, StoredAttribute, StoredCollection, StoredEntry, StoredView, Trial, View
 from mdm_metadata.query.compile import Statement
 from mdm_metadata.query.tree import Expression
 
@@ -90,6 +90,15 @@ class Alteration(Protocol):
 
     def collection(self, path: str, caller: Caller) -> StoredCollection | None:
         """Return the collection at a folded path, now locked; None when there is none."""
+
+    def held(self, collection_id: int) -> StoredCollection | None:
+        """Return a collection by id, now locked, whoever asks; None when there is none."""
+
+    def begin(self, trial: Trial) -> None:
+        """Note that a trial is under way."""
+
+    def end(self, number: int) -> None:
+        """Forget a trial."""
 
     def visible(self, path: str, caller: Caller) -> StoredCollection | None:
         """Return another collection, which is not locked alone."""
@@ -222,6 +231,15 @@ class Store(Protocol):
 
     def filling(self) -> Filling:
         """Return the way to work through all entries of a collection."""
+
+    def holding(self, number: int) -> AbstractContextManager[bool]:
+        """Hold a trial's number until the block ends or this process dies; False when somebody else holds it."""
+
+    def trials(self) -> list[Trial]:
+        """Return the trials that are under way or were left by a crash."""
+
+    def unerased(self) -> list[int]:
+        """Return the collections in which values are still to be erased."""
 
 
 def outcome_of(act: Callable[[T], None], item: T) -> Outcome:

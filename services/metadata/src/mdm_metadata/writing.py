@@ -79,6 +79,8 @@ class Upsert:
         for stored in self._collection.attributes:
             if stored.attribute.not_null and (values.get(stored.slot) is None if new else values.get(stored.slot, "") is None):
                 raise Invalid("VALUE_MISSING", f"Attribute {stored.attribute.name} must have a value.")
+        if new:  # there is nothing that NULL could remove
+            values = {slot: given for slot, given in values.items() if given is not None}
         return values, unique
 
     def _check_references(self, planned: list[EntryWrite | MdmError]) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 from mdm_service.identity import Caller
 
-from mdm_metadata.model import Check, StoredAttribute, StoredCollection, StoredView, View, fold_path
+from mdm_metadata.model import Check, StoredAttribute, StoredCollection, StoredView, Trial, View, fold_path
 from mdm_metadata.store import schema
 
 
@@ -21,6 +21,22 @@ class PostgresAlteration:
         """Return the collection at a folded path, locked against writers of entries and other changes."""
         self._connection.execute("SELECT FROM collection WHERE folded_path = %s FOR UPDATE", (path,))
         return self.visible(path, caller)
+
+    def held(self, collection_id: int) -> StoredCollection | None:
+        """Return a collection by id, locked against writers of entries and other changes."""
+        row = self._connection.execute("SELECT folded_path FROM collection WHERE id = %s FOR UPDATE", (collection_id,)).fetchone()
+        return None if row is None else self.visible(row[0], Caller(""))
+
+    def begin(self, trial: Trial) -> None:
+        """Note that a trial is under way."""
+        self._connection.execute(
+            "INSERT INTO trial VALUES (%s, %s, %s, nullif(%s, ''), %s)",
+            (trial.number, trial.collection_id, trial.position, trial.check, sorted(trial.constraints)),
+        )
+
+    def end(self, number: int) -> None:
+        """Forget a trial."""
+        self._connection.execute("DELETE FROM trial WHERE number = %s", (number,))
 
     def visible(self, path: str, caller: Caller) -> StoredCollection | None:
         """Return a collection, kept from being dropped."""

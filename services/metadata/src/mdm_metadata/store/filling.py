@@ -46,7 +46,7 @@ class PostgresFilling:
 
     def lacks_value(self, collection_id: int, slot: str) -> bool:
         """Tell whether an entry has no value under a stored name."""
-        return self._exists("SELECT FROM entry WHERE collection_id = %s AND NOT attributes ? %s LIMIT 1", (collection_id, slot))
+        return self._exists("SELECT FROM entry WHERE collection_id = %s AND attributes->>%s IS NULL LIMIT 1", (collection_id, slot))
 
     def longest(self, collection_id: int, slot: str) -> int:
         """Return the length of the longest text under a stored name."""
@@ -63,7 +63,7 @@ class PostgresFilling:
             with self._pool.connection() as connection:
                 rows = connection.execute(
                     "SELECT key, attributes->%(slot)s FROM entry WHERE collection_id = %(collection)s AND key > %(after)s"
-                    " AND attributes ? %(slot)s ORDER BY key LIMIT %(batch)s FOR KEY SHARE",
+                    " AND attributes->>%(slot)s IS NOT NULL ORDER BY key LIMIT %(batch)s FOR KEY SHARE",
                     {"collection": collection_id, "slot": attribute.slot, "after": after, "batch": BATCH},
                 ).fetchall()
                 if not rows:
@@ -83,7 +83,7 @@ class PostgresFilling:
     def dangles(self, collection_id: int, attribute: StoredAttribute) -> bool:
         """Tell whether a value of a reference is the key of no entry."""
         return self._exists(
-            "SELECT FROM entry AS e WHERE e.collection_id = %s AND e.attributes ? %s AND NOT EXISTS"
+            "SELECT FROM entry AS e WHERE e.collection_id = %s AND e.attributes->>%s IS NOT NULL AND NOT EXISTS"
             " (SELECT FROM entry AS t WHERE t.collection_id = %s AND t.key = e.attributes->>%s) LIMIT 1",
             (collection_id, attribute.slot, attribute.reference_id, attribute.slot),
         )

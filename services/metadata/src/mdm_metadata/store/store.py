@@ -14,7 +14,7 @@ from mdm_service.identity import Caller
 from psycopg_pool import ConnectionPool
 
 from mdm_metadata.interruption import Interruption
-from mdm_metadata.model import Collection, EntryWrite, StoredCollection, StoredEntry
+from mdm_metadata.model import Collection, EntryWrite, StoredCollection, StoredEntry, Trial
 from mdm_metadata.port import VISIBLE
 from mdm_metadata.query.compile import Statement
 from mdm_metadata.query.tree import Expression
@@ -139,6 +139,26 @@ class PostgresStore:
     def filling(self) -> PostgresFilling:
         """Return the way to work through all entries of a collection."""
         return PostgresFilling(self._pool)
+
+    @contextmanager
+    def holding(self, number: int) -> Iterator[bool]:
+        """Hold a trial's number during the block, on a connection of its own that the database closes when this process dies."""
+        with psycopg.connect(str(self._pool.conninfo), autocommit=True) as connection:
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()
+            yield row is not None and bool(row[0])
+
+    def trials(self) -> list[Trial]:
+        """Return the trials that are under way or were left by a crash."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                "SELECT number, collection_id, position, coalesce(check_name, ''), constraints FROM trial ORDER BY number"
+            )
+            return [Trial(number, collection, position, check, frozenset(tried)) for number, collection, position, check, tried in rows]
+
+    def unerased(self) -> list[int]:
+        """Return the collections in which values are still to be erased."""
+        with self._pool.connection() as connection:
+            return [number for (number,) in connection.execute("SELECT DISTINCT collection_id FROM retired_slot ORDER BY 1")]
 
     @contextmanager
     def querying(self) -> Iterator[PostgresQuerySession]:
