@@ -15,32 +15,48 @@ from typing import Any
 from mdm_local import port
 from mdm_service import probe
 from mdm_site.containers import ORGANISATION, PORTS
-from mdm_site.service import BY_NAME
+from mdm_site.pki import DevelopmentCa
+from mdm_site.service import BY_NAME, SITE
 from psycopg import conninfo
 
+from tests.e2e.procedure import ROOT, execute
 from tests.e2e.stack import BIN, Stack
 
-ROOT = Path(__file__).parents[2]
 _HEALTHY_SECONDS = 90.0
 
 
 class ComposeStack(Stack):
-    """A site of `mdm-site` with the containers of deploy/compose.yaml, in a directory of its own; `make images` has made the images."""
+    """A site of `mdm-site` with the containers of deploy/compose.yaml, in a directory of its own; `make images` has made the images.
+
+    A `small` one runs the metadata only. Sites reach each other at this machine's address in Docker's own network.
+    """
 
     kind = "compose"
-    organisation = ORGANISATION
 
-    def __init__(self, site: Path) -> None:
+    def __init__(self, site: Path, name: str = SITE, *, small: bool = False) -> None:
         self.site = site
-        self.project = f"mdm{os.getpid()}"
+        self.name = name
+        self.organisation = ORGANISATION if name == SITE else name
+        self.project = f"mdm{os.getpid()}{'' if name == SITE else name}"
+        self._services = ("metadata",) if small else ()
 
     def up(self) -> None:
         ports = [f"--port={name}={number}" for name, number in port.allocate(PORTS, {}, ()).items()]
-        self.mdm_site("init", "--demo", "--project", self.project, *ports)
-        started = self.compose("up", "-d", timeout=300, check=False)
+        self.mdm_site("init", "--demo", "--project", self.project, "--name", self.name, "--host", self.address, *ports)
+        variables = self.site / "site.env"
+        variables.write_text(variables.read_text().replace("MDM_GRID_ADDRESS=127.0.0.1", f"MDM_GRID_ADDRESS={self.address}"))
+        started = self.compose("up", "-d", *self._services, timeout=300, check=False)
         assert started.returncode == 0, f"{started.stderr[-1000:]}\n{self.compose('logs', '--tail', '5').stdout}"
-        for name in (*BY_NAME, "pacs"):
+        for name in self._services or (*BY_NAME, "pacs"):
             self.start(name)
+
+    def couple(self, origin: Stack) -> None:
+        assert isinstance(origin, ComposeStack)
+        for site in (origin, self):
+            execute("two-sites-give", SITE=site.site, GIVEN=self.site / "exchanged" / site.name)
+        for step, site, other in (("two-sites-origin", origin, self), ("two-sites-copy", self, origin)):
+            execute(step, SITE=site.site, RECEIVED=self.site / "exchanged" / other.name, OTHER=other.address_of("metadata"))
+            site.start("metadata")
 
     def down(self) -> None:
         if (self.site / "site.env").exists():
@@ -48,6 +64,23 @@ class ComposeStack(Stack):
 
     def client_config(self, user: str) -> Path:
         return Path(self.description["client_config"][user])
+
+    @property
+    def authority(self) -> DevelopmentCa:
+        return DevelopmentCa(self.site / "ca", self.organisation)
+
+    @property
+    def trust_directory(self) -> Path:
+        return self.site / "trust"
+
+    @cached_property
+    def address(self) -> str:
+        """This machine's address that containers of any site reach, and no other machine does."""
+        return self.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
+
+    def address_of(self, service: str) -> str:
+        """Return where users and other sites reach a service."""
+        return f"{self.address}:{self.description['compose']['MDM_PORT_' + service.upper().replace('-', '_')]}"
 
     @property
     def pacs(self) -> Mapping[str, Any]:
@@ -90,7 +123,7 @@ class ComposeStack(Stack):
             command = ["docker", "logs", self.container(name)]
             return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout
 
-        return {name: log(name) for service in BY_NAME for name in (service, f"{service}-db")}
+        return {name: log(name) for service in self._services or BY_NAME for name in (service, f"{service}-db")}
 
     def staged(self) -> dict[str, bytes]:
         command = ["docker", "cp", f"{self.container('dicom-srm')}:/var/lib/mdm/spool", "-"]
@@ -136,9 +169,8 @@ class ComposeStack(Stack):
         state = self.inspect(name)["State"]
         if name in BY_NAME:
             operator = self.site / "ca"
-            address = f"127.0.0.1:{self.description['compose']['MDM_PORT_' + name.upper().replace('-', '_')]}"
             return bool(state["Running"]) and probe.is_serving(
-                address, operator / "operator.crt", operator / "operator.key", operator / "ca.crt"
+                self.address_of(name), operator / "operator.crt", operator / "operator.key", operator / "ca.crt"
             )
         return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
 

@@ -17,6 +17,7 @@ from tests.e2e.stack import Mdm, Stack, eventually
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose the stack."""
     parser.addoption("--stack", choices=("local", "compose"), default="local", help="processes of this machine, or containers")
+    parser.addoption("--stack-dir", type=Path, help="use the stack of mdm-local in this directory, which is up already and stays up")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -49,6 +50,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A fresh stack of the kind that the command line names, with the site's collections made."""
     directory = tmp_path_factory.mktemp("stack")
+    if request.config.getoption("--stack-dir"):
+        yield LocalStack(request.config.getoption("--stack-dir").resolve())
+        return
     running: Stack = ComposeStack(directory) if request.config.getoption("--stack") == "compose" else LocalStack(directory)
     try:
         running.up()

@@ -9,27 +9,43 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mdm_site.pki import DevelopmentCa
+from mdm_site.service import SITE
 from psycopg import conninfo
 
 from tests.e2e.stack import BIN, Stack
 
 
 class LocalStack(Stack):
-    """A stack of `mdm-local` in a data directory."""
+    """A stack of `mdm-local` in a data directory; a `small` one has the metadata only."""
 
     kind = "local"
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, name: str = SITE, *, small: bool = False) -> None:
+        self.name = name
         self._data_dir = data_dir
+        self._only = ("--only=metadata",) if small else ()
 
     def up(self) -> None:
-        self._local("up")
+        self._local("up", "--name", self.name, *self._only)
+
+    def couple(self, origin: Stack) -> None:
+        assert isinstance(origin, LocalStack)
+        self._local("couple", str(origin._data_dir))
 
     def down(self) -> None:
         self._local("down", "--purge")
 
     def client_config(self, user: str) -> Path:
         return Path(self._first_status["client_config"][user])
+
+    @property
+    def authority(self) -> DevelopmentCa:
+        return DevelopmentCa(self._data_dir / "pki", "MDM Local" if self.name == SITE else self.name)
+
+    @property
+    def trust_directory(self) -> Path:
+        return self._data_dir / "trust"
 
     @property
     def pacs(self) -> Mapping[str, Any]:

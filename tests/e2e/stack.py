@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mdm_site.pki import DevelopmentCa
 from pydicom import dcmread
 from pynetdicom import AE
 
@@ -23,6 +24,8 @@ class Stack(ABC):
     """A running suite. Services are catalog, metadata, keystore-a, -b, -c and dicom-srm; beside them there is the pacs."""
 
     kind: str
+    #: The site's name, in paths and for `mdm query --sites`.
+    name: str
     #: What `store` raises, besides an assertion, where the PACS does not take an image.
     store_error = (subprocess.SubprocessError, OSError)
 
@@ -35,8 +38,22 @@ class Stack(ABC):
         """Stop and remove everything."""
 
     @abstractmethod
+    def couple(self, origin: "Stack") -> None:
+        """Have this site copy another's anonymous metadata, and let each one's users ask both, as its operators would."""
+
+    @abstractmethod
     def client_config(self, user: str) -> Path:
         """Return a user's client configuration file."""
+
+    @property
+    @abstractmethod
+    def authority(self) -> DevelopmentCa:
+        """The site's authority, in whose directory are the certificates of services, too."""
+
+    @property
+    @abstractmethod
+    def trust_directory(self) -> Path:
+        """Where groups.toml and banned are."""
 
     @property
     @abstractmethod

@@ -71,7 +71,7 @@ def test_each_container_is_on_its_own_networks_only(stack: ComposeStack):
     assert {name: set(addresses(stack, name)) for name in EVERYTHING} == expected
 
 
-def test_ports_are_published_on_loopback_unless_the_site_says_otherwise(stack: ComposeStack):
+def test_ports_are_published_only_on_the_addresses_that_the_site_names(stack: ComposeStack):
     published = [
         binding["HostIp"]
         for name in EVERYTHING
@@ -79,7 +79,7 @@ def test_ports_are_published_on_loopback_unless_the_site_says_otherwise(stack: C
         for binding in port or ()
     ]
     assert len(published) == len(BY_NAME) + 1
-    assert set(published) == {"127.0.0.1"}
+    assert set(published) == {stack.address, "127.0.0.1"}
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -226,7 +226,7 @@ def test_a_revoked_certificate_is_refused_by_services_and_metrics(stack: Compose
     stack.mdm_site("add-user", "short-lived")
     client = stack.site / "client" / "short-lived"
     certificate, key, ca = (client / name for name in ("short-lived.crt", "short-lived.key", "ca.crt"))
-    targets = {name: f"127.0.0.1:{stack.description['compose']['MDM_PORT_' + name.upper().replace('-', '_')]}" for name in BY_NAME}
+    targets = {name: stack.address_of(name) for name in BY_NAME}
     assert [name for name, address in targets.items() if not probe.is_serving(address, certificate, key, ca)] == []
     stack.mdm_site("revoke", "short-lived")
     assert [name for name, address in targets.items() if probe.is_serving(address, certificate, key, ca)] == []

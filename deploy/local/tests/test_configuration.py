@@ -14,9 +14,11 @@ from mdm_local.component import LISTENERS
 from mdm_local.configuration import Configuration
 from mdm_local.layout import USERS, Layout
 from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs
+from mdm_local.state import State
 from mdm_metadata.config import MetadataSettings
 from mdm_service import main, settings
 from mdm_service.membership import parse
+from mdm_site.pki import DevelopmentCa
 
 SETTINGS = {
     "catalog": CatalogSettings,
@@ -31,11 +33,11 @@ SETTINGS = {
 def write(root: Path, kind: str = ORTHANC) -> Layout:
     layout = Layout(root)
     layout.make()
-    credential.prepare(layout)
+    credential.prepare(layout, "MDM Local")
     http = "http://127.0.0.1:20001" if kind == ORTHANC else ""
     dicomweb = f"{http}/dicom-web" if http else ""
     pacs = Pacs(kind, AE_TITLES[kind], "127.0.0.1", 20000, http, dicomweb, layout.secret("pacs-password"))
-    Configuration(layout, port.allocate(LISTENERS, {}, ()), pacs, lambda name: f"dbname={name} user={name}").write()
+    Configuration(layout, State(port.allocate(LISTENERS, {}, ())), pacs, lambda name: f"dbname={name} user={name}").write()
     return layout
 
 
@@ -78,7 +80,7 @@ def test_credentials_are_made_once(tmp_path):
     layout = write(tmp_path)
     before = {path: path.read_bytes() for folder in ("pki", "secret", "trust") for path in (layout.root / folder).iterdir()}
     layout.ban_list.write_text("CN=mallory,O=MDM Local\n")
-    credential.prepare(layout)
+    credential.prepare(layout, "MDM Local")
     after = {path: path.read_bytes() for path in before if path != layout.ban_list}
     assert after == {path: content for path, content in before.items() if path != layout.ban_list}
     assert "mallory" in layout.ban_list.read_text(), "what somebody changed is kept"
@@ -93,11 +95,11 @@ def test_secrets_and_keys_are_their_owners_only(tmp_path):
 
 def test_what_expires_soon_is_renewed_and_the_revoked_stay_revoked(tmp_path):
     layout = write(tmp_path)
-    ca = credential.authority(layout)
+    ca = DevelopmentCa(layout.pki, "MDM Local")
     soon = datetime.now(UTC) + timedelta(days=1)
     ca.issue(ca.subject("alice"), hosts=(), name="alice", not_after=soon)
     ca.revoke([layout.pki / "mallory.crt"], next_update=soon)
-    credential.prepare(layout)
+    credential.prepare(layout, "MDM Local")
     assert x509.load_pem_x509_certificate((layout.pki / "alice.crt").read_bytes()).not_valid_after_utc > soon
     crl = x509.load_pem_x509_crl(ca.crl_file.read_bytes())
     assert crl.next_update_utc > soon

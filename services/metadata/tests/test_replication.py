@@ -21,6 +21,7 @@ from mdm_service import main
 from mdm_service.database import DatabaseSettings, migrate, open_pool
 from mdm_service.errors import FailedPrecondition, Invalid
 from mdm_service.testing import channel
+from mdm_site.pki import DevelopmentCa
 
 from .conftest import Client, attribute, entry
 
@@ -64,6 +65,12 @@ class Site:
             self._runtime.service_server.stop(0.2)
             self._runtime.close()
             self._runtime = None
+
+    def restart(self, **settings: Any) -> None:
+        """Start again with other settings."""
+        self.stop()
+        self._settings = {**self._settings, **settings}
+        self.start()
 
     def client(self, name: str) -> Client:
         subject = self.pki.subject(name)
@@ -227,6 +234,7 @@ def test_only_named_subscribers_may_follow_only_what_is_theirs(sites, pki):
 
     assert subscribe("metadata-b", "/biomed/A") == "OK"
     assert subscribe("metadata-b", "/biomed/a/images") == "OK"
+    assert subscribe("metadata-b", "/biomed/a/Patients") == "NOT_FOUND"
     assert subscribe("metadata-b", "/biomed") == "NOT_FOUND"
     assert subscribe("metadata-b", "/biomed/ab") == "NOT_FOUND"
     assert subscribe("alice", "/biomed/a") == "PERMISSION_DENIED"
@@ -339,3 +347,30 @@ def test_a_large_change_travels_in_several_steps(sites):
     with psycopg.connect(a.conninfo, autocommit=True) as connection:  # one statement, one change set of several megabytes
         connection.execute("UPDATE entry SET attributes = attributes || '{\"i1\": 9}' WHERE key LIKE 'wide%'")
     eventually(same(a, b))
+
+
+def test_an_origin_certified_by_another_authority_than_the_named_one_is_not_believed(sites, postgres, pki, tmp_path):
+    a, b = sites
+    eventually(same(a, b))
+    stranger = DevelopmentCa(tmp_path, "Stranger")
+    with ExitStack() as stack:
+        replica = {"origin": "a", "addresses": [f"127.0.0.1:{a.port}"], "subtrees": ["/biomed/a"], "ca": stranger.certificate_file}
+        c = Site("c", postgres, pki, stack, replicas=[replica])
+        eventually(lambda: [found.problem for found in c.replicas()], ["UNAVAILABLE"])
+        assert [found.position.copying for found in c.replicas()] == [True]
+
+
+def test_what_is_no_longer_to_be_copied_is_removed_at_the_next_start(sites, postgres, pki):
+    a, b = sites
+    eventually(same(a, b))
+    whole = {"origin": "a", "addresses": [f"127.0.0.1:{a.port}"], "subtrees": ["/biomed/a"]}
+    b.restart(replicas=[whole, {**whole, "subtrees": ["/biomed/a/Images"]}])
+    eventually(lambda: [item.subtree for item in b.replicas() if not item.position.copying], ["/biomed/a", "/biomed/a/images"])
+    b.restart(replicas=[{**whole, "subtrees": ["/biomed/a/images"]}])
+    eventually(same(a, b))
+    assert [item.subtree for item in b.replicas()] == ["/biomed/a/images"]
+    b.restart(replicas=[])
+    assert b.replicas() == []
+    with psycopg.connect(b.conninfo) as connection:
+        counts = connection.execute("SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM collection WHERE replica)").fetchone()
+    assert counts == (0, 0)

@@ -5,12 +5,15 @@ import json
 import sys
 from pathlib import Path
 
+from mdm_site.configuration import collection
+
 from mdm_local import status
-from mdm_local.component import COMPONENTS
+from mdm_local.component import ALONE, COMPONENTS
 from mdm_local.error import LocalError
 from mdm_local.layout import Layout, default_root
 from mdm_local.pacs.kind import KINDS
 from mdm_local.stack import Stack
+from mdm_local.state import Coupling
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +29,12 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", parents=[common], help="start whatever does not run")
     up.add_argument("--pacs", choices=("auto", *KINDS), default="auto", help="which PACS a new stack gets (default: Orthanc if installed)")
+    up.add_argument("--name", default="", help="name of a new stack's site (default: hospital-a)")
+    up.add_argument("--only", action="append", choices=ALONE, default=[], help="run only this service, without a PACS; may be repeated")
+    couple = commands.add_parser(
+        "couple", parents=[common], help="copy another stack's anonymous metadata, and let each one's users ask both"
+    )
+    couple.add_argument("origin", type=Path, metavar="DIR", help="data directory of the stack that is copied")
     down = commands.add_parser("down", parents=[common], help="stop everything")
     down.add_argument("--purge", action="store_true", help="remove the data directory too, images and keys included")
     shown = commands.add_parser("status", parents=[common], help="show what runs; exit code 3 if not everything is healthy")
@@ -43,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     stack = Stack(Layout(root), report=lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     command = arguments.command
     if command == "up":
-        stack.up(arguments.pacs)
+        stack.up(arguments.pacs, arguments.name, arguments.only)
         print(f"up; see `mdm-local status --data-dir {root}`")
     elif command == "down":
         stack.down()
@@ -55,9 +64,24 @@ def run(arguments: argparse.Namespace) -> int:
         from mdm_local.demo import run_demo
 
         run_demo(stack, arguments.pacs)
+    elif command == "couple":
+        couple(stack, Stack(Layout(arguments.origin.expanduser().resolve())))
     else:
         getattr(stack, command)(arguments.component)
     return 0
+
+
+def couple(copy: Stack, origin: Stack) -> None:
+    """Have one stack copy another's anonymous metadata, and each know the other's users.
+
+    Raises:
+        LocalError: one of them was never up, or both are of the same name.
+    """
+    if copy.state.name == origin.state.name:
+        raise LocalError(f"both stacks are called {copy.state.name}: make a new one by `mdm-local up --name NAME`")
+    origin.couple(copy.state.name, Coupling(str(copy.layout.root), copies_us=True))
+    copy.couple(origin.state.name, Coupling(str(origin.layout.root), copied_here=True))
+    print(f"{copy.state.name} copies {collection(origin.state.name)}; users of both have [metadata_sites] for `mdm query --sites`")
 
 
 def _show(stack: Stack, as_json: bool) -> int:

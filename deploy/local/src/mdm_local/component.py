@@ -2,7 +2,8 @@
 
 from mdm_site.service import DICOM_SRM, SERVICES
 
-ORGANISATION = "MDM Local"
+#: Services that make sense without the rest: a site that publishes or copies metadata needs no PACS.
+ALONE = ("catalog", "metadata")
 
 POSTGRES = "postgres"
 PACS = "pacs"

@@ -1,17 +1,17 @@
 """Configuration files of the services and clients of a stack."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mdm_forwarder.orthanc import HTTP_USER
 from mdm_site import configuration, toml
-from mdm_site.configuration import Document, PacsLink
+from mdm_site.configuration import Document, OtherSite, PacsLink
 from mdm_site.service import SERVICES, Service
 
-from mdm_local import credential
 from mdm_local.component import SCP
 from mdm_local.layout import USERS, Layout
 from mdm_local.pacs.kind import Pacs
+from mdm_local.state import Coupling, State
 
 HOST = "127.0.0.1"
 
@@ -19,13 +19,17 @@ HOST = "127.0.0.1"
 class Configuration:
     """The topology of a stack, everything on one machine; writes its files. `conninfo(name)` gives a database's connection string."""
 
-    def __init__(self, layout: Layout, ports: Mapping[str, int], pacs: Pacs, conninfo: Callable[[str], str]) -> None:
-        self._layout, self._ports, self._pacs, self._conninfo = layout, ports, pacs, conninfo
-        self._ca = credential.authority(layout)
-        self.organisation = self._ca.organisation
+    def __init__(self, layout: Layout, state: State, pacs: Pacs, conninfo: Callable[[str], str]) -> None:
+        self._layout, self._ports, self._pacs, self._conninfo = layout, state.ports, pacs, conninfo
+        self.name, self.organisation = state.name, state.organisation
+        self._others = [found for name, coupling in state.others.items() if (found := _other(name, coupling))]
 
     def write(self) -> None:
-        """Write the configuration of every service and every user."""
+        """Write the configuration of every service and every user, and the groups' members unless they are there."""
+        if not self._layout.groups_file.exists():
+            self._write(self._layout.groups_file, configuration.groups(self, configuration.DEMONSTRATION_MEMBERS))
+        authorities = (self._layout.pki / "ca.crt", *(other.certificate for other in self._others))
+        self._layout.authorities.write_bytes(b"".join(Path(path).read_bytes() for path in authorities))
         for service in SERVICES:
             self._write(self._layout.config(service.name), configuration.of_service(self, service))
         for user in USERS:
@@ -40,8 +44,13 @@ class Configuration:
         return {"host": HOST, "port": 0}
 
     def identity(self, name: str) -> Document:
-        """Everybody's files lie in the authority's directory."""
-        return {"certificate": self._layout.pki / f"{name}.crt", "key": self._layout.pki / f"{name}.key", "ca": self._ca.certificate_file}
+        """Everybody's files lie in the authority's directory. Users and metadata deal with other sites."""
+        ca = self._layout.authorities if name in ("metadata", *USERS) else self._layout.pki / "ca.crt"
+        return {"certificate": self._layout.pki / f"{name}.crt", "key": self._layout.pki / f"{name}.key", "ca": ca}
+
+    def others(self) -> Sequence[OtherSite]:
+        """The stacks that this one is coupled with and that are still there."""
+        return self._others
 
     def trust(self, name: str) -> Path:
         """What the authority writes lies with it, the rest apart."""
@@ -77,3 +86,14 @@ class Configuration:
         scratch = path.with_suffix(".new")
         scratch.write_text(toml.dumps(document))
         scratch.replace(path)
+
+
+def _other(name: str, coupling: Coupling) -> OtherSite | None:
+    """Return a coupled stack as it is now, None if it is gone."""
+    layout = Layout(Path(coupling.data_dir))
+    state = State.load(layout.state_file)
+    if state.name != name or "metadata" not in state.ports:
+        return None
+    address = f"{HOST}:{state.ports['metadata']}"
+    files = (layout.pki / "ca.crt", layout.pki / "ca.crl")
+    return OtherSite(name, state.organisation, *files, (address,), coupling.copies_us, coupling.copied_here)

@@ -4,32 +4,23 @@ import json
 import secrets
 
 from mdm_forwarder.orthanc import HTTP_USER
-from mdm_site import configuration, toml
 from mdm_site.credential import certify, renew_revocations, secret
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import KEYSTORES, SERVICES
 
-from mdm_local.component import ORGANISATION
 from mdm_local.layout import USERS, Layout
 
 
-def authority(layout: Layout) -> DevelopmentCa:
-    """Return the stack's development authority."""
-    return DevelopmentCa(layout.pki, ORGANISATION)
-
-
-def prepare(layout: Layout) -> None:
+def prepare(layout: Layout, organisation: str) -> None:
     """Make every credential that is missing and renew what expires within a week; keep the rest."""
-    ca = authority(layout)
+    ca = DevelopmentCa(layout.pki, organisation)
     for service in SERVICES:
         certify(ca, service.name, ("localhost", "127.0.0.1"))
     for user in USERS:
         certify(ca, user, ())
     renew_revocations(ca)
-    if not layout.groups_file.exists():
-        layout.groups_file.write_text(toml.dumps(configuration.groups(ORGANISATION, configuration.DEMONSTRATION_GROUPS)))
     if not layout.ban_list.exists():
-        layout.ban_list.write_text("# One subject a line, such as CN=mallory,O=MDM Local; read again when it changes.\n")
+        layout.ban_list.write_text(f"# One subject a line, such as CN=mallory,O={organisation}; read again when it changes.\n")
     secret(layout.secret("site-secret"), secrets.token_bytes(32))
     for letter in KEYSTORES:
         secret(layout.secret(f"kek-{letter}"), secrets.token_hex(32).encode() + b"\n")

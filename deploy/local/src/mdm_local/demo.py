@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from mdm_site.service import SITE, VO
+from mdm_site.configuration import IMAGES, PATIENTS, collection
+from mdm_site.service import VO
 from pynetdicom import AE
 
+from mdm_local.component import PACS
 from mdm_local.error import LocalError
 from mdm_local.layout import default_root
 from mdm_local.pacs.kind import LOCAL_AE_TITLE
 from mdm_local.sample import Sample, samples
 from mdm_local.stack import Stack
 
-_IMAGES = f"/{VO}/{SITE}/images"
-_PATIENTS = f"/{VO}/{SITE}/patients"
-_ANY_IMAGE = f'SELECT guid FROM "{_IMAGES}"'  # noqa: S608  a constant
 _REGISTRATION_SECONDS = 60.0
 _SHOWN = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientAddress", "AccessionNumber", "StudyDate", "InstitutionName"),
@@ -51,6 +50,7 @@ class Demo:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._folder = stack.layout.root / "demo"
+        self._images, self._patients = (collection(stack.state.name, name) for name in (IMAGES, PATIENTS))
         self._samples = samples()
         self._open = [sample for sample in self._samples if not sample.held]
         self._summary: list[str] = []
@@ -110,7 +110,7 @@ class Demo:
         """Return the images of the invented patients; only a physician may ask for them by patient."""
         ids = ", ".join(f"'{patient}'" for patient in sorted({sample.patient_id for sample in self._samples}))
         sql = (
-            f'SELECT i.guid, i.lfn, p.PatientID FROM "{_IMAGES}" AS i JOIN "{_PATIENTS}" AS p ON i.patient = p.patient '  # noqa: S608  constants
+            f'SELECT i.guid, i.lfn, p.PatientID FROM "{self._images}" AS i JOIN "{self._patients}" AS p ON i.patient = p.patient '  # noqa: S608  constants
             f"WHERE p.PatientID IN ({ids})"
         )
         answer = self._mdm("carol", "--json", "query", sql)
@@ -126,7 +126,7 @@ class Demo:
     def _query(self) -> None:
         _title("Alice, a researcher, looks for images by what they are")
         attributes = "Modality, Rows, Columns, NumberOfFrames, TransferSyntaxUID, guid"
-        sql = f'SELECT {attributes} FROM "{_IMAGES}" WHERE Rows >= 64 ORDER BY Modality LIMIT 10'  # noqa: S608  constants
+        sql = f'SELECT {attributes} FROM "{self._images}" WHERE Rows >= 64 ORDER BY Modality LIMIT 10'  # noqa: S608  constants
         answer = self._show("alice", "query", sql)
         self._note(f"query            {len(answer.out.splitlines()) - 2} rows in {answer.seconds:.2f} s, the start of the command included")
 
@@ -169,7 +169,7 @@ class Demo:
         _title("Mallory has a valid certificate, and no rights")
         folder = self._folder / "mallory"
         answer = self._show("mallory", "get", rows[0]["lfn"], "-o", str(folder))
-        seen = self._mdm("mallory", "--json", "query", _ANY_IMAGE)
+        seen = self._mdm("mallory", "--json", "query", f'SELECT guid FROM "{self._images}"')  # noqa: S608  constants
         if answer.code == 0 or _files(folder) or seen.out.strip():
             raise LocalError("mallory got something")
         self._note("mallory          refused by name, as if the file did not exist; a query shows nothing")
@@ -227,6 +227,8 @@ def run_demo(stack: Stack, pacs_kind: str = "auto") -> None:
     began = time.monotonic()
     _title(f"Bringing up the stack in {stack.layout.root}")
     stack.up(pacs_kind)
+    if PACS not in stack.components:
+        raise LocalError(f"{stack.layout.root}: this stack has no PACS to store images in")
     demo = Demo(stack)
     demo.run()
     print(f"\nThe whole demonstration took {time.monotonic() - began:.0f} s.")

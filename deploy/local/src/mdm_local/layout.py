@@ -32,6 +32,11 @@ class Layout:
         return self.root / "pki"
 
     @property
+    def authorities(self) -> Path:
+        """The authority and those of coupled stacks."""
+        return self.pki / "authorities.crt"
+
+    @property
     def groups_file(self) -> Path:
         """VO membership."""
         return self.root / "trust" / "groups.toml"

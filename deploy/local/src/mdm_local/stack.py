@@ -3,32 +3,27 @@
 import importlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 from mdm_service import database
 from mdm_service.errors import ConfigurationError
-from mdm_site.service import BY_NAME, DICOM_SRM, GRID, SERVICES, Service
+from mdm_site.containers import check_names
+from mdm_site.error import SiteError
+from mdm_site.service import BY_NAME, DICOM_SRM, GRID, SERVICES, SITE, Service
 
 from mdm_local import credential, health, port, process
-from mdm_local.component import (
-    COMPONENTS,
-    FORWARDER,
-    LISTENERS,
-    PACS,
-    PACS_HTTP,
-    POSTGRES,
-)
+from mdm_local.component import COMPONENTS, FORWARDER, LISTENERS, PACS, PACS_HTTP, POSTGRES
 from mdm_local.configuration import HOST, Configuration
 from mdm_local.error import LocalError
 from mdm_local.launch import Launcher
 from mdm_local.layout import Layout
-from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs, choose, find_dicomweb_plugin
+from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, NONE, ORTHANC, Pacs, choose, find_dicomweb_plugin
 from mdm_local.postgres import PostgresServer
 from mdm_local.process import ProcessRecord
-from mdm_local.state import State, locked
+from mdm_local.state import Coupling, State, locked
 
 _GRACE_SECONDS = 15.0
 _HEALTH_SECONDS = 60.0
@@ -44,8 +39,20 @@ class Stack:
         self._report = report
 
     @property
+    def services(self) -> tuple[Service, ...]:
+        """The services that this stack runs."""
+        return tuple(service for service in SERVICES if service.name in (self.state.only or BY_NAME))
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Everything that this stack runs, in the order of starting."""
+        absent = {ORTHANC: set(), ARCHIVE: {FORWARDER}, NONE: {PACS, FORWARDER}}[self.state.pacs_kind or ORTHANC]
+        absent |= BY_NAME.keys() - {service.name for service in self.services}
+        return tuple(name for name in COMPONENTS if name not in absent)
+
+    @property
     def pacs(self) -> Pacs:
-        """The stack's PACS.
+        """The stack's PACS; of the kind NONE where it has none.
 
         Raises:
             LocalError: the stack was never up.
@@ -53,6 +60,8 @@ class Stack:
         kind, ports = self.state.pacs_kind, self.state.ports
         if not kind:
             raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
+        if kind == NONE:
+            return Pacs(kind, "", HOST, 0)
         if kind == ARCHIVE:
             return Pacs(kind, AE_TITLES[kind], HOST, ports[PACS])
         http = f"http://{HOST}:{ports[PACS_HTTP]}"
@@ -82,21 +91,23 @@ class Stack:
             return health.of_service(self.layout, f"{HOST}:{self.state.ports[name]}")
         return health.SERVING
 
-    def up(self, pacs_kind: str = "auto") -> None:
+    def up(self, pacs_kind: str = "auto", name: str = "", only: Collection[str] = ()) -> None:
         """Make what is missing, start what does not run, and return when everything is healthy.
+
+        A new stack gets a site's `name`, and runs all services or `only` some of those that need no others.
 
         Raises:
             LocalError: something does not start; the message names its log. What runs stays up.
         """
         self.layout.make()
         with self._locked():
-            self._prepare(pacs_kind)
+            self._prepare(pacs_kind, name, only)
             self._start([POSTGRES])
-            for service in SERVICES:
+            for service in self.services:
                 self.postgres.create_database(service.database)
-            Configuration(self.layout, self.state.ports, self.pacs, lambda name: self.postgres.conninfo(name, name)).write()
+            self._write_configuration()
             self._spawn([PACS])
-            missing = [service for service in SERVICES if self.state.running(service.name) is None]
+            missing = [service for service in self.services if self.state.running(service.name) is None]
             if missing:
                 self._report("migrating databases")
                 self._migrate(missing)
@@ -146,6 +157,22 @@ class Stack:
                 process.kill(record)
             self._forget([name])
 
+    def couple(self, name: str, other: Coupling) -> None:
+        """Know another stack from now on: its users, and what is copied between the two. The metadata service starts again.
+
+        Raises:
+            LocalError: this stack has no metadata service.
+        """
+        with self._changing("metadata"):
+            before = self.state.others.get(name, other)
+            copies_us, copied_here = before.copies_us or other.copies_us, before.copied_here or other.copied_here
+            self.state.others[name] = Coupling(other.data_dir, copies_us, copied_here)
+            self.state.save(self.layout.state_file)
+            self._write_configuration()
+            if self.pid_of("metadata") is not None:
+                self._stop(["metadata"])
+                self._start(["metadata"])
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with locked(self.layout.lock_file):
@@ -156,28 +183,47 @@ class Stack:
     def _changing(self, name: str) -> Iterator[None]:
         if not self.layout.lock_file.exists() or not self.state.pacs_kind:
             raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
-        if name not in COMPONENTS or (name == FORWARDER and self.state.pacs_kind != ORTHANC):
+        if name not in self.components:
             raise LocalError(f"{name}: this stack has no such component")
         with self._locked():
             yield
 
-    def _prepare(self, pacs_kind: str) -> None:
-        if self.state.pacs_kind and pacs_kind not in ("auto", self.state.pacs_kind):
-            raise LocalError(f"{self.layout.root}: this stack has the PACS {self.state.pacs_kind}; `mdm-local down --purge` first")
+    def _prepare(self, pacs_kind: str, name: str, only: Collection[str]) -> None:
+        self._settle(pacs_kind, name, only)
         running = {name for name in COMPONENTS if self.state.running(name)}
-        if self.state.pacs_kind == ORTHANC or not self.state.pacs_kind:
-            self.state.pacs_kind = choose(self.state.pacs_kind or pacs_kind)
         busy = {listener for listener, owner in LISTENERS.items() if owner in running}
         self.state.ports = port.allocate(LISTENERS, self.state.ports, busy)
         self.state.save(self.layout.state_file)
-        credential.prepare(self.layout)
+        credential.prepare(self.layout, self.state.organisation)
+
+    def _settle(self, pacs_kind: str, name: str, only: Collection[str]) -> None:
+        """Decide what a new stack is; refuse to change what an old one is."""
+        state = self.state
+        present = {"PACS": state.pacs_kind, "name": state.name, "services": ", ".join(state.only) or "all"}
+        wanted = {"PACS": pacs_kind.replace("auto", ""), "name": name, "services": ", ".join(sorted(only))}
+        for what in present:
+            if state.pacs_kind and wanted[what] not in ("", present[what]):
+                raise LocalError(f"{self.layout.root}: this stack has the {what} {present[what]}; `mdm-local down --purge` first")
+        if not state.pacs_kind:
+            try:
+                check_names(name or SITE, name or SITE)
+            except SiteError as error:
+                raise LocalError(str(error)) from error
+            state.name, state.only = name or SITE, sorted(only)
+        if state.only:
+            state.pacs_kind = NONE
+        elif state.pacs_kind in (ORTHANC, ""):
+            state.pacs_kind = choose(state.pacs_kind or pacs_kind)
+
+    def _write_configuration(self) -> None:
+        Configuration(self.layout, self.state, self.pacs, lambda name: self.postgres.conninfo(name, name)).write()
 
     def _launcher(self) -> Launcher:
         return Launcher(self.layout, self.state.ports, self.pacs)
 
     def _start(self, names: Sequence[str]) -> None:
         """Start those components that do not run, then wait until all of them are healthy."""
-        wanted = [name for name in names if name != FORWARDER or self.state.pacs_kind == ORTHANC]
+        wanted = [name for name in names if name in self.components]
         self._spawn(wanted)
         for name in wanted:
             self._await_health(name)
@@ -185,7 +231,7 @@ class Stack:
     def _spawn(self, names: Iterable[str]) -> None:
         launcher = self._launcher()
         for name in names:
-            if self.pid_of(name) is not None:
+            if name not in self.components or self.pid_of(name) is not None:
                 continue
             self._report(f"starting {name}")
             if name == POSTGRES:

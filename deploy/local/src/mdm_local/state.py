@@ -1,4 +1,4 @@
-"""What a stack remembers between commands: its ports, its PACS and its processes."""
+"""What a stack remembers between commands: its name, its ports, its PACS, its processes, and the sites it is coupled with."""
 
 import fcntl
 import json
@@ -7,19 +7,42 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mdm_site.service import SITE
+
 from mdm_local.error import LocalError
 from mdm_local.process import ProcessRecord
 
 _VERSION = 1
+_ORGANISATION = "MDM Local"
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Another stack of this machine, and which of the two copies the other's metadata."""
+
+    data_dir: str
+    copies_us: bool = False
+    copied_here: bool = False
 
 
 @dataclass
 class State:
-    """Ports by component, the kind of PACS, and the processes started and not yet ended."""
+    """Ports by component, the kind of PACS, and the processes started and not yet ended.
+
+    `only` are the services it runs, all when empty; `others` are coupled stacks by their sites' names.
+    """
 
     ports: dict[str, int] = field(default_factory=dict)
     pacs_kind: str = ""
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
+    name: str = SITE
+    only: list[str] = field(default_factory=list)
+    others: dict[str, Coupling] = field(default_factory=dict)
+
+    @property
+    def organisation(self) -> str:
+        """What the stack's authority issues certificates below."""
+        return _ORGANISATION if self.name == SITE else self.name
 
     @classmethod
     def load(cls, path: Path) -> "State":
@@ -37,7 +60,8 @@ class State:
         if not isinstance(document, dict) or document.get("version") != _VERSION:
             raise LocalError(f"{path}: written by another version; stop that stack with the version that started it")
         processes = {name: ProcessRecord(**record) for name, record in document["processes"].items()}
-        return cls(document["ports"], document["pacs_kind"], processes)
+        others = {name: Coupling(**item) for name, item in document.get("others", {}).items()}
+        return cls(document["ports"], document["pacs_kind"], processes, document.get("name", SITE), document.get("only", []), others)
 
     def save(self, path: Path) -> None:
         """Write the state so that a reader sees either the old one or the new one."""

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from mdm_site.configuration import MDM_AE_TITLE
-from mdm_site.service import SERVICES
+from mdm_site.service import DICOM_SRM
 
 from mdm_local import health
 from mdm_local.component import FORWARDER, PACS, POSTGRES, SCP
@@ -19,17 +19,17 @@ def document(stack: Stack) -> Document:
     """Return the whole status as plain data, with everybody's health asked now. Keys are described in the README."""
     if not stack.state.pacs_kind:
         return {"data_dir": str(stack.layout.root), "up": False, "client_config": {}, "pacs": None, "postgres": None, "services": {}}
-    names = [*(service.name for service in SERVICES), PACS, POSTGRES, *([FORWARDER] if stack.state.pacs_kind == ORTHANC else [])]
-    with ThreadPoolExecutor(len(names)) as executor:
-        state = dict(zip(names, executor.map(stack.health_of, names), strict=True))
+    with ThreadPoolExecutor(len(stack.components)) as executor:
+        state = dict(zip(stack.components, executor.map(stack.health_of, stack.components), strict=True))
     return {
         "data_dir": str(stack.layout.root),
+        "site": stack.state.name,
         "up": all(value == health.SERVING for value in state.values()),
         "client_config": {user: str(stack.layout.client(user)) for user in USERS},
-        "pacs": _pacs(stack, state),
+        "pacs": _pacs(stack, state) if PACS in state else None,
         "postgres": {**_process(stack, POSTGRES, state), "conninfo": stack.postgres.conninfo()},
-        "services": {service.name: _service(stack, service.name, state) for service in SERVICES},
-        "scp": {"aet": MDM_AE_TITLE, "host": HOST, "port": stack.state.ports[SCP]},
+        "services": {service.name: _service(stack, service.name, state) for service in stack.services},
+        "scp": {"aet": MDM_AE_TITLE, "host": HOST, "port": stack.state.ports[SCP]} if DICOM_SRM in stack.services else None,
         "spool": str(stack.layout.spool),
     }
 
@@ -38,14 +38,22 @@ def lines(status: Document) -> list[str]:
     """Return the status as a table for people."""
     services, pacs, postgres = status["services"], status["pacs"], status["postgres"]
     assert isinstance(services, dict)
-    if not isinstance(pacs, dict) or not isinstance(postgres, dict):
+    if not isinstance(postgres, dict):
         return [f"no stack in {status['data_dir']}; start one by `mdm-local up`"]
     rows = [(name, entry["address"], entry) for name, entry in services.items()]
-    rows += [(f"pacs ({pacs['kind']})", f"{pacs['aet']}@{pacs['host']}:{pacs['port']}", pacs), ("postgres", "Unix socket", postgres)]
+    if isinstance(pacs, dict):
+        rows.append((f"pacs ({pacs['kind']})", f"{pacs['aet']}@{pacs['host']}:{pacs['port']}", pacs))
+    rows.append(("postgres", "Unix socket", postgres))
     table = [f"{name:<20} {address:<24} {entry['health']:<12} {entry['pid'] or '-'}" for name, address, entry in rows]
     clients = status["client_config"]
     assert isinstance(clients, dict)
-    return [*table, "", f"data directory  {status['data_dir']}", *(f"client config   {path}" for path in clients.values())]
+    return [
+        *table,
+        "",
+        f"site            {status['site']}",
+        f"data directory  {status['data_dir']}",
+        *(f"client config   {path}" for path in clients.values()),
+    ]
 
 
 def _process(stack: Stack, name: str, state: dict[str, str]) -> dict[str, object]:

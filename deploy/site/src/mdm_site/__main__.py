@@ -7,7 +7,9 @@ from pathlib import Path
 from mdm_site.containers import PORTS, ContainerSite, describe
 from mdm_site.error import SiteError
 from mdm_site.key import add_key_encryption_key
+from mdm_site.neighbour import add_site
 from mdm_site.revocation import revoke
+from mdm_site.service import SITE
 
 DEFAULT = Path(".mdm-site")
 
@@ -23,7 +25,19 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--host", action="append", metavar="NAME", help="name or address at which users reach the services; may be repeated")
     make.add_argument("--port", action="append", type=_port, metavar="NAME=PORT", help=f"port on this host for one of {', '.join(PORTS)}")
     make.add_argument("--project", default="mdm", help="name of the compose project (default: mdm)")
+    make.add_argument("--name", default=SITE, help=f"name of the site, in paths and SURLs (default: {SITE})")
+    make.add_argument("--organisation", default="", help="O= of every certificate of the site (default: its name)")
     commands.add_parser("add-user", parents=[common], help="issue a certificate and a client configuration").add_argument("name")
+    other = commands.add_parser(
+        "add-site", parents=[common], help="make another site known, or renew its CRL; prints a section for services"
+    )
+    other.add_argument("name")
+    other.add_argument("--certificate", type=Path, required=True, metavar="FILE", help="certificate of its authority")
+    other.add_argument("--crl", type=Path, required=True, metavar="FILE", help="revocation list of its authority")
+    other.add_argument(
+        "--metadata", action="append", default=[], type=_address, metavar="HOST:PORT", help="its metadata service; may be repeated"
+    )
+    other.add_argument("--organisation", default="", help="O= of its subjects (default: that of its authority)")
     commands.add_parser("revoke", parents=[common], help="revoke a certificate of the site's authority").add_argument("name")
     commands.add_parser("renew", parents=[common], help="renew certificates and CRL that expire within a week")
     commands.add_parser("add-kek", parents=[common], help="put a new key-encryption key before the old ones").add_argument("keystore")
@@ -36,13 +50,23 @@ def run(arguments: argparse.Namespace) -> None:
     site = ContainerSite(arguments.site)
     if arguments.command == "init":
         hosts = arguments.host or ["127.0.0.1"]
-        site.make(demonstration=arguments.demo, hosts=hosts, ports=dict(arguments.port or ()), project=arguments.project)
+        site.make(
+            demonstration=arguments.demo,
+            hosts=hosts,
+            ports=dict(arguments.port or ()),
+            project=arguments.project,
+            name=arguments.name,
+            organisation=arguments.organisation,
+        )
         print(f"{site.root}: ready; authority of this site: {site.ca.namespace}")
         return
     if not site.environment_file.exists():
         raise SiteError(f"{site.root}: no site here; run `mdm-site init` first")
     if arguments.command == "add-user":
         print(site.add_user(arguments.name))
+    elif arguments.command == "add-site":
+        given = (arguments.certificate, arguments.crl, arguments.metadata, arguments.organisation)
+        print(add_site(site, arguments.name, *given), end="")
     elif arguments.command == "revoke":
         revoke(site, arguments.name)
         print(f"{arguments.name}: revoked; the services refuse it within a minute")
@@ -68,6 +92,13 @@ def _port(text: str) -> tuple[str, int]:
     if name not in PORTS or not number.isdigit() or not 0 < int(number) < 65536:
         raise argparse.ArgumentTypeError(f"{text}: NAME=PORT is expected")
     return name, int(number)
+
+
+def _address(text: str) -> str:
+    host, _, number = text.rpartition(":")
+    if not host or not number.isdigit() or not 0 < int(number) < 65536:
+        raise argparse.ArgumentTypeError(f"{text}: HOST:PORT is expected")
+    return text
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import secrets
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mdm_forwarder.orthanc import HTTP_USER
 
 from mdm_site import configuration, credential, toml
-from mdm_site.configuration import MONITOR, OPERATOR, Document, PacsLink
+from mdm_site.configuration import MONITOR, OPERATOR, Document, OtherSite, PacsLink
+from mdm_site.error import SiteError
 from mdm_site.orthanc import Orthanc
 from mdm_site.pki import DevelopmentCa
-from mdm_site.service import AUTHORITY, DICOM_SRM, SERVICES, Service
+from mdm_site.service import DICOM_SRM, SERVICES, SITE, Service
 
 ORGANISATION = "MDM Site"
 #: What each container sees: its own files, what all share, and where its state lies.
@@ -25,6 +28,8 @@ PACS_HOST, PACS_AE_TITLE, PACS_PORT, PACS_HTTP_PORT = "pacs", "ORTHANC", 4242, 8
 CALLERS = ("MDM", "STORESCU", "ECHOSCU", "FINDSCU", "GETSCU", "DCMSEND", "PYNETDICOM", "MODALITY", "TEST", "E2E", "BENCH")
 _ANYWHERE = "0.0.0.0"  # noqa: S104 - within a container's own networks
 _UNPRIVILEGED = 10001
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+_ORGANISATION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 .-]{0,62}[A-Za-z0-9.])?")
 
 #: Names of the ports published on the host, and their usual numbers.
 PORTS = {"catalog": 7001, "metadata": 7002, "keystore-a": 7003, "keystore-b": 7004, "keystore-c": 7005, "dicom-srm": 7006, "pacs": 4242}
@@ -36,7 +41,16 @@ class ContainerSite:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.organisation = ORGANISATION
+
+    @property
+    def name(self) -> str:
+        """The site's name, in paths and SURLs."""
+        return self.environment().get("MDM_SITE_NAME", SITE)
+
+    @property
+    def organisation(self) -> str:
+        """What the site's authority issues certificates below."""
+        return self.environment().get("MDM_ORGANISATION", ORGANISATION)
 
     @property
     def ca(self) -> DevelopmentCa:
@@ -58,14 +72,30 @@ class ContainerSite:
         """Return a user's client configuration file."""
         return self.root / "client" / user / "client.toml"
 
-    def make(self, *, demonstration: bool, hosts: Sequence[str], ports: Mapping[str, int], project: str) -> None:
+    def make(
+        self,
+        *,
+        demonstration: bool,
+        hosts: Sequence[str],
+        ports: Mapping[str, int],
+        project: str,
+        name: str = SITE,
+        organisation: str = "",
+    ) -> None:
         """Make everything that is missing and renew certificates that expire within a week; what was changed by hand stays.
 
         `hosts` are the names under which users reach the services from outside; the first goes into client configurations.
+        Certificates are issued below `organisation`: without one, below the site's name.
+
+        Raises:
+            SiteError: a name cannot be used.
         """
+        chosen = organisation or (ORGANISATION if name == SITE else name)
+        check_names(name, chosen)
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not self.environment_file.exists():
-            self._write_environment(demonstration, hosts, ports, project)
+            named = {"MDM_SITE_NAME": name, "MDM_ORGANISATION": chosen}
+            self._write_environment(demonstration, hosts, ports, project, named)
         self._make_trust(demonstration)
         self.renew()
         for service in SERVICES:
@@ -99,12 +129,33 @@ class ContainerSite:
             self._install(directory.name, directory, directory.name)
         credential.renew_revocations(ca)
         self.publish_revocations()
+        self.publish_authorities()
         return renewed
 
     def publish_revocations(self) -> None:
         """Give authority and CRL to the services."""
         for name in ("ca.crt", "ca.crl"):
-            self._replace(self.root / "trust" / name, (self.root / "ca" / name).read_bytes())
+            self.replace(self.root / "trust" / name, (self.root / "ca" / name).read_bytes())
+
+    def publish_authorities(self) -> None:
+        """Give the site's authority with those of other sites to who deals with other sites."""
+        others = [self.root / "trust" / "sites" / other.certificate.name for other in self.others()]
+        bundle = b"".join(path.read_bytes().rstrip() + b"\n" for path in (self.root / "trust" / "ca.crt", *others))
+        self.replace(self.root / "trust" / "authorities.crt", bundle)
+
+    @property
+    def others_file(self) -> Path:
+        """The other sites that this one knows, by name."""
+        return self.root / "sites.toml"
+
+    def others(self) -> list[OtherSite]:
+        """Return the other sites, as a container sees them."""
+        known = tomllib.loads(self.others_file.read_text()) if self.others_file.exists() else {}
+        place = TRUST / "sites"
+        return [
+            OtherSite(name, entry["organisation"], place / f"{name}.crt", place / f"{name}.crl", tuple(entry["metadata"]))
+            for name, entry in known.items()
+        ]
 
     def add_user(self, name: str) -> Path:
         """Issue a user's certificate, write the client configuration and return its path."""
@@ -112,9 +163,13 @@ class ContainerSite:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         credential.certify(self.ca, name, ())
         self._install(name, directory, name)
-        self._replace(directory / "ca.crt", (self.root / "ca" / "ca.crt").read_bytes())
-        self.client(name).write_text(toml.dumps(configuration.of_client(self, name)))
+        self.write_client(name)
         return self.client(name)
+
+    def write_client(self, name: str) -> None:
+        """Write a user's configuration, and the authorities that the user trusts."""
+        self.replace(self.client(name).with_name("ca.crt"), (self.root / "trust" / "authorities.crt").read_bytes())
+        self.client(name).write_text(toml.dumps(configuration.of_client(self, name)))
 
     def hand_over(self) -> None:
         """Give what containers read to the account they run as; only root has anything to do, others own it already."""
@@ -137,7 +192,8 @@ class ContainerSite:
     def identity(self, name: str) -> Document:
         """A service has its files in its container, a user beside the configuration."""
         if name in SERVICE_PORT:
-            return {"certificate": OWN / "tls.crt", "key": OWN / "tls.key", "ca": TRUST / "ca.crt"}
+            roots = "authorities.crt" if name == "metadata" else "ca.crt"
+            return {"certificate": OWN / "tls.crt", "key": OWN / "tls.key", "ca": TRUST / roots}
         return {"certificate": f"{name}.crt", "key": f"{name}.key", "ca": "ca.crt"}
 
     def trust(self, name: str) -> PurePosixPath:
@@ -180,12 +236,15 @@ class ContainerSite:
         """A volume."""
         return SPOOL
 
-    def _write_environment(self, demonstration: bool, hosts: Sequence[str], ports: Mapping[str, int], project: str) -> None:
+    def _write_environment(
+        self, demonstration: bool, hosts: Sequence[str], ports: Mapping[str, int], project: str, named: Mapping[str, str]
+    ) -> None:
         root = os.geteuid() == 0
         variables: dict[str, object] = {
             "COMPOSE_PROJECT_NAME": project,
             "COMPOSE_PROFILES": "pacs" if demonstration else "real-pacs",
             "MDM_SITE": self.root,
+            **named,
             "MDM_UID": _UNPRIVILEGED if root else os.getuid(),
             "MDM_GID": _UNPRIVILEGED if root else os.getgid(),
             "MDM_HOSTS": ",".join(hosts),
@@ -200,9 +259,9 @@ class ContainerSite:
     def _make_trust(self, demonstration: bool) -> None:
         trust = self.root / "trust"
         trust.mkdir(mode=0o755, exist_ok=True)
-        members = configuration.DEMONSTRATION_GROUPS if demonstration else dict.fromkeys(configuration.GROUPS, ())
         if not (trust / "groups.toml").exists():
-            (trust / "groups.toml").write_text(toml.dumps(configuration.groups(self.organisation, members)))
+            members = configuration.DEMONSTRATION_MEMBERS if demonstration else configuration.NO_MEMBERS
+            (trust / "groups.toml").write_text(toml.dumps(configuration.groups(self, members)))
         if not (trust / "banned").exists():
             (trust / "banned").write_text(f"# One subject a line, such as CN=mallory,O={self.organisation}; read again when it changes.\n")
 
@@ -240,15 +299,28 @@ class ContainerSite:
     def _install(self, name: str, directory: Path, file: str) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         for kind in ("crt", "key"):
-            self._replace(directory / f"{file}.{kind}", (self.root / "ca" / f"{name}.{kind}").read_bytes(), private=kind == "key")
+            self.replace(directory / f"{file}.{kind}", (self.root / "ca" / f"{name}.{kind}").read_bytes(), private=kind == "key")
 
-    def _replace(self, path: Path, content: bytes, private: bool = False) -> None:
+    def replace(self, path: Path, content: bytes, private: bool = False) -> None:
+        """Write a file by renaming, unless it is so already: a service that reads it sees the old or the new one."""
         if path.exists() and path.read_bytes() == content:
             return
         scratch = path.with_name(path.name + ".new")
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644), "wb") as stream:
             stream.write(content)
         scratch.replace(path)
+
+
+def check_names(name: str, organisation: str) -> None:
+    """Refuse a site's name or organisation that could not stand in paths, files and DNs.
+
+    Raises:
+        SiteError: it is none; the message says what is allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise SiteError(f"{name}: a site's name is small letters, digits, dots and hyphens")
+    if not _ORGANISATION.fullmatch(organisation):
+        raise SiteError(f"{organisation}: an organisation is letters, digits, spaces, dots and hyphens, at most 64")
 
 
 def describe(site: ContainerSite) -> str:
@@ -258,7 +330,7 @@ def describe(site: ContainerSite) -> str:
     hospital = variables["MDM_HOSPITAL_ADDRESS"]
     document = {
         "site": str(site.root),
-        "authority": AUTHORITY,
+        "authority": site.name,
         "client_config": {user: str(site.client(user)) for user in users},
         "pacs": {"aet": PACS_AE_TITLE, "host": hospital, "port": int(variables[_port_variable("pacs")])},
         "scp": {"aet": configuration.MDM_AE_TITLE, "host": hospital, "port": int(variables[_port_variable("scp")])},

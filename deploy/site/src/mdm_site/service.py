@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 VO = "biomed"
+#: The name that a site has unless it is given another.
 SITE = "hospital-a"
-AUTHORITY = SITE
 KEYSTORES = ("a", "b", "c")
 THRESHOLD = 2
 

@@ -6,6 +6,7 @@ from mdm_service.acl_servicer import add_acl_service
 from mdm_service.main import Runtime, run
 
 from mdm_metadata.config import MetadataSettings
+from mdm_metadata.feed.copy import remove_others
 from mdm_metadata.feed.origin import FeedOrigin
 from mdm_metadata.feed.servicer import FULL_NAME as FEED_SERVICE
 from mdm_metadata.feed.servicer import FeedServicer
@@ -34,9 +35,11 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     runtime.add_service(FULL_NAME)
     runtime.add_service(ACL_SERVICE)
     runtime.add_service(FEED_SERVICE)
+    remove_others(runtime.database, settings.copied())
     for replica in settings.replicas:
         for subtree in replica.subtrees:
-            subscription = Subscription(runtime.database, replica.origin, replica.addresses, subtree, settings.tls)
+            tls = settings.tls.model_copy(update={"ca": replica.ca or settings.tls.ca})
+            subscription = Subscription(runtime.database, replica.origin, replica.addresses, subtree, tls)
             subscription.start()
             runtime.on_stop(subscription.stop)
 

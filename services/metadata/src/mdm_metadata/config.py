@@ -1,9 +1,14 @@
 """Settings of the metadata service."""
 
+from pathlib import Path
+from typing import Self
+
 from mdm_service import dn
 from mdm_service.acl_settings import RootSettings
+from mdm_service.errors import MdmError
+from mdm_service.policy import METADATA_PEER
 from mdm_service.settings import Section, ServiceSettings
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mdm_metadata.model import fold_path
 
@@ -38,11 +43,15 @@ class FeedSettings(Section):
 
 
 class ReplicaSettings(Section):
-    """Read-only copies of another metadata service's subtrees, under the same paths."""
+    """Read-only copies of another metadata service's subtrees, under the same paths.
+
+    `ca` has the only authorities that may have certified the origin; without it, all of `tls.ca` may.
+    """
 
     origin: str = Field(min_length=1, max_length=64)
     addresses: tuple[str, ...] = Field(min_length=1)
     subtrees: tuple[str, ...] = Field(min_length=1)
+    ca: Path | None = None
 
 
 class MetadataSettings(ServiceSettings):
@@ -52,3 +61,22 @@ class MetadataSettings(ServiceSettings):
     query: QuerySettings = QuerySettings()
     feed: FeedSettings = FeedSettings()
     replicas: tuple[ReplicaSettings, ...] = ()
+
+    def copied(self) -> dict[str, tuple[str, ...]]:
+        """Return the copied subtrees by origin."""
+        found: dict[str, tuple[str, ...]] = {}
+        for item in self.replicas:
+            found[item.origin] = found.get(item.origin, ()) + item.subtrees
+        return found
+
+    @model_validator(mode="after")
+    def _check_subscribers(self) -> Self:
+        """Refuse a subscriber whom the method policy would refuse later."""
+        try:
+            peers = {dn.canonical(subject) for subject in self.roles.get(METADATA_PEER, ())}
+            missing = self.feed.subtrees_by_subject().keys() - peers
+        except MdmError as error:
+            raise ValueError(f"feed.subscribers: {error.message}") from error
+        if missing:
+            raise ValueError(f'feed.subscribers: {min(missing)} is not under [roles] "{METADATA_PEER}"')
+        return self

@@ -10,6 +10,8 @@ from mdm_local.error import LocalError
 ORTHANC = "orthanc"
 ARCHIVE = "pynetdicom"
 KINDS = (ORTHANC, ARCHIVE)
+#: What a stack without dicom-srm has.
+NONE = "none"
 AE_TITLES = {ORTHANC: "ORTHANC", ARCHIVE: "MDMPACS"}
 
 LOCAL_AE_TITLE = "MDM-LOCAL"

@@ -1,7 +1,7 @@
 """The other end of a feed: steps applied to PostgreSQL, each wholly and once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid5
 
 import psycopg
@@ -63,12 +63,13 @@ class ReplicaCopy:
                 "UPDATE replica SET sequence = 0, copying = true, copied_path = '', copied_key = '' WHERE (origin, subtree) = (%s, %s)",
                 self._key,
             )
-            rows = connection.execute(
-                "SELECT r.origin_id FROM replica_collection AS r JOIN collection AS c ON c.id = r.collection_id WHERE r.origin = %s"
-                " AND (c.folded_path = %s OR starts_with(c.folded_path, %s)) ORDER BY c.folded_path DESC",
-                (self._origin, self._subtree, self._subtree.rstrip("/") + "/"),
-            ).fetchall()
-            self._drop(connection, [number for (number,) in rows])
+            self._drop_all(connection)
+
+    def remove(self) -> None:
+        """Throw the copy away for good."""
+        with self._pool.connection() as connection:
+            connection.execute("DELETE FROM replica WHERE (origin, subtree) = (%s, %s)", self._key)
+            self._drop_all(connection)
 
     def tell(self, problem: str) -> None:
         """Note why the copy does not go on."""
@@ -83,6 +84,14 @@ class ReplicaCopy:
             given = zip(item.principals, item.permissions, strict=True)
             entries = tuple(AclEntry(canonical_principal(principal), valid_permissions(bits)) for principal, bits in given)
             acl_store.ensure(connection, Acl(self._acl_id(item.id), item.owner, entries))
+
+    def _drop_all(self, connection: psycopg.Connection) -> None:
+        rows = connection.execute(
+            "SELECT r.origin_id FROM replica_collection AS r JOIN collection AS c ON c.id = r.collection_id WHERE r.origin = %s"
+            " AND (c.folded_path = %s OR starts_with(c.folded_path, %s)) ORDER BY c.folded_path DESC",
+            (self._origin, self._subtree, self._subtree.rstrip("/") + "/"),
+        ).fetchall()
+        self._drop(connection, [number for (number,) in rows])
 
     def _drop(self, connection: psycopg.Connection, ids: Sequence[int]) -> None:
         for number in ids:
@@ -184,6 +193,18 @@ def _checked(item: pb.FeedAttribute) -> StoredAttribute:
     if item.slot[0] != LETTERS[kind]:
         raise Invalid("REPLICA_ATTRIBUTE", "The origin sends an attribute whose stored name is of another type.")
     return StoredAttribute(attribute, item.slot, item.position)
+
+
+def remove_others(pool: ConnectionPool, kept: Mapping[str, Sequence[str]]) -> None:
+    """Remove the copies that are not among the subtrees to be `kept` of each origin, with what others made of them here."""
+    wanted = {(origin, fold_path(subtree)) for origin, subtrees in kept.items() for subtree in subtrees}
+    for found in list_replicas(pool):
+        if (found.origin, found.subtree) in wanted:
+            continue
+        ReplicaCopy(pool, found.origin, found.subtree).remove()
+        for origin, subtree in wanted:
+            if origin == found.origin and (subtree + "/").startswith(found.subtree.rstrip("/") + "/"):
+                ReplicaCopy(pool, origin, subtree).begin_again()  # it was a part of what is gone
 
 
 def list_replicas(pool: ConnectionPool) -> list[pb.Replica]:

@@ -50,6 +50,12 @@ class FeedOrigin:
             )
             connection.execute("DELETE FROM change_set WHERE seq <= (SELECT trimmed FROM feed_head)")
 
+    def is_sensitive(self, subtree: str) -> bool:
+        """Tell whether the subtree is a collection of which nothing is ever sent."""
+        with self._pool.connection() as connection:
+            found = connection.execute("SELECT sensitive FROM collection WHERE folded_path = %s", (fold_path(subtree),)).fetchone()
+        return bool(found and found[0])
+
     def step(self, subtree: str, position: pb.FeedPosition) -> pb.SubscribeResponse:
         """Return the step that follows a position; an empty one when there is nothing.
 

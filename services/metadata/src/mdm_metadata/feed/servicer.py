@@ -61,6 +61,6 @@ class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
     def _check(self, caller: Caller, subtree: str) -> None:
         wanted = fold_path(subtree)
         for allowed in self._subscribers.get(caller.dn, ()):
-            if wanted == allowed or wanted.startswith(allowed.rstrip("/") + "/"):
+            if (wanted == allowed or wanted.startswith(allowed.rstrip("/") + "/")) and not self._origin.is_sensitive(wanted):
                 return
         raise NotFound("SUBTREE_NOT_FOUND", "No such subtree is published for you.")

@@ -30,6 +30,7 @@ class Subscription:
     """
 
     def __init__(self, pool: ConnectionPool, origin: str, addresses: Sequence[str], subtree: str, tls: TlsSettings) -> None:
+        """Follow `subtree` at one of `addresses`, whose certificate has to be of an authority in `tls.ca`."""
         self._copy = ReplicaCopy(pool, origin, subtree)
         self._subtree = subtree
         self._addresses = list(addresses)
