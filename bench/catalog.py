@@ -6,7 +6,7 @@ by COPY into a temporary table and INSERT … SELECT. The database is filled in 
 
 - register: --register files in batches of 5,000, each with a SHA-256, a size and a replica, 500 to a directory;
 - resolve: 10,000 LFNs from all over the tree, in one call, with the check of `r` and of `x` on every directory above;
-- stat: one file per call, from 1, 8 and 32 threads;
+- stat: one file per call, from 1, 8 and 32 threads, and calls that ask for nothing, which is what gRPC and TLS cost;
 - list: one directory of --wide entries, and the peak memory of server and client; find: one name in 10,000 of the same directory;
 - rename, du and grant: of the directory that holds everything.
 
@@ -231,8 +231,8 @@ def resolve(bench: Bench) -> tuple[float, float]:
     return seconds(through_catalog), seconds(raw)
 
 
-def stat(bench: Bench, threads: int) -> tuple[float, float]:
-    """Return calls per second from so many threads."""
+def stat(bench: Bench, threads: int) -> tuple[float, float, float]:
+    """Return calls per second from so many threads: of stat, of the same by raw psycopg, and of calls that ask for nothing."""
     chosen = bench.sample(STATS)
     parts = [chosen[start::threads] for start in range(threads)]
 
@@ -241,6 +241,11 @@ def stat(bench: Bench, threads: int) -> tuple[float, float]:
         for _, lfn, name in parts[number]:
             client.stat([Name(lfn=f"{lfn}/{name}")])
 
+    def empty(number: int) -> None:
+        stub = CatalogClient(bench.channels[number % len(bench.channels)]).stub
+        for _ in parts[number]:
+            stub.Stat(pb.StatRequest())
+
     connections = [psycopg.connect(bench.conninfo, autocommit=True) for _ in range(threads)]
 
     def raw(number: int) -> None:
@@ -248,10 +253,11 @@ def stat(bench: Bench, threads: int) -> tuple[float, float]:
             assert connections[number].execute(RAW_STAT, (f"dn:{bench.user}", parent, name)).fetchone()
 
     with ThreadPoolExecutor(threads) as executor:
-        rates = [STATS / seconds(lambda work=work: list(executor.map(work, range(threads)))) for work in (through_catalog, raw)]
+        works = (through_catalog, raw, empty)
+        rates = [STATS / seconds(lambda work=work: list(executor.map(work, range(threads)))) for work in works]
     for connection in connections:
         connection.close()
-    return rates[0], rates[1]
+    return rates[0], rates[1], rates[2]
 
 
 def wide(bench: Bench, count: int) -> tuple[int, str]:
@@ -306,7 +312,9 @@ def measure(bench: Bench, arguments: argparse.Namespace, wide_directory: tuple[i
     show("register", "files/s", [register(bench, arguments.register) for _ in rounds], True)
     show("resolve 10,000", "s", [resolve(bench) for _ in rounds], False)
     for threads in (1, 8, 32):
-        show(f"stat, {threads} clients", "calls/s", [stat(bench, threads) for _ in rounds], True)
+        stats = [stat(bench, threads) for _ in rounds]
+        show(f"stat, {threads} clients", "calls/s", [item[:2] for item in stats], True)
+        print(f"{'  a call that asks for nothing':28} {statistics.median(item[2] for item in stats):>12,.0f} calls/s")
     lists = [listing(bench, *wide_directory, arguments.wide) for _ in rounds]
     show(f"list {arguments.wide:,}", "entries/s", [item[:2] for item in lists], True)
     print(f"{'  peak memory':28} server {max(item[2] for item in lists):.0f} MB, client {max(item[3] for item in lists):.0f} MB")
