@@ -12,7 +12,6 @@ from mdm_catalog import bulk, creation
 from mdm_catalog import replica as replica_rules
 from mdm_catalog.__main__ import MIGRATIONS
 from mdm_catalog.model import (
-    MAX_SIZE,
     AclAssignment,
     EntryKind,
     FileChange,
@@ -27,9 +26,9 @@ from mdm_catalog.model import (
     ReplicaSearch,
     ReplicaStatus,
     Target,
-    parse_replica,
 )
 from mdm_catalog.pattern import Condition
+from mdm_catalog.value import MAX_SIZE, parse_replica
 from mdm_service.acl import AclEntry
 from mdm_service.acl_change import AclChange, Action
 from mdm_service.database import migrate

@@ -11,9 +11,10 @@ from mdm_service.identity import Caller
 
 from mdm_catalog.access import Rights, not_found
 from mdm_catalog.link import Lead, follow_directories
-from mdm_catalog.model import MAX_BATCH, MAX_REPLICAS, Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
+from mdm_catalog.model import Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
 from mdm_catalog.path import ROOT, Lfn, ancestors, join, names, split
 from mdm_catalog.port import Place, Writing
+from mdm_catalog.value import MAX_BATCH, MAX_REPLICAS
 
 
 def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirectory], *, parents: bool) -> list[MdmError | None]:

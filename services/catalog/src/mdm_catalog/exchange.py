@@ -10,7 +10,7 @@ from mdm_service.acl import Acl, AclEntry, canonical_principal, format_permissio
 from mdm_service.dn import canonical
 from mdm_service.errors import Invalid
 
-from mdm_catalog import model, path
+from mdm_catalog import model, path, value
 from mdm_catalog.listing import PAGE
 from mdm_catalog.model import Entry, EntryKind, Replica, ReplicaStatus, ReplicaType
 from mdm_catalog.path import ROOT, Lfn, join, names
@@ -72,9 +72,9 @@ def parse_entry(fields: dict[str, Any]) -> tuple[Lfn, Entry, tuple[Replica, ...]
         name=names(lfn)[-1],
         kind=kind,
         guid=UUID(fields["guid"]) if kind == EntryKind.FILE else None,
-        size=model.check_size(fields.get("size")),
-        sha256=model.check_sha256(bytes.fromhex(fields.get("sha256") or "")) or None,
-        comment=model.check_comment(fields.get("comment", "")),
+        size=value.check_size(fields.get("size")),
+        sha256=value.check_sha256(bytes.fromhex(fields.get("sha256") or "")) or None,
+        comment=value.check_comment(fields.get("comment", "")),
         owner="",
         acl_id=UUID(fields["acl"]),
         default_acl_id=UUID(fields["default_acl"]) if kind == EntryKind.DIRECTORY else None,
@@ -147,11 +147,11 @@ def _replica_fields(replica: Replica) -> dict[str, Any]:
         "accesses": replica.access_count or None,
         "rev": replica.rev,
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: given for name, given in fields.items() if given is not None}
 
 
 def _parse_replica(fields: dict[str, Any]) -> Replica:
-    replica = model.parse_replica(
+    replica = value.parse_replica(
         fields["surl"],
         ReplicaStatus[fields["status"].upper()],
         fields["host"],
@@ -173,4 +173,4 @@ def _parse_replica(fields: dict[str, Any]) -> Replica:
 
 
 def _line(**fields: Any) -> str:
-    return json.dumps({name: value for name, value in fields.items() if value is not None}, ensure_ascii=False) + "\n"
+    return json.dumps({name: given for name, given in fields.items() if given is not None}, ensure_ascii=False) + "\n"

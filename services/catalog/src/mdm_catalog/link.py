@@ -8,9 +8,10 @@ from mdm_service.errors import FailedPrecondition, MdmError
 
 from mdm_catalog import path
 from mdm_catalog.access import Rights
-from mdm_catalog.model import MAX_LINKS, Chain, EntryKind, Node
+from mdm_catalog.model import Chain, EntryKind, Node
 from mdm_catalog.path import ROOT, Lfn
 from mdm_catalog.port import Reading
+from mdm_catalog.value import MAX_LINKS
 
 # Where a path leads, all links followed that the caller may see, or why it leads nowhere.
 Lead: TypeAlias = Lfn | MdmError

@@ -6,9 +6,10 @@ from mdm_service.errors import MdmError
 
 from mdm_catalog.access import Located, Rights
 from mdm_catalog.link import Lead, follow_directories, lead_of, too_many_links, visible_link
-from mdm_catalog.model import MAX_LINKS, ROOT_ID, Chain, EntryKind, Node, Target
+from mdm_catalog.model import ROOT_ID, Chain, EntryKind, Node, Target
 from mdm_catalog.path import ROOT, Lfn, split
 from mdm_catalog.port import Reading
+from mdm_catalog.value import MAX_LINKS
 
 
 def locate(reading: Reading, rights: Rights, targets: Sequence[Target], *, follow: bool = True) -> list[Located]:

@@ -13,7 +13,7 @@ from mdm_service.acl import Acl
 from mdm_service.acl_servicer import show_acl
 from mdm_service.errors import Invalid, MdmError
 
-from mdm_catalog import model, path
+from mdm_catalog import model, path, value
 from mdm_catalog.pattern import Condition, check_pattern
 from mdm_catalog.transaction import Operation
 
@@ -27,9 +27,9 @@ def parse_target(message: catalog_pb2.Target) -> model.Target:
     if kind == "lfn":
         return model.Target(lfn=path.parse(message.lfn))
     if kind == "guid":
-        return model.Target(guid=model.parse_uuid(message.guid, "guid"))
+        return model.Target(guid=value.parse_uuid(message.guid, "guid"))
     if kind == "surl":
-        return model.Target(surl=model.parse_surl(message.surl))
+        return model.Target(surl=value.parse_surl(message.surl))
     raise Invalid("TARGET_MISSING", "Say which entry: an LFN, a GUID or a SURL.")
 
 
@@ -42,12 +42,12 @@ def parse_file(message: catalog_pb2.NewFile) -> model.NewFile:
     """Return a file to register."""
     return model.NewFile(
         lfn=path.parse(message.lfn),
-        guid=model.parse_uuid(message.guid, "guid"),
-        size=model.check_size(message.size) if message.HasField("size") else None,
-        sha256=model.check_sha256(message.sha256) or None,
-        comment=model.check_comment(message.comment),
+        guid=value.parse_uuid(message.guid, "guid"),
+        size=value.check_size(message.size) if message.HasField("size") else None,
+        sha256=value.check_sha256(message.sha256) or None,
+        comment=value.check_comment(message.comment),
         acl_id=_acl_id(message.acl_id),
-        replicas=model.check_replicas([parse_replica(replica) for replica in message.replicas]),
+        replicas=value.check_replicas([parse_replica(replica) for replica in message.replicas]),
     )
 
 
@@ -79,7 +79,7 @@ def parse_condition(request: catalog_pb2.FindRequest) -> Condition:
 
 def parse_replica(message: catalog_pb2.Replica) -> model.Replica:
     """Return a replica."""
-    return model.parse_replica(
+    return value.parse_replica(
         message.surl,
         _replica_status(message.status or catalog_pb2.REPLICA_STATUS_AVAILABLE),
         message.host,
@@ -96,12 +96,12 @@ def parse_new_replica(message: catalog_pb2.NewReplica) -> model.NewReplica:
 def parse_replica_change(message: catalog_pb2.ReplicaChange) -> model.ReplicaChange:
     """Return new attributes of a replica."""
     return model.ReplicaChange(
-        surl=model.parse_surl(message.surl),
+        surl=value.parse_surl(message.surl),
         status=_replica_status(message.status) if message.HasField("status") else None,
         type=_replica_type(message.type) if message.HasField("type") else None,
-        set_name=model.check_set_name(message.set_name) if message.HasField("set_name") else None,
-        host=model.check_host(message.host) if message.HasField("host") else None,
-        accesses=model.check_accesses(message.accesses),
+        set_name=value.check_set_name(message.set_name) if message.HasField("set_name") else None,
+        host=value.check_host(message.host) if message.HasField("host") else None,
+        accesses=value.check_accesses(message.accesses),
         if_rev=message.if_rev if message.HasField("if_rev") else None,
     )
 
@@ -109,8 +109,8 @@ def parse_replica_change(message: catalog_pb2.ReplicaChange) -> model.ReplicaCha
 def parse_replica_search(request: catalog_pb2.FindReplicasRequest) -> model.ReplicaSearch:
     """Return which replicas are searched for."""
     return model.ReplicaSearch(
-        set_name=model.check_set_name(request.set_name),
-        host=model.check_host(request.host) if request.host else "",
+        set_name=value.check_set_name(request.set_name),
+        host=value.check_host(request.host) if request.host else "",
         statuses=frozenset(_replica_status(status) for status in request.statuses),
     )
 
@@ -128,9 +128,9 @@ def parse_change(message: catalog_pb2.FileAttributes) -> model.FileChange:
     """Return new attributes of an entry."""
     return model.FileChange(
         target=parse_target(message.target),
-        size=model.check_size(message.size) if message.HasField("size") else None,
-        sha256=model.check_sha256(message.sha256) if message.HasField("sha256") else None,
-        comment=model.check_comment(message.comment) if message.HasField("comment") else None,
+        size=value.check_size(message.size) if message.HasField("size") else None,
+        sha256=value.check_sha256(message.sha256) if message.HasField("sha256") else None,
+        comment=value.check_comment(message.comment) if message.HasField("comment") else None,
         if_rev=message.if_rev if message.HasField("if_rev") else None,
         modify_time=_moment(message, "modify_time"),
         access_time=_moment(message, "access_time"),
@@ -139,7 +139,7 @@ def parse_change(message: catalog_pb2.FileAttributes) -> model.FileChange:
 
 def parse_assignment(message: catalog_pb2.AclAssignment) -> model.AclAssignment:
     """Return an assignment of ACLs."""
-    return model.AclAssignment(parse_target(message.target), model.parse_uuid(message.acl_id, "acl_id"), _acl_id(message.default_acl_id))
+    return model.AclAssignment(parse_target(message.target), value.parse_uuid(message.acl_id, "acl_id"), _acl_id(message.default_acl_id))
 
 
 def show_replica(replica: model.Replica) -> catalog_pb2.Replica:
@@ -210,7 +210,7 @@ def _replica_type(number: int) -> model.ReplicaType:
 
 
 def _acl_id(text: str) -> UUID | None:
-    return model.parse_uuid(text, "acl_id") if text else None
+    return value.parse_uuid(text, "acl_id") if text else None
 
 
 def show_resolution(item: model.Resolution | MdmError) -> catalog_pb2.ResolveResult:
@@ -254,7 +254,7 @@ def _set(timestamp: Timestamp, moment: datetime) -> None:
 def _moment(message: Message, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
-    return model.moment(getattr(message, field).seconds, getattr(message, field).nanos)
+    return value.moment(getattr(message, field).seconds, getattr(message, field).nanos)
 
 
 _OPERATIONS: dict[str, Callable[[Any], Operation]] = {
@@ -266,6 +266,6 @@ _OPERATIONS: dict[str, Callable[[Any], Operation]] = {
     "assign_acl": parse_assignment,
     "add_replica": parse_new_replica,
     "change_replica": parse_replica_change,
-    "remove_replica": lambda surl: model.ReplicaRemoval(model.parse_surl(surl)),
+    "remove_replica": lambda surl: model.ReplicaRemoval(value.parse_surl(surl)),
     "remove": lambda message: model.Removal(parse_target(message.target), message.recursive),
 }

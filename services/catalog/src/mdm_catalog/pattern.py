@@ -8,7 +8,8 @@ from functools import cached_property
 
 from mdm_service.errors import Invalid
 
-from mdm_catalog.model import MAX_PATTERN_BYTES, Entry, EntryKind
+from mdm_catalog.model import Entry, EntryKind
+from mdm_catalog.value import MAX_PATTERN_BYTES
 
 _CLASS = re.compile(r"\[!?\]?[^\]]*\]")
 

@@ -12,17 +12,9 @@ from mdm_service.identity import Caller
 
 from mdm_catalog.access import Located, Rights, not_found
 from mdm_catalog.lookup import locate
-from mdm_catalog.model import (
-    MAX_REPLICAS,
-    EntryKind,
-    FileReplicas,
-    NewReplica,
-    Replica,
-    ReplicaChange,
-    ReplicaSearch,
-    Target,
-)
+from mdm_catalog.model import EntryKind, FileReplicas, NewReplica, Replica, ReplicaChange, ReplicaSearch, Target
 from mdm_catalog.port import Reading, Store, Writing
+from mdm_catalog.value import MAX_REPLICAS
 
 Outcome: TypeAlias = MdmError | None
 PAGE = 1_000

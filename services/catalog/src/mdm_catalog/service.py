@@ -13,8 +13,6 @@ from mdm_catalog.access import Located, Rights, file_outcome_of, outcome_of
 from mdm_catalog.listing import Listing
 from mdm_catalog.lookup import locate
 from mdm_catalog.model import (
-    MAX_ACL_CHANGES,
-    MAX_RENAMINGS,
     AccessReport,
     AclAssignment,
     EntryView,
@@ -32,13 +30,13 @@ from mdm_catalog.model import (
     SubtreeAcl,
     Target,
     Usage,
-    check_batch,
 )
 from mdm_catalog.path import Lfn
 from mdm_catalog.pattern import Condition
 from mdm_catalog.port import People, Reading, Store
 from mdm_catalog.transaction import Failed, Operation
 from mdm_catalog.usage import sum_up
+from mdm_catalog.value import MAX_ACL_CHANGES, MAX_RENAMINGS, check_batch
 
 T = TypeVar("T")
 Outcome: TypeAlias = MdmError | None

@@ -12,7 +12,7 @@ from mdm_service.acl_servicer import parse_change
 from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity import current_caller
 
-from mdm_catalog import message, model, path
+from mdm_catalog import message, path, value
 from mdm_catalog.service import CatalogService
 
 M = TypeVar("M")
@@ -164,7 +164,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> catalog_pb2.RemoveReplicasResponse:
         """Remove each replica, or say why not."""
         caller = current_caller()
-        outcomes = _batch(request.surls, model.parse_surl, lambda surls: self._service.remove_replicas(caller, surls))
+        outcomes = _batch(request.surls, value.parse_surl, lambda surls: self._service.remove_replicas(caller, surls))
         return catalog_pb2.RemoveReplicasResponse(statuses=_statuses(outcomes))
 
     def ListReplicas(
@@ -172,7 +172,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> Iterator[catalog_pb2.ListReplicasResponse]:
         """Stream the replicas of each file, or why not."""
         caller = current_caller()
-        model.check_batch(request.targets)
+        value.check_batch(request.targets)
         for start in range(0, len(request.targets), _TARGETS):
             found = _batch(
                 request.targets[start : start + _TARGETS],
@@ -191,7 +191,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
     def Apply(self, request: catalog_pb2.ApplyRequest, context: grpc.ServicerContext) -> catalog_pb2.ApplyResponse:
         """Do everything, or nothing and say which operation was the obstacle."""
-        model.check_batch(request.operations)
+        value.check_batch(request.operations)
         operations = []
         for index, operation in enumerate(request.operations):
             try:
@@ -238,7 +238,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
 def _batch(messages: Sequence[M], parse: Callable[[M], P], work: Callable[[list[P]], Sequence[R | MdmError]]) -> list[R | MdmError]:
     """Return the result of each message: what `work` says about those that parse, the error of the others."""
-    model.check_batch(messages)
+    value.check_batch(messages)
     results: list[R | MdmError | None] = [None] * len(messages)
     parsed: list[P] = []
     places: list[int] = []

@@ -6,9 +6,10 @@ from mdm_service.identity import Caller
 
 from mdm_catalog.access import Rights, not_found
 from mdm_catalog.lookup import locate
-from mdm_catalog.model import MAX_SIZE, EntryKind, Target, Usage
+from mdm_catalog.model import EntryKind, Target, Usage
 from mdm_catalog.path import Lfn, join
 from mdm_catalog.port import Reading
+from mdm_catalog.value import MAX_SIZE
 
 
 def sum_up(reading: Reading, caller: Caller, lfn: Lfn, depth: int) -> list[Usage]:

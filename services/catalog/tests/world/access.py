@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from mdm_catalog.model import MAX_LINKS, EntryKind, Replica, Target
+from mdm_catalog.model import EntryKind, Replica, Target
 from mdm_catalog.path import names
+from mdm_catalog.value import MAX_LINKS
 from mdm_service.acl import Permission
 from mdm_service.identity import Caller
 

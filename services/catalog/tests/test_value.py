@@ -1,7 +1,7 @@
 """Limits on what the catalog takes."""
 
 import pytest
-from mdm_catalog import model
+from mdm_catalog import model, value
 from mdm_service.errors import Invalid
 
 
@@ -15,8 +15,8 @@ from mdm_service.errors import Invalid
     ],
 )
 def test_a_replicas_host_is_taken_from_its_surl(surl, host):
-    assert model.parse_replica(surl, model.ReplicaStatus.AVAILABLE, "").host == host
-    assert model.parse_replica(surl, model.ReplicaStatus.AVAILABLE, "given").host == "given"
+    assert value.parse_replica(surl, model.ReplicaStatus.AVAILABLE, "").host == host
+    assert value.parse_replica(surl, model.ReplicaStatus.AVAILABLE, "given").host == "given"
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_replicas_host_is_taken_from_its_surl(surl, host):
 )
 def test_a_bad_surl_is_refused(surl):
     with pytest.raises(Invalid, match="surl"):
-        model.parse_surl(surl)
+        value.parse_surl(surl)
 
 
 @pytest.mark.parametrize(
@@ -33,22 +33,22 @@ def test_a_bad_surl_is_refused(surl):
 )
 def test_a_guid_is_canonical_text(text):
     with pytest.raises(Invalid) as caught:
-        model.parse_uuid(text, "guid")
+        value.parse_uuid(text, "guid")
     assert caught.value.reason == "GUID_INVALID"
 
 
 def test_sizes_digests_comments_and_counts_have_limits():
     replica = model.Replica("srm://h/x", model.ReplicaStatus.AVAILABLE, "h")
     for call in (
-        lambda: model.check_size(-1),
-        lambda: model.check_sha256(b"short"),
-        lambda: model.check_comment("é" * 128),
-        lambda: model.check_comment("two\nlines"),
-        lambda: model.check_replicas([replica, replica]),
-        lambda: model.check_replicas([model.Replica(f"srm://h/{number}", replica.status, "h") for number in range(101)]),
-        lambda: model.check_batch([0] * 10_001),
-        lambda: model.parse_replica("srm://h/x", replica.status, "a host"),
+        lambda: value.check_size(-1),
+        lambda: value.check_sha256(b"short"),
+        lambda: value.check_comment("é" * 128),
+        lambda: value.check_comment("two\nlines"),
+        lambda: value.check_replicas([replica, replica]),
+        lambda: value.check_replicas([model.Replica(f"srm://h/{number}", replica.status, "h") for number in range(101)]),
+        lambda: value.check_batch([0] * 10_001),
+        lambda: value.parse_replica("srm://h/x", replica.status, "a host"),
     ):
         with pytest.raises(Invalid):
             call()
-    assert model.check_comment("é" * 127) == "é" * 127
+    assert value.check_comment("é" * 127) == "é" * 127
