@@ -30,6 +30,9 @@ def test_directories_links_and_comments(top, mdm):
     assert mdm("operator", "ln", "-s", "a/b", f"{top}/short").code == 0
     assert _names(mdm, "ls", top) == ["a/", "short@", "Ünïcode ☃/"]
     assert _names(mdm, "ls", f"{top}/short") == ["c/"]
+    several = mdm("operator", "ls", f"{top}/a", f"{top}/none", f"{top}/short")
+    assert (several.code, several.out) == (1, f"{top}/a:\nb/\n\n{top}/none:\n\n{top}/short:\nc/\n")
+    assert several.err.startswith(f"mdm: {top}/none: ")
     assert mdm("operator", "comment", f"{top}/a", "what is in it").code == 0
     assert _names(mdm, "comment", f"{top}/a") == ["what is in it"]
     assert _names(mdm, "ls", "-d", "--comment", f"{top}/a") == [f"{top}/a/  # what is in it"]
@@ -46,6 +49,10 @@ def test_moving_finding_summing_up_and_removing(top, mdm):
     assert mdm("operator", "--json", "du", top).rows()[0]["directories"] == 5
     assert mdm("operator", "rmdir", f"{top}/new/old/1").code != 0
     assert mdm("operator", "rmdir", f"{top}/new/old/1", f"{top}/new/old/1/x").code == 0
+    assert mdm("operator", "mkdir", "-p", f"{top}/x/y/z").code == 0
+    removed = mdm("operator", "rmdir", "-p", "-v", f"{top}/x/y/z").out.splitlines()
+    assert removed == [f"removed {top}/{name}" for name in ("x/y/z", "x/y", "x")], "the top is not empty"
+    assert mdm("operator", "rm", "-r", "-i", f"{top}/new").code == 0, "without an answer it stays"
     assert mdm("operator", "ln", "2", f"{top}/new/old/link.tmp").code == 0
     assert mdm("operator", "rm", "--name", "*.tmp", "-n", top).out == f"{top}/new/old/link.tmp\n"
     assert mdm("operator", "rm", "--name", "*.tmp", top).code == 0
@@ -100,6 +107,10 @@ def test_rights_of_a_directory_are_set_in_short_forms_reported_inherited_and_giv
     mallory = f"dn:{mdm('mallory', '--json', 'whoami').rows()[0]['dn']}"
     alice = f"dn:{mdm('alice', '--json', 'whoami').rows()[0]['dn']}"
     assert mdm("operator", "mkdir", f"{top}/d").code == 0
+    shared = mdm("operator", "acl", "set", f"{top}/d", f"{alice}+x")
+    assert (shared.code, "--own" in shared.err) == (2, True)
+    assert mdm("operator", "acl", "set", "--own", f"{top}/d", f"{mallory}+lxg").code == 0
+    assert (mdm("mallory", "stat", f"{top}/d").code, mdm("mallory", "ls", top).code) == (0, 3)
     own = mdm("operator", "--json", "acl", "set", "--default", top, f"{alice}=all", f"{mallory}+read")
     assert own.code == 0, own.err
     assert mdm("operator", "mkdir", f"{top}/e").code == 0

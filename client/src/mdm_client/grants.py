@@ -139,7 +139,8 @@ class Grants:
         if shared and not rest:
             raise Invalid.because(
                 "ACL_SHARED",
-                f"{name}: its access list guards objects elsewhere too; name the directory they share, or add --shared",
+                f"{name}: its access list guards objects elsewhere too; name the directory they share, add --shared,"
+                " or give a directory a list of its own (mdm acl set --own)",
             )
         place = self._catalog.place
         outcomes = tuple(
@@ -149,9 +150,11 @@ class Grants:
         outcomes += self._everywhere([item.acl for item in rest], lambda service, ids: service.modify(ids, changes), others)
         return AclReport(outcomes, shared, hidden)
 
-    def set_default(self, name: Name, changes: Sequence[acl_pb2.AclChange]) -> AclOutcome:
-        """Give a directory a default ACL of its own, which what is made in it from now on refers to: a copy of its present one, yours,
-        with changes applied. In the catalog only.
+    def set_own(self, name: Name, changes: Sequence[acl_pb2.AclChange], *, own: bool, default: bool) -> AclOutcome:
+        """Give a directory a list of its own: a copy of its present one (its default one without `own`), yours, with changes applied.
+
+        With `own` it guards the directory itself; with `default`, what is made in it from now on refers to it. In the catalog only:
+        what is there already, and its keys and records, stay under their lists.
 
         Raises:
             Invalid: NOT_A_DIRECTORY. ClientError: it may not be shown, or not be changed.
@@ -160,16 +163,16 @@ class Grants:
         if isinstance(entry, ClientError):
             raise entry
         if not entry.default_acl_id:
-            raise Invalid.because("NOT_A_DIRECTORY", f"{name}: only a directory has a default access list")
+            raise Invalid.because("NOT_A_DIRECTORY", f"{name}: only a directory can be given a list of its own")
         acls = next(service for service in self._services if service.place == self._catalog.place)
-        [present] = acls.get([entry.default_acl_id])
+        [present] = acls.get([entry.acl_id if own else entry.default_acl_id])
         if present.acl is None:
             return present
         new_id = acls.create(present.acl.entries)
         [changed] = acls.modify([new_id], changes)
         if changed.error is not None:
             return changed
-        [error] = self._catalog.assign_acls([(name, entry.acl_id, new_id)])
+        [error] = self._catalog.assign_acls([(name, new_id if own else entry.acl_id, new_id if default else "")])
         return AclOutcome(changed.service, new_id, changed.acl, error)
 
     def _everywhere(

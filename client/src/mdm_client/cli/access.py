@@ -10,7 +10,7 @@ from mdm.acl.v1 import acl_pb2
 from mdm_client import grants
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.lfn import LFN
-from mdm_client.cli.outcome import OK, SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.outcome import OK, SOME_FAILED, about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.grants import AclOutcome, AclReport, AclView
 from mdm_client.names import format_permissions, parse_acl_change, parse_name, parse_permissions, parse_principal
@@ -28,13 +28,14 @@ def acl() -> None:
 
 
 @acl.command("get")
-@click.argument("target")
+@click.argument("target", type=LFN)
 @common_options
 @click.pass_context
 def get_acl(context: click.Context, target: str) -> int:
     """Show the access lists of TARGET and everything below it."""
     run = session(context)
-    report = run.client(context).grants.get(parse_name(target))
+    with about(target):
+        report = run.client(context).grants.get(parse_name(target))
     if run.as_json:
         for outcome in report.outcomes:
             print_json(outcome_facts(outcome))
@@ -44,7 +45,7 @@ def get_acl(context: click.Context, target: str) -> int:
 
 
 @acl.command(help="Allow PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
-@click.argument("target")
+@click.argument("target", type=LFN)
 @click.argument("principal")
 @click.argument("permissions")
 @click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
@@ -57,7 +58,7 @@ def grant(context: click.Context, target: str, principal: str, permissions: str,
 
 
 @acl.command(help="Take PERMISSIONS (default: all) from PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
-@click.argument("target")
+@click.argument("target", type=LFN)
 @click.argument("principal")
 @click.argument("permissions", default="prwlxgsd")
 @click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
@@ -73,10 +74,11 @@ def revoke(context: click.Context, target: str, principal: str, permissions: str
 @click.argument("target", type=LFN)
 @click.argument("changes", nargs=-1, required=True, metavar="CHANGE...")
 @click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
+@click.option("--own", is_flag=True, help="Give the directory TARGET itself a list of its own; what is in it stays as it is.")
 @click.option("--default", is_flag=True, help="Only for what is made in the directory TARGET from now on.")
 @common_options
 @click.pass_context
-def set_acl(context: click.Context, target: str, changes: tuple[str, ...], shared: bool, default: bool) -> int:
+def set_acl(context: click.Context, target: str, changes: tuple[str, ...], shared: bool, own: bool, default: bool) -> int:
     """Change who may do what with TARGET and everything below it, in short forms as of chmod.
 
     A CHANGE is PRINCIPAL+PERMISSIONS (allow too), PRINCIPAL-PERMISSIONS (take away) or PRINCIPAL=PERMISSIONS (exactly these;
@@ -86,14 +88,17 @@ def set_acl(context: click.Context, target: str, changes: tuple[str, ...], share
     actions = {"+": grants.grant, "-": grants.revoke, "=": grants.replace}
     parsed = [parse_acl_change(change) for change in changes]
     messages = [actions[operator](principal, bits) for principal, operator, bits in parsed]
-    if not default:
+    if not own and not default:
         return _change(context, target, messages, shared, "changed")
+    if shared:
+        raise click.UsageError("--shared does not go with --own or --default: their list is a new one")
     run = session(context)
-    outcome = run.client(context).grants.set_default(parse_name(target), messages)
+    with about(target):
+        outcome = run.client(context).grants.set_own(parse_name(target), messages, own=own, default=default)
     if run.as_json:
         print_json(outcome_facts(outcome))
     elif outcome.acl:
-        print_line(f"default access list {outcome.acl_id}")
+        print_line(f"{'' if own else 'default '}access list {outcome.acl_id}")
         print_line("\n".join(entry_lines(outcome.acl)))
     return _finish(AclReport((outcome,)), run.as_json, "")
 
@@ -109,7 +114,8 @@ def who(context: click.Context, target: str, permissions: str) -> int:
     For operators, and who may change the access list of TARGET. Groups are told by their members; who is banned is left out.
     """
     run = session(context)
-    report = run.client(context).catalog.report_access(parse_name(target), parse_permissions(permissions))
+    with about(target):
+        report = run.client(context).catalog.report_access(parse_name(target), parse_permissions(permissions))
     for holder in report.holders:
         if run.as_json:
             print_json({"subject": holder.subject, "files": holder.files, "of": report.files, "by": list(holder.by)})
@@ -124,6 +130,7 @@ def who(context: click.Context, target: str, permissions: str) -> int:
 @click.argument("owner")
 @click.argument("target", type=LFN)
 @click.option("--shared", is_flag=True, help="Also give away lists that guard objects outside TARGET.")
+@click.option("-R", "--recursive", is_flag=True, expose_value=False, help="Accepted and without effect: it always is.")
 @common_options
 @click.pass_context
 def chown(context: click.Context, owner: str, target: str, shared: bool) -> int:
@@ -139,7 +146,8 @@ def chown(context: click.Context, owner: str, target: str, shared: bool) -> int:
 
 def _change(context: click.Context, target: str, changes: Sequence[acl_pb2.AclChange], shared: bool, done: str) -> int:
     run = session(context)
-    report = run.client(context).grants.change(parse_name(target), changes, include_shared=shared)
+    with about(target):
+        report = run.client(context).grants.change(parse_name(target), changes, include_shared=shared)
     if run.as_json:
         for outcome in report.outcomes:
             print_json(outcome_facts(outcome))

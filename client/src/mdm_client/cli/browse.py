@@ -49,7 +49,7 @@ def whoami(context: click.Context) -> int:
 
 
 @click.command("ls")
-@click.argument("path", default="/", type=LFN)
+@click.argument("paths", nargs=-1, metavar="[PATH...]", type=LFN)
 @click.option("-l", "--long", is_flag=True, help="What you may do (pdrwlxgs), size and date too.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below too.")
 @click.option("-d", "--directory", is_flag=True, help="PATH itself, not what is in it; a link itself.")
@@ -59,22 +59,34 @@ def whoami(context: click.Context) -> int:
 @common_options
 @click.pass_context
 def list_directory(
-    context: click.Context, path: str, long: bool, recursive: bool, directory: bool, guid: bool, exact: bool, comment: bool
-) -> None:
-    """List a directory of the catalog, or one file."""
+    context: click.Context, paths: tuple[str, ...], long: bool, recursive: bool, directory: bool, guid: bool, exact: bool, comment: bool
+) -> int:
+    """List directories of the catalog, or files; / without PATH."""
     run = session(context)
-    root = normalise_lfn(path)
+    roots = [normalise_lfn(path) for path in paths or ("/",)]
     catalog = run.client(context).catalog
-    prefix = "" if directory else root if root == "/" else root + "/"
-    for entry in _itself(catalog, root) if directory else catalog.list_entries(root, recursive):
+
+    def show(entry: Entry, prefix: str) -> None:
         if run.as_json:
             print_json(entry_facts(entry))
-            continue
+            return
         name = shown_name(entry, entry.lfn.removeprefix(prefix))
         line = long_line(entry, name, exact) if long else name
         if guid:
             line = f"{entry.guid or '-':<36}  {line}"
         print_line(f"{line}  # {printable(entry.comment)}" if comment and entry.comment else line)
+
+    failures: list[ClientError] = []
+    for number, root in enumerate(roots):
+        if len(roots) > 1 and not directory and not run.as_json:
+            print_line(f"{chr(10) if number else ''}{printable(root)}:")
+        try:
+            for entry in _itself(catalog, root) if directory else catalog.list_entries(root, recursive):
+                show(entry, "" if directory else root.rstrip("/") + "/")
+        except ClientError as error:
+            failures.append(error)
+            show_client_error(error, run.as_json, root)
+    return exit_code_of_items(len(roots), failures)
 
 
 @click.command()

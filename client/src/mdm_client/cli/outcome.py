@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,15 @@ def show_client_error(error: "ClientError", as_json: bool, item: str = "") -> No
     message = error.message if not item or item in error.message else f"{item}: {error.message}"
     more = {"item": item} if item else {}
     show_error(message, error.reason, as_json, code=error.code.name, **more)
+
+
+@contextmanager
+def about(item: str) -> Iterator[None]:
+    """Let the errors of a block begin with the item they concern, where they do not name it."""
+    try:
+        yield
+    except _client_errors() as error:
+        raise (error if item in error.message else error.at(item)) from None
 
 
 def run(command: Callable[[], Any], as_json: bool) -> int:

@@ -7,7 +7,7 @@ import click
 from mdm_client.catalog import DIRECTORY, FILE, SYMLINK, Search
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.lfn import LFN
-from mdm_client.cli.outcome import exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.outcome import about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.quantity import MOMENT, SIZE
 from mdm_client.cli.show import entry_facts, long_line
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
@@ -27,7 +27,7 @@ _KINDS = {"f": FILE, "d": DIRECTORY, "l": SYMLINK}
 @click.option("--older", type=MOMENT, metavar="TIME", help="Not changed since then.")
 @click.option("-maxdepth", "--max-depth", type=click.IntRange(min=1), help="1: only what is directly in PATH.")
 @click.option("-l", "--long", is_flag=True, help="What you may do (pdrwlxgs), size and date too.")
-@click.option("-0", "--null", is_flag=True, help="End each path with a NUL, for xargs -0.")
+@click.option("-0", "-print0", "--null", is_flag=True, help="End each path with a NUL, for xargs -0.")
 @common_options
 @click.pass_context
 def find(
@@ -46,18 +46,20 @@ def find(
     """Find entries below PATH by name, kind, size and time of change. All conditions must hold."""
     run = session(context)
     search = Search(name, tuple(_KINDS[kind] for kind in kinds), min_size, max_size, newer, older, max_depth or 0)
-    for entry in run.client(context).catalog.find(normalise_lfn(path), search):
-        if run.as_json:
-            print_json(entry_facts(entry))
-        elif null:
-            click.echo(entry.lfn + "\0", nl=False)
-        else:
-            print_line(long_line(entry, printable(entry.lfn)) if long else printable(entry.lfn))
+    with about(path):
+        for entry in run.client(context).catalog.find(normalise_lfn(path), search):
+            if run.as_json:
+                print_json(entry_facts(entry))
+            elif null:
+                click.echo(entry.lfn + "\0", nl=False)
+            else:
+                print_line(long_line(entry, printable(entry.lfn)) if long else printable(entry.lfn))
 
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH...]", type=LFN)
 @click.option("-d", "--max-depth", type=click.IntRange(min=0), default=0, show_default=True, help="Directories below too.")
+@click.option("-s", "--summarize", is_flag=True, expose_value=False, help="Accepted and without effect: one line per PATH, unless -d.")
 @click.option("-b", "--bytes", "exact", is_flag=True, help="Sizes in bytes.")
 @common_options
 @click.pass_context

@@ -1,5 +1,6 @@
 """Commands that change names: mkdir, rmdir, ln, mv, rm, comment."""
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -36,14 +37,18 @@ def mkdir(context: click.Context, paths: tuple[str, ...], parents: bool, acl_id:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=LFN)
+@click.option("-p", "--parents", is_flag=True, help="The directories above too: all but /.")
 @_verbose
 @common_options
 @click.pass_context
-def rmdir(context: click.Context, paths: tuple[str, ...], verbose: bool) -> int:
+def rmdir(context: click.Context, paths: tuple[str, ...], parents: bool, verbose: bool) -> int:
     """Remove empty directories; one command may name a directory and what is in it."""
     run = session(context)
     client = run.client(context)
-    names = [Name(lfn=normalise_lfn(path)) for path in paths]
+    lfns = [normalise_lfn(path) for path in paths]
+    if parents:
+        lfns = list(dict.fromkeys(above for lfn in lfns for above in _with_parents(lfn)))
+    names = [Name(lfn=lfn) for lfn in lfns]
     outcomes: list[ClientError | None] = []
     for name, entry in zip(names, client.catalog.stat(names, follow=False), strict=True):
         wrong = isinstance(entry, Entry) and entry.kind != DIRECTORY
@@ -105,11 +110,19 @@ def mv(context: click.Context, sources: tuple[str, ...], destination: str, force
 @click.option("-f", "--force", is_flag=True, help="What does not exist, or you may not see, is no error.")
 @click.option("--name", "pattern", metavar="PATTERN", help="Only files and links below TARGET whose names match, such as '*.dcm'.")
 @click.option("-n", "--dry-run", is_flag=True, help="With --name: print what would be removed.")
+@click.option("-i", "--interactive", is_flag=True, help="Ask before each; without an answer it stays.")
 @_verbose
 @common_options
 @click.pass_context
 def rm(
-    context: click.Context, targets: tuple[str, ...], recursive: bool, force: bool, pattern: str | None, dry_run: bool, verbose: bool
+    context: click.Context,
+    targets: tuple[str, ...],
+    recursive: bool,
+    force: bool,
+    pattern: str | None,
+    dry_run: bool,
+    interactive: bool,
+    verbose: bool,
 ) -> int:
     """Remove files, links and, with -r, directories (LFN, GUID or SURL) from the catalog.
 
@@ -120,8 +133,8 @@ def rm(
     if dry_run and pattern is None:
         raise click.UsageError("--dry-run goes with --name")
     if pattern is not None:
-        return _remove_matching(run, client, [normalise_lfn(target) for target in targets], pattern, dry_run, verbose)
-    names = parse_names(targets)
+        return _remove_matching(run, client, [normalise_lfn(target) for target in targets], pattern, dry_run, interactive, verbose)
+    names = [name for name in parse_names(targets) if not interactive or _agreed(str(name))]
     outcomes: list[ClientError | None] = list(client.catalog.remove(names, recursive))
     if force:
         outcomes = [None if isinstance(error, NotFound) else error for error in outcomes]
@@ -153,7 +166,9 @@ def comment(context: click.Context, target: str, text: str | None, clear: bool) 
     return finish(run, [str(name)], catalog.set_attributes([name], comment=text or ""))
 
 
-def _remove_matching(run: Session, client: Client, roots: Sequence[str], pattern: str, dry_run: bool, verbose: bool) -> int:
+def _remove_matching(
+    run: Session, client: Client, roots: Sequence[str], pattern: str, dry_run: bool, interactive: bool, verbose: bool
+) -> int:
     search = Search(name=pattern, kinds=("file", "symlink"))
     lfns: list[str] = []
     missing: list[ClientError] = []
@@ -169,7 +184,20 @@ def _remove_matching(run: Session, client: Client, roots: Sequence[str], pattern
         for lfn in lfns:
             print_json({"item": lfn}) if run.as_json else print_line(printable(lfn))
         return OK
+    if interactive:
+        lfns = [lfn for lfn in lfns if _agreed(lfn)]
     return finish(run, lfns, client.catalog.remove([Name(lfn=lfn) for lfn in lfns]), "removed" if verbose else "")
+
+
+def _agreed(item: str) -> bool:
+    """Ask whether to remove something; the end of the input is a no."""
+    click.echo(f"remove {printable(item)}? [y/N] ", nl=False, err=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _with_parents(lfn: str) -> list[str]:
+    names = lfn.strip("/").split("/")
+    return ["/" + "/".join(names[:length]) for length in range(len(names), 0, -1)]
 
 
 def _last_name(entry: Entry | ClientError, name: Name) -> str:

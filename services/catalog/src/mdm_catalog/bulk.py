@@ -191,6 +191,11 @@ def gather(connection: psycopg.Connection, held: Iterable[Held], under_way: Iter
     return Given(connection, min_age)
 
 
+def files_among(connection: psycopg.Connection, guids: Sequence[UUID]) -> set[UUID]:
+    """Return the GUIDs that are of files of the catalog now."""
+    return {row[0] for row in connection.execute("SELECT guid FROM entry WHERE guid = ANY (%b)", (list(guids),))}
+
+
 def remove_files(connection: psycopg.Connection, guids: Sequence[UUID]) -> int:
     """Remove files from the catalog; return how many."""
     return connection.execute("DELETE FROM entry WHERE guid = ANY (%b)", (list(guids),)).rowcount

@@ -75,6 +75,7 @@ class _Fsck:
                 bulk.recount(connection)
             for directory_id in miscounted:
                 self._tell("miscounted-directory", "directory_id", directory_id, repaired=self._options.repair)
+        with connection.transaction():  # another one: counting anew keeps writers out until the end of its own
             for entry_id in bulk.unreachable(connection):
                 self._tell("unreachable-entry", "entry_id", entry_id)
             for guid in bulk.without_replica(connection):
@@ -86,20 +87,32 @@ class _Fsck:
         """Compare files with keys."""
         with self._connection.transaction():
             given = bulk.gather(self._connection, elsewhere.keys(), elsewhere.unfinished(), self._options.min_age)
-            self._mend("file-without-key", given.files_without, self._remove_files)
             self._mend("file-short-of-shares", given.files_short, None)
-            self._mend("key-without-file", given.without_file, elsewhere.destroy_keys if self._options.destroy_keys else None)
+            self._mend(
+                "key-without-file", given.without_file, self._unless_there(elsewhere.destroy_keys) if self._options.destroy_keys else None
+            )
+            # Last, because it keeps writers out of the files' directories until the end.
+            self._mend("file-without-key", given.files_without, self._remove_files)
 
     def records(self, elsewhere: Elsewhere) -> None:
         """Compare files with records."""
         with self._connection.transaction():
             given = bulk.gather(self._connection, elsewhere.records(), elsewhere.unfinished(), self._options.min_age)
             self._mend("file-without-record", given.files_without, None)
-            self._mend("record-without-file", given.without_file, elsewhere.delete_records)
+            self._mend("record-without-file", given.without_file, self._unless_there(elsewhere.delete_records))
 
     def _remove_files(self, guids: Sequence[UUID]) -> Mapping[UUID, str]:
         bulk.remove_files(self._connection, guids)
         return {}
+
+    def _unless_there(self, remedy: Remedy) -> Remedy:
+        """Return a remedy that looks once more, right before, whether the catalog has the files by now."""
+
+        def mend(guids: Sequence[UUID]) -> Mapping[UUID, str]:
+            there = bulk.files_among(self._connection, guids)
+            return {**remedy([guid for guid in guids if guid not in there]), **dict.fromkeys(there, "FILE_THERE")}
+
+        return mend
 
     def _mend(self, problem: str, found: Difference, remedy: Remedy | None) -> None:
         """Tell what is found, and mend it where that is asked for and it is not suspiciously much."""
