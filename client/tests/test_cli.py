@@ -340,7 +340,7 @@ def test_the_command_line_program_reads_its_configuration_from_the_environment(g
     command = [sys.executable, "-m", "mdm_client.cli", "ls", "/nowhere"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "mdm: catalog: No such directory, or it is not for you.\n"
+    assert done.stderr == "mdm: /nowhere: catalog: No such directory, or it is not for you.\n"
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -30,6 +30,7 @@ def test_directories_links_and_comments(top, mdm):
     assert mdm("operator", "ln", "-s", "a/b", f"{top}/short").code == 0
     assert _names(mdm, "ls", top) == ["a/", "short@", "Ünïcode ☃/"]
     assert _names(mdm, "ls", f"{top}/short") == ["c/"]
+    assert mdm("mallory", "ls", "-d", "/").out == "/\n", "that there is a root is no secret"
     several = mdm("operator", "ls", f"{top}/a", f"{top}/none", f"{top}/short")
     assert (several.code, several.out) == (1, f"{top}/a:\nb/\n\n{top}/none:\n\n{top}/short:\nc/\n")
     assert several.err.startswith(f"mdm: {top}/none: ")

@@ -35,7 +35,7 @@ def entry_facts(entry: Entry) -> dict[str, Any]:
 
 def shown_name(entry: Entry, name: str) -> str:
     """Return a name with a mark of its kind: `/` for directories, `@` for links."""
-    return printable(name) + {DIRECTORY: "/", SYMLINK: "@"}.get(entry.kind, "")
+    return printable(name) + ({DIRECTORY: "/", SYMLINK: "@"}.get(entry.kind, "") if name != "/" else "")
 
 
 def long_line(entry: Entry, name: str, exact: bool = False) -> str:
