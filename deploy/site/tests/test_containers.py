@@ -17,6 +17,7 @@ from mdm_service import settings
 from mdm_site.containers import SCP_HOST, SERVICE_PORT, ContainerSite, describe
 from mdm_site.error import SiteError
 from mdm_site.key import add_key_encryption_key
+from mdm_site.lending import lend
 from mdm_site.revocation import revoke
 from mdm_site.service import BY_NAME
 
@@ -157,3 +158,12 @@ def test_bad_arguments_give_one_line(arguments, message, tmp_path):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_identity_is_lent_to_a_command_in_a_container(site, tmp_path):
+    config = ClientConfig.load(lend(site, "operator", tmp_path / "lent"))
+    assert (config.catalog, config.keystores[0].addresses) == (("catalog:7001",), (f"keystore-a:{SERVICE_PORT['keystore-a']}",))
+    assert config.tls.key.read_bytes() == (site.client("operator").parent / "operator.key").read_bytes()
+    assert [oct(path.stat().st_mode & 0o777) for path in (tmp_path / "lent", config.tls.key)] == ["0o700", "0o600"]
+    with pytest.raises(SiteError, match="is nobody a user"):
+        lend(site, "nobody", tmp_path / "none")

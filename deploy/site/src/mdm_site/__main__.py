@@ -7,6 +7,7 @@ from pathlib import Path
 from mdm_site.containers import PORTS, ContainerSite, describe
 from mdm_site.error import SiteError
 from mdm_site.key import add_key_encryption_key
+from mdm_site.lending import lend
 from mdm_site.neighbour import add_site
 from mdm_site.revocation import revoke
 from mdm_site.service import SITE
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("revoke", parents=[common], help="revoke a certificate of the site's authority").add_argument("name")
     commands.add_parser("renew", parents=[common], help="renew certificates and CRL that expire within a week")
     commands.add_parser("add-kek", parents=[common], help="put a new key-encryption key before the old ones").add_argument("keystore")
+    lent = commands.add_parser("lend", parents=[common], help="copy a user's identity to where a command in a container can use it")
+    lent.add_argument("name")
+    lent.add_argument("--to", type=Path, required=True, metavar="DIRECTORY", help="remove it after use")
     commands.add_parser("show", parents=[common], help="show the site as JSON")
     return root
 
@@ -75,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
         site.hand_over()
     elif arguments.command == "add-kek":
         print(add_key_encryption_key(site, arguments.keystore))
+    elif arguments.command == "lend":
+        print(lend(site, arguments.name, arguments.to))
     else:
         print(describe(site))
 
