@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,7 +15,7 @@ from mdm_local.component import LISTENERS
 from mdm_local.configuration import Configuration
 from mdm_local.layout import USERS, Layout
 from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs
-from mdm_local.state import State
+from mdm_local.state import Coupling, State
 from mdm_metadata.config import MetadataSettings
 from mdm_service import main, settings
 from mdm_service.membership import parse
@@ -30,14 +31,16 @@ SETTINGS = {
 }
 
 
-def write(root: Path, kind: str = ORTHANC) -> Layout:
+def write(root: Path, kind: str = ORTHANC, **known: Any) -> Layout:
     layout = Layout(root)
+    state = State(port.allocate(LISTENERS, State.load(layout.state_file).ports, ()), kind, **known)
     layout.make()
-    credential.prepare(layout, "MDM Local")
+    credential.prepare(layout, state.organisation)
     http = "http://127.0.0.1:20001" if kind == ORTHANC else ""
     dicomweb = f"{http}/dicom-web" if http else ""
     pacs = Pacs(kind, AE_TITLES[kind], "127.0.0.1", 20000, http, dicomweb, layout.secret("pacs-password"))
-    Configuration(layout, State(port.allocate(LISTENERS, {}, ())), pacs, lambda name: f"dbname={name} user={name}").write()
+    state.save(layout.state_file)
+    Configuration(layout, state, pacs, lambda name: f"dbname={name} user={name}").write()
     return layout
 
 
@@ -105,3 +108,33 @@ def test_what_expires_soon_is_renewed_and_the_revoked_stay_revoked(tmp_path):
     assert crl.next_update_utc > soon
     mallory = x509.load_pem_x509_certificate((layout.pki / "mallory.crt").read_bytes())
     assert [entry.serial_number for entry in crl] == [mallory.serial_number]
+
+
+def metadata(layout: Layout) -> MetadataSettings:
+    return settings.load(MetadataSettings, "metadata", layout.config("metadata"))
+
+
+def test_coupled_stacks_know_each_others_authority_and_who_copies_what(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    write(b, name="hospital-b")
+    first = write(a, others={"hospital-b": Coupling(str(b), copies_us=True)})
+    second = write(b, name="hospital-b", others={"hospital-a": Coupling(str(a), copied_here=True)})
+    origin, copy = metadata(first), metadata(second)
+    for loaded in (origin, copy):
+        main.check(loaded)
+        assert {authority.namespaces for authority in loaded.trust.ca} == {("O=MDM Local",), ("O=hospital-b",)}
+    assert origin.feed.subtrees_by_subject() == {"CN=metadata,O=hospital-b": {"/biomed/hospital-a"}}
+    assert copy.copied() == {"hospital-a": ("/biomed/hospital-a",)}
+    assert copy.replicas[0].ca == first.pki / "ca.crt"
+    assert (origin.copied(), copy.feed.subscribers) == ({}, ())
+    sites = [ClientConfig.load(layout.client("alice")).metadata_sites for layout in (first, second)]
+    assert sites[0] == sites[1]
+    assert sorted(sites[0]) == ["hospital-a", "hospital-b"]
+    catalog = settings.load(CatalogSettings, "catalog", first.config("catalog"))
+    assert (len(catalog.trust.ca), catalog.tls.ca) == (1, first.pki / "ca.crt"), "other services have nothing to do with the other site"
+
+
+def test_a_coupled_stack_that_is_gone_is_left_out(tmp_path):
+    layout = write(tmp_path / "a", others={"hospital-b": Coupling(str(tmp_path / "gone"), copies_us=True)})
+    assert len(metadata(layout).trust.ca) == 1
+    assert not ClientConfig.load(layout.client("alice")).metadata_sites

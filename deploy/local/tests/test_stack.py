@@ -116,3 +116,21 @@ def test_purge_leaves_a_directory_alone_that_is_not_a_stacks(tmp_path):
     done = local(tmp_path, "down", "--purge", check=False)
     assert done.returncode == 1
     assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("up", "--name", "Hospital B"), "small letters"), (("couple", "elsewhere"), "both stacks are called hospital-a")],
+)
+def test_bad_names_are_refused_in_one_line(arguments, message, tmp_path):
+    done = local(tmp_path / "none", *arguments, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert message in done.stderr
+
+
+@pytest.mark.timeout(400)
+def test_a_stack_stays_what_it_was_made(roots):
+    for arguments in (("--name", "hospital-b"), ("--only", "metadata")):
+        done = local(roots[0], "up", *arguments, check=False)
+        assert done.returncode == 1
+        assert "down --purge" in done.stderr

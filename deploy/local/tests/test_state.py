@@ -9,13 +9,14 @@ from mdm_local import port
 from mdm_local.error import LocalError
 from mdm_local.layout import Layout, default_root
 from mdm_local.process import ProcessRecord
-from mdm_local.state import State
+from mdm_local.state import Coupling, State
 from mdm_site import toml
 
 
 def test_a_state_is_read_back_as_it_was_saved(tmp_path):
     file = tmp_path / "state.json"
-    state = State({"catalog": 20001}, "orthanc", {"catalog": ProcessRecord(1, 2, "boot")})
+    others = {"hospital-b": Coupling("/b", copied_here=True)}
+    state = State({"catalog": 20001}, "orthanc", {"catalog": ProcessRecord(1, 2, "boot")}, "hospital-c", ["catalog"], others)
     state.save(file)
     assert State.load(file) == state
 

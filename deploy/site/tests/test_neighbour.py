@@ -14,7 +14,7 @@ from mdm_site.neighbour import add_site
 
 def make(root: Path, name: str, organisation: str = "") -> ContainerSite:
     made = ContainerSite(root)
-    made.make(demonstration=True, hosts=[f"mdm.{name}.example"], ports={}, project=name, name=name, organisation=organisation)
+    made.make(demonstration=True, hosts=[f"mdm.{name}.example"], ports={}, project="", name=name, organisation=organisation)
     return made
 
 
@@ -29,7 +29,8 @@ def files(site: ContainerSite) -> tuple[Path, Path]:
 
 
 def test_a_site_has_its_name_in_paths_groups_subjects_and_addresses(sites):
-    _, b = sites
+    a, b = sites
+    assert [site.environment()["COMPOSE_PROJECT_NAME"] for site in (a, b)] == ["mdm", "mdm-hospital-b"]
     assert (b.name, b.organisation) == ("hospital-b", "hospital-b")
     assert '"/biomed/hospital-b/physicians" = ["CN=carol,O=hospital-b"]' in (b.root / "trust" / "groups.toml").read_text()
     assert 'site = "hospital-b"' in (b.root / "dicom-srm" / "service.toml").read_text()

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from grpc import StatusCode
 from mdm.acl.v1 import acl_pb2
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
@@ -61,8 +63,12 @@ class Site:
         self.port = self._runtime.service_server.port
 
     def stop(self) -> None:
+        self.stop_within(0.2)
+
+    def stop_within(self, grace: float) -> None:
+        """Stop, and cancel after so many seconds what has not ended."""
         if self._runtime is not None:
-            self._runtime.service_server.stop(0.2)
+            self._runtime.service_server.stop(grace)
             self._runtime.close()
             self._runtime = None
 
@@ -374,3 +380,17 @@ def test_what_is_no_longer_to_be_copied_is_removed_at_the_next_start(sites, post
     with psycopg.connect(b.conninfo) as connection:
         counts = connection.execute("SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM collection WHERE replica)").fetchone()
     assert counts == (0, 0)
+
+
+def test_an_origin_that_stops_ends_its_streams_and_does_not_wait_for_subscribers(sites, pki):
+    a, _ = sites
+    with channel(f"127.0.0.1:{a.port}", pki.issue(pki.subject("metadata-b"))) as opened:
+        request = feed_pb2.SubscribeRequest(subtree="/biomed/a", position=feed_pb2.FeedPosition(copying=True))
+        call = feed_pb2_grpc.MetadataFeedServiceStub(opened).Subscribe(request, timeout=60)
+        next(call)
+        with ThreadPoolExecutor(1) as executor:
+            stopped = executor.submit(a.stop_within, 120)
+            for _ in call:  # raises if it is cancelled or takes a minute
+                pass
+            stopped.result()
+        assert call.code() is StatusCode.OK

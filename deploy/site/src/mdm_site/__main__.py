@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--demo", action="store_true", help="with an Orthanc as PACS and the users alice, carol and mallory")
     make.add_argument("--host", action="append", metavar="NAME", help="name or address at which users reach the services; may be repeated")
     make.add_argument("--port", action="append", type=_port, metavar="NAME=PORT", help=f"port on this host for one of {', '.join(PORTS)}")
-    make.add_argument("--project", default="mdm", help="name of the compose project (default: mdm)")
+    make.add_argument("--project", default="", help=f"name of the compose project (default: mdm, or mdm-NAME if not {SITE})")
     make.add_argument("--name", default=SITE, help=f"name of the site, in paths and SURLs (default: {SITE})")
     make.add_argument("--organisation", default="", help="O= of every certificate of the site (default: its name)")
     commands.add_parser("add-user", parents=[common], help="issue a certificate and a client configuration").add_argument("name")

@@ -85,7 +85,8 @@ class ContainerSite:
         """Make everything that is missing and renew certificates that expire within a week; what was changed by hand stays.
 
         `hosts` are the names under which users reach the services from outside; the first goes into client configurations.
-        Certificates are issued below `organisation`: without one, below the site's name.
+        Certificates are issued below `organisation`: without one, below the site's name. Without a `project`, containers and volumes
+        are named after the site, so that two on one host do not take each other's.
 
         Raises:
             SiteError: a name cannot be used.
@@ -95,7 +96,7 @@ class ContainerSite:
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not self.environment_file.exists():
             named = {"MDM_SITE_NAME": name, "MDM_ORGANISATION": chosen}
-            self._write_environment(demonstration, hosts, ports, project, named)
+            self._write_environment(demonstration, hosts, ports, project or _project(name), named)
         self._make_trust(demonstration)
         self.renew()
         for service in SERVICES:
@@ -309,6 +310,10 @@ class ContainerSite:
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644), "wb") as stream:
             stream.write(content)
         scratch.replace(path)
+
+
+def _project(name: str) -> str:
+    return "mdm" if name == SITE else f"mdm-{name}".replace(".", "-")
 
 
 def check_names(name: str, organisation: str) -> None:

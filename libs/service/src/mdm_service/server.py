@@ -1,5 +1,6 @@
 """The mutual-TLS gRPC server that every service is built on."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -27,12 +28,14 @@ class ServiceServer:
     """A gRPC server with authentication, policy, health and, if asked, reflection.
 
     `grpc` is the server to register servicers on; `add_service` announces each one's full name to health and reflection.
+    `stopping` is set first of all at the end: a stream without an end of its own has to watch it.
     One caller holds at most half of the `threads`, and a call that waits `stall_seconds` for its caller is cancelled.
     """
 
     def __init__(
         self, address: Address, tls: TlsSettings, authenticator: Authenticator, *, threads: int = 32, stall_seconds: float = STALL_SECONDS
     ) -> None:
+        self.stopping = threading.Event()
         self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
         self._health_executor = ThreadPoolExecutor(_HEALTH_THREADS, "health")
         self._stalls = StallWatch(stall_seconds)
@@ -74,6 +77,7 @@ class ServiceServer:
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """Report unhealthy, refuse new calls, let running ones finish for `grace` seconds, then cancel them."""
+        self.stopping.set()
         self._health.enter_graceful_shutdown()
         self.grpc.stop(grace).wait()
         self._executor.shutdown(wait=True, cancel_futures=True)

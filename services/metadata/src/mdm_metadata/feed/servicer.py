@@ -23,16 +23,17 @@ MAX_STREAMS = 8
 
 
 class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
-    """MetadataFeedService over gRPC. `subscribers` says which subtrees, folded, each subject may have."""
+    """MetadataFeedService over gRPC. `subscribers` says which subtrees, folded, each subject may have; streams end at `stopping`."""
 
-    def __init__(self, pool: ConnectionPool, subscribers: Mapping[str, frozenset[str]]) -> None:
+    def __init__(self, pool: ConnectionPool, subscribers: Mapping[str, frozenset[str]], stopping: threading.Event) -> None:
         self._pool = pool
         self._origin = FeedOrigin(pool)
         self._subscribers = subscribers
+        self._stopping = stopping
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
 
     def Subscribe(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> Iterator[pb.SubscribeResponse]:
-        """Stream steps until the client goes or some minutes are over."""
+        """Stream steps until the client or this service goes, or some minutes are over."""
         self._check(current_caller(), request.subtree)
         if not self._streams.acquire(blocking=False):
             raise Exhausted("TOO_MANY_SUBSCRIBERS", f"At most {MAX_STREAMS} subscriptions at once: try again later.")
@@ -44,7 +45,7 @@ class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
     def _steps(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> Iterator[pb.SubscribeResponse]:
         position, told = request.position, 0.0
         end = time.monotonic() + STREAM_SECONDS
-        while context.is_active() and time.monotonic() < end:
+        while context.is_active() and time.monotonic() < end and not self._stopping.is_set():
             step = self._origin.step(request.subtree, position)
             moved = step.to != position
             if moved or time.monotonic() - told > BEAT_SECONDS:
@@ -52,7 +53,7 @@ class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
                 told = time.monotonic()
             position = step.to
             if not moved:
-                time.sleep(POLL_SECONDS)
+                self._stopping.wait(POLL_SECONDS)
 
     def ListReplicas(self, request: pb.ListReplicasRequest, context: grpc.ServicerContext) -> pb.ListReplicasResponse:
         """List the copies that are kept here."""
