@@ -54,7 +54,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         pytest.skip("Orthanc is not installed")
     layout = Layout(tmp_path)
     layout.make()
-    credential.prepare(layout)
+    credential.prepare(layout, "MDM Local")
     ports = port.allocate(LISTENERS, {}, ())
     http = f"http://127.0.0.1:{ports[PACS_HTTP]}" if kind == ORTHANC else ""
     pacs = Pacs(kind, AE_TITLES[kind], "127.0.0.1", ports[PACS], http, password_file=layout.secret("pacs-password"))

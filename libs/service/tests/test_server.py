@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,9 @@ from mdm_site.pki import DevelopmentCa
 
 
 class Srm(srm_pb2_grpc.SrmServiceServicer):
+    def __init__(self):
+        self.begun, self.alone = threading.Event(), threading.Event()
+
     def Ping(self, request, context):
         caller = current_caller()
         return srm_pb2.PingResponse(version=caller.dn, site=",".join(sorted(caller.groups)))
@@ -33,9 +37,23 @@ class Srm(srm_pb2_grpc.SrmServiceServicer):
     def AbortRequest(self, request, context):
         raise RuntimeError("secret of a patient")
 
+    def StatusOfGetRequest(self, request, context):
+        context.abort(grpc.StatusCode.DATA_LOSS, "as the handler says")
+
+    def PrepareToGet(self, request, context):
+        self._raise_once_alone(context)
+
     def WatchGetRequest(self, request, context):
         yield srm_pb2.WatchGetRequestResponse()
+        if request.token:
+            self._raise_once_alone(context)
         raise Invalid("BAD_STREAM", "That is bad.")
+
+    def _raise_once_alone(self, context):
+        assert context.add_callback(self.alone.set)
+        self.begun.set()
+        assert self.alone.wait(10)
+        raise RuntimeError("secret of a patient")
 
 
 class Acl(acl_pb2_grpc.AclServiceServicer):
@@ -207,6 +225,36 @@ def test_an_unforeseen_error_tells_only_an_incident_id_and_logs_no_message(serve
     record = next(record for record in caplog.records if record.message == "unexpected error")
     assert record.incident in caught.value.details()
     assert "patient" not in str(record.__dict__)
+
+
+@pytest.mark.parametrize("method", ["PrepareToGet", "WatchGetRequest"])
+def test_an_error_after_the_caller_has_gone_is_logged_by_nobody(ca, method, caplog):
+    servicer = Srm()
+
+    def register(service: ServiceServer, _: Authenticator) -> None:
+        srm_pb2_grpc.add_SrmServiceServicer_to_server(servicer, service.grpc)
+
+    served = serve_in_process(ca.issue(ca.subject("server")), register, namespaces=(ca.namespace,))
+    with served as server, channel(server.address, ca.issue(ca.subject("alice"))) as opened:
+        stub = srm_pb2_grpc.SrmServiceStub(opened)
+        if method == "PrepareToGet":
+            call = stub.PrepareToGet.future(srm_pb2.PrepareToGetRequest(), timeout=30)
+        else:
+            call = stub.WatchGetRequest(srm_pb2.WatchGetRequestRequest(token="alone"), timeout=30)
+            next(call)
+        assert servicer.begun.wait(10)
+        call.cancel()
+        assert servicer.alone.wait(10)
+    # The server has stopped, so what its threads had to log is logged.
+    assert "patient" not in caplog.text + str([record.__dict__ for record in caplog.records])
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_handler_ends_a_call_by_itself(server, ca, caplog):
+    with channel(server.address, ca.issue(ca.subject("alice"))) as opened, pytest.raises(grpc.RpcError) as caught:
+        srm_pb2_grpc.SrmServiceStub(opened).StatusOfGetRequest(srm_pb2.StatusOfGetRequestRequest(), timeout=5)
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.DATA_LOSS, "as the handler says")
+    assert not caplog.records
 
 
 def tls_context(identity, version: ssl.TLSVersion) -> ssl.SSLContext:

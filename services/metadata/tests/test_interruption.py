@@ -18,6 +18,8 @@ from mdm_metadata.interruption import Interruption
 pytestmark = pytest.mark.integration
 
 READ, WRITE = 4, 8
+#: Seconds in which the work is to have stopped, on a machine that has much else to do; alone it takes a tenth of one.
+SOON = 5.0
 #: Numbers of 30,000 digits, multiplied for each entry: seconds for all of them, were it not stopped.
 LONG = " * ".join(["CAST(t AS NUMERIC)"] * 6)
 SLOW = f"""UPDATE "/slow" SET n = 1 WHERE {" OR ".join([f"({LONG}) * ({LONG}) < 0"] * 4)}"""
@@ -76,15 +78,15 @@ def unchanged(loader: Any) -> bool:
 
 @pytest.mark.parametrize("what", BLOCKED)
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-def test_a_change_that_nobody_waits_for_stops_in_the_database_within_a_second(service, loader, held, what, how):
+def test_a_change_that_nobody_waits_for_stops_in_the_database(service, loader, held, what, how):
     method, request = BLOCKED[what]
-    call = getattr(loader.metadata, method).future(request, timeout=1.5 if how == "deadline" else 30)
-    assert within(1.4, lambda: working(service) == 1)
+    call = getattr(loader.metadata, method).future(request, timeout=3 if how == "deadline" else 30)
+    assert within(2.9, lambda: working(service) == 1)
     if how == "cancel":
         call.cancel()
     with pytest.raises((grpc.RpcError, grpc.FutureCancelledError)):
-        call.result(3)
-    assert within(1.0, lambda: working(service) == 0)
+        call.result(SOON)
+    assert within(SOON, lambda: working(service) == 0)
     assert unchanged(loader)
 
 
@@ -92,7 +94,7 @@ def test_a_condition_that_takes_long_is_stopped_while_it_is_evaluated(service, l
     call = loader.metadata.Change.future(pb.ChangeRequest(sql=SLOW), timeout=30)
     assert within(5, lambda: working(service) == 1)
     call.cancel()
-    assert within(1.0, lambda: working(service) == 0)
+    assert within(SOON, lambda: working(service) == 0)
     assert unchanged(loader)
 
 
@@ -115,11 +117,13 @@ def test_a_command_that_is_killed_leaves_nothing_running(service, loader, held, 
     rows = tmp_path / "rows.csv"
     rows.write_text("entry,n\n" + "".join(f"{n},7\n" for n in range(20)))
     arguments = {"update": ["update", 'UPDATE "/slow" SET n = 7 WHERE TRUE'], "load": ["load", "/slow", str(rows), "--key", "entry"]}
-    mdm = [sys.executable, "-m", "mdm_client.cli", "--config", str(configuration), "meta", *arguments[command]]
+    # A process started in the background by a shell ignores SIGINT, and so would its children.
+    program = ["env", "--default-signal=INT", sys.executable, "-m", "mdm_client.cli"]
+    mdm = [*program, "--config", str(configuration), "meta", *arguments[command]]
     with subprocess.Popen(mdm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         assert within(20, lambda: working(service) == 1)
         process.send_signal(ending)
-        assert within(2.0 if ending is signal.SIGINT else 1.0, lambda: working(service) == 0)  # Python takes a moment to end by itself
+        assert within(SOON, lambda: working(service) == 0)
     assert unchanged(loader)
 
 
@@ -128,7 +132,7 @@ def test_the_timeout_of_an_update_is_its_deadline(service, loader, held, configu
     done = subprocess.run([*mdm, 'UPDATE "/slow" SET n = 7 WHERE TRUE'], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "DEADLINE" in done.stderr.upper() or "time" in done.stderr
-    assert within(1.0, lambda: working(service) == 0)
+    assert within(SOON, lambda: working(service) == 0)
     assert unchanged(loader)
 
 

@@ -25,6 +25,9 @@ class Cancelled(MdmError):
 
     code = 1
 
+    def __init__(self) -> None:
+        super().__init__("CALLER_GONE", "The call was cancelled, or its deadline passed.")
+
 
 class Invalid(MdmError):
     """The request itself is wrong; repeating it will not help."""

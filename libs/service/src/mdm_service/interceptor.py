@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from mdm_service import metrics, policy
 from mdm_service.authentication import Authenticator
 from mdm_service.capacity import CallLimit, StallWatch
-from mdm_service.errors import Forbidden, Invalid, MdmError, Unavailable
+from mdm_service.errors import Cancelled, Forbidden, Invalid, MdmError, Unavailable
 from mdm_service.identity import set_caller
 
 ERROR_DOMAIN = "mdm"
@@ -94,7 +94,8 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             except Exception as error:
                 if _aborted(context):
                     raise
-                status = status_of(error)
+                # gRPC would log the text of what is raised because a caller has gone, and that may hold what must not be logged.
+                status = status_of(error if context.is_active() else Cancelled())
             metrics.observe(method, _code_name(status), time.perf_counter() - started)
             if status is not None:
                 context.abort_with_status(rpc_status.to_status(status))
@@ -114,7 +115,8 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             except Exception as error:
                 if _aborted(context):
                     raise
-                status = status_of(error)
+                # gRPC would log the text of what is raised because a caller has gone, and that may hold what must not be logged.
+                status = status_of(error if context.is_active() else Cancelled())
             finally:
                 metrics.observe(method, _code_name(status), time.perf_counter() - started)
             if status is not None:
@@ -164,8 +166,8 @@ def _add(status: status_pb2.Status, detail: Any) -> None:
 
 
 def _aborted(context: grpc.ServicerContext) -> bool:
-    """Tell whether a handler has ended the call itself by `context.abort`, or the client has gone."""
-    return cast(Any, context).code() is not None or not context.is_active()
+    """Tell whether a handler has ended the call itself by `context.abort`."""
+    return cast(Any, context).code() is not None
 
 
 def _code_name(status: status_pb2.Status | None) -> str:

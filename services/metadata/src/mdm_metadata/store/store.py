@@ -194,7 +194,7 @@ def _interrupted_by(interruption: Interruption, connection: psycopg.Connection) 
         if interruption.is_set:
             connection.close()
     if interruption.is_set:
-        raise Cancelled("CALLER_GONE", "The call was cancelled, or its deadline passed.")
+        raise Cancelled
 
 
 def _cancel(connection: psycopg.Connection) -> None:
