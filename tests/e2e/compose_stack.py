@@ -14,7 +14,7 @@ from typing import Any
 
 from mdm_local import port
 from mdm_service import probe
-from mdm_site.containers import ORGANISATION, PORTS
+from mdm_site.containers import PORTS, ContainerSite
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import BY_NAME, SITE
 from psycopg import conninfo
@@ -36,7 +36,6 @@ class ComposeStack(Stack):
     def __init__(self, site: Path, name: str = SITE, *, small: bool = False) -> None:
         self.site = site
         self.name = name
-        self.organisation = ORGANISATION if name == SITE else name
         self.project = f"mdm{os.getpid()}{'' if name == SITE else name}"
         self._services = ("metadata",) if small else ()
 
@@ -67,7 +66,7 @@ class ComposeStack(Stack):
 
     @property
     def authority(self) -> DevelopmentCa:
-        return DevelopmentCa(self.site / "ca", self.organisation)
+        return ContainerSite(self.site).ca
 
     @property
     def trust_directory(self) -> Path:

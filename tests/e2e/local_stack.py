@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mdm_local.layout import Layout
+from mdm_local.state import State
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import SITE
 from psycopg import conninfo
@@ -41,7 +43,8 @@ class LocalStack(Stack):
 
     @property
     def authority(self) -> DevelopmentCa:
-        return DevelopmentCa(self._data_dir / "pki", "MDM Local" if self.name == SITE else self.name)
+        layout = Layout(self._data_dir)
+        return DevelopmentCa(layout.pki, State.load(layout.state_file).organisation)
 
     @property
     def trust_directory(self) -> Path:

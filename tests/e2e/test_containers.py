@@ -157,8 +157,8 @@ def with_certificate(files: TlsFiles) -> Callable[[ssl.SSLContext], None]:
 @pytest.fixture(scope="module")
 def strangers(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
     """Certificates of the operator's name that no listener may accept: of a foreign authority, expired."""
-    foreign = DevelopmentCa(tmp_path_factory.mktemp("foreign"), stack.organisation)
-    own = DevelopmentCa(stack.site / "ca", stack.organisation)
+    own = stack.authority
+    foreign = DevelopmentCa(tmp_path_factory.mktemp("foreign"), own.organisation)
     past = datetime.now(UTC) - timedelta(days=1)
     operator = own.subject("operator")
     expired = own.issue(operator, hosts=(), name="expired-operator", not_before=past - timedelta(days=9), not_after=past)

@@ -106,7 +106,7 @@ def test_the_hospitals_own_pacs_forwards_through_the_relay(stack: ComposeStack, 
 
 
 def test_certificates_that_expire_are_renewed(stack: ComposeStack, mdm: Mdm, registered: Image):
-    ca = DevelopmentCa(stack.site / "ca", stack.organisation)
+    ca = stack.authority
     soon = datetime.now(UTC) + timedelta(days=1)
     ca.issue(ca.subject("catalog"), hosts=("catalog", "127.0.0.1", "localhost"), name="catalog", not_after=soon)
     before = (stack.site / "catalog" / "tls.crt").read_bytes()

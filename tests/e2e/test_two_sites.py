@@ -325,7 +325,7 @@ def test_certificates_that_prove_nothing_are_refused(sites: tuple[Site, Site], t
     ours, theirs = a.stack.authority, b.stack.authority
     stranger = DevelopmentCa(tmp_path / "stranger", theirs.organisation).issue(theirs.subject("metadata"))
     assert subscribe(a, stranger.certificate, stranger.key, SUBTREE) == "UNAVAILABLE", "the handshake fails"
-    posing = DevelopmentCa(theirs.directory, theirs.organisation).issue(ours.subject("operator"), name="posing")
+    posing = theirs.issue(ours.subject("operator"), name="posing")
     assert subscribe(a, posing.certificate, posing.key, SUBTREE) == "UNAUTHENTICATED"
     result = a.mdm("", "--json", "meta", "ls", config=a.configuration("posing", posing.certificate, posing.key))
     assert (result.code, json.loads(result.err)["reason"]) == (5, "SUBJECT_OUTSIDE_NAMESPACE")

@@ -95,3 +95,14 @@ def test_what_would_mix_up_two_sites_is_refused(sites, tmp_path):
         make(tmp_path / "bad", "Hospital B")
     with pytest.raises(SiteError, match="organisation"):
         make(tmp_path / "bad", "hospital-b", "B, CN=operator")
+
+
+def test_a_site_of_an_earlier_version_goes_on_under_the_name_it_had(sites):
+    a, b = sites
+    lines = a.environment_file.read_text().splitlines()
+    a.environment_file.write_text("\n".join(line for line in lines if not line.startswith(("MDM_SITE_NAME", "MDM_ORGANISATION"))) + "\n")
+    (a.root / "trust" / "authorities.crt").unlink()
+    subject = a.ca.certificate_file.read_bytes()
+    a.make(demonstration=True, hosts=["other"], ports={}, project="")
+    assert (a.name, a.organisation, a.ca.certificate_file.read_bytes()) == ("hospital-a", "MDM Site", subject)
+    assert 'namespaces = ["O=hospital-b"]' in add_site(a, "hospital-b", *files(b))
