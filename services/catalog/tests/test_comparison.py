@@ -1,6 +1,7 @@
 """Random operations by random callers: the service on PostgreSQL answers as a world of a few rules does."""
 
 import uuid
+from itertools import product
 from operator import attrgetter
 
 import psycopg
@@ -31,6 +32,7 @@ from mdm_catalog.pattern import Condition
 from mdm_catalog.value import MAX_SIZE, parse_replica
 from mdm_service.acl import AclEntry
 from mdm_service.acl_change import AclChange, Action
+from mdm_service.acl_settings import ROOT_ACL_ID
 from mdm_service.database import migrate
 
 from services.catalog.tests.comparison import (
@@ -93,14 +95,17 @@ ATTRIBUTES = st.builds(
     access_time=st.none() | MOMENTS,
 )
 OF_FILES = st.one_of(ATTRIBUTES, NEW_REPLICAS, CHANGED_REPLICAS, st.builds(ReplicaRemoval, replicas))
+OF_ENTRIES = st.one_of(
+    st.builds(Renaming, TARGETS, paths.map(lfn), st.booleans()),
+    st.builds(AclAssignment, TARGETS, acls, ACL),
+    st.builds(Removal, TARGETS, st.booleans()),
+)
 OPERATIONS = st.one_of(
     st.builds(NewDirectory, paths.map(lfn), ACL, ACL),
     FILES,
     st.builds(NewLink, paths.map(lfn), LINKS, ACL),
-    st.builds(Renaming, TARGETS, paths.map(lfn), st.booleans()),
     st.builds(FileChange, TARGETS, comment=st.sampled_from(["", "d"]), if_rev=REVS),
-    st.builds(AclAssignment, TARGETS, acls, ACL),
-    st.builds(Removal, TARGETS, st.booleans()),
+    OF_ENTRIES,
     OF_FILES,
 )
 DISTINCT = (attrgetter("lfn"), attrgetter("guid"), lambda file: file.replicas[0].surl)
@@ -160,11 +165,12 @@ class Comparison(RuleBasedStateMachine):
     def lists(self, entries):
         return multiple(*map(self.sides.new_acl, (OWNER, OWNER, ALICE, BOB), entries))
 
-    @initialize(generous=st.booleans(), entries=ENTRIES)
-    def somewhere_to_begin(self, generous, entries):
-        acl = self.sides.new_acl(OWNER, {"authenticated": P.ALL} if generous else entries)
-        for path in (("a",), ("a", "b"), ("b",)):
-            self.sides.do(OWNER, NewDirectory(lfn(path), acl, acl))
+    @initialize(of_each=st.lists(ENTRIES, min_size=6, max_size=6), generous=st.sampled_from([0, 1, 2, 6]))
+    def somewhere_to_begin(self, of_each, generous):
+        entries = [{"authenticated": P.ALL}] * generous + of_each
+        for path, own, default in zip((("a",), ("a", "b"), ("b",)), entries[::2], entries[1::2], strict=False):
+            directory = NewDirectory(lfn(path), self.sides.new_acl(OWNER, own), self.sides.new_acl(OWNER, default))
+            self.sides.do(OWNER, directory)
         for path, guid, surl in zip((("a", "b", "a"), ("b", "a")), GUIDS, SURLS, strict=False):
             self.sides.do(OWNER, NewFile(lfn(path), guid, replicas=(parse_replica(surl, ReplicaStatus.AVAILABLE, ""),)))
         self.sides.do(OWNER, NewLink(lfn(("a", "b-")), "../b"))
@@ -184,6 +190,11 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(who=callers, operations=st.lists(OPERATIONS, min_size=3, max_size=8))
     def operate(self, who, operations):
+        for operation in operations:
+            self.sides.do(who, operation)
+
+    @rule(who=callers, operations=st.lists(OF_ENTRIES, min_size=2, max_size=4))
+    def move_and_remove(self, who, operations):
         for operation in operations:
             self.sides.do(who, operation)
 
@@ -298,6 +309,21 @@ class Comparison(RuleBasedStateMachine):
         assert (usage.files, usage.directories, usage.links, usage.closed) == (files, directories, links, closed)
         assert usage.bytes == min(size, MAX_SIZE)
 
+    def _probe(self):
+        """Compare what everybody could do with everything: each operation in a transaction that fails by its end."""
+        for number, (who, path) in enumerate(product(PEOPLE, sorted(self.world.things))):
+            there, inside = Target(lfn=lfn(path)), lfn((*path, "new"))
+            probes = (
+                Renaming(there, lfn(("b", "b-")), True),
+                NewFile(inside, uuid.UUID(int=9)),
+                AclAssignment(there, ROOT_ACL_ID),
+                NewDirectory(inside),
+                Removal(there, False),
+            )
+            fails = FileChange(Target(guid=uuid.UUID(int=8)), comment="")
+            for probe in (Removal(there, True), probes[number % len(probes)]):
+                self.sides.do_all(who, [probe, fails])
+
     def teardown(self):
         """At the end everybody sees the world as it is, by every name of everything, and the database's own sums are right."""
         everything = [Target(lfn=lfn(path)) for path in self.world.things] + [Target(guid=guid) for guid in GUIDS]
@@ -310,6 +336,7 @@ class Comparison(RuleBasedStateMachine):
             for path, thing in self.world.things.items():
                 if thing.kind is not EntryKind.FILE:
                     self._list(who, path, 1)
+        self._probe()
         assert self.sides.count_of_entries() == len(self.world.things) - 1
         with self.connection.transaction():
             assert (bulk.miscounted(self.connection), bulk.unreachable(self.connection)) == ([], [])
