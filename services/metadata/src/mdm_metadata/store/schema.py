@@ -42,10 +42,14 @@ class Schema:
 
 
 class SchemaCache:
-    """Schemas by collection id and the number of changes so far; what that names never changes, so nothing here becomes stale."""
+    """Schemas by collection id and the number of changes so far; what that names never changes, so nothing here becomes stale.
 
-    def __init__(self, size: int = 10_000) -> None:
+    At most `size` attributes are held, a collection without any counting as one.
+    """
+
+    def __init__(self, size: int = 200_000) -> None:
         self._size = size
+        self._held = 0
         self._lock = threading.Lock()
         self._schemas: OrderedDict[tuple[int, int], Schema] = OrderedDict()
 
@@ -58,9 +62,13 @@ class SchemaCache:
             read = read_schemas(connection, list(missing))
             found.update(read)
             with self._lock:
-                self._schemas.update({missing[number]: schema for number, schema in read.items()})
-                while len(self._schemas) > self._size:
-                    self._schemas.popitem(last=False)
+                for number, schema in read.items():
+                    if missing[number] not in self._schemas:
+                        self._schemas[missing[number]] = schema
+                        self._held += 1 + len(schema.attributes)
+                while self._held > self._size:
+                    _, oldest = self._schemas.popitem(last=False)
+                    self._held -= 1 + len(oldest.attributes)
         return found
 
 
