@@ -140,3 +140,18 @@ def test_schemas_are_held_up_to_a_number_of_attributes(service):
     with pytest.raises(psycopg.OperationalError):  # the oldest were thrown away: it would have to ask
         cache.fill(connection, keys[:1])
     assert set(cache.fill(connection, keys[3:])) == {number for number, _ in keys[3:]}
+
+
+def test_a_subtree_is_listed_without_its_neighbours(service):
+    loader = service.client("loader")
+    paths = ["/b", "/b/x", "/b/x/y", "/b/z", "/b-y", "/b0", "/b!", "/b/x0", "/bb"]
+    assert not any(loader.create(*(pb.Collection(path=path) for path in paths)))
+
+    def listed(path: str, **page: object) -> list[str]:
+        found = loader.call("ListCollections", pb.ListCollectionsRequest(path=path, **page))
+        return [item.path for item in found.collections]
+
+    assert listed("/B") == ["/b", "/b/x", "/b/x/y", "/b/x0", "/b/z"]
+    assert listed("/b/x") == ["/b/x", "/b/x/y"]
+    assert listed("/b", page_size=2, page_token="/b/x") == ["/b/x/y", "/b/x0"]
+    assert set(paths) < set(listed("/"))

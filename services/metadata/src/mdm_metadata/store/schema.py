@@ -60,7 +60,7 @@ class SchemaCache:
     At most `size` attributes are held, a collection without any counting as one.
     """
 
-    def __init__(self, size: int = 200_000) -> None:
+    def __init__(self, size: int = 100_000) -> None:
         self._size = size
         self._held = 0
         self._lock = threading.Lock()
