@@ -63,6 +63,9 @@ def replicate(stand: Stand, copy: Stand, report: Report, seconds: float) -> None
         except ClientError:
             return False
 
+    assert not any(stand.collections.upsert("/published/images", [Entry("first", {"rows": 1})]))
+    while not is_there("first"):  # the copy has found its origin and what to follow
+        time.sleep(0.1)
     writers = [threading.Thread(target=write, args=(index,)) for index in range(2)]
     started = time.perf_counter()
     for writer in writers:
