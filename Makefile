@@ -87,7 +87,7 @@ bench: $(ENVIRONMENT) ## Measure beside Orthanc, age, crypt4gh, Vault's Shamir a
 	$(BIN)/python bench/encryption.py
 	$(BIN)/python bench/keystore.py
 	$(BIN)/python bench/deid.py
-	$(BIN)/python bench/metadata.py
+	$(BIN)/python bench/metadata
 
 clean: ## Stop the local stack and remove it with everything generated, .venv included
 	@if [ -x $(BIN)/mdm-local ]; then $(BIN)/mdm-local down --purge; fi

@@ -95,7 +95,7 @@ def test_query_prints_json_lines_or_a_table(grid):
     _answer(grid)
     config = grid.config()
     first, second = rows(mdm(config, "query", "SELECT guid FROM x", "--json").stdout)
-    assert (first["SliceThickness"], first["Rows"], first["burned"], first["score"]) == (2.5, None, True, None)
+    assert (first["SliceThickness"], first["Rows"], first["burned"], first["score"]) == (2.5, None, True, "NaN")
     assert second["guid"] != first["guid"]
     table = mdm(config, "query", "SELECT guid FROM x").stdout.splitlines()
     assert "SliceThickness (mm)" in table[0]

@@ -1,5 +1,6 @@
 """Answers of the metadata service: columns become rows."""
 
+import json
 from datetime import date
 from decimal import Decimal
 from uuid import UUID
@@ -55,6 +56,12 @@ def test_an_answer_without_header_is_refused(grid):
 def test_columns_of_one_name_stay_apart_in_json():
     columns = [Column("guid", "text", ""), Column("guid", "text", "")]
     assert list(json_rows(columns, [("a", "b")])) == ['{"guid": "a", "guid_2": "b"}']
+
+
+def test_numbers_that_json_lacks_are_not_lost():
+    rows = [(value,) for value in (float("nan"), float("inf"), float("-inf"), 0.5, None)]
+    found = [json.loads(line)["f"] for line in json_rows([Column("f", "float", "")], iter(rows))]
+    assert found == ["NaN", "Infinity", "-Infinity", 0.5, None]
 
 
 def test_a_cell_cannot_drive_the_terminal():

@@ -238,8 +238,8 @@ class CollectionsClient(Service):
         return [from_status(status) for status in statuses]
 
 
-def value_of(kind: str, text: str) -> Any:
-    """Return the value of an attribute of type `kind` that `text` names, in the form entries take.
+def value_of(kind: str, text: str, name: str) -> Any:
+    """Return the value of the attribute `name`, of type `kind`, that `text` means, in the form entries take.
 
     Raises:
         Invalid: VALUE_TYPE: it is none.
@@ -252,7 +252,7 @@ def value_of(kind: str, text: str) -> Any:
         if kind == "bool":
             return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()]
     except (ValueError, KeyError):
-        raise Invalid.because("VALUE_TYPE", f"a value of type {kind} is expected") from None
+        raise Invalid.because("VALUE_TYPE", f"{name}: a value of type {kind} is expected") from None
     return text
 
 

@@ -2,8 +2,10 @@
 
 from uuid import uuid4
 
+import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_metadata.store.schema import SchemaCache
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +126,32 @@ def test_dropping_needs_d_and_no_collections_below(service):
     with pytest.raises(service.failed) as raised:
         loader.rows('SELECT entry FROM "/a/b"')
     assert raised.value.reason == "COLLECTION_NOT_FOUND"
+
+
+def test_schemas_are_held_up_to_a_number_of_attributes(service):
+    loader = service.client("loader")
+    attributes = [service.attribute(f"a{n}", "INT") for n in range(9)]
+    loader.create(*(pb.Collection(path=f"/c{n}", attributes=attributes) for n in range(6)))
+    cache = SchemaCache(size=35)
+    with psycopg.connect(service.conninfo) as connection:
+        keys = connection.execute("SELECT id, rev FROM collection WHERE path LIKE '/c%' ORDER BY id").fetchall()
+        for key in keys:
+            assert len(cache.fill(connection, [key])[key[0]].attributes) == 9
+    with pytest.raises(psycopg.OperationalError):  # the oldest were thrown away: it would have to ask
+        cache.fill(connection, keys[:1])
+    assert set(cache.fill(connection, keys[3:])) == {number for number, _ in keys[3:]}
+
+
+def test_a_subtree_is_listed_without_its_neighbours(service):
+    loader = service.client("loader")
+    paths = ["/b", "/b/x", "/b/x/y", "/b/z", "/b-y", "/b0", "/b!", "/b/x0", "/bb"]
+    assert not any(loader.create(*(pb.Collection(path=path) for path in paths)))
+
+    def listed(path: str, **page: object) -> list[str]:
+        found = loader.call("ListCollections", pb.ListCollectionsRequest(path=path, **page))
+        return [item.path for item in found.collections]
+
+    assert listed("/B") == ["/b", "/b/x", "/b/x/y", "/b/x0", "/b/z"]
+    assert listed("/b/x") == ["/b/x", "/b/x/y"]
+    assert listed("/b", page_size=2, page_token="/b/x") == ["/b/x/y", "/b/x0"]
+    assert set(paths) < set(listed("/"))

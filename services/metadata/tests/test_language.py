@@ -243,6 +243,12 @@ def test_a_change_looks_at_the_rule_before_what_can_fail():
     assert MARKER not in changed(f"""UPDATE "/a" {MARKER} SET t = '{MARKER}' WHERE {MARKER}.t = '{MARKER}' RETURNING t""").sql
 
 
+def test_an_unknown_attribute_is_told_with_those_there_are():
+    with pytest.raises(Invalid) as raised:
+        compiled('SELECT nope FROM "/a"')
+    assert "line 1, column 8: nope is no attribute here; there are entry, i, f, n" in raised.value.message
+
+
 @settings(max_examples=600, deadline=None)
 @given(st.lists(st.sampled_from([*VOCABULARY.split(), "UPDATE", "SET", "DELETE", "RETURNING", "USING"]), max_size=20), st.integers(0, 3))
 def test_random_changes_are_carried_out_or_refused_but_never_crash(words, frame):

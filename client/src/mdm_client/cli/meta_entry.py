@@ -166,14 +166,14 @@ def _kind(described: Collection, name: str) -> str:
 
 
 def _values(described: Collection, texts: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value_of(_kind(described, name), value) if value else None for name, value in _pairs(texts)}
+    return {name: value_of(_kind(described, name), value, name) if value else None for name, value in _pairs(texts)}
 
 
 def _constant(described: Collection, name: str, text: str) -> str:
     kind = _kind(described, name)
     if not text:
         return "NULL"
-    value = value_of(kind, text)
+    value = value_of(kind, text, name)
     if isinstance(value, bool | int | float):
         return str(value).upper()
     if kind == "numeric":

@@ -125,7 +125,7 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]
             for row in reader:
                 number = reader.line_num
                 cells = dict(zip(header, row, strict=True))
-                values = {n: value_of(kinds[n.lower()], text) if text else None for n, text in cells.items() if n != key}
+                values = {n: value_of(kinds[n.lower()], text, n) if text else None for n, text in cells.items() if n != key}
                 yield path, number, Entry(cells[key], values)
         except (ValueError, csv.Error, Invalid) as error:
             problem = error.message if isinstance(error, Invalid) else "as many fields as the header is expected"

@@ -117,8 +117,8 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
             click.echo(error.format_message(), err=True)
         return USAGE
     except click.UsageError as error:
-        hint = f" (mdm {error.ctx.info_name} --help)" if error.ctx and error.ctx.parent else " (mdm --help)"
-        show_error(error.format_message() + hint, "USAGE", as_json)
+        words = error.ctx.command_path.split()[1:] if error.ctx else []  # without the program's name
+        show_error(f"{error.format_message()} ({' '.join(['mdm', *words, '--help'])})", "USAGE", as_json)
         return USAGE
     except click.ClickException as error:
         show_error(error.format_message(), "USAGE", as_json)

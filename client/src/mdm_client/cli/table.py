@@ -85,10 +85,14 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], rights: Sequence[bool]
     return "  ".join(parts).rstrip()
 
 
+#: JSON has no such numbers; as texts they are what ProtoJSON, too, makes of them.
+_NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
 def _with_json_floats(row: Sequence[Any], floats: Sequence[int]) -> list[Any]:
     values = list(row)
     for index in floats:
         if values[index] is not None:
             number = float(values[index])
-            values[index] = number if math.isfinite(number) else None
+            values[index] = number if math.isfinite(number) else _NOT_FINITE.get(number, "NaN")
     return values

@@ -7,6 +7,9 @@ from sqlglot import exp
 from mdm_metadata.model import ACL_NAME, KEY_NAME, AttributeType, StoredAttribute, StoredCollection
 from mdm_metadata.query.tree import ACL_SLOT, Column
 
+#: How many attributes a message names.
+MAX_TOLD = 20
+
 
 class UnknownName(Exception):
     """A name that means nothing, or two things; the message is for the user."""
@@ -53,9 +56,15 @@ class Scope:
         """
         found = [column for index in self.sources(qualifier) if (column := self._column(index, name.lower())) is not None]
         if len(found) != 1:
-            problem = "is an attribute of two collections: qualify it" if found else "is no attribute of the collections in FROM"
-            raise UnknownName(f"{name[:63]} {problem}.")
+            unknown = f"is no attribute here; there are {self._known(qualifier)}"
+            raise UnknownName(f"{name[:63]} {'is an attribute of two collections: qualify it' if found else unknown}.")
         return found[0]
+
+    def _known(self, qualifier: str | None) -> str:
+        """Return names that would mean something, as many as fit into a line."""
+        names = [stored.attribute.name for index in self.sources(qualifier) for stored in self.collections[index].attributes]
+        names = [KEY_NAME, *dict.fromkeys(names)]
+        return ", ".join(names[:MAX_TOLD]) + (f" and {len(names) - MAX_TOLD} more" if len(names) > MAX_TOLD else "")
 
     def all_columns(self, qualifier: str | None) -> list[Column]:
         """Return what `*` or `alias.*` means: the key, then the attributes in order of definition."""

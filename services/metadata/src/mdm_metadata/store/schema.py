@@ -28,7 +28,20 @@ _COLUMNS = (
     "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell, acl_permissions(c.acl_id, %(caller)s, %(principals)s),"
     " c.rev, v.target_id, t.rev, c.replica"
 )
-_FROM = "collection AS c LEFT JOIN view AS v ON v.collection_id = c.id LEFT JOIN collection AS t ON t.id = v.target_id"
+# OFFSET 0: a probe for each of few views, and never a hash of all collections.
+_VIEWS = (
+    "LEFT JOIN view AS v ON v.collection_id = c.id"
+    " LEFT JOIN LATERAL (SELECT rev FROM collection WHERE id = v.target_id OFFSET 0) AS t ON true"
+)
+_FROM = f"collection AS c {_VIEWS}"
+#: One page, found along the index whatever else there is: what is below a path stands between it and its `0`, the character behind `/`.
+_PAGE = (
+    "SELECT * FROM collection WHERE folded_path >= %(path)s AND folded_path < %(below)s || '0' AND folded_path > %(after)s"
+    " AND (folded_path = %(path)s OR folded_path > %(below)s || '/')"
+    " AND acl_id IN (SELECT id FROM acl WHERE owner = %(caller)s UNION ALL"
+    " SELECT acl_id FROM acl_entry WHERE principal = ANY (%(principals)s) AND permissions & %(wanted)s <> 0)"
+    " ORDER BY folded_path LIMIT %(limit)s"
+)
 Row = tuple[int, str, UUID, UUID, bool, int, int, int, int | None, int | None, bool]
 
 
@@ -42,10 +55,14 @@ class Schema:
 
 
 class SchemaCache:
-    """Schemas by collection id and the number of changes so far; what that names never changes, so nothing here becomes stale."""
+    """Schemas by collection id and the number of changes so far; what that names never changes, so nothing here becomes stale.
 
-    def __init__(self, size: int = 10_000) -> None:
+    At most `size` attributes are held, a collection without any counting as one.
+    """
+
+    def __init__(self, size: int = 100_000) -> None:
         self._size = size
+        self._held = 0
         self._lock = threading.Lock()
         self._schemas: OrderedDict[tuple[int, int], Schema] = OrderedDict()
 
@@ -58,9 +75,13 @@ class SchemaCache:
             read = read_schemas(connection, list(missing))
             found.update(read)
             with self._lock:
-                self._schemas.update({missing[number]: schema for number, schema in read.items()})
-                while len(self._schemas) > self._size:
-                    self._schemas.popitem(last=False)
+                for number, schema in read.items():
+                    if missing[number] not in self._schemas:
+                        self._schemas[missing[number]] = schema
+                        self._held += 1 + len(schema.attributes)
+                while self._held > self._size:
+                    _, oldest = self._schemas.popitem(last=False)
+                    self._held -= 1 + len(oldest.attributes)
         return found
 
 
@@ -133,12 +154,7 @@ def list_collections(
     wanted = int(Permission.LIST | Permission.GET)
     below = path.rstrip("/")
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM {_FROM}"  # noqa: S608 - constants only
-        " WHERE (c.folded_path = %(path)s OR (c.folded_path > %(below)s || '/' AND c.folded_path < %(below)s || '0'))"
-        " AND c.folded_path > %(after)s"
-        " AND c.acl_id IN (SELECT id FROM acl WHERE owner = %(caller)s UNION ALL"
-        " SELECT acl_id FROM acl_entry WHERE principal = ANY (%(principals)s) AND permissions & %(wanted)s <> 0)"
-        " ORDER BY c.folded_path LIMIT %(limit)s".encode(),
+        f"SELECT {_COLUMNS} FROM ({_PAGE}) AS c {_VIEWS} ORDER BY c.folded_path".encode(),  # noqa: S608 - constants only
         {
             "path": path,
             "below": below,
