@@ -148,6 +148,10 @@ class Mdm:
         assert result.code == 0, result.err
         return result.rows()
 
+    def in_catalog(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return rows with an `lfn` once all of those names are there, none before: the catalog is told after the metadata."""
+        return rows if rows and self("alice", "stat", *(row["lfn"] for row in rows)).code == 0 else []
+
     def images_like(self, user: str, condition: str) -> list[dict[str, Any]]:
         """Return guid, lfn, series and study of images."""
         return self.query(user, f'SELECT guid, lfn, series, study FROM "/biomed/hospital-a/images" WHERE {condition}')

@@ -12,10 +12,12 @@ pytestmark = pytest.mark.e2e
 
 def find(mdm: Mdm, image: Image) -> list[dict]:
     """Return the catalogued images of a test patient."""
-    return mdm.query(
-        "carol",
-        'SELECT i.guid, i.lfn FROM "/biomed/hospital-a/images" AS i JOIN "/biomed/hospital-a/patients" AS p '
-        f"ON i.patient = p.patient WHERE p.PatientID = '{image.patient_id}'",
+    return mdm.in_catalog(
+        mdm.query(
+            "carol",
+            'SELECT i.guid, i.lfn FROM "/biomed/hospital-a/images" AS i JOIN "/biomed/hospital-a/patients" AS p '
+            f"ON i.patient = p.patient WHERE p.PatientID = '{image.patient_id}'",
+        )
     )
 
 

@@ -67,7 +67,7 @@ def find(mdm: Mdm, image: Image, count: int) -> list[dict]:
         'SELECT i.guid, i.lfn, i.InstanceNumber FROM "/biomed/hospital-a/images" AS i JOIN "/biomed/hospital-a/patients" AS p '
         f"ON i.patient = p.patient WHERE p.PatientID = '{image.patient_id}' ORDER BY i.InstanceNumber"
     )
-    rows = eventually(lambda: found if len(found := mdm.query("carol", sql)) == count else [], timeout=40)
+    rows = eventually(lambda: found if len(found := mdm.in_catalog(mdm.query("carol", sql))) == count else [], timeout=40)
     assert len(rows) == count, "not registered"
     return rows
 

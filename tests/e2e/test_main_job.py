@@ -33,7 +33,7 @@ def released(series: list[Image], stack: Stack, mdm: Mdm) -> list[dict]:
         f'JOIN "/biomed/hospital-a/patients" AS p ON i.patient = p.patient '
         f"WHERE p.PatientID = '{series[0].patient_id}' ORDER BY i.InstanceNumber"
     )
-    rows = eventually(lambda: found if len(found := mdm.query("carol", sql)) == 3 else [])
+    rows = eventually(lambda: found if len(found := mdm.in_catalog(mdm.query("carol", sql))) == 3 else [])
     assert len(rows) == 3, "not registered"
     return rows
 
@@ -148,7 +148,7 @@ def test_other_kinds_of_image_come_back_with_equal_pixels(base, stack, mdm, tmp_
         f'SELECT i.lfn FROM "{IMAGES}" AS i JOIN "/biomed/hospital-a/patients" AS p ON i.patient = p.patient '
         f"WHERE p.PatientID = '{image.patient_id}'"
     )
-    rows = eventually(lambda: mdm.query("carol", sql))
+    rows = eventually(lambda: mdm.in_catalog(mdm.query("carol", sql)))
     assert len(rows) == 1
     result, files = mdm.get("alice", rows[0]["lfn"])
     assert result.code == 0, result.err

@@ -22,9 +22,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
 def find(mdm: Mdm, user: str, image: Image) -> list[dict]:
     """Return an image's rows, empty while it is not registered."""
     condition = f"WHERE p.PatientID = '{image.patient_id}'"
-    return mdm.query(
-        user, f'SELECT i.lfn FROM "/biomed/hospital-a/images" i JOIN "/biomed/hospital-a/patients" p ON i.patient = p.patient {condition}'
-    )
+    sql = f'SELECT i.lfn FROM "/biomed/hospital-a/images" i JOIN "/biomed/hospital-a/patients" p ON i.patient = p.patient {condition}'
+    return mdm.in_catalog(mdm.query(user, sql))
 
 
 def fetches(mdm: Mdm, image: Image, user: str = "alice") -> bool:
