@@ -104,7 +104,8 @@ class Bench:
         tls = pki.issue(pki.subject("catalog"))
         file = folder / "catalog.toml"
         file.write_text(
-            f'[listen]\nhost = "127.0.0.1"\nport = {self.port}\n'
+            # One user may have half of them under way, and here all 32 clients are one user.
+            f'threads = 64\n[listen]\nhost = "127.0.0.1"\nport = {self.port}\n'
             f'[tls]\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\nca = "{tls.ca}"\n'
             f'[[trust.ca]]\ncertificate = "{tls.ca}"\nnamespaces = ["{pki.namespace}"]\n'
             f'[database]\nconninfo = "{self.conninfo}"\npool_max = 32\n'
@@ -242,9 +243,9 @@ def stat(bench: Bench, threads: int) -> tuple[float, float, float]:
             client.stat([Name(lfn=f"{lfn}/{name}")])
 
     def empty(number: int) -> None:
-        stub = CatalogClient(bench.channels[number % len(bench.channels)]).stub
+        client = CatalogClient(bench.channels[number % len(bench.channels)])
         for _ in parts[number]:
-            stub.Stat(pb.StatRequest())
+            client.call(client.stub.Stat, pb.StatRequest())
 
     connections = [psycopg.connect(bench.conninfo, autocommit=True) for _ in range(threads)]
 

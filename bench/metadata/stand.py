@@ -66,7 +66,7 @@ class Stand:
         if origin is not None:
             feed = f'[[replicas]]\norigin = "bench"\naddresses = ["127.0.0.1:{origin.port}"]\nsubtrees = ["/published"]\n'
         return (
-            f"""threads = 48
+            f"""threads = 64
             [listen]
             host = "127.0.0.1"
             port = {self.port}
