@@ -111,13 +111,21 @@ def test_only_failed_and_quarantined_registrations_are_retried(service: Registra
     assert isinstance(outcomes[absent], NotFound)
 
 
-def test_locators_are_given_for_published_instances_only(site: Site) -> None:
+def test_locators_are_given_for_published_instances_and_not_for_quarantined_ones(site: Site) -> None:
     published, quarantined = site.enqueue(header(), header(number=2, BurnedInAnnotation="YES"))
     site.run()
     locators = site.store.locators_of([published, quarantined, uuid4()])
     assert locators.keys() == {published}
     assert (locators[published].study_uid, locators[published].sop_uid) == (STUDY, f"{SERIES}.1")
     assert site.store.series_sizes([site.names.series_token(locators[published])]) == {site.names.series_token(locators[published]): 1}
+
+
+@pytest.mark.parametrize(("state", "given"), [("RECEIVED", False), ("KEYED", False), ("DESCRIBED", True), ("FAILED", False)])
+def test_a_locator_is_given_as_soon_as_the_catalog_may_have_the_name(site: Site, state: str, given: bool) -> None:
+    (guid,) = site.enqueue(header())
+    with site.pool.connection() as connection:
+        connection.execute("UPDATE registration SET state = %s WHERE guid = %s", (state, guid))
+    assert (guid in site.store.locators_of([guid])) is given
 
 
 def test_another_site_secret_opens_nothing(site: Site) -> None:

@@ -150,10 +150,13 @@ class RegistrationStore:
         return {bytes(token): count for token, count in rows}
 
     def locators_of(self, guids: Sequence[UUID]) -> dict[UUID, InstanceLocator]:
-        """Return where the PACS keeps published instances; others are left out."""
+        """Return where the PACS keeps published instances; others are left out.
+
+        Described ones are given too: after a crash the catalog may have the name already, and it is the catalog that says who reads it.
+        """
         with self._pool.connection() as connection:
             rows = connection.execute(
-                "SELECT guid, locator FROM registration WHERE guid = ANY(%s) AND state = 'PUBLISHED'", (list(guids),)
+                "SELECT guid, locator FROM registration WHERE guid = ANY(%s) AND state IN ('DESCRIBED', 'PUBLISHED')", (list(guids),)
             ).fetchall()
         return {guid: self._open_locator(guid, locator) for guid, locator in rows}
 
