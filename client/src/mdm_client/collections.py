@@ -10,7 +10,7 @@ from mdm.metadata.v1 import metadata_pb2 as pb
 
 from mdm_client.calls import Patience, Service, in_batches
 from mdm_client.errors import ClientError, Invalid, NotFound, from_rpc_error, from_status
-from mdm_client.metadata import Column, Row, columns_of, decode_batch
+from mdm_client.metadata import Column, Row, columns_of, decode_batch, to_values
 
 BATCH = 1_000
 TYPES = {name.removeprefix("ATTRIBUTE_TYPE_").lower(): value for name, value in pb.AttributeType.items() if value}
@@ -183,22 +183,22 @@ class CollectionsClient(Service):
             outcomes += self._outcomes(self.call(self._stub.AssignAcls, pb.AssignAclsRequest(assignments=wanted)).statuses)
         return outcomes
 
-    def change(self, sql: str, timeout: float | None = None) -> Changed:
+    def change(self, sql: str, timeout: float | None = None, parameters: Mapping[str, Any] | None = None) -> Changed:
         """Carry out an UPDATE or DELETE; with LIMIT, an atomic take. Not repeated when its answer is lost: it may have happened.
 
-        After `timeout` seconds the service gives it up.
+        After `timeout` seconds the service gives it up. `parameters` are the values of `:name` in the text.
 
         Raises:
             ClientError: what the service answered; nothing was changed, unless a service was away.
         """
-        response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql), timeout)
+        response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
         types = [column.type for column in response.header.columns]
         rows = decode_batch(response.rows, types) if response.rows.count else []
         return Changed(response.count, columns_of(response.header), rows)
 
-    def explain(self, sql: str) -> list[str]:
+    def explain(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[str]:
         """Return how the database would answer a SELECT; for operators."""
-        return list(self.call(self._stub.Explain, pb.ExplainRequest(sql=sql)).lines)
+        return list(self.call(self._stub.Explain, pb.ExplainRequest(sql=sql, parameters=to_values(parameters))).lines)
 
     def replicas(self) -> Sequence[ReplicaState]:
         """Return the copies of other services' subtrees that this service keeps; for operators."""
@@ -257,21 +257,7 @@ def value_of(kind: str, text: str, name: str) -> Any:
 
 
 def _entry(entry: Entry) -> pb.Entry:
-    return pb.Entry(key=entry.key, acl_id=entry.acl_id, values={name: _value(value) for name, value in entry.values.items()})
-
-
-def _value(value: Any) -> pb.Value:
-    match value:
-        case None:
-            return pb.Value()
-        case bool():
-            return pb.Value(bool=value)
-        case int():
-            return pb.Value(int=value)
-        case float():
-            return pb.Value(float=value)
-        case _:
-            return pb.Value(text=str(value))
+    return pb.Entry(key=entry.key, acl_id=entry.acl_id, values=to_values(entry.values))
 
 
 def _attribute_to_proto(item: Attribute) -> pb.Attribute:

@@ -130,8 +130,10 @@ class _Ordered:
 
 
 @contextmanager
-def query_sites(sites: Mapping[str, MetadataClient], sql: str, timeout: float | None = None) -> Iterator[FederatedAnswer]:
-    """Ask sites at once; `{site}` in the SQL is each one's name. At the end, stop what still runs.
+def query_sites(
+    sites: Mapping[str, MetadataClient], sql: str, timeout: float | None = None, parameters: Mapping[str, Any] | None = None
+) -> Iterator[FederatedAnswer]:
+    """Ask sites at once; `{site}` in the SQL is each one's name, `:name` a parameter. At the end, stop what still runs.
 
     Raises:
         Invalid: no site is named, or a name is none. ClientError: no site answers.
@@ -145,7 +147,7 @@ def query_sites(sites: Mapping[str, MetadataClient], sql: str, timeout: float | 
 
     def ask(site: str) -> QueryResult | ClientError:
         try:
-            return sites[site].query(sql.replace("{site}", site), timeout, partial=True)
+            return sites[site].query(sql.replace("{site}", site), timeout, partial=True, parameters=parameters)
         except ClientError as error:
             return error
 

@@ -1,6 +1,7 @@
 """Metadata queries: columns and rows, streamed."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -39,18 +40,20 @@ class Column:
 class QueryResult:
     """An answer: its columns, and its rows as they arrive. Iterate once; `close` gives the rest up."""
 
-    def __init__(self, place: str, call: Any, header: metadata_pb2.QueryHeader) -> None:
-        self.columns = columns_of(header)
-        self.merge = header.merge
-        self.kinds = [column.type for column in header.columns]
+    def __init__(self, place: str, call: Any, first: metadata_pb2.QueryResponse) -> None:
+        self.columns = columns_of(first.header)
+        self.merge = first.header.merge
+        self.kinds = [column.type for column in first.header.columns]
         self._place = place
         self._call = call
+        self._first = first
 
     def batches(self) -> Iterator[list[Row]]:
         """Yield lists of rows as they were sent; values are int, float, bool, text or None."""
         try:
-            for response in self._call:
-                yield decode_batch(response.rows, self.kinds)
+            for response in itertools.chain([self._first], self._call):
+                if response.HasField("rows"):
+                    yield decode_batch(response.rows, self.kinds)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._place) from error
 
@@ -73,24 +76,50 @@ class MetadataClient(Service):
         super().__init__("metadata", channel, patience)
         self._stub = metadata_pb2_grpc.MetadataServiceStub(channel)
 
-    def query(self, sql: str, timeout: float | None = None, *, partial: bool = False) -> QueryResult:
-        """Return the answer to a SQL SELECT once its header is there; `timeout` in seconds covers all rows.
+    def query(
+        self, sql: str, timeout: float | None = None, *, partial: bool = False, parameters: Mapping[str, Any] | None = None
+    ) -> QueryResult:
+        """Return the answer to a SQL SELECT once its first rows are there; `timeout` in seconds covers all rows.
 
+        `parameters` are the values of `:name` in the text: never write values into it that others gave you. A text asked again with other
+        values is answered faster than another text.
         With `partial`, a site's part of a query over several, with the `merge` plan; see `mdm_client.federation`.
 
         Raises:
             ClientError: Invalid where the SQL is not accepted; also later, while rows are read.
         """
 
+        request = metadata_pb2.QueryRequest(sql=sql, partial=partial, parameters=to_values(parameters))
+
         def attempt() -> QueryResult:
-            call = self._stub.Query(metadata_pb2.QueryRequest(sql=sql, partial=partial), timeout=timeout)
+            call = self._stub.Query(request, timeout=timeout)
             first = next(call, None)
-            if first is None or first.WhichOneof("part") != "header":
+            if first is None or not first.HasField("header"):
                 raise Corrupt.because("ANSWER_MALFORMED", "metadata: the answer does not begin with its header")
-            return QueryResult(self.place, call, first.header)
+            return QueryResult(self.place, call, first)
 
         result: QueryResult = self.repeat(attempt)
         return result
+
+
+def to_value(value: Any) -> metadata_pb2.Value:
+    """Return a value of Python's as it is sent; what is neither int, float, bool nor None goes as its text."""
+    match value:
+        case None:
+            return metadata_pb2.Value()
+        case bool():
+            return metadata_pb2.Value(bool=value)
+        case int():
+            return metadata_pb2.Value(int=value)
+        case float():
+            return metadata_pb2.Value(float=value)
+        case _:
+            return metadata_pb2.Value(text=str(value))
+
+
+def to_values(values: Mapping[str, Any] | None) -> dict[str, metadata_pb2.Value]:
+    """Return values by name as they are sent."""
+    return {name: to_value(value) for name, value in (values or {}).items()}
 
 
 def columns_of(header: metadata_pb2.QueryHeader) -> list[Column]:

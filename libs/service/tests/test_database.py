@@ -93,3 +93,27 @@ def test_a_pooled_connection_with_an_unread_notice_is_used_on(database_conninfo)
         with pool.connection() as connection:
             assert connection.info.backend_pid == first
             assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.integration
+def test_a_reading_pool_reads_in_one_snapshot_and_cannot_write(database_conninfo):
+    settings = database.DatabaseSettings(conninfo=f"{database_conninfo} options='-c geqo=off'", pool_min=1, pool_max=1)
+    with (
+        database.open_reading_pool(settings, {"DateStyle": "ISO, YMD", "statement_timeout": "1500"}) as pool,
+        pool.connection() as connection,
+    ):
+        shown = {
+            name: connection.execute(f"SHOW {name}".encode()).fetchone()
+            for name in ("default_transaction_isolation", "jit", "geqo", "DateStyle", "statement_timeout")
+        }
+        assert shown == {
+            "default_transaction_isolation": ("repeatable read",),
+            "jit": ("off",),
+            "geqo": ("off",),
+            "DateStyle": ("ISO, YMD",),
+            "statement_timeout": ("1500ms",),
+        }
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            connection.execute("CREATE TABLE forbidden (x integer)")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT pg_sleep(20)")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -78,17 +79,17 @@ class Client:
         response = self.call("UpsertEntries", pb.UpsertEntriesRequest(collection=collection, entries=entries))
         return [status.reason for status in response.statuses]
 
-    def query(self, sql: str) -> Answer:
+    def query(self, sql: str, **parameters: Any) -> Answer:
         try:
-            return read_answer(self.metadata.Query(pb.QueryRequest(sql=sql), timeout=60))
+            return read_answer(self.metadata.Query(pb.QueryRequest(sql=sql, parameters=entry("", "", **parameters).values), timeout=60))
         except grpc.RpcError as error:
             raise Failed(error) from None
 
-    def change(self, sql: str) -> tuple[int, list[tuple[Any, ...]]]:
+    def change(self, sql: str, **parameters: Any) -> tuple[int, list[tuple[Any, ...]]]:
         """Carry out an UPDATE or DELETE; return how many entries it concerned, and what it returned."""
-        response = self.call("Change", pb.ChangeRequest(sql=sql))
-        parts = [pb.QueryResponse(header=response.header), pb.QueryResponse(rows=response.rows)]
-        return response.count, read_answer(iter(parts if response.rows.count else parts[:1])).rows
+        response = self.call("Change", pb.ChangeRequest(sql=sql, parameters=entry("", "", **parameters).values))
+        rows = response.rows if response.rows.count else None
+        return response.count, read_answer(iter([pb.QueryResponse(header=response.header, rows=rows)])).rows
 
     def alter(self, path: str, **change: Any) -> None:
         """Change a schema."""
@@ -104,14 +105,15 @@ class Client:
         """Return the description of one collection."""
         return self.call("ListCollections", pb.ListCollectionsRequest(path=path)).collections[0]
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.query(sql).rows
+    def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        return self.query(sql, **parameters).rows
 
 
 def read_answer(responses: Iterator[pb.QueryResponse]) -> Answer:
-    header = next(responses).header.columns
+    first = next(responses)
+    header = first.header.columns
     answer = Answer([c.name for c in header], [c.type for c in header], [c.unit for c in header], [])
-    for response in responses:
+    for response in chain([first] if first.HasField("rows") else [], responses):
         columns = []
         for described, data in zip(header, response.rows.columns, strict=True):
             values: Sequence[Any] = getattr(data, FIELDS.get(described.type, "texts"))

@@ -43,7 +43,7 @@ def test_what_the_first_version_stored_is_read_after_the_upgrade(postgres):
             check_schema(connection, MIGRATIONS)
         pool = open_pool(DatabaseSettings(conninfo=conninfo, pool_min=1, pool_max=1))
         try:
-            with PostgresStore(pool, QueryLimits()).transaction() as transaction:
+            with PostgresStore(pool, pool, QueryLimits()).transaction() as transaction:
                 found = transaction.collections(["/old"], Caller("CN=alice"))["/old"]
         finally:
             pool.close()

@@ -1,11 +1,13 @@
 """Commands of entries: meta entry, update, take, explain."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.parameter import parameter_option
 from mdm_client.cli.table import json_rows, print_json, print_line, table_rows
 from mdm_client.collections import Changed, Collection, Entry, value_of
 from mdm_client.errors import ClientError, Invalid
@@ -90,15 +92,16 @@ def remove_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> 
 @click.command()
 @click.argument("sql")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is given up.")
+@parameter_option
 @common_options
 @click.pass_context
-def update(context: click.Context, sql: str, timeout: float | None) -> None:
+def update(context: click.Context, sql: str, timeout: float | None, parameters: Mapping[str, str]) -> None:
     """Change or delete the entries that a condition finds, at most 10,000, wholly or not at all.
 
     UPDATE "/vo/jobs" SET state = 'new' WHERE state = 'lost', or DELETE FROM "/vo/jobs" WHERE age > 30
     """
     run = session(context)
-    _show(run, run.client(context).collections.change(sql, timeout))
+    _show(run, run.client(context).collections.change(sql, timeout, parameters))
 
 
 @click.command()
@@ -119,9 +122,11 @@ def take(context: click.Context, path: str, values: tuple[str, ...], where: str,
     run = session(context)
     collections = run.client(context).collections
     described = collections.describe(path)
-    sets = ", ".join(f"{name} = {_constant(described, name, value)}" for name, value in _pairs(values))
+    pairs = _pairs(values)
+    sets = ", ".join(f"{name} = :set{number}" for number, (name, _) in enumerate(pairs))
+    parameters = {f"set{number}": _value(described, name, value) for number, (name, value) in enumerate(pairs)}
     sql = f"UPDATE {quoted_path(path)} SET {sets} WHERE {where} ORDER BY {order_by} LIMIT {count} RETURNING *"  # noqa: S608 - parsed again there
-    changed = collections.change(sql)
+    changed = collections.change(sql, parameters=parameters)
     if changed.count:
         _show(run, changed)
     return 0 if changed.count else SOME_FAILED
@@ -129,12 +134,13 @@ def take(context: click.Context, path: str, values: tuple[str, ...], where: str,
 
 @click.command()
 @click.argument("sql")
+@parameter_option
 @common_options
 @click.pass_context
-def explain(context: click.Context, sql: str) -> None:
+def explain(context: click.Context, sql: str, parameters: Mapping[str, str]) -> None:
     """Show how the database would answer a SELECT, without running it."""
     run = session(context)
-    for line in run.client(context).collections.explain(sql):
+    for line in run.client(context).collections.explain(sql, parameters):
         print_json({"line": line}) if run.as_json else print_line(line)
 
 
@@ -166,16 +172,8 @@ def _kind(described: Collection, name: str) -> str:
 
 
 def _values(described: Collection, texts: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value_of(_kind(described, name), value, name) if value else None for name, value in _pairs(texts)}
+    return {name: _value(described, name, value) for name, value in _pairs(texts)}
 
 
-def _constant(described: Collection, name: str, text: str) -> str:
-    kind = _kind(described, name)
-    if not text:
-        return "NULL"
-    value = value_of(kind, text, name)
-    if isinstance(value, bool | int | float):
-        return str(value).upper()
-    if kind == "numeric":
-        return f"CAST({quoted_text(text)} AS NUMERIC)"
-    return quoted_text(text)
+def _value(described: Collection, name: str, text: str) -> Any:
+    return value_of(_kind(described, name), text, name) if text else None

@@ -2,7 +2,8 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -11,13 +12,15 @@ import click
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error
+from mdm_client.cli.parameter import parameter_option
 from mdm_client.cli.rowformat import BINARY, FORMATS, csv_rows, write_arrow
 from mdm_client.cli.table import json_rows, print_line, table_rows
 from mdm_client.client import Client
-from mdm_client.federation import query_sites
+from mdm_client.federation import FederatedAnswer, query_sites
 from mdm_client.localfile import AtomicFile, Writer
-from mdm_client.metadata import Column, Row
+from mdm_client.metadata import Column, MetadataClient, Row
 
+_Ask = Callable[[Mapping[str, MetadataClient]], AbstractContextManager[FederatedAnswer]]
 _LINES: dict[str, Callable[[Sequence[Column], Iterator[Row]], Iterator[str]]] = {"table": table_rows, "jsonl": json_rows, "csv": csv_rows}
 
 
@@ -27,9 +30,18 @@ _LINES: dict[str, Callable[[Sequence[Column], Iterator[Row]], Iterator[str]]] = 
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, which appears when it is whole.")
 @click.option("--sites", metavar="SITE,…|all", help="Ask the metadata of several sites and merge; {site} in SQL is each site's name.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole answer.")
+@parameter_option
 @common_options
 @click.pass_context
-def query(context: click.Context, sql: str, format_name: str | None, output: Path | None, sites: str | None, timeout: float | None) -> int:
+def query(
+    context: click.Context,
+    sql: str,
+    format_name: str | None,
+    output: Path | None,
+    sites: str | None,
+    timeout: float | None,
+    parameters: Mapping[str, str],
+) -> int:
     """Ask the metadata in SQL (SELECT); rows are written as they arrive.
 
     Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
@@ -41,8 +53,8 @@ def query(context: click.Context, sql: str, format_name: str | None, output: Pat
     if chosen in BINARY and output is None and sys.stdout.isatty():
         raise click.UsageError(f"{chosen} is for a file or a pipe: give -o FILE")
     if sites is not None:
-        return _query_sites(run, run.client(context), sql, sites, timeout, chosen, output)
-    result = run.client(context).metadata.query(sql, timeout)
+        return _query_sites(run, run.client(context), sites, lambda asked: query_sites(asked, sql, timeout, parameters), chosen, output)
+    result = run.client(context).metadata.query(sql, timeout, parameters=parameters)
     try:
         write_rows(chosen, result.columns, result.batches(), output)
     finally:
@@ -50,9 +62,9 @@ def query(context: click.Context, sql: str, format_name: str | None, output: Pat
     return OK
 
 
-def _query_sites(run: Session, client: Client, sql: str, sites: str, timeout: float | None, chosen: str, output: Path | None) -> int:
+def _query_sites(run: Session, client: Client, sites: str, ask: _Ask, chosen: str, output: Path | None) -> int:
     names = sorted(client.config.metadata_sites) if sites == "all" else [name for name in sites.split(",") if name]
-    with query_sites({name: client.metadata_at(name) for name in names}, sql, timeout) as answer:
+    with ask({name: client.metadata_at(name) for name in names}) as answer:
         write_rows(chosen, answer.columns, answer.batches(), output)
     for site, error in answer.failures.items():
         show_client_error(error, run.as_json, site)

@@ -3,7 +3,7 @@
 import importlib.resources
 import re
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -44,13 +44,30 @@ class DatabaseSettings(BaseModel):
 
 def open_pool(settings: DatabaseSettings) -> ConnectionPool:
     """Return an open pool; connections are checked before use, so a restart of PostgreSQL costs a retry, not an error."""
+    return _open(settings.full_conninfo(), settings, _without_jit)
+
+
+def open_reading_pool(settings: DatabaseSettings, parameters: Mapping[str, str]) -> ConnectionPool:
+    """Return an open pool of connections that cannot write; a statement is a transaction, and has one snapshot, and one round trip.
+
+    PostgreSQL's `parameters` are set when a connection is made. The pool has the size of the other one: together they are twice `pool_max`.
+    """
+    conninfo = settings.full_conninfo()
+    given = psycopg_conninfo.conninfo_to_dict(conninfo).get("options")
+    told = {"default_transaction_read_only": "on", "default_transaction_isolation": "repeatable read", "jit": "off", **parameters}
+    options = [*([str(given)] if given else []), *("-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in told.items())]
+    conninfo = psycopg_conninfo.make_conninfo(conninfo, options=" ".join(options))
+    return _open(conninfo, settings, _with_autocommit)
+
+
+def _open(conninfo: str, settings: DatabaseSettings, configure: Callable[[psycopg.Connection], None]) -> ConnectionPool:
     return ConnectionPool(
-        settings.full_conninfo(),
+        conninfo,
         min_size=settings.pool_min,
         max_size=settings.pool_max,
         timeout=10,
         check=_check,
-        configure=_configure,
+        configure=configure,
         open=True,
     )
 
@@ -64,7 +81,11 @@ def _check(connection: psycopg.Connection) -> None:
         ConnectionPool.check_connection(connection)
 
 
-def _configure(connection: psycopg.Connection) -> None:
+def _with_autocommit(connection: psycopg.Connection) -> None:
+    connection.autocommit = True
+
+
+def _without_jit(connection: psycopg.Connection) -> None:
     # The planner guesses recursive queries to be enormous, and compiling them then takes a second where running takes a millisecond.
     connection.execute("SET jit = off")
     connection.commit()

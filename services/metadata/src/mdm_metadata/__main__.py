@@ -13,7 +13,7 @@ from mdm_metadata.feed.servicer import FeedServicer
 from mdm_metadata.feed.subscription import Subscription
 from mdm_metadata.service import MetadataService
 from mdm_metadata.servicer import FULL_NAME, MetadataServicer
-from mdm_metadata.store import PostgresStore
+from mdm_metadata.store import PostgresStore, session
 from mdm_metadata.store.recovery import Recovery
 from mdm_metadata.store.session import QueryLimits
 
@@ -22,7 +22,12 @@ MIGRATIONS = ("mdm_service.acl_migrations", "mdm_metadata.migrations")
 
 def build(settings: MetadataSettings, runtime: Runtime) -> None:
     """Register MetadataService and AclService."""
-    store = PostgresStore(runtime.database, QueryLimits(settings.query.statement_seconds, settings.query.max_rows))
+    limits = QueryLimits(settings.query.statement_seconds, settings.query.max_rows)
+    pool = runtime.database
+    assert settings.database is not None  # else there would be no pool
+    reading = session.open_pool(settings.database, limits)
+    runtime.on_stop(reading.close)
+    store = PostgresStore(pool, reading, limits)
     store.ensure_root(settings.root.acl())
     metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store, runtime.authenticator)), runtime.server)
     recovery = Recovery(store)

@@ -57,10 +57,11 @@ def attribute_of(message: pb.Attribute) -> Attribute:
 
 def entry_of(message: pb.Entry) -> Entry:
     """Return an entry as a caller sends it."""
-    return Entry(message.key, {name: _scalar(value) for name, value in message.values.items()}, acl_id_of(message.acl_id))
+    return Entry(message.key, {name: scalar_of(value) for name, value in message.values.items()}, acl_id_of(message.acl_id))
 
 
-def _scalar(message: pb.Value) -> Scalar:
+def scalar_of(message: pb.Value) -> Scalar:
+    """Return a value as a caller sends it."""
     kind = message.WhichOneof("kind")
     scalar: Scalar = None if kind is None else getattr(message, kind)
     return scalar

@@ -204,7 +204,10 @@ def _comparable(attribute: Attribute) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class StoredCollection:
-    """A collection as it is stored, with what the caller may do with it."""
+    """A collection as it is stored, with what the caller may do with it.
+
+    `rev` counts the changes of its schema, `target_rev` those of what a view shows: what the two name never changes.
+    """
 
     id: int
     collection: Collection
@@ -214,6 +217,8 @@ class StoredCollection:
     view: StoredView | None = None
     has_key: bool = True
     is_replica: bool = False
+    rev: int = 0
+    target_rev: int = 0
 
     @cached_property
     def by_name(self) -> Mapping[str, StoredAttribute]:

@@ -12,6 +12,7 @@ from mdm_service.identity import Caller
 from mdm_metadata.interruption import Interruption
 from mdm_metadata.model import Check, Collection, EntryWrite, StoredAttribute, StoredCollection, StoredEntry, StoredView, Trial, View
 from mdm_metadata.query.compile import Statement
+from mdm_metadata.query.plan import Plan
 from mdm_metadata.query.tree import Expression
 
 #: What lets a caller know that something is there.
@@ -191,16 +192,18 @@ class Sequences(Protocol):
 
 
 class QuerySession(Protocol):
-    """One read-only snapshot, for one query."""
+    """A connection that only reads, for one query."""
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Return the collections that exist among folded paths."""
+        """Return the collections that exist among folded paths at this moment."""
 
-    def rows(self, statement: Statement) -> Iterator[Batch]:
-        """Run a statement and yield its rows in batches, each as a list of columns; after `cancel` it just ends.
+    def rows(self, plan: Plan) -> Iterator[Batch] | None:
+        """Run a statement in one snapshot and yield its rows in batches, each as a list of columns.
+
+        None, and nothing is run, where in that snapshot the questions it rests on have other answers.
 
         Raises:
-            Invalid: a value cannot be computed. Exhausted: too slow, or too many rows.
+            Invalid: a value cannot be computed. Exhausted: too slow, or too many rows. Cancelled: `cancel` was called.
         """
 
     def explain(self, statement: Statement) -> list[str]:
@@ -224,7 +227,7 @@ class Store(Protocol):
         """Yield transactions to try, one after another, until one commits; the last failure is raised."""
 
     def querying(self) -> AbstractContextManager[QuerySession]:
-        """Begin a snapshot."""
+        """Begin a query."""
 
     def altering(self) -> AbstractContextManager[Alteration]:
         """Begin a transaction that changes a schema."""

@@ -1,40 +1,28 @@
-"""Queries and changes by condition: what a caller may read at a path, and what becomes of a statement."""
+"""Queries, and changes by condition."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from mdm_service.acl import Permission
-from mdm_service.errors import Exhausted, FailedPrecondition, MdmError
+from mdm_service.errors import Aborted, Exhausted, FailedPrecondition, MdmError
 from mdm_service.identity import Caller
 
 from mdm_metadata.interruption import Interruption
-from mdm_metadata.model import AttributeType, Entry, StoredCollection, fold_path
+from mdm_metadata.model import AttributeType, Entry, Scalar, StoredCollection
+from mdm_metadata.planning import Membership, Planner
 from mdm_metadata.port import Batch, Store, Transaction, holding
-from mdm_metadata.query.bind import bind, collection_paths
-from mdm_metadata.query.change import bind_change, bind_condition, changed_path, presented
+from mdm_metadata.query.change import bind_change, changed_path
 from mdm_metadata.query.compile import compile_change, compile_query
-from mdm_metadata.query.parse import parse, parse_change
-from mdm_metadata.query.partial import Merge, split
+from mdm_metadata.query.parameter import constants
+from mdm_metadata.query.parse import parse_change
+from mdm_metadata.query.partial import Merge
 from mdm_metadata.query.tree import Call, Change, Column, LiteralList, Output, Query, Readable, Source
 from mdm_metadata.writing import Upsert, to_scalar
 
-Collections = Callable[[Iterable[str], Caller], Mapping[str, StoredCollection]]
-
 MAX_CHANGED = 10_000
 MAX_RETURNED = 3_000_000
-
-
-class Membership(Protocol):
-    """Who a subject is, with its groups, at this moment."""
-
-    def caller_for(self, subject: str) -> Caller:
-        """Return the caller a subject would be.
-
-        Raises:
-            MdmError: it is banned.
-        """
 
 
 @dataclass(frozen=True)
@@ -61,36 +49,34 @@ class Reading:
 
     def __init__(self, store: Store, membership: Membership) -> None:
         self._store = store
-        self._membership = membership
+        self._planner = Planner(membership)
 
     @contextmanager
-    def query(self, caller: Caller, sql: str, *, partial: bool = False) -> Iterator[Answer]:
+    def query(self, caller: Caller, sql: str, parameters: Mapping[str, Scalar], *, partial: bool = False) -> Iterator[Answer]:
         """Evaluate a SELECT over what the caller may read: `r` on every collection and on every entry.
 
         With `partial`, answer this site's part of a query over several, and how the parts become one.
 
         Raises:
             Invalid: the query is not allowed or cannot be computed; unknown and forbidden collections are told alike.
+            Aborted: the collections change all the time; safe to repeat.
         """
-        tree = parse(sql)
-        paths = collection_paths(tree, sql)
+        planning = self._planner.begin(caller, sql, constants(parameters), partial=partial)
         with self._store.querying() as session:
-            readable = self._readable(session.collections, caller, paths)
-            query, merge = bind(tree, sql, readable.get), None
-            if partial:
-                query, merge = split(query)
-            statement = compile_query(query)
-            yield Answer(statement.outputs, session.rows(statement), session.cancel, merge)
+            for made, merge in planning.plans(session.collections):
+                batches = session.rows(made)
+                if batches is not None:
+                    yield Answer(made.statement.outputs, batches, session.cancel, merge)
+                    return
+            raise Aborted("COLLECTION_CHANGED", "The collections change all the time: repeat the query.")
 
-    def explain(self, caller: Caller, sql: str) -> list[str]:
+    def explain(self, caller: Caller, sql: str, parameters: Mapping[str, Scalar]) -> list[str]:
         """Return PostgreSQL's plan of a SELECT, which is not run. For operators: they need no right on the collections."""
-        tree = parse(sql)
-        paths = collection_paths(tree, sql)
+        planning = self._planner.begin(caller, sql, constants(parameters), partial=False)
         with self._store.querying() as session:
-            readable = self._readable(session.collections, caller, paths, every=True)
-            return session.explain(compile_query(bind(tree, sql, readable.get)))
+            return session.explain(planning.statement(session.collections))
 
-    def change(self, caller: Caller, sql: str, interruption: Interruption | None = None) -> Changed:
+    def change(self, caller: Caller, sql: str, parameters: Mapping[str, Scalar], interruption: Interruption | None = None) -> Changed:
         """Carry out an UPDATE or DELETE, wholly or not at all. Needs `r` and `w` on the collection.
 
         Concerned are entries that the caller may read; to delete, `d` on each is needed. With LIMIT, entries that another call is
@@ -100,64 +86,16 @@ class Reading:
             MdmError: it is not allowed, a new value is not valid, or too many entries are concerned.
         """
         tree = parse_change(sql)
-        path = changed_path(tree, sql)
+        path, given = changed_path(tree, sql), constants(parameters)
         for attempt in self._store.writing(interruption):
             with attempt as transaction:
                 readable = {}
                 collection = transaction.collections([path], caller).get(path)
                 if collection is not None and collection.permissions & Permission.READ:
                     readable[path] = Readable(holding(collection, Permission.WRITE, "w"), caller)
-                change = bind_change(tree, sql, readable.get)
+                change = bind_change(tree, sql, readable.get, given)
                 return _Execution(transaction, caller, change).run()
         raise AssertionError("a store tries at least once")
-
-    def _readable(
-        self,
-        collections: Collections,
-        caller: Caller,
-        paths: Sequence[str],
-        *,
-        every: bool = False,
-    ) -> dict[str, Readable]:
-        found: dict[str, Readable] = {}
-        for path, collection in collections(set(paths), caller).items():
-            readable = self._source(collections, caller, collection, every=every)
-            if readable is not None:
-                found[path] = readable
-        return found
-
-    def _source(
-        self,
-        collections: Collections,
-        caller: Caller,
-        collection: StoredCollection,
-        *,
-        every: bool,
-    ) -> Readable | None:
-        """Return what a caller may see of a collection or view; None for nothing."""
-        reader, condition = caller, None
-        permissions, min_cell = int(Permission.READ), 0
-        if not (every or collection.permissions & Permission.READ):
-            min_cell = collection.collection.min_cell
-            if not min_cell or not collection.permissions & Permission.LIST:
-                return None
-            permissions |= Permission.LIST
-        if (view := collection.view) is not None:
-            if view.definer is not None:
-                try:
-                    reader = self._membership.caller_for(view.definer)
-                except MdmError:
-                    return None
-                permissions = int(Permission.READ)
-            target = self._target(collections, fold_path(view.target_path), reader)
-            if target is None or not (every or target.permissions & permissions):
-                return None
-            if view.condition:
-                condition = bind_condition(view.condition, presented("/", target.attributes))
-        return Readable(collection, reader, permissions, condition, min_cell)
-
-    def _target(self, collections: Collections, path: str, reader: Caller) -> StoredCollection | None:
-        return next(iter(collections([path], reader).values()), None)
 
 
 class _Execution:

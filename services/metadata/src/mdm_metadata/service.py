@@ -11,6 +11,7 @@ from mdm_metadata.alteration import Alterations
 from mdm_metadata.creation import Creation
 from mdm_metadata.interruption import Interruption
 from mdm_metadata.model import Assignment, Collection, Entry, StoredCollection, View, check_path, fold_path
+from mdm_metadata.planning import Membership
 from mdm_metadata.port import (
     Outcome,
     Store,
@@ -22,7 +23,7 @@ from mdm_metadata.port import (
     holding,
     outcome_of,
 )
-from mdm_metadata.reading import Membership, Reading, entry_referenced
+from mdm_metadata.reading import Reading, entry_referenced
 from mdm_metadata.viewing import create_sequence, create_view, drop_sequence, list_sequences, take_numbers
 from mdm_metadata.writing import Upsert
 

@@ -1,6 +1,6 @@
 """Protobuf to model and back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import grpc
@@ -23,9 +23,10 @@ from mdm_metadata.message import (
     entry_of,
     fields_of,
     header_of,
+    scalar_of,
     view_of,
 )
-from mdm_metadata.model import Check, Collection
+from mdm_metadata.model import Check, Collection, Scalar
 from mdm_metadata.port import Outcome
 from mdm_metadata.service import MAX_ENTRIES, MetadataService
 
@@ -89,25 +90,28 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> Iterator[pb.QueryResponse]:
         """Stream the answer to a query; when the call ends early, so does the database's work."""
-        with self._service.reading.query(current_caller(), request.sql, partial=request.partial) as answer:
+        with self._service.reading.query(current_caller(), request.sql, _scalars(request.parameters), partial=request.partial) as answer:
             if not context.add_callback(answer.cancel):
                 return
             fields = fields_of(answer.outputs)
-            yield pb.QueryResponse(header=header_of(answer.outputs, answer.merge))
+            header: pb.QueryHeader | None = header_of(answer.outputs, answer.merge)
             for columns in answer.batches:
                 for batch in batches_of(fields, columns):
-                    yield pb.QueryResponse(rows=batch)
+                    yield pb.QueryResponse(header=header, rows=batch)
+                    header = None
+            if header is not None:
+                yield pb.QueryResponse(header=header)
 
     def Change(self, request: pb.ChangeRequest, context: grpc.ServicerContext) -> pb.ChangeResponse:
         """Carry out an UPDATE or DELETE."""
-        changed = self._service.reading.change(current_caller(), request.sql, _interruption(context))
+        changed = self._service.reading.change(current_caller(), request.sql, _scalars(request.parameters), _interruption(context))
         columns = list(zip(*changed.rows, strict=True))
         rows = next(batches_of(fields_of(changed.outputs), columns)) if columns else None
         return pb.ChangeResponse(count=changed.count, header=header_of(changed.outputs), rows=rows)
 
     def Explain(self, request: pb.ExplainRequest, context: grpc.ServicerContext) -> pb.ExplainResponse:
         """Show how a SELECT would be answered."""
-        return pb.ExplainResponse(lines=self._service.reading.explain(current_caller(), request.sql))
+        return pb.ExplainResponse(lines=self._service.reading.explain(current_caller(), request.sql, _scalars(request.parameters)))
 
     def AlterCollection(self, request: pb.AlterCollectionRequest, context: grpc.ServicerContext) -> pb.AlterCollectionResponse:
         """Change the schema of a collection."""
@@ -162,6 +166,10 @@ def _interruption(context: grpc.ServicerContext) -> Interruption:
     if not context.add_callback(interruption.set):
         interruption.set()
     return interruption
+
+
+def _scalars(values: Mapping[str, pb.Value]) -> dict[str, Scalar]:
+    return {name: scalar_of(value) for name, value in values.items()}
 
 
 def _status(outcome: Outcome) -> common_pb2.ItemStatus:

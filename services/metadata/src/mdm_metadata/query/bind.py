@@ -1,6 +1,6 @@
 """A whole SELECT: sqlglot's tree and the schemas of its collections to the typed tree."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlglot import exp
 
@@ -25,13 +25,13 @@ def collection_paths(tree: exp.Select, text: str) -> list[str]:
     return [fold_path(path_of(Text(text), table)) for table in _tables(Text(text), tree)]
 
 
-def bind(tree: exp.Select, text: str, find: Find) -> Query:
+def bind(tree: exp.Select, text: str, find: Find, parameters: Mapping[str, Literal]) -> Query:
     """Return the typed tree. `find` returns what the caller may read at a folded path, None for nothing.
 
     Raises:
         Refusal: something is not allowed, unknown or of the wrong type; the message says where.
     """
-    return _Binder(tree, Text(text), find).query()
+    return _Binder(tree, Text(text), find, parameters).query()
 
 
 def _tables(text: Text, tree: exp.Select) -> list[exp.Expr]:
@@ -103,12 +103,12 @@ def row_number(text: Text, tree: exp.Expr, name: str) -> int | None:
 class _Binder:
     """Binds one SELECT."""
 
-    def __init__(self, tree: exp.Select, text: Text, find: Find) -> None:
+    def __init__(self, tree: exp.Select, text: Text, find: Find, parameters: Mapping[str, Literal]) -> None:
         self._tree = tree
         self._text = text
         self._find = find
         self._scope = Scope()
-        self._expressions = expressions(text, self._scope)
+        self._expressions = expressions(text, self._scope, parameters)
 
     def query(self) -> Query:
         sources = self._sources()
@@ -126,6 +126,7 @@ class _Binder:
             offset=row_number(self._text, self._tree, "offset"),
             min_cell=max(source.readable.min_cell for source in sources),
         )
+        self._expressions.check_all_used(self._tree)
         self._check_grouping(query)
         self._check_distinct(query)
         if query.min_cell:

@@ -24,9 +24,11 @@ def plain(kind: AttributeType) -> AttributeType:
 class Binder:
     """Binds the expressions of one query with a table of handlers: a node's type without a row there is refused."""
 
-    def __init__(self, text: Text, scope: Scope, handlers: Mapping[type, Handler]) -> None:
+    def __init__(self, text: Text, scope: Scope, handlers: Mapping[type, Handler], parameters: Mapping[str, Literal]) -> None:
         self.text = text
         self.scope = scope
+        self._parameters = parameters
+        self._used: set[str] = set()
         self.aggregates_allowed = False
         self._handlers = handlers
         self._terms = 0
@@ -67,8 +69,8 @@ class Binder:
             return self.text.refuse(node, "sub-selects are not allowed: join the collections.")
         if isinstance(node, exp.Func):
             return self.text.refuse(node, f"this function is not allowed here; allowed are {FUNCTIONS}.")
-        if isinstance(node, exp.Parameter | exp.Placeholder | exp.SessionParameter):
-            return self.text.refuse(node, "parameters are not allowed: write the value.")
+        if isinstance(node, exp.Parameter | exp.SessionParameter):
+            return self.text.refuse(node, "a parameter is written :name.")
         return self.text.refuse(
             node,
             "not allowed here; allowed are attributes, constants, comparisons, IN, BETWEEN, LIKE, IS NULL, AND, OR, NOT,"
@@ -92,6 +94,26 @@ class Binder:
             return literal.text_literal(node.this) if node.is_string else literal.number(node.this, negative=negative)
         except ValueError as error:
             raise self.text.refuse(node, f"{error} is expected.") from None
+
+    def parameter(self, node: exp.Placeholder, name: object) -> Literal:
+        """Return the value of a parameter."""
+        self.count_term(node)
+        if not isinstance(name, str) or node.args.keys() != {"this"}:
+            raise self.text.refuse(node, "a parameter is written :name.")
+        if name not in self._parameters:
+            raise self.text.refuse(node, f"the parameter :{name[:63]} has no value; give one with the query.", "PARAMETER_MISSING")
+        self._used.add(name)
+        return self._parameters[name]
+
+    def check_all_used(self, node: exp.Expr) -> None:
+        """Check that every parameter was met.
+
+        Raises:
+            Refusal: one was not.
+        """
+        unused = sorted(self._parameters.keys() - self._used)
+        if unused:
+            raise self.text.refuse(node, f"the parameter {unused[0]} is given and :{unused[0]} not used.", "PARAMETER_UNUSED")
 
     def boolean(self, node: exp.Expr) -> Expression:
         """Return the expression of a part that must be true or false."""

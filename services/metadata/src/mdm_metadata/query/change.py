@@ -1,6 +1,6 @@
 """UPDATE and DELETE, and single conditions: sqlglot's tree and a collection's schema to the typed tree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlglot import exp
 
@@ -31,13 +31,13 @@ def changed_path(tree: exp.Update | exp.Delete, text: str) -> str:
     return fold_path(path_of(Text(text), tree.this))
 
 
-def bind_change(tree: exp.Update | exp.Delete, text: str, find: Find) -> Change:
+def bind_change(tree: exp.Update | exp.Delete, text: str, find: Find, parameters: Mapping[str, Literal]) -> Change:
     """Return the typed tree of a change.
 
     Raises:
         Refusal: something is not allowed, unknown or of the wrong type; the message says where.
     """
-    return _ChangeBinder(tree, Text(text), find).change()
+    return _ChangeBinder(tree, Text(text), find, parameters).change()
 
 
 def bind_condition(text: str, collection: StoredCollection) -> Expression:
@@ -54,7 +54,7 @@ def bind_condition(text: str, collection: StoredCollection) -> Expression:
         where = tree.args.get("where")
         if where is None:
             raise checked.refuse(tree, "a condition is missing.")
-        condition = expressions(checked, scope).condition(where.this)
+        condition = expressions(checked, scope, {}).condition(where.this)
         if not is_total(condition):
             raise checked.refuse(where.this, "a condition here must not fail on any value: no arithmetic, CAST or text functions.")
     except Refusal as refusal:
@@ -70,13 +70,13 @@ def presented(path: str, attributes: Sequence[StoredAttribute]) -> StoredCollect
 class _ChangeBinder:
     """Binds one UPDATE or DELETE."""
 
-    def __init__(self, tree: exp.Update | exp.Delete, text: Text, find: Find) -> None:
+    def __init__(self, tree: exp.Update | exp.Delete, text: Text, find: Find, parameters: Mapping[str, Literal]) -> None:
         self._tree = tree
         self._text = text
         self._scope = Scope()
         text.only(tree, *(_UPDATE if type(tree) is exp.Update else _DELETE))
         self._readable = add_source(text, tree.this, self._scope, find)
-        self._expressions = expressions(text, self._scope)
+        self._expressions = expressions(text, self._scope, parameters)
 
     def change(self) -> Change:
         where = self._tree.args.get("where")
@@ -90,7 +90,9 @@ class _ChangeBinder:
             raise self._text.refuse(self._tree, "an attribute is set twice.")
         condition = self._expressions.condition(where.this)
         limit = row_number(self._text, self._tree, "limit")
-        return Change(self._readable, sets, condition, self._order_by(), limit, self._returning())
+        change = Change(self._readable, sets, condition, self._order_by(), limit, self._returning())
+        self._expressions.check_all_used(self._tree)
+        return change
 
     def _set(self, node: exp.Expr) -> tuple[StoredAttribute, Expression]:
         if type(node) is not exp.EQ or type(node.this) is not exp.Column:

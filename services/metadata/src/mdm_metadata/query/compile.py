@@ -7,20 +7,25 @@ When anything in the query can fail (a division, a cast), every inner select get
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mdm_metadata.model import AttributeType
 from mdm_metadata.query.render import Renderer, column_name, is_total, stored_column
 from mdm_metadata.query.tree import Call, Change, Column, Expression, Output, Query, Source, walk
 
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with named parameters, the columns of its answer, and how many rows it has at most (None: any number)."""
+    """SQL with named parameters, the columns of its answer, and how many rows it has at most (None: any number).
+
+    `given` tells which SQL parameters hold a parameter of the caller's, its name and the type it became.
+    """
 
     sql: str
     parameters: Mapping[str, object]
     outputs: tuple[Output, ...]
     limit: int | None
+    given: Mapping[str, tuple[str, AttributeType]] = field(default_factory=dict)
 
 
 def compile_query(query: Query) -> Statement:
@@ -48,7 +53,7 @@ def compile_change(change: Change, permissions: int, limit: int) -> Statement:
     parts.append(f"ORDER BY {order}" if order else "")
     parts.append(f"LIMIT {limit} FOR UPDATE OF e" + ("" if change.limit is None else " SKIP LOCKED"))
     outputs = tuple(Output(stored.attribute.name, value, stored.attribute.type) for stored, value in change.sets)
-    return Statement(" ".join(part for part in parts if part), renderer.parameters, outputs, limit)
+    return Statement(" ".join(part for part in parts if part), renderer.parameters, outputs, limit, renderer.given)
 
 
 def compile_checks(conditions: Sequence[Expression]) -> tuple[str, Mapping[str, object]]:
@@ -86,7 +91,7 @@ class _Compiler:
             parts.append(f"LIMIT {query.limit}")
         if query.offset is not None:
             parts.append(f"OFFSET {query.offset}")
-        return Statement(" ".join(parts), self._renderer.parameters, query.outputs, query.limit)
+        return Statement(" ".join(parts), self._renderer.parameters, query.outputs, query.limit, self._renderer.given)
 
     def _split_where(self) -> tuple[list[list[Expression]], list[Expression]]:
         """Return the terms of WHERE that belong inside each source, and the rest."""

@@ -14,9 +14,9 @@ from mdm_metadata.query.tree import Expression, Literal
 T = AttributeType
 
 
-def expressions(text: Text, scope: Scope) -> Binder:
+def expressions(text: Text, scope: Scope, parameters: Mapping[str, Literal]) -> Binder:
     """Return what binds the expressions of one query."""
-    return Binder(text, scope, _HANDLERS)
+    return Binder(text, scope, _HANDLERS, parameters)
 
 
 def _column(binder: Binder, node: exp.Column) -> Expression:
@@ -35,6 +35,10 @@ def _literal(binder: Binder, node: exp.Literal) -> Expression:
     return binder.literal(node)
 
 
+def _parameter(binder: Binder, node: exp.Placeholder) -> Expression:
+    return binder.parameter(node, node.args.get("this"))
+
+
 def _paren(binder: Binder, node: exp.Paren) -> Expression:
     binder.text.only(node, "this")
     return binder.part(node.this)
@@ -43,6 +47,7 @@ def _paren(binder: Binder, node: exp.Paren) -> Expression:
 _HANDLERS: Mapping[type, Handler] = {
     exp.Column: _column,
     exp.Literal: _literal,
+    exp.Placeholder: _parameter,
     exp.Boolean: lambda _, node: Literal(bool(node.this), T.BOOL),
     exp.Null: lambda _binder, _node: Literal(None, T.TEXT),
     exp.Paren: _paren,

@@ -76,7 +76,7 @@ def _in(binder: Binder, node: exp.In) -> Expression:
     if not node.expressions:
         raise binder.text.refuse(node, "IN needs a list of values.")
     operand, *options = binder.unified(node, [binder.part(node.this), *(binder.part(option) for option in node.expressions)])
-    if all(isinstance(option, Literal) for option in options) and len({option.type for option in options}) == 1:
+    if all(isinstance(option, Literal) and not option.name for option in options) and len({option.type for option in options}) == 1:
         values = tuple(option.value for option in options if isinstance(option, Literal))
         return _negated(node, Call("IN LIST", (operand, LiteralList(values, options[0].type)), T.BOOL))
     return _negated(node, Call("IN", (operand, *binder.converted(node, options)), T.BOOL))
@@ -95,7 +95,7 @@ def _like(binder: Binder, node: exp.Expr) -> Expression:
     operand = binder.expect(like.this, binder.part(like.this), T.TEXT)
     pattern = binder.expect(like.expression, binder.part(like.expression), T.TEXT)
     name = "LIKE" if type(like) is exp.Like else "ILIKE"
-    if not isinstance(pattern, Literal):
+    if not isinstance(pattern, Literal) or pattern.name:
         name += " ANY PATTERN"
     elif _ends_in_escape(str(pattern.value or ""), escape):
         raise binder.text.refuse(like.expression, "the pattern ends in its escape character: double it.")

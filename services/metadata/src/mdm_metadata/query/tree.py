@@ -27,10 +27,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A constant. It becomes a bind parameter."""
+    """A constant. It becomes a bind parameter. `name` is that of the caller's parameter, empty where the constant stands in the text."""
 
     value: Constant
     type: AttributeType
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

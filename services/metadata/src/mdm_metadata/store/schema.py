@@ -23,10 +23,11 @@ from mdm_metadata.model import (
     fold_path,
     parent_of,
 )
+from mdm_metadata.query.render import PERMISSIONS
 
 _COLUMNS = (
-    "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell, acl_permissions(c.acl_id, %(caller)s, %(principals)s),"
-    " c.rev, v.target_id, t.rev, c.replica"
+    "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell,"
+    f" {PERMISSIONS.format(acl='c.acl_id', caller='caller', principals='principals')}, c.rev, v.target_id, t.rev, c.replica"
 )
 # OFFSET 0: a probe for each of few views, and never a hash of all collections.
 _VIEWS = (
@@ -248,13 +249,15 @@ def _stored(connection: psycopg.Connection, cache: SchemaCache, rows: Sequence[R
 
 
 def _collection(row: Row, schemas: Mapping[int, Schema]) -> StoredCollection:
-    number, path, acl_id, default_acl_id, sensitive, min_cell, permissions, _, _, _, is_replica = row
+    number, path, acl_id, default_acl_id, sensitive, min_cell, permissions, rev, _, target_rev, is_replica = row
     schema = schemas[number]
     attributes = schema.attributes if schema.view is None else _shown(schema.view, schemas[schema.view.target_id])
     described = tuple(stored.attribute for stored in attributes)
     collection = Collection(path, described, acl_id, default_acl_id, sensitive, min_cell)
     has_key = schema.view is None or schema.view.with_key
-    return StoredCollection(number, collection, attributes, permissions, schema.checks, schema.view, has_key, is_replica)
+    return StoredCollection(
+        number, collection, attributes, permissions, schema.checks, schema.view, has_key, is_replica, rev, target_rev or 0
+    )
 
 
 def _shown(view: StoredView, target: Schema) -> tuple[StoredAttribute, ...]:

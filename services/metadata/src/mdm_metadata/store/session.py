@@ -1,30 +1,36 @@
-"""One query on PostgreSQL: a read-only snapshot, a streaming cursor, time and row limits, cancellation."""
+"""One query on PostgreSQL: one snapshot, rows as they are read, time and row limits, cancellation."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from mdm_service.errors import Exhausted, Invalid
+from mdm_service.database import DatabaseSettings, open_reading_pool
+from mdm_service.errors import Cancelled, Exhausted, Invalid
 from mdm_service.identity import Caller
-from psycopg import IsolationLevel
-from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
+from psycopg_pool import ConnectionPool
 
 from mdm_metadata.model import AttributeType, StoredCollection
 from mdm_metadata.query.compile import Statement
+from mdm_metadata.query.plan import Plan
 from mdm_metadata.store.schema import SchemaCache, select_collections, with_schemas
+
+Rows = list[tuple[Any, ...]]
+Columns = Sequence[tuple[object, ...]]
 
 BATCH = 1_000
 _FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
-_SETTINGS = (
-    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('cursor_tuple_fraction', '1', true),"
-    " set_config('jit', 'off', true), set_config('statement_timeout', %s, true)"
-)
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
-_TEXT_TYPES = ("uuid", "date", "timestamptz", "numeric")
+_TEXT_TYPES = {
+    AttributeType.UUID: "uuid",
+    AttributeType.DATE: "date",
+    AttributeType.TIMESTAMP: "timestamptz",
+    AttributeType.NUMERIC: "numeric",
+}
 _VALUE_ERRORS = {
     "22012": "division by zero",
     "22003": "a number out of range",
@@ -46,29 +52,32 @@ class QueryLimits:
     rows: int = 10_000_000
 
 
+def open_pool(settings: DatabaseSettings, limits: QueryLimits) -> ConnectionPool:
+    """Return the pool whose connections sessions use: they only read, and every statement has `statement_seconds`."""
+    milliseconds = max(1, int(limits.statement_seconds * 1000))
+    parameters = {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "cursor_tuple_fraction": "1", "statement_timeout": str(milliseconds)}
+    return open_reading_pool(settings, parameters)
+
+
 class PostgresQuerySession:
-    """A read-only snapshot. See the port for what each method does."""
+    """A connection of the reading pool. See the port for what each method does."""
 
     def __init__(self, connection: psycopg.Connection, cache: SchemaCache, limits: QueryLimits) -> None:
         self._connection = connection
         self._cache = cache
         self._limits = limits
-        connection.isolation_level = IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
         self._lock = threading.Lock()
         self._running = True
         self._cancelled = False
 
     def end(self) -> None:
-        """End the snapshot; close the connection if `cancel` was called."""
+        """Give the connection back as it was; close it if `cancel` was called, lest the cancel reaches its next user."""
         with self._lock:
             self._running = False
         if self._cancelled or self._connection.closed:
             self._connection.close()
-            return
-        self._connection.rollback()
-        self._connection.isolation_level = None
-        self._connection.read_only = None
+        else:
+            self._connection.rollback()
 
     def cancel(self) -> None:
         """Stop what runs, from any thread."""
@@ -78,20 +87,53 @@ class PostgresQuerySession:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Begin the snapshot, at the first call, and return the collections that exist among folded paths."""
-        if self._connection.info.transaction_status is not TransactionStatus.IDLE:
-            return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
-        with self._connection.pipeline():  # the beginning, the settings and the question in one round trip
-            self._connection.execute(_SETTINGS, (str(max(1, int(self._limits.statement_seconds * 1000))),))
-            rows = select_collections(self._connection, paths, caller)
-        return with_schemas(self._connection, self._cache, rows)
+        """Return the collections that exist among folded paths at this moment."""
+        return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
 
-    def rows(self, statement: Statement) -> Iterator[Sequence[tuple[object, ...]]]:
-        """Run a statement and yield its rows in batches of at most 1,000, each as a list of columns; a cancelled one just ends."""
+    def rows(self, plan: Plan) -> Iterator[Columns] | None:
+        """Run a statement in one snapshot and return its rows in batches of at most 1,000, each as a list of columns."""
+        with self._translated():
+            few = plan.statement.limit is not None and plan.statement.limit <= BATCH
+            rows = self._few(plan) if few else self._many(plan)
+        return None if rows is None else self._batches(plan.statement, rows)
+
+    def explain(self, statement: Statement) -> list[str]:
+        """Return PostgreSQL's plan of a statement, line by line."""
+        rows = self._connection.execute(f"EXPLAIN {statement.sql}".encode(), statement.parameters)
+        return [str(line) for (line,) in rows]
+
+    def _few(self, plan: Plan) -> Iterator[Rows] | None:
+        """Return all rows, asked for in one round trip."""
+        rows = _cursor(self._connection, plan.statement).execute(plan.whole, plan.parameters).fetchall()
+        holds, found, *_ = rows[0]
+        if not holds:
+            return None
+        return iter([[row[2:] for row in rows]] if found else [])
+
+    def _many(self, plan: Plan) -> Iterator[Rows] | None:
+        """Return rows as a cursor gives them."""
+        declared = f"DECLARE answer NO SCROLL CURSOR FOR {plan.statement.sql}"
+        with self._connection.pipeline():  # one round trip
+            self._connection.execute("BEGIN")
+            holds = self._connection.execute(f"SELECT {plan.condition}".encode(), plan.parameters)
+            self._connection.execute(declared.encode(), plan.parameters, prepare=False)
+            row = holds.fetchone()
+        if row is None or not row[0]:
+            self._connection.rollback()
+            return None
+        return self._fetched(_cursor(self._connection, plan.statement))
+
+    def _fetched(self, cursor: psycopg.Cursor[Any]) -> Iterator[Rows]:
+        while rows := cursor.execute(_FETCH).fetchall():
+            yield rows
+            if len(rows) < BATCH:
+                return
+
+    def _batches(self, statement: Statement, batches: Iterator[Rows]) -> Iterator[Columns]:
         timestamps = [index for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP]
         sent = 0
-        try:
-            for rows in self._fetch(statement):
+        with self._translated():
+            for rows in batches:
                 sent += len(rows)
                 if sent > self._limits.rows:
                     raise Exhausted("QUERY_TOO_MANY_ROWS", f"More than {self._limits.rows} rows: add conditions or LIMIT.")
@@ -99,36 +141,26 @@ class PostgresQuerySession:
                 for index in timestamps:
                     columns[index] = tuple(None if text is None else _iso(str(text)) for text in columns[index])
                 yield columns
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except psycopg.errors.QueryCanceled:
-            if not self._cancelled:  # else the caller has gone: nobody is told
-                raise Exhausted(
-                    "QUERY_TIMEOUT", f"Not done in {self._limits.statement_seconds:g} s: make the query more selective."
-                ) from None
+            if self._cancelled:  # the caller has gone
+                raise Cancelled from None
+            seconds = self._limits.statement_seconds
+            raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the query more selective.") from None
         except psycopg.Error as error:
             raise translated(error) from None
 
-    def explain(self, statement: Statement) -> list[str]:
-        """Return PostgreSQL's plan of a statement, line by line."""
-        rows = self._connection.execute(f"EXPLAIN {statement.sql}".encode(), statement.parameters)
-        return [str(line) for (line,) in rows]
 
-    def _fetch(self, statement: Statement) -> Iterator[list[tuple[object, ...]]]:
-        with self._connection.cursor() as cursor:
-            for name in _TEXT_TYPES:
-                cursor.adapters.register_loader(name, TextLoader)
-            if statement.limit is not None and statement.limit <= BATCH:
-                with self._connection.pipeline():  # the question and the end of the snapshot in one round trip
-                    cursor.execute(statement.sql.encode(), statement.parameters)
-                    self._connection.commit()
-                    rows = cursor.fetchall()
-                if rows:
-                    yield rows
-                return
-            cursor.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters, prepare=False)
-            while rows := cursor.execute(_FETCH).fetchall():
-                yield rows
-                if len(rows) < BATCH:
-                    return
+def _cursor(connection: psycopg.Connection, statement: Statement) -> psycopg.Cursor[Any]:
+    """Return a cursor that gives values in the form in which they are sent."""
+    cursor = connection.cursor()
+    for kind in {output.type for output in statement.outputs} & _TEXT_TYPES.keys():
+        cursor.adapters.register_loader(_TEXT_TYPES[kind], TextLoader)
+    return cursor
 
 
 def read_all(connection: psycopg.Connection, statement: Statement, seconds: float, first: int = 0) -> list[tuple[Any, ...]]:
@@ -141,10 +173,7 @@ def read_all(connection: psycopg.Connection, statement: Statement, seconds: floa
     timeout = f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
     connection.execute(f"SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; {timeout}".encode())
     try:
-        with connection.cursor() as cursor:
-            for name in _TEXT_TYPES:
-                cursor.adapters.register_loader(name, TextLoader)
-            rows = cursor.execute(statement.sql.encode(), statement.parameters).fetchall()
+        rows = _cursor(connection, statement).execute(statement.sql.encode(), statement.parameters).fetchall()
     except psycopg.errors.QueryCanceled:
         raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the condition more selective.") from None
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):

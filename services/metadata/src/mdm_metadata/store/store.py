@@ -114,8 +114,9 @@ class PostgresTransaction:
 class PostgresStore:
     """The metadata database."""
 
-    def __init__(self, pool: ConnectionPool, limits: QueryLimits) -> None:
+    def __init__(self, pool: ConnectionPool, reading: ConnectionPool, limits: QueryLimits) -> None:
         self._pool = pool
+        self._reading = reading
         self._limits = limits
         self._cache = schema.SchemaCache()
 
@@ -162,8 +163,8 @@ class PostgresStore:
 
     @contextmanager
     def querying(self) -> Iterator[PostgresQuerySession]:
-        """Begin a read-only snapshot; a connection whose query was cancelled is closed, lest the cancel reaches its next user."""
-        with self._pool.connection() as connection:
+        """Begin a query on a connection that only reads."""
+        with self._reading.connection() as connection:
             session = PostgresQuerySession(connection, self._cache, self._limits)
             try:
                 yield session
