@@ -204,7 +204,7 @@ def _comparable(attribute: Attribute) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class StoredCollection:
-    """A collection as it is stored, with what the caller may do with it."""
+    """A collection as it is stored, with what the caller may do with it; `shown` is what a view shows of its target."""
 
     id: int
     collection: Collection
@@ -214,11 +214,21 @@ class StoredCollection:
     view: StoredView | None = None
     has_key: bool = True
     is_replica: bool = False
+    shown: tuple[ViewAttribute, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, StoredAttribute]:
         """Attributes by folded name."""
         return {stored.attribute.folded: stored for stored in self.attributes}
+
+
+@dataclass(frozen=True)
+class SequenceState:
+    """A sequence: the number it gives next, and the step to the one after; a step of 0 where neither is told."""
+
+    name: str
+    next: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)

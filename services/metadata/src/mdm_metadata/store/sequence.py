@@ -2,6 +2,8 @@
 
 import psycopg
 
+from mdm_metadata.model import SequenceState
+
 
 class PostgresSequences:
     """The sequences, within a transaction. See the port for what each method does."""
@@ -13,6 +15,16 @@ class PostgresSequences:
         """Create a sequence; False when there is one of this name."""
         row = self._connection.execute(
             "INSERT INTO sequence VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING name", (collection_id, name, start, step)
+        ).fetchone()
+        return row is not None
+
+    def resume(self, collection_id: int, name: str, start: int, step: int) -> bool:
+        """Create a sequence, or let one go on at `start` where that is further; False when it has another step."""
+        row = self._connection.execute(
+            "INSERT INTO sequence AS s VALUES (%s, %s, %s, %s) ON CONFLICT (collection_id, name) DO UPDATE SET next ="
+            " CASE WHEN s.step > 0 THEN greatest(s.next, excluded.next) ELSE least(s.next, excluded.next) END"
+            " WHERE s.step = excluded.step RETURNING name",
+            (collection_id, name, start, step),
         ).fetchone()
         return row is not None
 
@@ -31,7 +43,7 @@ class PostgresSequences:
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
-    def names(self, collection_id: int) -> list[str]:
-        """Return the names of a collection's sequences, in order."""
-        rows = self._connection.execute("SELECT name FROM sequence WHERE collection_id = %s ORDER BY name", (collection_id,))
-        return [name for (name,) in rows]
+    def states(self, collection_id: int) -> list[SequenceState]:
+        """Return a collection's sequences by name."""
+        rows = self._connection.execute("SELECT name, next, step FROM sequence WHERE collection_id = %s ORDER BY name", (collection_id,))
+        return [SequenceState(*row) for row in rows]
