@@ -195,6 +195,26 @@ def test_a_file_that_is_no_whole_dump_is_told_by_line(sites, pki, tmp_path, line
     assert f"line {number} " in told["message"]
 
 
+def test_a_dump_of_the_version_before_is_read_but_its_views_did_not_say_enough(sites, pki, tmp_path):
+    there = sites[1]
+    head, view = (json.loads(line) | {"mdm_dump": 2} for line in (HEAD, described(path="/vo/v", target="/vo", definer="CN=x")))
+    head["collection"]["attributes"] = [{"name": "n", "type": "int"}]
+    file = tmp_path / "old.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in (head, {"entry": "x", "values": {"n": 1}}, view)))
+    done = command(there, pki, "loader", tmp_path)("load", "/old", str(file), "--create", "--default-acl")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"stored": 1, "failed": 0})
+    assert rows(there, "loader", "/old/v") == "COLLECTION_NOT_FOUND"
+
+
+def test_what_the_service_refuses_is_told_with_the_line(sites, pki, tmp_path):
+    file = tmp_path / "vo.jsonl"
+    file.write_text(f"{HEAD}\n{END}\n")
+    done = command(sites[1], pki, "loader", tmp_path)("load", "/no/parent", str(file), "--create")
+    told = json.loads(done.stderr)
+    assert (done.exit_code, told["reason"]) == (3, "PARENT_NOT_FOUND")
+    assert "line 1: /no/parent: " in told["message"]
+
+
 def test_bytes_that_are_no_text_are_told_by_line(sites, pki, tmp_path):
     file = tmp_path / "bad.jsonl"
     file.write_bytes(HEAD.encode() + b'\n{"entry": "\xff", "values": {}}\n')
