@@ -261,6 +261,15 @@ def states(client, path):
     return [(state.name, state.next, state.step) for state in found]
 
 
+def test_a_sequence_ends_with_64_bits(service, loader):
+    place = {"collection": "/images", "name": "run"}
+    loader.call("CreateSequence", pb.CreateSequenceRequest(**place, start=2**62, step=2**31))
+    with psycopg.connect(service.conninfo) as connection:
+        connection.execute("UPDATE sequence SET next = %s", (2**63 - 2**33,))
+    assert refused(service, loader.call, "TakeNumbers", pb.TakeNumbersRequest(**place, count=4)) == "SEQUENCE_EXHAUSTED"
+    assert loader.call("TakeNumbers", pb.TakeNumbersRequest(**place, count=3)).first == 2**63 - 2**33
+
+
 @pytest.mark.parametrize(("start", "step", "further", "back"), [(10, 3, 100, 7), (-10, -3, -100, -7)])
 def test_a_sequence_that_is_resumed_never_goes_back(service, loader, start, step, further, back):
     def resume(at, by=step):

@@ -198,7 +198,11 @@ class Sequences(Protocol):
         """Drop a sequence; False when there is none."""
 
     def take(self, collection_id: int, name: str, count: int) -> tuple[int, int] | None:
-        """Take numbers; return the first and the step, None when there is no such sequence."""
+        """Take numbers; return the first and the step, None when there is no such sequence.
+
+        Raises:
+            Exhausted: there are not so many within 64 bits; none is taken.
+        """
 
     def states(self, collection_id: int) -> list[SequenceState]:
         """Return a collection's sequences by name."""

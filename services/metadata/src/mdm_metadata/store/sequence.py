@@ -1,6 +1,7 @@
 """Sequences in PostgreSQL."""
 
 import psycopg
+from mdm_service.errors import Exhausted
 
 from mdm_metadata.model import SequenceState
 
@@ -37,10 +38,11 @@ class PostgresSequences:
 
     def take(self, collection_id: int, name: str, count: int) -> tuple[int, int] | None:
         """Take numbers; return the first and the step, None when there is no such sequence."""
-        row = self._connection.execute(
-            "UPDATE sequence SET next = next + step * %s WHERE collection_id = %s AND name = %s RETURNING next - step * %s, step",
-            (count, collection_id, name, count),
-        ).fetchone()
+        update = "UPDATE sequence SET next = next + step * %s WHERE collection_id = %s AND name = %s RETURNING next - step * %s, step"
+        try:
+            row = self._connection.execute(update, (count, collection_id, name, count)).fetchone()
+        except psycopg.errors.NumericValueOutOfRange:
+            raise Exhausted("SEQUENCE_EXHAUSTED", "The sequence has not so many numbers left within 64 bits.") from None
         return None if row is None else (row[0], row[1])
 
     def states(self, collection_id: int) -> list[SequenceState]:
