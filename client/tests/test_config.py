@@ -39,6 +39,8 @@ def test_a_file_is_read_with_paths_relative_to_it(tmp_path):
     assert config.catalog == ("127.0.0.1:7001", "localhost:7011")
     assert config.keystores[1] == KeystoreAddress("b", 2, ("[::1]:7004",))
     assert config.srm == {"hospital-a": ("127.0.0.1:7006",)}
+    assert config.site_seconds == 2
+    assert ClientConfig.load(write(tmp_path, f"site_seconds = 0.5\n{GOOD}")).site_seconds == 0.5
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,10 @@ def test_a_file_is_read_with_paths_relative_to_it(tmp_path):
         ("threshold = 2", 'threshold = "2"', "threshold"),
         ("threshold = 2", "threshold = true", "threshold"),
         ("threshold = 2", "threshold = 2\nthreshhold = 2", "threshhold"),
+        ("threshold = 2", "threshold = 2\nsite_seconds = 0", "site_seconds"),
+        ("threshold = 2", "threshold = 2\nsite_seconds = nan", "site_seconds"),
+        ("threshold = 2", "threshold = 2\nsite_seconds = true", "site_seconds"),
+        ("threshold = 2", 'threshold = 2\nsite_seconds = "2"', "site_seconds"),
         ('ca = "ca.crt"', "", "ca"),
         ("index = 2", "index = 1", "keystores"),
         ("index = 2", "index = 0", "keystores.index"),

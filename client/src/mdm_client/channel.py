@@ -88,11 +88,12 @@ def check_identity(tls: TlsFiles, now: datetime | None = None) -> x509.Certifica
     return certificate
 
 
-def open_channel(addresses: Sequence[str], tls: TlsFiles) -> grpc.Channel:
+def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float | None = None) -> grpc.Channel:
     """Return a channel to one service over mutual TLS; connecting happens with the first call.
 
     Each address is `host:port` and each server's certificate must name its own host. With several addresses calls
-    go round them, and a unary call that finds one down tries the next.
+    go round them, and a unary call that finds one down tries the next. Looking up one address, or connecting to it until TLS and HTTP/2
+    are agreed on, takes at most `connect_seconds` (gRPC's default: minutes, 20 s).
 
     Raises:
         Unauthenticated, Invalid: as `check_identity`.
@@ -106,8 +107,15 @@ def open_channel(addresses: Sequence[str], tls: TlsFiles) -> grpc.Channel:
         private_key=tls.key.read_bytes(),
         certificate_chain=tls.certificate.read_bytes(),
     )
-    channels = [grpc.secure_channel(address, credentials, options=_OPTIONS) for address in addresses]
+    options = _OPTIONS if connect_seconds is None else [*_OPTIONS, *_connecting_within(connect_seconds)]
+    channels = [grpc.secure_channel(address, credentials, options=options) for address in addresses]
     return channels[0] if len(channels) == 1 else RotatingChannel(channels)
+
+
+def _connecting_within(seconds: float) -> list[tuple[str, Any]]:
+    milliseconds = max(1, round(seconds * 1000))
+    # gRPC gives an attempt to connect as long as it would at least wait for the next one.
+    return [("grpc.min_reconnect_backoff_ms", milliseconds), ("grpc.dns_ares_query_timeout", milliseconds)]
 
 
 class RotatingChannel(grpc.Channel):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +69,7 @@ class Client:
         return CollectionsClient(self._channel("metadata", self.config.metadata), self._patience)
 
     def metadata_at(self, site: str) -> MetadataClient:
-        """Return the metadata service of a site.
+        """Return the metadata service of a site; one that is away, or busy, is tried for `site_seconds` of the configuration.
 
         Raises:
             Invalid: SITE_UNKNOWN.
@@ -77,7 +78,9 @@ class Client:
         if addresses is None:
             known = ", ".join(sorted(self.config.metadata_sites)) or "none"
             raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
-        return MetadataClient(self._channel(f"metadata {site}", addresses), self._patience)
+        seconds = min(self.config.site_seconds, self._patience.retry_seconds)
+        channel = self._channel(f"metadata {site}", addresses, self.config.site_seconds / len(addresses))
+        return MetadataClient(channel, replace(self._patience, retry_seconds=seconds))
 
     @cached_property
     def metadata_acls(self) -> AclClient:
@@ -169,8 +172,8 @@ class Client:
         addresses = next(k.addresses for k in self.config.keystores if k.name == name)
         return self._channel(f"keystore {name}", addresses)
 
-    def _channel(self, place: str, addresses: Sequence[str]) -> grpc.Channel:
+    def _channel(self, place: str, addresses: Sequence[str], connect_seconds: float | None = None) -> grpc.Channel:
         with self._lock:
             if place not in self._channels:
-                self._channels[place] = open_channel(addresses, self.config.tls)
+                self._channels[place] = open_channel(addresses, self.config.tls, connect_seconds)
             return self._channels[place]

@@ -34,7 +34,10 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection, or a view or link with its `target`; `checks` are conditions by name."""
+    """A collection, or a view or link with its `target`; `checks` are conditions by name.
+
+    Of a view, `shown` are the names of its attributes with their names in the target; a link has no `definer`.
+    """
 
     path: str
     attributes: tuple[Attribute, ...] = ()
@@ -47,6 +50,16 @@ class Collection:
     condition: str = ""
     definer: str = ""
     has_key: bool = True
+    shown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SequenceState:
+    """A sequence: the number it gives next, and the step to the one after; None where the caller may not take numbers."""
+
+    name: str
+    next: int | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -214,13 +227,23 @@ class CollectionsClient(Service):
         """Create a sequence of a collection."""
         self._once(self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step))
 
+    def resume_sequence(self, path: str, name: str, start: int, step: int) -> None:
+        """Create a sequence, or let the one that is there go on at `start`, unless it is further already.
+
+        Raises:
+            Conflict: SEQUENCE_EXISTS: it has another step.
+        """
+        request = pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step, resume=True)
+        self.call(self._stub.CreateSequence, request)
+
     def drop_sequence(self, path: str, name: str) -> None:
         """Drop a sequence."""
         self._once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name))
 
-    def sequences(self, path: str) -> Sequence[str]:
-        """Return the names of a collection's sequences."""
-        return list(self.call(self._stub.ListSequences, pb.ListSequencesRequest(collection=path)).names)
+    def sequences(self, path: str) -> Sequence[SequenceState]:
+        """Return a collection's sequences by name."""
+        found = self.call(self._stub.ListSequences, pb.ListSequencesRequest(collection=path)).sequences
+        return [SequenceState(s.name, s.next, s.step) if s.step else SequenceState(s.name) for s in found]
 
     def take_numbers(self, path: str, name: str, count: int = 1) -> range:
         """Return numbers of a sequence that nobody else gets."""
@@ -297,4 +320,5 @@ def _from_proto(item: pb.Collection) -> Collection:
         item.view.condition if shows else "",
         item.view.definer if shows else "",
         not shows or item.view.with_key,
+        {shown.name: shown.target for shown in item.view.attributes},
     )

@@ -11,8 +11,10 @@ from mdm_client.errors import Invalid
 
 DEFAULT_PATH = Path("~/.config/mdm/client.toml")
 MAX_SHARE_INDEX = 16
+SITE_SECONDS = 2.0
+MAX_SITE_SECONDS = 3600
 
-_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm", "metadata_sites"}
+_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm", "metadata_sites", "site_seconds"}
 _KEYSTORE_KEYS = {"name", "index", "addresses"}
 _KIND_NAMES: dict[type, str] = {int: "an integer", list: "a list", str: "a string"}
 
@@ -28,7 +30,10 @@ class KeystoreAddress:
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """What a client must know. Addresses are `host:port`; several addresses of a service are used in turn."""
+    """What a client must know. Addresses are `host:port`; several addresses of a service are used in turn.
+
+    `site_seconds` is how long a site of `metadata_sites` that cannot be reached is tried in a query over several.
+    """
 
     tls: TlsFiles
     catalog: tuple[str, ...]
@@ -37,6 +42,7 @@ class ClientConfig:
     keystores: tuple[KeystoreAddress, ...]
     srm: Mapping[str, tuple[str, ...]]
     metadata_sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    site_seconds: float = SITE_SECONDS
 
     @classmethod
     def load(cls, path: Path | str) -> "ClientConfig":
@@ -82,6 +88,7 @@ class ClientConfig:
             keystores=keystores,
             srm=srm,
             metadata_sites=metadata_sites,
+            site_seconds=_site_seconds(values),
         )
 
 
@@ -90,6 +97,13 @@ def _sites(values: Mapping[str, Any], key: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(table, dict):
         raise _invalid(f"{key}: must be a table of site = [addresses]")
     return {site: _addresses(table, site, f"{key}.{site}") for site in table}
+
+
+def _site_seconds(values: Mapping[str, Any]) -> float:
+    found = values.get("site_seconds", SITE_SECONDS)
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= MAX_SITE_SECONDS:
+        raise _invalid(f"site_seconds: must be a number above 0 and at most {MAX_SITE_SECONDS}")
+    return float(found)
 
 
 def _keystore(values: Mapping[str, Any]) -> KeystoreAddress:

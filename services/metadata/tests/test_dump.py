@@ -149,19 +149,203 @@ def test_who_may_not_see_the_lists_dumps_ids_and_is_told(sites, pki, tmp_path):
     assert json.loads(done.stdout) == {"stored": 3, "failed": 0}, done.output
 
 
+HEAD = '{"mdm_dump": 3, "collection": {"path": "/vo", "attributes": []}}'
+END = '{"mdm_dump": 3, "end": true}'
+
+
+def described(**facts: Any) -> str:
+    return json.dumps({"mdm_dump": 3, "collection": {"path": "/vo", "attributes": [], **facts}})
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("lines", "number"),
     [
-        '{"mdm_dump": 3, "collection": {"path": "/vo", "attributes": []}}',
-        '{"mdm_dump": 2, "collection": {"path": "/vo"}}',
-        '{"mdm_dump": 2, "collection": {"path": "/vo", "attributes": [], "checks": 5}}',
-        '{"entry": "x", "values": {}}',
-        '{"acl": 5}',
-        "[]",
+        (['{"mdm_dump": 4, "collection": {"path": "/vo", "attributes": []}}'], 1),
+        (['{"mdm_dump": 2, "collection": {"path": "/vo"}}'], 1),
+        ([described(checks=5), END], 1),
+        ([described(attributes=[{"name": "n", "type": "blob"}]), END], 1),
+        ([described(attributes=[{"name": 5, "type": "int"}]), END], 1),
+        ([described(min_cell=2**40), END], 1),
+        (['{"entry": "x", "values": {}}', END], 1),
+        (['{"acl": 5}', END], 1),
+        (['{"acl": "5", "entries": {}}', END], 1),
+        (['{"acl": "00000000-0000-4000-8000-000000000009", "entries": {"nobody": "r"}}', END], 1),
+        (["[]", END], 1),
+        ([HEAD, HEAD[:-9], END], 2),
+        ([HEAD, '{"surprise": 1}', END], 2),
+        ([HEAD, '{"sequence": "run", "path": "/vo"}', END], 2),
+        ([HEAD, '{"sequence": "run", "path": "/elsewhere", "next": 1, "step": 1}', END], 2),
+        ([HEAD, '{"entry": "x", "values": {"n": [1]}}', END], 2),
+        ([HEAD, '{"entry": "x", "values": {"n": 99999999999999999999}}', END], 2),
+        ([HEAD, '{"entry": "\\ud800", "values": {}}', END], 2),
+        ([HEAD, "[" * 100_000, END], 2),
+        ([HEAD, described(path="/other"), END], 2),
+        ([HEAD, END, HEAD], 3),
+        ([HEAD], 1),
+        ([HEAD, '{"entry": "x", "values": {}}'], 2),
+        ([], 0),
     ],
 )
-def test_a_file_that_is_no_dump_is_told_by_line(sites, pki, tmp_path, line):
+def test_a_file_that_is_no_whole_dump_is_told_by_line(sites, pki, tmp_path, lines, number):
     file = tmp_path / "bad.jsonl"
-    file.write_text(line + "\n")
+    file.write_text("".join(line + "\n" for line in lines))
     done = command(sites[1], pki, "loader", tmp_path)("load", "/bad", str(file), "--create")
-    assert (done.exit_code, json.loads(done.stderr)["reason"]) == (2, "DUMP_MALFORMED")
+    told = json.loads(done.stderr)
+    assert (done.exit_code, told["reason"]) == (2, "DUMP_MALFORMED")
+    assert f"line {number} " in told["message"]
+
+
+def test_a_dump_of_the_version_before_is_read_but_its_views_did_not_say_enough(sites, pki, tmp_path):
+    there = sites[1]
+    head, view = (json.loads(line) | {"mdm_dump": 2} for line in (HEAD, described(path="/vo/v", target="/vo", definer="CN=x")))
+    head["collection"]["attributes"] = [{"name": "n", "type": "int"}]
+    file = tmp_path / "old.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in (head, {"entry": "x", "values": {"n": 1}}, view)))
+    done = command(there, pki, "loader", tmp_path)("load", "/old", str(file), "--create", "--default-acl")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"stored": 1, "failed": 0})
+    assert rows(there, "loader", "/old/v") == "COLLECTION_NOT_FOUND"
+
+
+def test_what_the_service_refuses_is_told_with_the_line(sites, pki, tmp_path):
+    file = tmp_path / "vo.jsonl"
+    file.write_text(f"{HEAD}\n{END}\n")
+    done = command(sites[1], pki, "loader", tmp_path)("load", "/no/parent", str(file), "--create")
+    told = json.loads(done.stderr)
+    assert (done.exit_code, told["reason"]) == (3, "PARENT_NOT_FOUND")
+    assert "line 1: /no/parent: " in told["message"]
+
+
+def test_bytes_that_are_no_text_are_told_by_line(sites, pki, tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(HEAD.encode() + b'\n{"entry": "\xff", "values": {}}\n')
+    done = command(sites[1], pki, "loader", tmp_path)("load", "/bad", str(file), "--create")
+    assert "line 2 " in json.loads(done.stderr)["message"]
+
+
+@pytest.fixture
+def shown(sites: tuple[Site, Site], pki: Any) -> tuple[Site, Site]:
+    """`here` has sequences too, and in `/vo/views` a view for bob and a link; alice may make collections in `/vo` of both sites."""
+    here, there = sites
+    alice, loader = here.client("alice"), there.client("loader")
+    bobs = alice.acl({f"dn:{pki.subject('bob')}": READ | LIST})
+    alice.create(pb.Collection(path="/vo/views", acl_id=bobs, default_acl_id=bobs))
+    view = {"path": "/vo/views/odd", "target": "/vo/images", "attributes": {"number": "n", "": "study"}, "condition": "n > 1"}
+    assert alice.view(**view, with_key=True, acl_id=bobs) == ""
+    assert alice.view(path="/vo/views/link", target="/vo/studies", is_link=True, acl_id=bobs) == ""
+    for name, start, step in (("run", 100, 5), ("down", -1, -1)):
+        alice.call("CreateSequence", pb.CreateSequenceRequest(collection="/vo/images", name=name, start=start, step=step))
+    take(alice, "/vo/images", "run", 3)
+    theirs = loader.acl({f"dn:{pki.subject('alice')}": ALL})
+    loader.create(pb.Collection(path="/vo", acl_id=theirs, default_acl_id=theirs))
+    return here, there
+
+
+def take(client: Any, path: str, name: str, count: int = 1) -> tuple[int, int]:
+    taken = client.call("TakeNumbers", pb.TakeNumbersRequest(collection=path, name=name, count=count))
+    return taken.first, taken.step
+
+
+def reasons(done: Any) -> list[tuple[str, str]]:
+    """What a command told: what each error is about, and its reason."""
+    return [(told.get("item", ""), told["reason"]) for told in map(json.loads, done.stderr.splitlines())]
+
+
+def test_sequences_go_on_where_they_were(shown, pki, tmp_path):
+    here, there = shown
+    file = tmp_path / "vo.jsonl"
+    assert command(here, pki, "alice", tmp_path)("dump", "/vo", "-R", "-o", str(file)).exit_code == 0
+    kinds = ["sequence" if "sequence" in line else "entry" for line in map(json.loads, file.read_text().splitlines()) if len(line) > 2]
+    assert kinds.index("sequence") > max(index for index, kind in enumerate(kinds) if kind == "entry")
+    load = command(there, pki, "alice", tmp_path)
+    assert reasons(load("load", "/vo/copy", str(file), "--create")) == []
+    alice = there.client("alice")
+    assert (take(alice, "/vo/copy/images", "run", 2), take(alice, "/vo/copy/images", "DOWN")) == ((115, 5), (-1, -1))
+    assert reasons(load("load", "/vo/copy", str(file), "--create")) == []
+    assert (take(alice, "/vo/copy/images", "run"), take(alice, "/vo/copy/images", "down")) == ((125, 5), (-2, -1))
+
+
+def test_a_sequence_with_another_step_is_told_and_the_rest_is_loaded(shown, pki, tmp_path):
+    here, there = shown
+    file = tmp_path / "vo.jsonl"
+    command(here, pki, "alice", tmp_path)("dump", "/vo", "-R", "-o", str(file))
+    load, alice = command(there, pki, "alice", tmp_path), there.client("alice")
+    load("load", "/vo/copy", str(file), "--create")
+    alice.call("DropSequence", pb.DropSequenceRequest(collection="/vo/copy/images", name="run"))
+    alice.call("CreateSequence", pb.CreateSequenceRequest(collection="/vo/copy/images", name="run", start=0, step=7))
+    alice.call("DropCollections", pb.DropCollectionsRequest(paths=["/vo/copy/views/odd"]))
+    done = load("load", "/vo/copy", str(file), "--create")
+    assert (done.exit_code, reasons(done)) == (1, [("/vo/copy/images", "SEQUENCE_EXISTS")])
+    assert len(seen(there, "bob", "/vo/copy/views/odd")) == 4
+
+
+def test_where_sequences_are_is_dumped_by_those_who_may_take_numbers(shown, pki, tmp_path):
+    here, _ = shown
+    file = tmp_path / "images.jsonl"
+    done = command(here, pki, "bob", tmp_path)("dump", "/vo/images", "-o", str(file))
+    assert (done.exit_code, reasons(done)) == (0, [("", "ACLS_LEFT_OUT"), ("", "SEQUENCES_LEFT_OUT")])
+    assert not any("sequence" in line for line in map(json.loads, file.read_text().splitlines()))
+
+
+def test_views_and_links_show_at_another_site_what_they_showed(shown, pki, tmp_path):
+    here, there = shown
+    file = tmp_path / "vo.jsonl"
+    command(here, pki, "alice", tmp_path)("dump", "/vo", "-R", "-o", str(file))
+    assert reasons(command(there, pki, "alice", tmp_path)("load", "/vo/copy", str(file), "--create")) == []
+    for user in ("alice", "bob", "mallory"):
+        for name in ("odd", "link"):
+            before, after = (rows(site, user, f"{path}/views/{name}") for site, path in ((here, "/vo"), (there, "/vo/copy")))
+            assert after == before, (user, name)
+    assert rows(there, "bob", "/vo/copy/views/odd") == [("i2", 2, "s1"), ("i3", 3, "s2"), ("i4", 4, "s1"), ("i5", 5, "s2")]
+    view = there.client("bob").describe("/vo/copy/views/odd").view
+    assert (view.target, view.definer, view.condition) == ("/vo/copy/images", pki.subject("alice"), "n > 1")
+
+
+def rows(site: Site, user: str, path: str) -> Any:
+    try:
+        return site.client(user).rows(f'SELECT * FROM "{path}" ORDER BY 1')
+    except Failed as error:
+        return error.reason
+
+
+def test_a_view_shows_what_its_loader_may_read(shown, pki, tmp_path):
+    here, there = shown
+    file = tmp_path / "vo.jsonl"
+    command(here, pki, "alice", tmp_path)("dump", "/vo", "-R", "-o", str(file))
+    load = command(there, pki, "loader", tmp_path)
+    done = load("load", "/copy", str(file), "--create")
+    assert (done.exit_code, reasons(done)) == (1, [("/copy/views/odd", "VIEW_SHOWS_NOTHING")])
+    assert rows(there, "bob", "/copy/views/odd") == "COLLECTION_NOT_FOUND"
+    assert len(rows(there, "bob", "/copy/views/link")) == len(rows(here, "bob", "/vo/views/link")) == 1
+    command(there, pki, "alice", tmp_path)("acl", "grant", "/copy/images", f"dn:{pki.subject('loader')}", "r")
+    assert rows(there, "bob", "/copy/views/odd") == [("i3", 3, "s2"), ("i5", 5, "s2")]  # the others have a list of their own
+
+
+def test_a_view_whose_target_is_not_there_is_told_and_made_once_it_is(shown, pki, tmp_path):
+    here, there = shown
+    views, images = tmp_path / "views.jsonl", tmp_path / "images.jsonl"
+    mdm = command(here, pki, "alice", tmp_path)
+    mdm("dump", "/vo/views", "-R", "-o", str(views))
+    mdm("dump", "/vo/images", "-o", str(images))
+    load = command(there, pki, "alice", tmp_path)
+    there.client("alice").create(pb.Collection(path="/vo/studies", attributes=[attribute("name", "TEXT")]))
+    done = load("load", "/vo/shown", str(views), "--create")
+    assert (done.exit_code, reasons(done)) == (1, [("/vo/shown/odd", "TARGET_NOT_FOUND")])
+    assert "/vo/images" in json.loads(done.stderr)["message"]
+    assert rows(there, "alice", "/vo/shown/link") == []
+    assert there.client("alice").describe("/vo/shown/link").view.is_link
+    without = images.read_text().replace('"references": "/vo/studies"', '"references": ""')
+    images.write_text(without)
+    assert reasons(load("load", "/vo/images", str(images), "--create")) == []
+    assert reasons(load("load", "/vo/shown", str(views), "--create")) == []
+    assert rows(there, "bob", "/vo/shown/odd") == rows(here, "bob", "/vo/views/odd")
+
+
+def test_something_else_in_the_place_of_a_view_is_told(shown, pki, tmp_path):
+    here, there = shown
+    file = tmp_path / "views.jsonl"
+    command(here, pki, "alice", tmp_path)("dump", "/vo/views/link", "-o", str(file))
+    alice = there.client("alice")
+    alice.create(pb.Collection(path="/vo/studies"), pb.Collection(path="/vo/taken"))
+    done = command(there, pki, "alice", tmp_path)("load", "/vo/taken", str(file), "--create")
+    assert (done.exit_code, reasons(done)) == (1, [("/vo/taken", "COLLECTION_EXISTS")])
+    assert reasons(command(there, pki, "alice", tmp_path)("load", "/vo/free", str(file), "--create")) == []

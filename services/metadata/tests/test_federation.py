@@ -2,6 +2,8 @@
 
 import json
 import random
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from decimal import Decimal
@@ -14,6 +16,7 @@ from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_client.calls import Patience
 from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.cli import main
+from mdm_client.client import Client
 from mdm_client.errors import ClientError, Invalid
 from mdm_client.federation import query_sites
 from mdm_client.metadata import MetadataClient
@@ -229,6 +232,7 @@ def test_a_value_that_does_not_exist_is_told_as_by_one_site(grid):
 
 def test_a_name_of_the_site_beside_an_aggregate_is_told_to_belong_into_group_by(grid):
     with query_sites(grid.clients(), """SELECT '{site}', COUNT(*) FROM "/{site}/images" """) as answer:
+        assert len([row for batch in answer.batches() for row in batch]) == 1
         assert [error.reason for error in answer.failures.values()] == ["SCHEMA_DIFFERS"]
         assert "GROUP BY" in str(next(iter(answer.failures.values())))
 
@@ -255,6 +259,75 @@ def test_the_command_asks_all_sites_and_tells_which_did_not_answer(grid):
         grid.sites["west"].start()
     assert json.loads(mdm(grid, sql, "--sites", "nowhere").stderr)["reason"] == "SITE_UNKNOWN"
     assert mdm(grid, 'SELECT entry FROM "/{site}/nothing"', "--sites", "all").exit_code != 0
+
+
+@pytest.fixture
+def away() -> Iterator[dict[str, list[str]]]:
+    """Sites that are away, with names before those that are there: at closed ports, and at one that is connected to and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+        closed.close()
+        addresses = {"closed": f"127.0.0.1:{port}", "silent": f"127.0.0.1:{silent.getsockname()[1]}"}
+        yield {f"a-{kind}-{number}": [address] for number in (1, 2, 3) for kind, address in addresses.items()}
+
+
+def configured(grid: Grid, folder: Path, sites: dict[str, list[str]], head: str = "") -> Path:
+    """The grid's client configuration with further sites."""
+    path = folder / "client.toml"
+    path.write_text(head + grid.config.read_text() + "".join(f"{name} = {json.dumps(found)}\n" for name, found in sites.items()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        """SELECT '{site}' AS site FROM "/{site}/images" WHERE entry LIKE '%07'""",
+        """SELECT '{site}' AS site FROM "/{site}/images" WHERE entry LIKE '%07' ORDER BY entry""",
+        """SELECT '{site}' AS site, COUNT(*) AS n FROM "/{site}/images" GROUP BY 1""",
+    ],
+)
+def test_sites_that_are_away_are_told_after_two_seconds_together(grid, away, tmp_path, sql):
+    config = configured(grid, tmp_path, away)
+    begun = time.monotonic()
+    result = CliRunner().invoke(main, ["--config", str(config), "--json", "query", sql, "--sites", "all"])
+    assert time.monotonic() - begun < 4
+    assert result.exit_code == 1
+    assert sorted(json.loads(line)["site"] for line in result.stdout.splitlines()) == list(NAMES)
+    told = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(line["item"], line["reason"]) for line in told] == [(site, "UNAVAILABLE") for site in sorted(away)]
+
+
+def test_rows_of_sites_that_answer_do_not_wait_for_one_that_is_away(grid, away, tmp_path):
+    with Client.load(configured(grid, tmp_path, away, "site_seconds = 3\n")) as client:
+        begun = time.monotonic()
+        clients = {site: client.metadata_at(site) for site in [*away, *NAMES]}
+        with query_sites(clients, 'SELECT entry FROM "/{site}/images"') as answer:
+            batches = answer.batches()
+            there = [next(batches), next(batches)]
+            assert time.monotonic() - begun < 1.5
+            assert {row[0][:4] for batch in there for row in batch} == set(NAMES)
+            assert list(batches) == []
+            assert 2.5 < time.monotonic() - begun < 5
+            assert list(answer.failures) == list(away)
+
+
+def test_a_site_that_is_away_is_told_also_where_others_had_all_rows_that_were_wanted(grid, away, tmp_path):
+    config = configured(grid, tmp_path, away, "site_seconds = 0.5\n")
+    sql = 'SELECT entry FROM "/{site}/images" LIMIT 3'
+    begun = time.monotonic()
+    result = CliRunner().invoke(main, ["--config", str(config), "--json", "query", sql, "--sites", "a-silent-1,east"])
+    assert time.monotonic() - begun < 1.5
+    assert (result.exit_code, len(result.stdout.splitlines()), json.loads(result.stderr)["item"]) == (1, 3, "a-silent-1")
+    result = CliRunner().invoke(main, ["--config", str(config), "--json", "query", sql, "--sites", "a-silent-1,a-closed-1"])
+    assert (result.exit_code, result.stdout) == (4, "")
+
+
+def test_a_site_answers_at_its_second_address_while_the_first_is_away(grid, away, tmp_path):
+    both = {f"east-{site}": [*addresses, f"127.0.0.1:{grid.sites['east'].port}"] for site, addresses in away.items()}
+    config = configured(grid, tmp_path, both)
+    sql = 'SELECT COUNT(*) AS n FROM "/east/images"'
+    result = CliRunner().invoke(main, ["--config", str(config), "--json", "query", sql, "--sites", ",".join(both)])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_site_whose_schema_differs_is_left_out_and_told(grid):

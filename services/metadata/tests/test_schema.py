@@ -245,11 +245,40 @@ def test_numbers_of_a_sequence_are_given_once(service, loader):
     loader.call("CreateSequence", pb.CreateSequenceRequest(collection="/images", name="Run", start=100, step=5))
     taken = [loader.call("TakeNumbers", pb.TakeNumbersRequest(collection="/images", name="run", count=c)) for c in (1, 3, 1)]
     assert [(t.first, t.step) for t in taken] == [(100, 5), (105, 5), (120, 5)]
-    assert list(loader.call("ListSequences", pb.ListSequencesRequest(collection="/images")).names) == ["run"]
     again = pb.CreateSequenceRequest(collection="/images", name="RUN", start=1, step=1)
     assert refused(service, loader.call, "CreateSequence", again) == "SEQUENCE_EXISTS"
     stranger = service.client("alice")
+    assert states(loader, "/images") == [("run", 125, 5)]
+    assert states(stranger, "/images") == [("run", 0, 0)]
     request = pb.TakeNumbersRequest(collection="/images", name="run", count=1)
     assert refused(service, stranger.call, "TakeNumbers", request) == "COLLECTION_FORBIDDEN"
     loader.call("DropSequence", pb.DropSequenceRequest(collection="/images", name="run"))
     assert refused(service, loader.call, "TakeNumbers", request) == "SEQUENCE_NOT_FOUND"
+
+
+def states(client, path):
+    found = client.call("ListSequences", pb.ListSequencesRequest(collection=path)).sequences
+    return [(state.name, state.next, state.step) for state in found]
+
+
+def test_a_sequence_ends_with_64_bits(service, loader):
+    place = {"collection": "/images", "name": "run"}
+    loader.call("CreateSequence", pb.CreateSequenceRequest(**place, start=2**62, step=2**31))
+    with psycopg.connect(service.conninfo) as connection:
+        connection.execute("UPDATE sequence SET next = %s", (2**63 - 2**33,))
+    assert refused(service, loader.call, "TakeNumbers", pb.TakeNumbersRequest(**place, count=4)) == "SEQUENCE_EXHAUSTED"
+    assert loader.call("TakeNumbers", pb.TakeNumbersRequest(**place, count=3)).first == 2**63 - 2**33
+
+
+@pytest.mark.parametrize(("start", "step", "further", "back"), [(10, 3, 100, 7), (-10, -3, -100, -7)])
+def test_a_sequence_that_is_resumed_never_goes_back(service, loader, start, step, further, back):
+    def resume(at, by=step):
+        loader.call("CreateSequence", pb.CreateSequenceRequest(collection="/images", name="Run", start=at, step=by, resume=True))
+        return states(loader, "/images")
+
+    assert resume(start) == [("run", start, step)]
+    assert resume(further) == resume(back) == [("run", further, step)]
+    assert refused(service, resume, further, 2 * step) == "SEQUENCE_EXISTS"
+    alice = service.client("alice")
+    again = pb.CreateSequenceRequest(collection="/images", name="run", start=0, step=step, resume=True)
+    assert refused(service, alice.call, "CreateSequence", again) == "COLLECTION_FORBIDDEN"

@@ -40,6 +40,8 @@ def test_a_view_shows_chosen_attributes_and_rows_to_chosen_principals(patients):
         loader.view(path="/men", target="/patients", attributes={"gender": "SEX", "Born": "born"}, condition="Sex = 'M'", acl_id=neuro)
         == ""
     )
+    described = loader.describe("/men").view
+    assert [(shown.name, shown.target) for shown in described.attributes] == [("gender", "Sex"), ("Born", "Born")]
     answer = bob.query('SELECT * FROM "/men" ORDER BY born')
     assert (answer.names, answer.rows) == (["gender", "Born"], [("M", "1980-01-01"), ("M", "1990-01-01")])
     assert bob.rows("""SELECT COUNT(*) FROM "/men" WHERE gender = 'F' OR NOT gender = 'M' OR TRUE""") == [(2,)]
@@ -74,7 +76,9 @@ def test_a_view_needs_the_right_to_give_rights(patients):
     parent = loader.acl({"authenticated": READ | WRITE | LIST})
     loader.create(pb.Collection(path="/shared", acl_id=parent, default_acl_id=parent))
     assert alice.view(path="/shared/v", target="/patients", with_key=True) == "COLLECTION_FORBIDDEN"
-    assert patients.client("mallory").view(path="/shared/v", target="/patients", is_link=True) == "COLLECTION_NOT_FOUND"
+    assert patients.client("mallory").view(path="/shared/v", target="/patients", is_link=True) == "TARGET_NOT_FOUND"
+    assert loader.view(path="/shared/v", target="/nowhere", with_key=True) == "TARGET_NOT_FOUND"
+    assert loader.view(path="/nowhere/v", target="/patients", with_key=True) == "COLLECTION_NOT_FOUND"
     assert loader.view(path="/shared/v", target="/patients", attributes={"": "nothing"}) == "ATTRIBUTE_UNKNOWN"
     assert loader.view(path="/shared/v", target="/patients", with_key=True, condition="1 / 0 = 1") == "QUERY_INVALID"
     assert loader.view(path="/shared/v", target="/patients") == "VIEW_EMPTY"
@@ -110,6 +114,7 @@ def test_a_view_outlives_renames_and_indexes_but_not_its_target(patients):
     loader.view(path="/v", target="/patients", attributes={"": "Name"}, condition="Sex = 'F'", acl_id=everyone)
     loader.alter("/patients", change_attribute=pb.AttributeChange(name="Name", new_name="FullName", indexed=True))
     assert bob.rows('SELECT Name FROM "/v"') == [("Moreau",)]
+    assert [(shown.name, shown.target) for shown in loader.describe("/v").view.attributes] == [("Name", "FullName")]
     with pytest.raises(patients.failed) as raised:
         loader.alter("/patients", change_attribute=pb.AttributeChange(name="Sex", new_name="Gender"))
     assert raised.value.reason == "ATTRIBUTE_IN_USE"

@@ -16,7 +16,7 @@ _COMMANDS = {
     "acl": ("mdm_client.cli.meta_acl:acl", "Show and change who may do what with a collection or an entry."),
     "attr": ("mdm_client.cli.meta_schema:attr", "Add, rename, describe and remove attributes."),
     "constraint": ("mdm_client.cli.meta_schema:constraint", "Demand values, unique values, references, conditions, minimum counts."),
-    "dump": ("mdm_client.cli.meta_dump:dump", "Write collections with their entries to a file."),
+    "dump": ("mdm_client.cli.meta_dump:dump", "Write collections, entries, views, sequences to a file."),
     "entry": ("mdm_client.cli.meta_entry:entry", "Set, show and remove entries."),
     "explain": ("mdm_client.cli.meta_entry:explain", "Show how a SELECT would be answered (operators only)."),
     "index": ("mdm_client.cli.meta_schema:index", "Build and drop indexes; nobody waits."),
@@ -146,10 +146,13 @@ def describe(context: click.Context, path: str) -> None:
         print_json(facts_of(item))
         return
     for name, value in facts_of(item).items():
-        if name not in ("attributes", "checks") and value not in ("", 0, False):
+        if name not in ("attributes", "checks", "shows") and value not in ("", 0, False):
             print_line(f"{name.replace('_', ' '):<14}  {printable(value)}")
     for attribute in item.attributes:
         print_line(f"  {_described(attribute)}")
+    for name, original in item.shown.items():
+        if name != original:
+            print_line(f"  {name} is {original} of the target")
     for name, condition in item.checks.items():
         print_line(f"  check {name}: {printable(condition)}")
 
@@ -167,6 +170,7 @@ def facts_of(item: Collection) -> dict[str, Any]:
     }
     if item.target:
         facts |= {"target": item.target, "condition": item.condition, "definer": item.definer, "has_key": item.has_key}
+        facts["shows"] = dict(item.shown)
     return facts
 
 

@@ -193,9 +193,12 @@ def drop_sequence(context: click.Context, path: str, name: str) -> None:
 @common_options
 @click.pass_context
 def list_sequences(context: click.Context, path: str) -> None:
-    """List the sequences of the collection PATH."""
-    for name in _collections(context).sequences(path):
-        print_json({"name": name}) if session(context).as_json else print_line(name)
+    """List the sequences of the collection PATH; with --json also where they are, to those who may take numbers."""
+    for state in _collections(context).sequences(path):
+        if session(context).as_json:
+            print_json({name: value for name, value in vars(state).items() if value is not None})
+        else:
+            print_line(state.name)
 
 
 @sequence.command("next")

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import click
 
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.meta_dump import Item, Restoration
+from mdm_client.cli.meta_restore import Item, Restoration
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
@@ -62,6 +62,8 @@ def load(
     Entries that exist are updated. Those that are not valid are told by line, and the others are stored: the command can be repeated.
 
     Access lists of a dump that are not here are made, with the same owner and principals; one that is here stays as it is.
+
+    With --create, sequences go on where they were, and views show what you may read in their target.
     """
     run = session(context)
     client = run.client(context)
@@ -76,10 +78,12 @@ def load(
             raise click.UsageError("CSV takes --key COLUMN")
         return _store(run, client, _from_csv(client, path, file, key))
     restoration = Restoration(client, path, file, create=flags["create"], default_acl=flags["default_acl"])
-    outcome = _store(run, client, restoration.items())
-    if outcome == OK:
-        restoration.finish()
-    elif flags["create"]:
+    if (outcome := _store(run, client, restoration.items())) == OK:
+        failures = restoration.finish()
+        for item, error in failures:
+            show_client_error(error, run.as_json, item)
+        return SOME_FAILED if failures else OK
+    if flags["create"]:
         show_error("new collections keep an access list of yours until all entries are stored: repeat", "LOAD_UNFINISHED", run.as_json)
     return outcome
 

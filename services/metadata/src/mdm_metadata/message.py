@@ -109,13 +109,14 @@ def described(stored: StoredCollection) -> pb.Collection:
         sensitive=item.sensitive,
         min_cell=item.min_cell,
         checks=checks,
-        view=None if stored.view is None else _view(stored.view),
+        view=None if stored.view is None else _view(stored.view, stored.shown),
     )
 
 
-def _view(view: StoredView) -> pb.View:
+def _view(view: StoredView, shown: Sequence[ViewAttribute]) -> pb.View:
     return pb.View(
         target=view.target_path,
+        attributes=[pb.ViewAttribute(name=attribute.name, target=attribute.target) for attribute in shown],
         condition=view.condition or "",
         with_key=view.with_key,
         is_link=view.definer is None,

@@ -204,7 +204,7 @@ def _comparable(attribute: Attribute) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class StoredCollection:
-    """A collection as it is stored, with what the caller may do with it.
+    """A collection as it is stored, with what the caller may do with it; `shown` is what a view shows of its target.
 
     `rev` counts the changes of its schema, `target_rev` those of what a view shows: what the two name never changes.
     """
@@ -219,11 +219,21 @@ class StoredCollection:
     is_replica: bool = False
     rev: int = 0
     target_rev: int = 0
+    shown: tuple[ViewAttribute, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, StoredAttribute]:
         """Attributes by folded name."""
         return {stored.attribute.folded: stored for stored in self.attributes}
+
+
+@dataclass(frozen=True)
+class SequenceState:
+    """A sequence: the number it gives next, and the step to the one after; a step of 0 where neither is told."""
+
+    name: str
+    next: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,18 @@ from mdm_service.errors import FailedPrecondition, Forbidden, Invalid, MdmError,
 from mdm_service.identity import Caller
 
 from mdm_metadata.interruption import Interruption
-from mdm_metadata.model import Check, Collection, EntryWrite, StoredAttribute, StoredCollection, StoredEntry, StoredView, Trial, View
+from mdm_metadata.model import (
+    Check,
+    Collection,
+    EntryWrite,
+    SequenceState,
+    StoredAttribute,
+    StoredCollection,
+    StoredEntry,
+    StoredView,
+    Trial,
+    View,
+)
 from mdm_metadata.query.compile import Statement
 from mdm_metadata.query.plan import Plan
 from mdm_metadata.query.tree import Expression
@@ -181,14 +192,21 @@ class Sequences(Protocol):
     def create(self, collection_id: int, name: str, start: int, step: int) -> bool:
         """Create a sequence; False when there is one of this name."""
 
+    def resume(self, collection_id: int, name: str, start: int, step: int) -> bool:
+        """Create a sequence, or let one go on at `start` where that is further; False when it has another step."""
+
     def drop(self, collection_id: int, name: str) -> bool:
         """Drop a sequence; False when there is none."""
 
     def take(self, collection_id: int, name: str, count: int) -> tuple[int, int] | None:
-        """Take numbers; return the first and the step, None when there is no such sequence."""
+        """Take numbers; return the first and the step, None when there is no such sequence.
 
-    def names(self, collection_id: int) -> list[str]:
-        """Return the names of a collection's sequences."""
+        Raises:
+            Exhausted: there are not so many within 64 bits; none is taken.
+        """
+
+    def states(self, collection_id: int) -> list[SequenceState]:
+        """Return a collection's sequences by name."""
 
 
 class QuerySession(Protocol):

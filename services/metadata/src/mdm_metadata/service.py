@@ -10,7 +10,7 @@ from mdm_service.policy import OPERATOR
 from mdm_metadata.alteration import Alterations
 from mdm_metadata.creation import Creation
 from mdm_metadata.interruption import Interruption
-from mdm_metadata.model import Assignment, Collection, Entry, StoredCollection, View, check_path, fold_path
+from mdm_metadata.model import Assignment, Collection, Entry, SequenceState, StoredCollection, View, check_path, fold_path
 from mdm_metadata.planning import Membership
 from mdm_metadata.port import (
     Outcome,
@@ -146,9 +146,9 @@ class MetadataService:
             view if isinstance(view, MdmError) else outcome_of(lambda view: create_view(self._store, caller, view), view) for view in views
         ]
 
-    def create_sequence(self, caller: Caller, path: str, name: str, start: int, step: int) -> None:
+    def create_sequence(self, caller: Caller, path: str, name: str, start: int, step: int, *, resume: bool) -> None:
         """Create a sequence; see `viewing.create_sequence`."""
-        create_sequence(self._store, caller, path, name, start, step)
+        create_sequence(self._store, caller, path, name, start, step, resume=resume)
 
     def drop_sequence(self, caller: Caller, path: str, name: str) -> None:
         """Drop a sequence; see `viewing.drop_sequence`."""
@@ -158,8 +158,8 @@ class MetadataService:
         """Take numbers from a sequence; see `viewing.take_numbers`."""
         return take_numbers(self._store, caller, path, name, count)
 
-    def list_sequences(self, caller: Caller, path: str) -> list[str]:
-        """Return the names of a collection's sequences; see `viewing.list_sequences`."""
+    def list_sequences(self, caller: Caller, path: str) -> list[SequenceState]:
+        """Return a collection's sequences; see `viewing.list_sequences`."""
         return list_sequences(self._store, caller, path)
 
     def _operated(self, transaction: Transaction, caller: Caller, path: str) -> StoredCollection | None:

@@ -142,7 +142,8 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def CreateSequence(self, request: pb.CreateSequenceRequest, context: grpc.ServicerContext) -> pb.CreateSequenceResponse:
         """Create a sequence."""
-        self._service.create_sequence(current_caller(), request.collection, request.name, request.start, request.step)
+        place = request.collection, request.name, request.start, request.step
+        self._service.create_sequence(current_caller(), *place, resume=request.resume)
         return pb.CreateSequenceResponse()
 
     def DropSequence(self, request: pb.DropSequenceRequest, context: grpc.ServicerContext) -> pb.DropSequenceResponse:
@@ -157,7 +158,9 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def ListSequences(self, request: pb.ListSequencesRequest, context: grpc.ServicerContext) -> pb.ListSequencesResponse:
         """List a collection's sequences."""
-        return pb.ListSequencesResponse(names=self._service.list_sequences(current_caller(), request.collection))
+        found = self._service.list_sequences(current_caller(), request.collection)
+        states = [pb.SequenceState(name=state.name, next=state.next, step=state.step) for state in found]
+        return pb.ListSequencesResponse(sequences=states)
 
 
 def _interruption(context: grpc.ServicerContext) -> Interruption:

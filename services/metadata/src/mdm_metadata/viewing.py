@@ -6,7 +6,7 @@ from mdm_service.acl import Permission
 from mdm_service.errors import Conflict, Invalid, NotFound
 from mdm_service.identity import Caller
 
-from mdm_metadata.model import KEY_NAME, StoredCollection, StoredView, View, check_path, fold_path, parent_of
+from mdm_metadata.model import KEY_NAME, SequenceState, StoredCollection, StoredView, View, check_path, fold_path, parent_of
 from mdm_metadata.port import VISIBLE, Alteration, Store, acl_refusal, allowed, holding
 from mdm_metadata.query.change import bind_condition
 
@@ -27,6 +27,8 @@ def create_view(store: Store, caller: Caller, view: View) -> None:
     with store.altering() as alteration:
         parent = holding(alteration.collection(parent_of(fold_path(view.path)), caller), Permission.WRITE, "w")
         target = alteration.visible(fold_path(view.target), caller)
+        if target is None or not target.permissions & VISIBLE:
+            raise NotFound("TARGET_NOT_FOUND", "The target does not exist, or you may not see it.")
         target = holding(target, Permission.READ, "r")
         stored = StoredView(target.id, target.collection.path, None, None, True, ())
         if not view.is_link:
@@ -69,8 +71,10 @@ def _check_same(alteration: Alteration, caller: Caller, view: View, stored: Stor
         raise Conflict("COLLECTION_EXISTS", "Something else is at this path.")
 
 
-def create_sequence(store: Store, caller: Caller, path: str, name: str, start: int, step: int) -> None:
+def create_sequence(store: Store, caller: Caller, path: str, name: str, start: int, step: int, *, resume: bool) -> None:
     """Create a sequence of a collection, whose first number is `start`. Needs `w`.
+
+    With `resume`, one of this name and step that is there goes on at `start`, unless it is further already.
 
     Raises:
         MdmError: the caller may not, or there is one of this name.
@@ -80,8 +84,10 @@ def create_sequence(store: Store, caller: Caller, path: str, name: str, start: i
         raise Invalid("SEQUENCE_STEP", "A sequence has a step other than 0 within 32 bits, and a start within 62.")
     with store.transaction() as transaction:
         collection = holding(transaction.collections([fold_path(path)], caller).get(fold_path(path)), Permission.WRITE, "w")
-        if not transaction.sequences().create(collection.id, name.lower(), start, step):
-            raise Conflict("SEQUENCE_EXISTS", "The collection has a sequence of this name.")
+        sequences = transaction.sequences()
+        make = sequences.resume if resume else sequences.create
+        if not make(collection.id, name.lower(), start, step):
+            raise Conflict("SEQUENCE_EXISTS", f"The collection has a sequence of this name{' with another step' if resume else ''}.")
 
 
 def drop_sequence(store: Store, caller: Caller, path: str, name: str) -> None:
@@ -112,11 +118,12 @@ def take_numbers(store: Store, caller: Caller, path: str, name: str, count: int)
     return taken
 
 
-def list_sequences(store: Store, caller: Caller, path: str) -> list[str]:
-    """Return the names of a collection's sequences. Needs `l`, `g` or `r`."""
+def list_sequences(store: Store, caller: Caller, path: str) -> list[SequenceState]:
+    """Return a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
     with store.transaction() as transaction:
         collection = allowed(transaction.collections([fold_path(path)], caller).get(fold_path(path)), VISIBLE, "l")
-        return transaction.sequences().names(collection.id)
+        found = transaction.sequences().states(collection.id)
+    return found if collection.permissions & Permission.WRITE else [SequenceState(state.name) for state in found]
 
 
 def _check_name(name: str) -> None:

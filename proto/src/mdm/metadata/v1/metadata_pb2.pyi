@@ -238,7 +238,7 @@ class View(_message.Message):
     """Out only: the subject under whose rights a view reads; empty for a link."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ViewAttribute]:
-        """The attributes it shows."""
+        """The attributes it shows; those that its target no longer has are not told."""
 
     def __init__(
         self,
@@ -1638,6 +1638,7 @@ class CreateSequenceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Path of the collection."""
     name: _builtins.str
@@ -1646,6 +1647,8 @@ class CreateSequenceRequest(_message.Message):
     """Its first number."""
     step: _builtins.int
     """From one number to the next; not 0."""
+    resume: _builtins.bool
+    """One of this name and step that is there is no error: it goes on at `start` where that is further, and else as it was."""
     def __init__(
         self,
         *,
@@ -1653,10 +1656,11 @@ class CreateSequenceRequest(_message.Message):
         name: _builtins.str = ...,
         start: _builtins.int = ...,
         step: _builtins.int = ...,
+        resume: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "name", b"name", "start", b"start", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "name", b"name", "resume", b"resume", "start", b"start", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1801,24 +1805,54 @@ class ListSequencesRequest(_message.Message):
 Global___ListSequencesRequest: _TypeAlias = ListSequencesRequest  # noqa: Y015
 
 @_typing.final
+class SequenceState(_message.Message):
+    """A sequence of a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, in small letters."""
+    next: _builtins.int
+    """The number that is given next."""
+    step: _builtins.int
+    """From one number to the next; 0: the caller may not take numbers, and `next` is not told."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        next: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "next", b"next", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceState: _TypeAlias = SequenceState  # noqa: Y015
+
+@_typing.final
 class ListSequencesResponse(_message.Message):
     """Response of ListSequences."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NAMES_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """In order."""
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceState]:
+        """In order of name."""
 
     def __init__(
         self,
         *,
-        names: _abc.Iterable[_builtins.str] | None = ...,
+        sequences: _abc.Iterable[Global___SequenceState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequences", b"sequences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

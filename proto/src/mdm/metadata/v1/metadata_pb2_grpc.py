@@ -211,7 +211,7 @@ class MetadataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateSequence(self, request, context):
-        """Creates a sequence of a collection. Needs `w`.
+        """Creates a sequence of a collection, or lets one go on further on. Needs `w`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,7 +232,7 @@ class MetadataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSequences(self, request, context):
-        """Lists the names of a collection's sequences. Needs `l`, `g` or `r`.
+        """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

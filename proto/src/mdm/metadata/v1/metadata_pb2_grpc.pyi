@@ -66,13 +66,13 @@ class MetadataServiceStub:
     CreateViews: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.CreateViewsRequest, _metadata_pb2.CreateViewsResponse]
     """Creates views and links. Needs `w` on the parent and `r` on the target; for a view, `p` on the target too."""
     CreateSequence: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.CreateSequenceRequest, _metadata_pb2.CreateSequenceResponse]
-    """Creates a sequence of a collection. Needs `w`."""
+    """Creates a sequence of a collection, or lets one go on further on. Needs `w`."""
     DropSequence: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.DropSequenceRequest, _metadata_pb2.DropSequenceResponse]
     """Drops a sequence. Needs `w`."""
     TakeNumbers: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.TakeNumbersRequest, _metadata_pb2.TakeNumbersResponse]
     """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
     ListSequences: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListSequencesRequest, _metadata_pb2.ListSequencesResponse]
-    """Lists the names of a collection's sequences. Needs `l`, `g` or `r`."""
+    """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
 
 @_typing.type_check_only
 class MetadataServiceAsyncStub(MetadataServiceStub):
@@ -112,13 +112,13 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     CreateViews: _aio.UnaryUnaryMultiCallable[_metadata_pb2.CreateViewsRequest, _metadata_pb2.CreateViewsResponse]  # type: ignore[assignment]
     """Creates views and links. Needs `w` on the parent and `r` on the target; for a view, `p` on the target too."""
     CreateSequence: _aio.UnaryUnaryMultiCallable[_metadata_pb2.CreateSequenceRequest, _metadata_pb2.CreateSequenceResponse]  # type: ignore[assignment]
-    """Creates a sequence of a collection. Needs `w`."""
+    """Creates a sequence of a collection, or lets one go on further on. Needs `w`."""
     DropSequence: _aio.UnaryUnaryMultiCallable[_metadata_pb2.DropSequenceRequest, _metadata_pb2.DropSequenceResponse]  # type: ignore[assignment]
     """Drops a sequence. Needs `w`."""
     TakeNumbers: _aio.UnaryUnaryMultiCallable[_metadata_pb2.TakeNumbersRequest, _metadata_pb2.TakeNumbersResponse]  # type: ignore[assignment]
     """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
     ListSequences: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListSequencesRequest, _metadata_pb2.ListSequencesResponse]  # type: ignore[assignment]
-    """Lists the names of a collection's sequences. Needs `l`, `g` or `r`."""
+    """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
 
 class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Collections of entries. A collection's path is absolute like a catalog path; attribute names and paths are matched without regard to
@@ -233,7 +233,7 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.CreateSequenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.CreateSequenceResponse, _abc.Awaitable[_metadata_pb2.CreateSequenceResponse]]:
-        """Creates a sequence of a collection. Needs `w`."""
+        """Creates a sequence of a collection, or lets one go on further on. Needs `w`."""
 
     @_abc_1.abstractmethod
     def DropSequence(
@@ -257,6 +257,6 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.ListSequencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.ListSequencesResponse, _abc.Awaitable[_metadata_pb2.ListSequencesResponse]]:
-        """Lists the names of a collection's sequences. Needs `l`, `g` or `r`."""
+        """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
 
 def add_MetadataServiceServicer_to_server(servicer: MetadataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,6 +19,7 @@ from mdm_metadata.model import (
     StoredAttribute,
     StoredCollection,
     StoredView,
+    ViewAttribute,
     assign_slots,
     fold_path,
     parent_of,
@@ -251,22 +252,36 @@ def _stored(connection: psycopg.Connection, cache: SchemaCache, rows: Sequence[R
 def _collection(row: Row, schemas: Mapping[int, Schema]) -> StoredCollection:
     number, path, acl_id, default_acl_id, sensitive, min_cell, permissions, rev, _, target_rev, is_replica = row
     schema = schemas[number]
-    attributes = schema.attributes if schema.view is None else _shown(schema.view, schemas[schema.view.target_id])
+    attributes = schema.attributes
+    shown: tuple[ViewAttribute, ...] = ()
+    if schema.view is not None:
+        attributes, shown = _shown(schema.view, schemas[schema.view.target_id])
     described = tuple(stored.attribute for stored in attributes)
     collection = Collection(path, described, acl_id, default_acl_id, sensitive, min_cell)
     has_key = schema.view is None or schema.view.with_key
     return StoredCollection(
-        number, collection, attributes, permissions, schema.checks, schema.view, has_key, is_replica, rev, target_rev or 0
+        number,
+        collection,
+        attributes,
+        permissions,
+        schema.checks,
+        schema.view,
+        has_key,
+        is_replica,
+        rev=rev,
+        target_rev=target_rev or 0,
+        shown=shown,
     )
 
 
-def _shown(view: StoredView, target: Schema) -> tuple[StoredAttribute, ...]:
-    """Return the target's attributes that a view shows, under their names there; a link shows all."""
+def _shown(view: StoredView, target: Schema) -> tuple[tuple[StoredAttribute, ...], tuple[ViewAttribute, ...]]:
+    """Return the target's attributes under the names a view gives them, and these names with the target's; a link shows all."""
     if view.definer is None:
-        return target.attributes
+        return target.attributes, ()
     by_position = {stored.position: stored for stored in target.attributes}
     found = [(name, by_position[position]) for name, position in view.names if position in by_position]
-    return tuple(replace(stored, attribute=replace(stored.attribute, name=name)) for name, stored in found)
+    attributes = tuple(replace(stored, attribute=replace(stored.attribute, name=name)) for name, stored in found)
+    return attributes, tuple(ViewAttribute(name, stored.attribute.name) for name, stored in found)
 
 
 def acl_permissions(connection: psycopg.Connection, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:

@@ -1,6 +1,9 @@
 """Sequences in PostgreSQL."""
 
 import psycopg
+from mdm_service.errors import Exhausted
+
+from mdm_metadata.model import SequenceState
 
 
 class PostgresSequences:
@@ -16,6 +19,16 @@ class PostgresSequences:
         ).fetchone()
         return row is not None
 
+    def resume(self, collection_id: int, name: str, start: int, step: int) -> bool:
+        """Create a sequence, or let one go on at `start` where that is further; False when it has another step."""
+        row = self._connection.execute(
+            "INSERT INTO sequence AS s VALUES (%s, %s, %s, %s) ON CONFLICT (collection_id, name) DO UPDATE SET next ="
+            " CASE WHEN s.step > 0 THEN greatest(s.next, excluded.next) ELSE least(s.next, excluded.next) END"
+            " WHERE s.step = excluded.step RETURNING name",
+            (collection_id, name, start, step),
+        ).fetchone()
+        return row is not None
+
     def drop(self, collection_id: int, name: str) -> bool:
         """Drop a sequence; False when there is none."""
         row = self._connection.execute(
@@ -25,13 +38,14 @@ class PostgresSequences:
 
     def take(self, collection_id: int, name: str, count: int) -> tuple[int, int] | None:
         """Take numbers; return the first and the step, None when there is no such sequence."""
-        row = self._connection.execute(
-            "UPDATE sequence SET next = next + step * %s WHERE collection_id = %s AND name = %s RETURNING next - step * %s, step",
-            (count, collection_id, name, count),
-        ).fetchone()
+        update = "UPDATE sequence SET next = next + step * %s WHERE collection_id = %s AND name = %s RETURNING next - step * %s, step"
+        try:
+            row = self._connection.execute(update, (count, collection_id, name, count)).fetchone()
+        except psycopg.errors.NumericValueOutOfRange:
+            raise Exhausted("SEQUENCE_EXHAUSTED", "The sequence has not so many numbers left within 64 bits.") from None
         return None if row is None else (row[0], row[1])
 
-    def names(self, collection_id: int) -> list[str]:
-        """Return the names of a collection's sequences, in order."""
-        rows = self._connection.execute("SELECT name FROM sequence WHERE collection_id = %s ORDER BY name", (collection_id,))
-        return [name for (name,) in rows]
+    def states(self, collection_id: int) -> list[SequenceState]:
+        """Return a collection's sequences by name."""
+        rows = self._connection.execute("SELECT name, next, step FROM sequence WHERE collection_id = %s ORDER BY name", (collection_id,))
+        return [SequenceState(*row) for row in rows]
