@@ -143,7 +143,7 @@ class Participant:
                 for guid in guids
             ]
             records = [result for result in results if isinstance(result, KeyRecord)]
-            missing = {record.acl_id for record in records} - acls.keys()
+            missing = {record.acl_id for record in records if record.guid not in known} - acls.keys()
             change.add_acls([dealt.acls[acl_id] for acl_id in sorted(missing)])
             change.prepare([PreparedShare(r, round_id, coordinator, b"".join(dealt.base(r.guid).commitments)) for r in records])
             refusals = [FailedPrecondition(r.reason, r.message) if isinstance(r, Unprepared) else None for r in results]
