@@ -16,10 +16,12 @@ from pathlib import Path
 import grpc
 import pytest
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
+from mdm_service import supervisor
 from mdm_service.errors import ConfigurationError
 from mdm_service.reservation import reserve
 from mdm_service.settings import Address
 from mdm_service.testing import WorkersProcess, channel, serve_by_workers
+from prometheus_client import CollectorRegistry
 
 pytestmark = pytest.mark.integration
 PROGRAM = [sys.executable, str(Path(__file__).parent / "worker_program.py")]
@@ -199,6 +201,24 @@ def test_a_configuration_that_is_broken_meanwhile_costs_a_replacement_and_not_th
         served.wait_for(3)
 
 
+@pytest.mark.parametrize(("death", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 1)])
+def test_workers_that_die_as_soon_as_they_serve_are_given_up(tmp_path, monkeypatch, death, code):
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    script = f"import os, sys; os.write(int(sys.argv[-1].split(':')[2]), b'r'); {death}"
+    registry = CollectorRegistry()
+    assert supervisor.Supervisor([sys.executable, "-c", script], 2, 1, tmp_path, registry).run() == code
+    assert supervisor.MOST_FAILURES <= registry.get_sample_value("mdm_worker_starts_total") <= supervisor.MOST_FAILURES + 2
+
+
+def test_a_port_of_a_stranger_is_refused_even_if_that_one_would_share_it():
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            reserve(Address(port=stranger.getsockname()[1]))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_second_service_on_the_port_is_refused(configure, alice, workers):
     with serve_by_workers(PROGRAM, configure(), 2) as served:
@@ -246,15 +266,10 @@ def test_metrics_are_the_sum_over_workers_and_over_those_that_died(configure, al
 
 
 def test_one_worker_is_the_process_itself(configure, alice):
-    port = free_port()
-    with subprocess.Popen([*PROGRAM, "serve", "--config", configure(port=port)], stderr=subprocess.DEVNULL) as process:
-        try:
-            with channel(f"127.0.0.1:{port}", alice) as opened:
-                grpc.channel_ready_future(opened).result(30)
-            assert answerer(f"127.0.0.1:{port}", alice) == process.pid
-        finally:
-            process.terminate()
-        assert process.wait(20) == 0
+    with serve_by_workers(PROGRAM, configure(), 1) as served:
+        assert answerer(served.address, alice) == served.process.pid
+        served.process.terminate()
+        assert served.process.wait(20) == 0
 
 
 def test_check_config_says_what_several_workers_come_to(configure):

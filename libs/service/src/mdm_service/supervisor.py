@@ -80,13 +80,14 @@ class Supervisor:
             for end in (wake, woken):
                 end.setblocking(False)
             self._selector.register(woken, selectors.EVENT_READ)
-            previous = signal.set_wakeup_fd(wake.fileno())
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._stop)
+            before = signal.set_wakeup_fd(wake.fileno())
+            handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
             try:
                 yield
             finally:
-                signal.set_wakeup_fd(previous)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                signal.set_wakeup_fd(before)
                 self._selector.close()
 
     def _stop(self, *_: object) -> None:

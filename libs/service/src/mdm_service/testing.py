@@ -87,10 +87,11 @@ def channel(address: str, identity: Identity) -> Iterator[grpc.Channel]:
 
 
 class WorkersProcess:
-    """A service with several workers as a program of its own, known by what it logs."""
+    """A service as a program of its own, by one process or several workers, known by what it logs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, workers: int) -> None:
         self.process = process
+        self._workers = workers
         self._log = log
 
     @property
@@ -101,11 +102,13 @@ class WorkersProcess:
     @property
     def address(self) -> str:
         """host:port of the listener."""
-        return f"127.0.0.1:{self._logged('serving by workers')[0]['port']}"
+        return f"127.0.0.1:{(self._logged('serving by workers') or self._logged('serving'))[0]['port']}"
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of all workers that ever served, in that order."""
+        """The process ids of all workers that ever served, in that order; where there is only one, it is the program itself."""
+        if self._workers == 1:
+            return [self.process.pid] if self._logged("serving") else []
         return [line["pid"] for line in self._logged("worker serves")]
 
     def wait_for(self, workers: int, seconds: float = 60.0) -> None:
@@ -128,7 +131,7 @@ def serve_by_workers(program: Sequence[str], configuration: Path, workers: int, 
     command = [*program, "serve", *(["--migrate"] if migrate else []), "--config", str(configuration), "--workers", str(workers)]
     with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
         try:
-            started = WorkersProcess(process, log)
+            started = WorkersProcess(process, log, workers)
             started.wait_for(workers)
             yield started
         finally:
