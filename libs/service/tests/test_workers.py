@@ -219,6 +219,17 @@ def test_a_port_of_a_stranger_is_refused_even_if_that_one_would_share_it():
             reserve(Address(port=stranger.getsockname()[1]))
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_for_metrics_that_is_taken_is_told_in_one_line(configure, workers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        file = configure(metrics=taken.getsockname()[1])
+        command = [*PROGRAM, "serve", "--workers", workers, "--config", file]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "metrics: cannot listen" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_second_service_on_the_port_is_refused(configure, alice, workers):
     with serve_by_workers(PROGRAM, configure(), 2) as served:

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from mdm_service.authentication import Authenticator
-from mdm_service.errors import Unauthenticated
+from mdm_service.errors import ConfigurationError, Unauthenticated
 from mdm_service.policy import MONITOR, OPERATOR
 from mdm_service.settings import Address, TlsSettings
 
@@ -37,13 +37,20 @@ def of_workers(directory: Path) -> CollectorRegistry:
 def serve_metrics(
     address: Address, tls: TlsSettings, authenticator: Authenticator, registry: CollectorRegistry = REGISTRY
 ) -> Callable[[], None]:
-    """Serve `/metrics` over HTTPS, TLS 1.3 with a client certificate, to the roles operator and monitor. Returns how to stop it."""
+    """Serve `/metrics` over HTTPS, TLS 1.3 with a client certificate, to the roles operator and monitor. Returns how to stop it.
+
+    Raises:
+        ConfigurationError: it cannot listen there.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(tls.certificate, tls.key)
     context.load_verify_locations(tls.ca)
-    server = _Server((address.host, address.port), context, authenticator, registry)
+    try:
+        server = _Server((address.host, address.port), context, authenticator, registry)
+    except OSError as error:
+        raise ConfigurationError(f"metrics: cannot listen on {address.host}:{address.port}: {error}") from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
 
