@@ -187,6 +187,20 @@ def test_a_site_runs_with_certificates_of_another_authority(stack: ComposeStack,
         everybody_is_healthy(stack)
 
 
+def test_a_service_gets_more_workers(stack: ComposeStack, mdm: Mdm, registered: Image):
+    file = stack.site / "catalog" / "service.toml"
+    saved = file.read_bytes()
+    try:
+        assert "2 workers" in execute("workers", SITE=stack.site)
+        stack.start("catalog")
+        eventually(lambda: "mdm_workers 2.0" in execute("metrics", SITE=stack.site), timeout=60)
+        assert fetches(mdm, registered)
+    finally:
+        file.write_bytes(saved)
+        stack.docker("restart", stack.container("catalog"))
+        stack.start("catalog")
+
+
 def test_no_procedure_is_left_out():
     """Those about two sites are in test_two_sites.py."""
     assert {name for name in PROCEDURES if not name.startswith("two-sites-")} <= EXECUTED

@@ -7,6 +7,7 @@ import pytest
 from mdm_dicom_srm.config import Settings
 from mdm_dicom_srm.register import attribute
 from mdm_service.errors import ConfigurationError
+from mdm_service.main import check
 from mdm_service.settings import load
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
@@ -76,3 +77,9 @@ def test_wrong_attributes_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_the_example_is_plain_toml() -> None:
     assert tomllib.loads(EXAMPLE.read_text())["deid"]["profile"] == "basic"
+
+
+def test_more_than_one_process_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("workers = 2\n" + EXAMPLE.read_text())
+    with pytest.raises(ConfigurationError, match="one process, not 2: storage SCP"):
+        check(load(Settings, "dicom-srm", tmp_path / "config.toml"))

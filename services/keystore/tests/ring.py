@@ -20,6 +20,7 @@ from mdm_keystore.resharing.operation import Operation
 from mdm_keystore.resharing.participant import Participant
 from mdm_keystore.resharing.port import PeerUnavailable
 from mdm_keystore.resharing.store import PostgresSharings
+from mdm_keystore.resharing.table_store import PostgresTable
 from mdm_keystore.seal import Sealer
 from mdm_keystore.service import KeystoreService, NewKey, Released
 from mdm_keystore.store import PostgresKeys
@@ -33,7 +34,7 @@ ALICE = Caller("CN=alice,O=MDM Test")
 MALLORY = Caller("CN=mallory,O=MDM Test")
 ADMIN = Caller("CN=operator,O=MDM Test", roles=frozenset({OPERATOR}))
 ACL = UUID("0190a5a0-0000-7000-8000-0000000000aa")
-TABLES = ("resharing_failure", "resharing_round", "resharing", "share_prepared", "key_share", "acl")
+TABLES = ("resharing_failure", "resharing_round", "resharing", "share_part", "share_prepared", "key_share", "acl")
 
 
 class Crash(BaseException):
@@ -65,8 +66,8 @@ def crash() -> None:
 class PlainPool:
     """One connection that is given out as a pool gives one: a transaction a block."""
 
-    def __init__(self, connection: psycopg.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: psycopg.Connection, conninfo: str) -> None:
+        self._connection, self.conninfo = connection, conninfo
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection]:
@@ -102,7 +103,7 @@ class Node:
         self.up = True
         self.batch = 2
         self.connection = psycopg.connect(conninfo, autocommit=True)
-        self.pool: Any = PlainPool(self.connection)
+        self.pool: Any = PlainPool(self.connection, conninfo)
         self.sealer = Sealer([bytes([index]) * 32])
         self.subjects = subjects
         self._told = told
@@ -111,12 +112,14 @@ class Node:
         self.restart()
 
     def restart(self, minimum_threshold: int = 2) -> None:
-        """Lose what is in memory."""
+        """Lose what is in memory, and in tables that do not outlive a crash of PostgreSQL."""
+        self.sql("DELETE FROM share_part")
         before = getattr(self, "participant", None)
         jobs: Any = Watched(PostgresJobs(self.pool), self._told, f"jobs{self.index}")
         self.participant = Participant(
             PostgresSharings(self.pool),
             jobs,
+            PostgresTable(self.pool, self.sealer),
             self.sealer,
             index=self.index,
             subjects=self.subjects,

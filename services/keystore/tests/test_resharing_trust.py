@@ -8,11 +8,14 @@ import pytest
 from mdm_crypto import resharing, shamir
 from mdm_crypto.shamir import Share
 from mdm_keystore.model import AclAssignment, KeyRef
-from mdm_keystore.resharing.model import JobState, Kind, RoundTerms
+from mdm_keystore.resharing.job_store import PostgresJobs
+from mdm_keystore.resharing.model import JobState, Kind, Parts, RoundState, RoundTerms
+from mdm_keystore.resharing.table_store import PostgresTable
+from mdm_keystore.seal import Sealer
 from mdm_keystore.service import NewKey
 from mdm_service import acl_store
 from mdm_service.acl import Acl
-from mdm_service.errors import Forbidden
+from mdm_service.errors import Conflict, Forbidden
 from mdm_service.identity import Caller
 from nacl.bindings import crypto_core_ed25519_sub, crypto_scalarmult_ed25519_base_noclamp, crypto_scalarmult_ed25519_noclamp
 
@@ -185,3 +188,49 @@ def test_no_keystore_takes_a_threshold_below_its_own_minimum_whoever_asks(ring):
     assert ring.run(1).state is JobState.CANCELLED
     assert ring.reads(guid, (1, 2, 3)) == scalar
     assert ring.reads(guid, (1, 2)) is None
+
+
+def test_a_key_that_stands_under_another_acl_at_a_keystore_keeps_it_through_a_refresh(ring):
+    keys = dict(ring.create() for _ in range(2))
+    other = Acl(uuid4(), SRM.dn, ())
+    for x in (1, 2, 3):  # each in turn, whichever of them help
+        node = ring.nodes[x]
+        acl_store.insert(node.connection, replace(other, id=(acl_id := uuid4())))
+        node.sql("UPDATE key_share SET acl_id = %s", acl_id)
+        ring.begin(1, Kind.REFRESH)
+        job = ring.run(1)
+        assert (job.keys_done, job.keys_failed) == (len(keys), 0)
+        assert node.sql("SELECT DISTINCT acl_id FROM key_share") == [(acl_id,)]
+
+
+def test_only_one_process_drives_a_job_and_one_that_fell_behind_changes_nothing(ring):
+    keys = dict(ring.create() for _ in range(2))
+    ring.begin(1, Kind.REFRESH)
+    node = ring.nodes[1]
+    jobs = PostgresJobs(node.pool)
+    with jobs.driving() as mine, PostgresJobs(node.pool).driving() as others:
+        assert (mine, others) == (True, False)
+        assert node.driver.step() is False
+        assert node.sql("SELECT count(*) FROM resharing_round") == [(0,)]
+    assert node.driver.step() is True
+    (first,) = jobs.rounds(jobs.running().id)
+    jobs.replace(first, [replace(first, id=uuid4())], {})
+    with pytest.raises(Conflict, match="further"):
+        jobs.replace(first, [replace(first, state=RoundState.COMMITTING)], {})
+    assert ring.run(1).keys_done == len(keys)
+
+
+def test_parts_are_sealed_forgotten_with_old_rounds_and_lost_with_their_key(ring):
+    guid, _ = ring.create()
+    node, parts = ring.nodes[2], []
+    ring.watch = lambda step: parts.extend(node.sql("SELECT DISTINCT round_id FROM share_part")) if step == "after peer2.take" else None
+    prepared_by(ring, guid, 1)
+    assert len(set(parts)) == 1
+    assert node.sql("SELECT count(*) FROM share_part") == [(0,)]
+    table, stranger = PostgresTable(node.pool, node.sealer), PostgresTable(node.pool, Sealer([bytes(32)]))
+    rounds = [Parts(uuid4(), 1, 2, 3, (), ()) for _ in range(10)]
+    for given in rounds:
+        table.put(given)
+    assert [bool(table.of(given.round_id)) for given in rounds] == [False] * 2 + [True] * 8
+    assert table.of(rounds[-1].round_id) == {1: rounds[-1]}
+    assert stranger.of(rounds[-1].round_id) == {}

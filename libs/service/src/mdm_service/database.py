@@ -3,7 +3,8 @@
 import importlib.resources
 import re
 import select
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -91,6 +92,17 @@ def _without_jit(connection: psycopg.Connection) -> None:
     connection.commit()
 
 
+@contextmanager
+def lock_held(pool: ConnectionPool, number: int) -> Iterator[bool]:
+    """Try to hold a lock that one process has at a time, whatever machine it is on; yield whether it is held during the block.
+
+    It stands on a connection of its own, which the database closes when this process dies.
+    """
+    with psycopg.connect(str(pool.conninfo), autocommit=True) as connection:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()
+        yield row is not None and bool(row[0])
+
+
 def migrate(conninfo: str, components: Sequence[str]) -> list[str]:
     """Apply what is missing of each component's `NNNN_name.sql` files, in order, each in its own transaction.
 
@@ -134,6 +146,12 @@ def check_schema(connection: psycopg.Connection, components: Sequence[str]) -> N
         missing = [name for number, name, _ in _files(component, done) if number not in done]
         if missing:
             raise ConfigurationError(f"database: {component} lacks {missing[0]}: run `migrate` first")
+
+
+def allowed_connections(connection: psycopg.Connection) -> int:
+    """Return how many connections the server allows to all roles but its superusers."""
+    row = connection.execute("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int")
+    return int(row.fetchall()[0][0])
 
 
 def _applied(connection: psycopg.Connection, component: str) -> set[int]:

@@ -5,11 +5,13 @@ import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from mdm_service.authentication import Authenticator
-from mdm_service.errors import Unauthenticated
+from mdm_service.errors import ConfigurationError, Unauthenticated
 from mdm_service.policy import MONITOR, OPERATOR
 from mdm_service.settings import Address, TlsSettings
 
@@ -25,14 +27,30 @@ def observe(method: str, code: str, seconds: float) -> None:
     SECONDS.labels(method).observe(seconds)
 
 
-def serve_metrics(address: Address, tls: TlsSettings, authenticator: Authenticator) -> Callable[[], None]:
-    """Serve `/metrics` over HTTPS, TLS 1.3 with a client certificate, to the roles operator and monitor. Returns how to stop it."""
+def of_workers(directory: Path) -> CollectorRegistry:
+    """Return the sums over all processes that keep their numbers in a directory, those that have ended included."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
+    return registry
+
+
+def serve_metrics(
+    address: Address, tls: TlsSettings, authenticator: Authenticator, registry: CollectorRegistry = REGISTRY
+) -> Callable[[], None]:
+    """Serve `/metrics` over HTTPS, TLS 1.3 with a client certificate, to the roles operator and monitor. Returns how to stop it.
+
+    Raises:
+        ConfigurationError: it cannot listen there.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(tls.certificate, tls.key)
     context.load_verify_locations(tls.ca)
-    server = _Server((address.host, address.port), context, authenticator)
+    try:
+        server = _Server((address.host, address.port), context, authenticator, registry)
+    except OSError as error:
+        raise ConfigurationError(f"metrics: cannot listen on {address.host}:{address.port}: {error}") from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
 
@@ -49,10 +67,13 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], context: ssl.SSLContext, authenticator: Authenticator) -> None:
+    def __init__(
+        self, address: tuple[str, int], context: ssl.SSLContext, authenticator: Authenticator, registry: CollectorRegistry
+    ) -> None:
         super().__init__(address, _Handler)
         self._context = context
         self.authenticator = authenticator
+        self.registry = registry
 
     def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         assert isinstance(request, socket.socket)
@@ -77,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.partition("?")[0] != "/metrics":
             self._answer(404, "text/plain; charset=utf-8", b"Only /metrics is here.\n")
         else:
-            self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+            self._answer(200, CONTENT_TYPE_LATEST, generate_latest(self.server.registry))
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Log no requests."""

@@ -1,5 +1,6 @@
 """The mutual-TLS gRPC server that every service is built on."""
 
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,10 +31,18 @@ class ServiceServer:
     `grpc` is the server to register servicers on; `add_service` announces each one's full name to health and reflection.
     `stopping` is set first of all at the end: a stream without an end of its own has to watch it.
     One caller holds at most half of the `threads`, and a call that waits `stall_seconds` for its caller is cancelled.
+    With `shared` the port is one that workers share, which their supervisor has reserved; otherwise a port that is taken is refused.
     """
 
     def __init__(
-        self, address: Address, tls: TlsSettings, authenticator: Authenticator, *, threads: int = 32, stall_seconds: float = STALL_SECONDS
+        self,
+        address: Address,
+        tls: TlsSettings,
+        authenticator: Authenticator,
+        *,
+        threads: int = 32,
+        stall_seconds: float = STALL_SECONDS,
+        shared: bool = False,
     ) -> None:
         self.stopping = threading.Event()
         self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
@@ -45,7 +54,7 @@ class ServiceServer:
             interceptors=[ServiceInterceptor(authenticator, limit, self._stalls, (health_limit, self._health_executor))],
             maximum_concurrent_rpcs=MAX_CALLS,
             options=(
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
@@ -58,7 +67,9 @@ class ServiceServer:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._services: list[str] = []
-        self.port = self._bind(address, tls)
+        # A shared port takes connections from its first moment on, those that a worker never answers which fails to start included.
+        self._bind_late = functools.partial(self._bind, address, tls) if shared else None
+        self.port = address.port if shared else self._bind(address, tls)
 
     def add_service(self, full_name: str) -> None:
         """Announce a registered service, such as `mdm.catalog.v1.CatalogService`."""
@@ -71,6 +82,8 @@ class ServiceServer:
     def start(self) -> None:
         """Serve in the background and report healthy."""
         self._stalls.start()
+        if self._bind_late is not None:
+            self._bind_late()
         self.grpc.start()
         for name in ("", *self._services):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -14,6 +14,8 @@ from mdm_service.membership import Membership, parse
 from mdm_service.policy import ROLES
 from mdm_service.trust import Authority, TrustStore
 
+MAX_WORKERS = 256
+
 
 class Section(BaseModel):
     """A table of the configuration file: frozen, unknown keys refused."""
@@ -81,7 +83,10 @@ class ServiceSettings(BaseSettings):
     log: LogSettings = LogSettings()
     reflection: bool = False
     threads: int = Field(default=32, ge=1, le=1024)
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
 
+    #: What a service has that several processes of it cannot share; empty where there is nothing.
+    unshared: ClassVar[str] = ""
     _environment_prefix: ClassVar[str] = ""
 
     @field_validator("roles")

@@ -1,10 +1,13 @@
-"""Help for tests of services: run one in this process over real mutual TLS, and call it."""
+"""Help for tests of services: run one in this process over real mutual TLS, or as a program by several workers, and call it."""
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -72,8 +75,69 @@ def serve_in_process(
 
 @contextmanager
 def channel(address: str, identity: Identity) -> Iterator[grpc.Channel]:
-    """Open a mutual-TLS channel with a client's identity."""
+    """Open a mutual-TLS channel with a client's identity, on a connection of its own."""
     credentials = grpc.ssl_channel_credentials(identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes())
-    options = (("grpc.max_receive_message_length", 32 * 1024 * 1024), ("grpc.max_send_message_length", 32 * 1024 * 1024))
+    options = (
+        ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+        ("grpc.max_send_message_length", 32 * 1024 * 1024),
+        ("grpc.use_local_subchannel_pool", 1),
+    )
     with grpc.secure_channel(address, credentials, options=options) as opened:
         yield opened
+
+
+class WorkersProcess:
+    """A service as a program of its own, by one process or several workers, known by what it logs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, workers: int) -> None:
+        self.process = process
+        self._workers = workers
+        self._log = log
+
+    @property
+    def said(self) -> str:
+        """All that the program has written."""
+        return self._log.read_text()
+
+    @property
+    def address(self) -> str:
+        """host:port of the listener."""
+        return f"127.0.0.1:{(self._logged('serving by workers') or self._logged('serving'))[0]['port']}"
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of all workers that ever served, in that order; where there is only one, it is the program itself."""
+        if self._workers == 1:
+            return [self.process.pid] if self._logged("serving") else []
+        return [line["pid"] for line in self._logged("worker serves")]
+
+    def wait_for(self, workers: int, seconds: float = 60.0) -> None:
+        """Wait until so many workers have begun to serve since the start."""
+        end = time.monotonic() + seconds
+        while len(self.pids) < workers:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said}"
+            assert time.monotonic() < end, self.said
+            time.sleep(0.05)
+
+    def _logged(self, message: str) -> list[dict[str, Any]]:
+        lines = [line for line in self.said.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [entry for entry in map(json.loads, lines) if entry["message"] == message]
+
+
+@contextmanager
+def serve_by_workers(program: Sequence[str], configuration: Path, workers: int, *, migrate: bool = False) -> Iterator[WorkersProcess]:
+    """Have a program serve a configuration until the block ends."""
+    log = configuration.with_suffix(".log")
+    command = [*program, "serve", *(["--migrate"] if migrate else []), "--config", str(configuration), "--workers", str(workers)]
+    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+        try:
+            started = WorkersProcess(process, log, workers)
+            started.wait_for(workers)
+            yield started
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise

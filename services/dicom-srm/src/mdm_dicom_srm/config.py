@@ -1,7 +1,7 @@
 """Settings of dicom-srm, validated before anything opens."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from mdm_service.acl_settings import AclEntries, AclEntrySettings
 from mdm_service.settings import Section, ServiceSettings
@@ -95,6 +95,8 @@ class DeidSettings(Section):
 
 class Settings(ServiceSettings):
     """Everything that dicom-srm is configured with."""
+
+    unshared: ClassVar[str] = "storage SCP, spool and staging requests belong to one process"
 
     site: Name
     vo: Name

@@ -67,6 +67,9 @@ class Trail(Protocol):
     def end(self) -> End:
         """Return the end of the chain."""
 
+    def showing(self) -> AbstractContextManager[bool]:
+        """Be the only one that shows heads during the block, among all processes of this keystore; False: another one is."""
+
     def witnessed(self, share_index: int, after: int, limit: int) -> Sequence[tuple[int, WitnessedHead]]:
         """Return the next countersigned heads (of one keystore, 0: of all) behind number `after`, with their numbers."""
 
@@ -127,7 +130,15 @@ class AuditTrail:
         return countersigned
 
     def show_head(self) -> None:
-        """Have every witness countersign the present head that has not seen it; who is away sees a later one."""
+        """Have every witness countersign the present head that has not seen it; who is away sees a later one.
+
+        Only one process at a time does so: an earlier head that arrives behind a later one would look like a chain that was cut.
+        """
+        with self._trail.showing() as mine:
+            if mine:
+                self._show_head()
+
+    def _show_head(self) -> None:
         head = self._signed(self._trail.end())
         for index, witness in self._witnesses.items():
             if self._shown.get(index) == (head.chain_id, head.seq):

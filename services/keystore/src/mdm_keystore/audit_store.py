@@ -1,19 +1,21 @@
 """The audit chain's pages, its identity and witnessed heads in PostgreSQL."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from mdm_crypto.audit import AuditEntry, ChainedEntry, SignedHead, WitnessedHead
+from mdm_service.database import lock_held
 from mdm_service.identity import Caller
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.audit import End, Identity
 from mdm_keystore.store import PostgresChange
 
+_SHOWING_LOCK = 0x4D444B53  # "MDKS": one process at a time per database
 _HEAD = "share_index, chain_id, seq, hash, time, signature, signing_key"
 _WITNESSED = f"{_HEAD}, witness_signature, witness_key"
 
@@ -45,6 +47,10 @@ class PostgresTrail:
         """Return the end of the chain."""
         with self._pool.connection() as connection:
             return _end(connection)
+
+    def showing(self) -> AbstractContextManager[bool]:
+        """Be the only one that shows heads during the block, unless another process does."""
+        return lock_held(self._pool, _SHOWING_LOCK)
 
     def witnessed(self, share_index: int, after: int, limit: int) -> Sequence[tuple[int, WitnessedHead]]:
         """Return the next countersigned heads with their numbers."""

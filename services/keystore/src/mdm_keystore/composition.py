@@ -27,6 +27,7 @@ from mdm_keystore.resharing.operation import Operation
 from mdm_keystore.resharing.participant import Participant
 from mdm_keystore.resharing.remote import RemotePeer, RemoteWitness, open_channel
 from mdm_keystore.resharing.store import PostgresSharings
+from mdm_keystore.resharing.table_store import PostgresTable
 from mdm_keystore.rewrapping import Rewrapping
 from mdm_keystore.seal import Sealer
 from mdm_keystore.seal_store import PostgresSeals
@@ -86,7 +87,13 @@ def compose(section: KeystoreSection, tls: TlsSettings, pool: ConnectionPool, se
     own = dn.of_certificate(x509.load_pem_x509_certificate(tls.certificate.read_bytes()))
     subjects = {section.index: own, **{peer.index: peer.subject for peer in section.peers}}
     participant = Participant(
-        PostgresSharings(pool), jobs, sealer, index=section.index, subjects=subjects, minimum_threshold=section.minimum_threshold
+        PostgresSharings(pool),
+        jobs,
+        PostgresTable(pool, sealer),
+        sealer,
+        index=section.index,
+        subjects=subjects,
+        minimum_threshold=section.minimum_threshold,
     )
     channels = {peer.index: open_channel(peer.address, tls) for peer in section.peers}
     remote = {index: RemotePeer(index, channel) for index, channel in channels.items()}

@@ -94,6 +94,18 @@ class Sealer:
         """
         return self._open(sealed, kek_id, _signing_place(chain_id))
 
+    def seal_parts(self, parts: bytes, round_id: UUID, helper: int) -> tuple[bytes, str]:
+        """Seal what a helper has dealt in a round of new shares; opens as nothing else."""
+        return self._seal(parts, _dealing_place(round_id, helper))
+
+    def open_parts(self, sealed: bytes, kek_id: str, round_id: UUID, helper: int) -> bytes:
+        """Return what `seal_parts` sealed.
+
+        Raises:
+            SealBroken: it does not open.
+        """
+        return self._open(sealed, kek_id, _dealing_place(round_id, helper))
+
     def open(self, sealed: bytes, kek_id: str, guid: UUID, epoch: int, x: int, version: int = 0) -> bytes:
         """Return the share's value.
 
@@ -140,6 +152,11 @@ def _place(guid: UUID, epoch: int, x: int, version: int) -> bytes:
 def _signing_place(chain_id: UUID) -> bytes:
     """Return associated data of a length that no share's has."""
     return b"mdm keystore audit signing key\0" + chain_id.bytes
+
+
+def _dealing_place(round_id: UUID, helper: int) -> bytes:
+    """Return associated data of a length that neither a share's nor a signing key's has."""
+    return b"mdm keystore parts\0" + round_id.bytes + helper.to_bytes(1, "big")
 
 
 def _key_id(key: bytes) -> str:

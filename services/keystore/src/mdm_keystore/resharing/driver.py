@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Driver:
-    """Drives the job of one keystore, by one thread; with an executor it asks several keystores at the same time."""
+    """Drives the job of one keystore, by one thread of one of its processes; with an executor it asks several keystores at once."""
 
     def __init__(
         self, jobs: Jobs, participant: Participant, executor: Executor | None = None, batch: int = BATCH, pause: float = 0.1
@@ -50,10 +50,14 @@ class Driver:
 
         What a keystore that is away or refuses prevents is said in the job's message, and is tried again by the next step.
         """
-        job = self._jobs.running()
-        if job is None:
+        if self._jobs.running() is None:
             self._distrusted.clear()
             return False
+        with self._jobs.driving() as mine:
+            job = self._jobs.running() if mine else None
+            return job is not None and self._driven(job)
+
+    def _driven(self, job: Job) -> bool:
         try:
             self._advance(job)
         except MdmError as error:

@@ -1,17 +1,21 @@
 """Jobs and rounds in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from mdm_crypto.audit import AuditEntry
+from mdm_service.database import lock_held
+from mdm_service.errors import Conflict
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.resharing.model import Job, JobState, Kind, Round, RoundState
 from mdm_keystore.store import PostgresChange
 
 _JOB = "id, kind, state, threshold, total, lost, begun_by, begin_time, end_time, cursor, keys_done, keys_failed, message"
+_DRIVING_LOCK = 0x4D444B44  # "MDKD": one driver at a time per database
 _ROUND = "id, resharing_id, state, attempt, guids, total, gone"
 
 
@@ -20,6 +24,10 @@ class PostgresJobs:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
+
+    def driving(self) -> AbstractContextManager[bool]:
+        """Be the only one that drives jobs during the block, unless another process does."""
+        return lock_held(self._pool, _DRIVING_LOCK)
 
     def begin(self, job: Job, entry: AuditEntry) -> Job | None:
         """Store a new job and audit it, unless it or another one is there."""
@@ -95,7 +103,8 @@ class PostgresJobs:
     def replace(self, old: Round, new: Sequence[Round], failures: Mapping[UUID, str], keys_done: int = 0) -> None:
         """Put rounds in the place of one, note failures and count keys that are done."""
         with self._pool.connection() as connection:
-            connection.execute("DELETE FROM resharing_round WHERE id = %s", (old.id,))
+            if not connection.execute("DELETE FROM resharing_round WHERE id = %s AND state = %s", (old.id, int(old.state))).rowcount:
+                raise Conflict("ROUND_CHANGED", "Another process of this keystore has got further with the round.")
             for opened in new:
                 _insert(connection, opened)
             connection.execute(

@@ -29,8 +29,8 @@ from mdm_keystore.resharing.model import (
     RoundTerms,
     Unprepared,
 )
-from mdm_keystore.resharing.port import Jobs, Peer, Sharings
-from mdm_keystore.resharing.table import Dealt, Table
+from mdm_keystore.resharing.port import Jobs, Peer, Sharings, Table
+from mdm_keystore.resharing.table import Dealt
 from mdm_keystore.seal import Sealer
 from mdm_keystore.service import MAX_BATCH, Failure, audit_entries, opened
 
@@ -39,7 +39,15 @@ class Participant:
     """This keystore among its peers. `subjects` maps each keystore's share index, this one's included, to its certificate's subject."""
 
     def __init__(
-        self, sharings: Sharings, jobs: Jobs, sealer: Sealer, *, index: int, subjects: Mapping[int, str], minimum_threshold: int = 2
+        self,
+        sharings: Sharings,
+        jobs: Jobs,
+        table: Table,
+        sealer: Sealer,
+        *,
+        index: int,
+        subjects: Mapping[int, str],
+        minimum_threshold: int = 2,
     ) -> None:
         self._sharings = sharings
         self._jobs = jobs
@@ -47,7 +55,7 @@ class Participant:
         self._indexes = {subject: peer for peer, subject in subjects.items()}
         self._minimum_threshold = minimum_threshold
         self._admission = Admission(sealer, index, minimum_threshold)
-        self._table = Table()
+        self._table = table
         self.index = index
         self.subject = subjects[index]
         #: Every keystore by index, this one included; set once, when they are all made.
@@ -135,7 +143,7 @@ class Participant:
                 for guid in guids
             ]
             records = [result for result in results if isinstance(result, KeyRecord)]
-            missing = {record.acl_id for record in records} - acls.keys()
+            missing = {record.acl_id for record in records if record.guid not in known} - acls.keys()
             change.add_acls([dealt.acls[acl_id] for acl_id in sorted(missing)])
             change.prepare([PreparedShare(r, round_id, coordinator, b"".join(dealt.base(r.guid).commitments)) for r in records])
             refusals = [FailedPrecondition(r.reason, r.message) if isinstance(r, Unprepared) else None for r in results]

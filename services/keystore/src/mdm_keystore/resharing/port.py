@@ -106,8 +106,24 @@ class Sharings(Protocol):
         """Return the next keys behind `after` in order of GUID, pending ones included."""
 
 
+class Table(Protocol):
+    """Parts that helpers have sent to this target, until it adds them up. A round whose parts are lost is begun again."""
+
+    def put(self, parts: Parts) -> None:
+        """Keep a helper's parts; of too many rounds the oldest is forgotten."""
+
+    def of(self, round_id: UUID) -> Mapping[int, Parts]:
+        """Return a round's parts by helper."""
+
+    def forget(self, round_id: UUID) -> None:
+        """Drop a round's parts."""
+
+
 class Jobs(Protocol):
     """The jobs that this server drives and their rounds."""
+
+    def driving(self) -> AbstractContextManager[bool]:
+        """Be the only one that drives jobs during the block, among all processes of this keystore; False: another one is."""
 
     def begin(self, job: Job, entry: AuditEntry) -> Job | None:
         """Store a new job and audit it. Return the job of that id if there is one; None if another one runs."""
@@ -140,4 +156,8 @@ class Jobs(Protocol):
         """Open a round for the next keys, and move its job's cursor behind them."""
 
     def replace(self, old: Round, new: Sequence[Round], failures: Mapping[UUID, str], keys_done: int = 0) -> None:
-        """Put rounds in the place of one (one of the same id: its next state), note failures and count keys that are done; all at once."""
+        """Put rounds in the place of one (one of the same id: its next state), note failures and count keys that are done; all at once.
+
+        Raises:
+            Conflict: ROUND_CHANGED, another process has got further with it.
+        """

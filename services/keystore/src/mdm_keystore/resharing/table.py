@@ -1,6 +1,5 @@
-"""Parts that helpers have sent to a target, until it adds them up; in memory only."""
+"""What the helpers of a round have dealt to this target, looked at together."""
 
-import threading
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -8,33 +7,6 @@ from mdm_crypto.resharing import Sharing
 from mdm_service.acl import Acl
 
 from mdm_keystore.resharing.model import Part, Parts
-
-_MAX_ROUNDS = 8
-
-
-class Table:
-    """Parts by round. A round that was lost, as when the process ends, is begun again by its coordinator."""
-
-    def __init__(self) -> None:
-        self._rounds: dict[UUID, dict[int, Parts]] = {}
-        self._lock = threading.Lock()
-
-    def put(self, parts: Parts) -> None:
-        """Keep a helper's parts; of too many rounds the oldest is forgotten."""
-        with self._lock:
-            self._rounds.setdefault(parts.round_id, {})[parts.helper] = parts
-            while len(self._rounds) > _MAX_ROUNDS:
-                del self._rounds[next(iter(self._rounds))]
-
-    def of(self, round_id: UUID) -> dict[int, Parts]:
-        """Return a round's parts by helper."""
-        with self._lock:
-            return dict(self._rounds.get(round_id, {}))
-
-    def forget(self, round_id: UUID) -> None:
-        """Drop a round's parts."""
-        with self._lock:
-            self._rounds.pop(round_id, None)
 
 
 class Dealt:

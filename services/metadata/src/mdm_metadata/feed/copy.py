@@ -1,13 +1,16 @@
 """The other end of a feed: steps applied to PostgreSQL, each wholly and once."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from uuid import UUID, uuid5
 
 import psycopg
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm_service import acl_store
 from mdm_service.acl import Acl, AclEntry, canonical_principal, valid_permissions
+from mdm_service.database import lock_held
 from mdm_service.errors import FailedPrecondition, Invalid
 from psycopg_pool import ConnectionPool
 
@@ -27,6 +30,11 @@ class ReplicaCopy:
         self._origin = origin
         self._subtree = fold_path(subtree)
         self._key = (origin, self._subtree)
+
+    def following(self) -> AbstractContextManager[bool]:
+        """Be the only one that follows the origin during the block, among all processes of this service; False: another one does."""
+        digest = hashlib.sha256("\0".join(self._key).encode()).digest()
+        return lock_held(self._pool, int.from_bytes(digest[:8], "big", signed=True))
 
     def position(self) -> pb.FeedPosition:
         """Return how far the copy is; the beginning for a new one."""

@@ -19,6 +19,8 @@ from mdm_metadata.feed.copy import ReplicaCopy
 _log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
+#: Until it is looked again whether another process of this service has stopped following.
+ELSEWHERE_PAUSE = 2.0
 #: Longer than any call at the origin may take without a sign.
 SILENCE_SECONDS = 30.0
 
@@ -26,7 +28,8 @@ SILENCE_SECONDS = 30.0
 class Subscription:
     """One subtree of one origin, copied in a thread of its own until `stop`.
 
-    Several processes on one database may run it: a step is applied where the copy stands and nowhere else.
+    Several processes on one database may run it: one of them follows, and another one when that has gone. Should two be at it for a
+    moment, a step is applied where the copy stands and nowhere else.
     """
 
     def __init__(self, pool: ConnectionPool, origin: str, addresses: Sequence[str], subtree: str, tls: TlsSettings) -> None:
@@ -54,10 +57,14 @@ class Subscription:
         pause, turn, again = FIRST_PAUSE, 0, False
         while not self._stopping.is_set():
             try:
-                if again:
-                    self._copy.begin_again()
-                    again = False
-                self._follow(self._addresses[turn % len(self._addresses)])
+                with self._copy.following() as mine:
+                    if mine and again:
+                        self._copy.begin_again()
+                    again = False  # if another one follows, it finds out by itself
+                    if mine:
+                        self._follow(self._addresses[turn % len(self._addresses)])
+                if not mine:
+                    self._stopping.wait(ELSEWHERE_PAUSE)
                 pause = FIRST_PAUSE
                 continue
             except grpc.RpcError as error:

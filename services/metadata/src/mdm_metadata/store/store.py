@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 from mdm_service import acl_store
 from mdm_service.acl import Acl
+from mdm_service.database import lock_held
 from mdm_service.errors import Aborted, Cancelled
 from mdm_service.identity import Caller
 from psycopg_pool import ConnectionPool
@@ -141,12 +142,9 @@ class PostgresStore:
         """Return the way to work through all entries of a collection."""
         return PostgresFilling(self._pool)
 
-    @contextmanager
-    def holding(self, number: int) -> Iterator[bool]:
-        """Hold a trial's number during the block, on a connection of its own that the database closes when this process dies."""
-        with psycopg.connect(str(self._pool.conninfo), autocommit=True) as connection:
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()
-            yield row is not None and bool(row[0])
+    def holding(self, number: int) -> AbstractContextManager[bool]:
+        """Hold a trial's number during the block, unless somebody else does; until this process dies at the latest."""
+        return lock_held(self._pool, number)
 
     def trials(self) -> list[Trial]:
         """Return the trials that are under way or were left by a crash."""

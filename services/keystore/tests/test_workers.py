@@ -1,0 +1,203 @@
+"""Three keystores of two processes each: keys are made and read while they get new shares, and every audit is one chain."""
+
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from mdm.keystore.v1 import admin_pb2, admin_pb2_grpc, keystore_pb2, keystore_pb2_grpc
+from mdm_crypto import shamir
+from mdm_crypto.audit import AuditEntry, HeadSigner, SignedHead, WitnessedHead, first_break
+from mdm_keystore.audit import AuditTrail
+from mdm_keystore.audit_store import PostgresTrail
+from mdm_keystore.seal import Sealer
+from mdm_keystore.store import PostgresKeys
+from mdm_service.testing import WorkersProcess, channel, serve_by_workers
+
+from services.keystore.tests.ring import PlainPool
+from services.keystore.tests.test_main import create
+
+pytestmark = pytest.mark.integration
+CONFIGURATION = """
+[keystore]
+name = "{index}"
+index = {index}
+kek_file = "kek-{index}"
+purge_interval_seconds = 1
+witness_interval_seconds = 0.5
+{peers}
+[listen]
+port = {port}
+[tls]
+certificate = "{files.certificate}"
+key = "{files.key}"
+ca = "{files.ca}"
+[[trust.ca]]
+certificate = "{files.ca}"
+namespaces = ["{namespace}"]
+[roles]
+operator = ["{operator}"]
+"peer.keystore" = {subjects}
+[database]
+conninfo = "{conninfo}"
+pool_max = 6
+"""
+PEER = '[[keystore.peers]]\nindex = {index}\naddress = "127.0.0.1:{port}"\nsubject = "{subject}"\n'
+INDEXES = (1, 2, 3)
+CREATORS, EACH = 4, 10
+
+
+class Keystores:
+    """The running keystores."""
+
+    def __init__(self, served: dict[int, WorkersProcess], pki) -> None:
+        self.served = served
+        self.alice, self.operator = pki.issue(pki.subject("alice")), pki.issue(pki.subject("operator"))
+
+    def create(self) -> tuple[UUID, bytes]:
+        """Create a key everywhere, on connections of its own; return its GUID and scalar."""
+        shares = shamir.split(None, 2, 3, uuid4())
+        for share in shares:
+            with channel(self.served[share.x].address, self.alice) as opened:
+                create(opened, share)
+        return shares[0].guid, shamir.combine(shares)
+
+    def read(self, guid: UUID) -> set[bytes]:
+        """Return the scalars that the shares given out by all keystores combine to: one, whatever is under way."""
+        groups: dict[tuple[int, tuple[bytes, ...]], list[shamir.Share]] = {}
+        for served in self.served.values():
+            with channel(served.address, self.alice) as opened:
+                stub = keystore_pb2_grpc.KeystoreServiceStub(opened)
+                answer = stub.GetShares(keystore_pb2.GetSharesRequest(guids=[str(guid)]), timeout=30).results[0]
+            for given in (answer.share, answer.previous) if answer.HasField("previous") else (answer.share,):
+                points = tuple(given.commitments)
+                share = shamir.Share(guid, given.epoch, given.x, given.value, points, given.threshold, given.total, given.share_version)
+                groups.setdefault((given.share_version, points), []).append(share)
+        return {shamir.combine(group) for group in groups.values() if len(group) >= 2}
+
+    def refresh(self) -> admin_pb2.Resharing:
+        """Have all keys given new shares; return the job when it has ended."""
+        with channel(self.served[1].address, self.operator) as opened:
+            stub = admin_pb2_grpc.KeystoreAdminServiceStub(opened)
+            request = admin_pb2.BeginResharingRequest(id=str(uuid4()), kind=admin_pb2.RESHARING_KIND_REFRESH)
+            job = stub.BeginResharing(request, timeout=30).resharing
+            end = time.monotonic() + 60
+            while job.state == admin_pb2.RESHARING_STATE_RUNNING:
+                assert time.monotonic() < end, job
+                time.sleep(0.1)
+                job = stub.GetResharing(admin_pb2.GetResharingRequest(id=job.id), timeout=30).resharing
+            return job
+
+
+@pytest.fixture
+def keystores(tmp_path, postgres, pki):
+    ports, names = {}, {index: f"keystore_{index}_{uuid4().hex[:8]}" for index in INDEXES}
+    subjects = {index: pki.subject(f"keystore-{index}") for index in INDEXES}
+    for index in INDEXES:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            ports[index] = probe.getsockname()[1]
+    with ExitStack() as stack:
+        served, conninfos = {}, {}
+        for index in INDEXES:
+            conninfos[index] = postgres.create_database(names[index])
+            stack.callback(postgres.drop_database, names[index])
+            config = tmp_path / f"keystore-{index}.toml"
+            (tmp_path / f"kek-{index}").write_text(f"{index}a" * 32)
+            peers = "".join(PEER.format(index=x, port=ports[x], subject=subjects[x]) for x in INDEXES if x != index)
+            config.write_text(
+                CONFIGURATION.format(
+                    index=index,
+                    peers=peers,
+                    port=ports[index],
+                    files=pki.issue(subjects[index]),
+                    namespace=pki.namespace,
+                    operator=pki.subject("operator"),
+                    subjects=list(subjects.values()),
+                    conninfo=conninfos[index],
+                )
+            )
+            served[index] = stack.enter_context(serve_by_workers([sys.executable, "-m", "mdm_keystore"], config, 2, migrate=True))
+        yield Keystores(served, pki), conninfos
+
+
+def audit(conninfo: str) -> list:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        return list(PostgresKeys(PlainPool(connection, conninfo)).chain())
+
+
+class SlowWitness:
+    """A keystore that is shown a head, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.shown: list[SignedHead] = []
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def witness(self, head: SignedHead) -> WitnessedHead:
+        self.shown.append(head)
+        self.asked.set()
+        assert self.answer.wait(20)
+        return HeadSigner(bytes(32), 2).countersign(head)
+
+
+def test_heads_are_shown_by_one_process_at_a_time_lest_an_earlier_one_comes_last(real_keys):
+    witness, sealer = SlowWitness(), Sealer([bytes(32)])
+    slow, other = (AuditTrail(PostgresTrail(real_keys._pool, 1), sealer, index=1, witnesses={2: witness}) for _ in range(2))
+    showing = threading.Thread(target=slow.show_head)
+    showing.start()
+    try:
+        assert witness.asked.wait(20)
+        with real_keys.change() as change:
+            change.audit([AuditEntry(datetime.now(UTC), "CN=x", "create", uuid4(), "OK")])
+        other.show_head()
+        assert len(witness.shown) == 1
+    finally:
+        witness.answer.set()
+        showing.join()
+    other.show_head()
+    first, second = witness.shown
+    assert first.seq < second.seq
+
+
+@pytest.mark.timeout(240)
+def test_keys_are_made_and_read_while_all_get_new_shares(keystores):
+    ring, conninfos = keystores
+    first = dict(ring.create() for _ in range(5))
+    wrong: list[UUID] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            wrong.extend(guid for guid, scalar in first.items() if ring.read(guid) != {scalar})
+
+    def make(_: int) -> dict[UUID, bytes]:
+        return dict(ring.create() for _ in range(EACH))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with ThreadPoolExecutor(CREATORS) as pool:
+            making = pool.map(make, range(CREATORS))
+            jobs = [ring.refresh() for _ in range(3)]
+            made = {guid: scalar for part in making for guid, scalar in part.items()}
+    finally:
+        done.set()
+        reader.join()
+    assert not wrong
+    assert [job.state for job in jobs] == [admin_pb2.RESHARING_STATE_DONE] * 3
+    assert all(job.keys_done >= 5 for job in jobs), jobs
+    last = ring.refresh()
+    assert (last.keys_done, last.keys_failed) == (5 + CREATORS * EACH, 0)
+    assert all(ring.read(guid) == {scalar} for guid, scalar in (first | made).items())
+    for index, conninfo in conninfos.items():
+        chain = audit(conninfo)
+        assert first_break(chain) is None
+        assert not [entry for entry in chain if entry.entry.outcome == "HEAD_CONTRADICTS"]
+        with psycopg.connect(conninfo) as connection:
+            assert connection.execute("SELECT count(DISTINCT share_index) FROM witnessed_head").fetchone() == (2,), index
+            assert connection.execute("SELECT count(*) FROM share_part").fetchone() == (0,)
