@@ -118,9 +118,10 @@ def supervise(name: str, loaded: ServiceSettings, migrations: Sequence[str]) -> 
     if loaded.database is not None:
         with psycopg.connect(loaded.database.full_conninfo()) as connection:
             database.check_schema(connection, migrations)
-            wanted, allowed = loaded.workers * loaded.database.pool_max, database.allowed_connections(connection)
-        if wanted > allowed:
-            _log.warning("workers may want more database connections than there are", extra={"wanted": wanted, "allowed": allowed})
+            allowed = database.allowed_connections(connection)
+        if loaded.connections > allowed:
+            told = {"wanted": loaded.connections, "allowed": allowed}
+            _log.warning("workers may want more database connections than there are", extra=told)
     reservation = reserve(loaded.listen)
     with contextlib.closing(reservation), tempfile.TemporaryDirectory(prefix=f"mdm-{name}-metrics-") as directory:
         registry = metrics.of_workers(Path(directory))
@@ -209,5 +210,5 @@ def _count(text: str) -> int:
 def _say_totals(name: str, loaded: ServiceSettings) -> None:
     """Say what several workers come to, since each has the configured threads and connections."""
     if loaded.workers > 1:
-        connections = f" and {loaded.workers * loaded.database.pool_max} database connections" if loaded.database else ""
+        connections = f" and {loaded.connections} database connections" if loaded.database else ""
         sys.stdout.write(f"mdm-{name}: {loaded.workers} workers: at most {loaded.workers * loaded.threads} calls{connections} at a time\n")

@@ -87,7 +87,14 @@ class ServiceSettings(BaseSettings):
 
     #: What a service has that several processes of it cannot share; empty where there is nothing.
     unshared: ClassVar[str] = ""
+    #: How many pools of database connections a process has.
+    pools: ClassVar[int] = 1
     _environment_prefix: ClassVar[str] = ""
+
+    @property
+    def connections(self) -> int:
+        """How many database connections the service may have in all."""
+        return 0 if self.database is None else self.workers * self.pools * self.database.pool_max
 
     @field_validator("roles")
     @classmethod

@@ -1,7 +1,7 @@
 """Settings of the metadata service."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from mdm_service import dn
 from mdm_service.acl_settings import RootSettings
@@ -56,6 +56,8 @@ class ReplicaSettings(Section):
 
 class MetadataSettings(ServiceSettings):
     """Everything the service is told."""
+
+    pools: ClassVar[int] = 2  # one writes, one reads
 
     root: RootSettings
     query: QuerySettings = QuerySettings()
