@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
 from mdm_client.metadata import MetadataClient
 from stand import PATIENCE, Report, Stand, median, rate, slots
 
@@ -21,7 +22,7 @@ def ask(stand: Stand, report: Report, entries: int, seconds: float) -> None:
         assert rows == expected, (name, rows, expected)
         report.times(f"{name} ({rows:,} rows)", mine, theirs)
     report.rates(f"streaming {min(entries, 100_000):,} rows of 5 attributes", "rows/s", *_stream(stand, connection))
-    _many_clients(stand, connection, report, seconds)
+    _many_clients(stand, connection, report, entries, seconds)
 
 
 def _queries(stand: Stand, connection: psycopg.Connection, entries: int) -> list[Query]:
@@ -30,8 +31,8 @@ def _queries(stand: Stand, connection: psycopg.Connection, entries: int) -> list
     studies, _ = slots(connection, "/studies")
     choose = random.Random(7)
 
-    def ask(sql: Callable[[], str]) -> Callable[[], int]:
-        return lambda: sum(len(batch) for batch in stand.metadata.query(sql()).batches())
+    def ask(sql: Callable[[], str], parameters: Callable[[], dict[str, Any]] = dict) -> Callable[[], int]:
+        return lambda: sum(len(batch) for batch in stand.metadata.query(sql(), parameters=parameters()).batches())
 
     def raw(sql: str, parameters: Callable[[], tuple[Any, ...]] = lambda: ()) -> Callable[[], int]:
         return lambda: len(connection.execute(sql.encode(), parameters()).fetchall())
@@ -54,12 +55,17 @@ def _queries(stand: Stand, connection: psycopg.Connection, entries: int) -> list
     return [
         (
             "one row by an indexed attribute",
+            ask(lambda: f'SELECT {COLUMNS} FROM "/images" WHERE guid = :guid LIMIT 1', lambda: {"guid": guid()}),
+            raw(f"SELECT {five} {here} AND {text('guid')} = %s LIMIT 1", lambda: (guid(),)),
+        ),
+        (
+            "the same, in a text that was never asked before",
             ask(lambda: f"""SELECT {COLUMNS} FROM "/images" WHERE guid = '{guid()}' LIMIT 1"""),
             raw(f"SELECT {five} {here} AND {text('guid')} = %s LIMIT 1", lambda: (guid(),)),
         ),
         (
             "100 rows by an indexed attribute",
-            ask(lambda: f"""SELECT {COLUMNS} FROM "/images" WHERE study = '{study()}' LIMIT 100"""),
+            ask(lambda: f'SELECT {COLUMNS} FROM "/images" WHERE study = :study LIMIT 100', lambda: {"study": study()}),
             raw(f"SELECT {five} {here} AND {text('study')} = %s LIMIT 100", lambda: (study(),)),
         ),
         (
@@ -67,7 +73,7 @@ def _queries(stand: Stand, connection: psycopg.Connection, entries: int) -> list
             ask(lambda: """SELECT COUNT(*) FROM "/images" WHERE comment LIKE '%99'"""),
             raw(f"SELECT count(*) {here} AND {text('comment')} LIKE '%%99'"),
         ),
-        ("join of images and their study", ask(lambda: f"{our_join}'{study()}'"), raw(joined, lambda: (study(),))),
+        ("join of images and their study", ask(lambda: f"{our_join}:study", lambda: {"study": study()}), raw(joined, lambda: (study(),))),
         (
             "count and mean by modality",
             ask(lambda: 'SELECT modality, COUNT(*), AVG(rows) FROM "/images" GROUP BY modality'),
@@ -97,19 +103,41 @@ def _stream(stand: Stand, connection: psycopg.Connection) -> tuple[float, float]
     return ours, rows / (time.perf_counter() - started)
 
 
-def _many_clients(stand: Stand, connection: psycopg.Connection, report: Report, seconds: float) -> None:
+def _many_clients(stand: Stand, connection: psycopg.Connection, report: Report, entries: int, seconds: float) -> None:
+    """Measure queries a second, of one process and of two; and calls that ask for nothing, the most there can be."""
     images, slot = slots(connection)
-    sql = """SELECT modality, rows FROM "/images" WHERE entry = 'e00000007' LIMIT 1"""
+    sql = 'SELECT modality, rows FROM "/images" WHERE entry = :entry LIMIT 1'
     raw = f"SELECT attributes->>'{slot['modality']}', attributes->>'{slot['rows']}' FROM entry WHERE collection_id = {images} AND key = %s"
+    choose = random.Random(11)
+    workers = stand.by_workers(2)
 
-    def asking() -> Callable[[], object]:
-        client = MetadataClient(stand.channel(), PATIENCE)
-        return lambda: list(client.query(sql))
+    def key() -> str:
+        return f"e{choose.randrange(entries):08}"
+
+    def asking(port: int) -> Callable[[], Callable[[], object]]:
+        def make() -> Callable[[], object]:
+            client = MetadataClient(stand.channel(port), PATIENCE)
+            return lambda: list(client.query(sql, parameters={"entry": key()}))
+
+        return make
 
     def asking_raw() -> Callable[[], object]:
         own = stand.connection()
-        return lambda: own.execute(raw.encode(), ("e00000007",)).fetchall()
+        return lambda: own.execute(raw.encode(), (key(),)).fetchall()
 
+    def asking_nothing(port: int) -> Callable[[], Callable[[], object]]:
+        def make() -> Callable[[], object]:
+            stub = metadata_pb2_grpc.MetadataServiceStub(stand.channel(port))
+            return lambda: stub.CreateViews(metadata_pb2.CreateViewsRequest())
+
+        return make
+
+    asking(workers)()()  # it serves
     for clients in (1, 8, 32):
-        name = f"one row of two attributes by key, {clients} client{'s' if clients > 1 else ''}"
-        report.rates(name, "queries/s", rate(asking, clients, seconds), rate(asking_raw, clients, seconds))
+        told = f"{clients} client{'s' if clients > 1 else ''}"
+        theirs = rate(asking_raw, clients, seconds)
+        for processes, port in (("one process", stand.port), ("two workers", workers)):
+            most = rate(asking_nothing(port), clients, seconds)
+            ours = rate(asking(port), clients, seconds)
+            report.rates(f"one row of two attributes by key, {told}, {processes}", "queries/s", ours, theirs)
+            report.row(f"calls that ask for nothing, {told}, {processes}", f"{most:,.0f} calls/s")

@@ -52,10 +52,8 @@ class Stand:
         self.port = _free_port()
         config = folder / f"{name}.toml"
         config.write_text(self._configuration(name, origin))
-        command = [sys.executable, "-m", "mdm_metadata", "serve", "--migrate", "--config", str(config)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        stack.callback(self.process.wait)
-        stack.callback(self.process.terminate)
+        self._config = config
+        self.process = self._serve("--migrate", "--config", str(config))
         self.collections = CollectionsClient(self.channel(), PATIENCE)
         self.metadata = MetadataClient(self.channel(), PATIENCE)
 
@@ -89,10 +87,25 @@ class Stand:
             + feed
         )
 
-    def channel(self) -> Any:
-        """Return a connection of its own to the service."""
+    def _serve(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mdm_metadata", "serve", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.terminate)
+        return process
+
+    def by_workers(self, count: int) -> int:
+        """Serve the same database by several processes on another port, which is returned."""
+        port = _free_port()
+        config = self._config.with_name("workers.toml")
+        config.write_text(self._config.read_text().replace(f"port = {self.port}", f"port = {port}"))
+        self._serve("--workers", str(count), "--config", str(config))
+        return port
+
+    def channel(self, port: int | None = None) -> Any:
+        """Return a connection of its own to the service, or to the one at another port."""
         files = TlsFiles(Path(self._user.certificate), Path(self._user.key), Path(self._user.ca))
-        return self._stack.enter_context(_closing(open_channel([f"127.0.0.1:{self.port}"], files)))
+        return self._stack.enter_context(_closing(open_channel([f"127.0.0.1:{port or self.port}"], files)))
 
     def connection(self) -> psycopg.Connection:
         """Return a connection to the database."""

@@ -286,8 +286,11 @@ def _shown(view: StoredView, target: Schema) -> tuple[tuple[StoredAttribute, ...
 
 def acl_permissions(connection: psycopg.Connection, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
     """Return what the caller may do under each ACL that exists."""
+    wanted = list(ids)
+    if not wanted:
+        return {}
     rows = connection.execute(
         "SELECT id, acl_permissions(id, %s, %s) FROM acl WHERE id = ANY (%s) FOR KEY SHARE",
-        (caller.dn, sorted(caller.principals), list(ids)),
+        (caller.dn, sorted(caller.principals), wanted),
     )
     return dict(rows.fetchall())

@@ -23,6 +23,9 @@ Columns = Sequence[tuple[object, ...]]
 
 BATCH = 1_000
 _FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
+_SETTINGS = (
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('statement_timeout', %s, true)"
+)
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
 _TEXT_TYPES = {
@@ -54,9 +57,14 @@ class QueryLimits:
 
 def open_pool(settings: DatabaseSettings, limits: QueryLimits) -> ConnectionPool:
     """Return the pool whose connections sessions use: they only read, and every statement has `statement_seconds`."""
-    milliseconds = max(1, int(limits.statement_seconds * 1000))
-    parameters = {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "cursor_tuple_fraction": "1", "statement_timeout": str(milliseconds)}
-    return open_reading_pool(settings, parameters)
+    timeout = _milliseconds(limits.statement_seconds)
+    return open_reading_pool(
+        settings, {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "cursor_tuple_fraction": "1", "statement_timeout": timeout}
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))
 
 
 class PostgresQuerySession:
@@ -170,10 +178,10 @@ def read_all(connection: psycopg.Connection, statement: Statement, seconds: floa
         Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`.
     """
     timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
-    timeout = f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
-    connection.execute(f"SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; {timeout}".encode())
     try:
-        rows = _cursor(connection, statement).execute(statement.sql.encode(), statement.parameters).fetchall()
+        with connection.pipeline():  # one round trip
+            connection.execute(_SETTINGS, (_milliseconds(seconds),))
+            rows = _cursor(connection, statement).execute(statement.sql.encode(), statement.parameters).fetchall()
     except psycopg.errors.QueryCanceled:
         raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the condition more selective.") from None
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
