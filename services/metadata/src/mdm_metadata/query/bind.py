@@ -109,10 +109,13 @@ class _Binder:
         self._find = find
         self._scope = Scope()
         self._expressions = expressions(text, self._scope)
+        self._named_outputs: dict[str, set[Expression]] = {}
 
     def query(self) -> Query:
         sources = self._sources()
         outputs = self._outputs()
+        for output in outputs:
+            self._named_outputs.setdefault(output.name.casefold(), set()).add(output.expression)
         where, having = self._clause("where"), self._clause("having")
         query = Query(
             sources=sources,
@@ -233,11 +236,11 @@ class _Binder:
                 raise self._text.refuse(node, f"a number here is that of a column of the SELECT list, 1 to {len(outputs)}.")
             return self._checked(node, outputs[int(node.this) - 1].expression, allowed=not attributes_first)
         if type(node) is exp.Column and node.args.get("table") is None and (name := identifier(node.this)) is not None:
-            named = {output.expression for output in outputs if output.name.casefold() == name.casefold()}
+            named = self._named_outputs.get(name.casefold(), set())
             if len(named) > 1:
                 raise self._text.refuse(node, f"{name[:63]} names two columns of the SELECT list: give them aliases.")
             if named and not (attributes_first and self._is_attribute(name)):
-                return self._checked(node, named.pop(), allowed=not attributes_first)
+                return self._checked(node, next(iter(named)), allowed=not attributes_first)
         return self._expressions.bind(node, aggregates=not attributes_first)
 
     def _is_attribute(self, name: str) -> bool:

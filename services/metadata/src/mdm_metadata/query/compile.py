@@ -63,6 +63,9 @@ class _Compiler:
         self._query = query
         self._renderer = Renderer()
         self._renderer.min_cell = query.min_cell
+        self._positions: dict[Expression, int] = {}
+        for position, output in enumerate(query.outputs, 1):
+            self._positions.setdefault(output.expression, position)
 
     def statement(self) -> Statement:
         query, computed = self._query, self._renderer.computed
@@ -130,10 +133,9 @@ class _Compiler:
 
     def _order(self, number: int) -> str:
         order = self._query.order_by[number]
-        for position, output in enumerate(self._query.outputs, 1):
-            if output.expression == order.expression:
-                return _direction(str(position), order.descending, order.nulls_first)
-        return _direction(self._renderer.computed(order.expression), order.descending, order.nulls_first)
+        position = self._positions.get(order.expression)
+        rendered = self._renderer.computed(order.expression) if position is None else str(position)
+        return _direction(rendered, order.descending, order.nulls_first)
 
 
 def _direction(rendered: str, descending: bool, nulls_first: bool) -> str:
