@@ -16,8 +16,9 @@ from mdm_metadata.model import AttributeType, StoredCollection
 from mdm_metadata.query.compile import Statement
 from mdm_metadata.store.schema import SchemaCache, select_collections, with_schemas
 
-BATCH = 1_000
-_FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
+_CLOSE = b"CLOSE answer"
+#: Characters that a change may make and return: they are held in memory.
+MAX_HELD = 33_554_432
 _SETTINGS = (
     "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('cursor_tuple_fraction', '1', true),"
     " set_config('jit', 'off', true), set_config('statement_timeout', %s, true)"
@@ -35,6 +36,7 @@ _VALUE_ERRORS = {
     "22011": "a SUBSTRING of negative length",
     "22025": "a LIKE pattern that ends in its escape character",
     "22019": "an ESCAPE that is not one character",
+    "23514": "a CAST of text that is a number of more than 301 digits or 1,000 places",
 }
 
 
@@ -116,7 +118,7 @@ class PostgresQuerySession:
         with self._connection.cursor() as cursor:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
-            if statement.limit is not None and statement.limit <= BATCH:
+            if statement.limit is not None and statement.limit <= statement.batch:
                 with self._connection.pipeline():  # the question and the end of the snapshot in one round trip
                     cursor.execute(statement.sql.encode(), statement.parameters)
                     self._connection.commit()
@@ -124,27 +126,35 @@ class PostgresQuerySession:
                 if rows:
                     yield rows
                 return
-            cursor.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters, prepare=False)
-            while rows := cursor.execute(_FETCH).fetchall():
-                yield rows
-                if len(rows) < BATCH:
-                    return
+            yield from _pieces(cursor, statement)
+
+
+def _pieces(cursor: psycopg.Cursor[tuple[object, ...]], statement: Statement) -> Iterator[list[tuple[object, ...]]]:
+    """Run a statement and yield its rows, as many at a time as it says."""
+    cursor.execute(f"DECLARE answer NO SCROLL CURSOR FOR {statement.sql}".encode(), statement.parameters, prepare=False)
+    fetch = f"FETCH FORWARD {statement.batch} FROM answer".encode()
+    while rows := cursor.execute(fetch).fetchall():
+        yield rows
+        if len(rows) < statement.batch:
+            return
 
 
 def read_all(connection: psycopg.Connection, statement: Statement, seconds: float, first: int = 0) -> list[tuple[Any, ...]]:
     """Return the rows of a statement within a transaction, in the form a session gives; outputs begin at `first`.
 
     Raises:
-        Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`.
+        Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`, or the rows are too large together.
     """
     timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
     timeout = f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
-    connection.execute(f"SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; {timeout}".encode())
+    connection.execute(
+        f"SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL cursor_tuple_fraction = 1; {timeout}".encode()
+    )
     try:
         with connection.cursor() as cursor:
             for name in _TEXT_TYPES:
                 cursor.adapters.register_loader(name, TextLoader)
-            rows = cursor.execute(statement.sql.encode(), statement.parameters).fetchall()
+            rows = _held(cursor, statement)
     except psycopg.errors.QueryCanceled:
         raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the condition more selective.") from None
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
@@ -156,10 +166,26 @@ def read_all(connection: psycopg.Connection, statement: Statement, seconds: floa
     return [tuple(_iso(str(v)) if i in timestamps and v is not None else v for i, v in enumerate(row)) for row in rows]
 
 
+def _held(cursor: psycopg.Cursor[tuple[Any, ...]], statement: Statement) -> list[tuple[Any, ...]]:
+    if statement.limit is not None and statement.limit <= statement.batch:
+        return cursor.execute(statement.sql.encode(), statement.parameters).fetchall()
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    for piece in _pieces(cursor, statement):
+        rows += piece
+        size += sum(len(value) for row in piece for value in row if isinstance(value, str))
+        if size > MAX_HELD:
+            raise Exhausted(
+                "CHANGE_TOO_LARGE", f"The change makes or returns more than {MAX_HELD} characters: use a smaller LIMIT, and repeat."
+            )
+    cursor.execute(_CLOSE)
+    return rows
+
+
 def translated(error: psycopg.Error) -> Exception:
     """Return what a caller is told about a statement that failed; the error itself when it was not foreseen."""
     state = error.sqlstate or ""
-    if state.startswith("22"):
+    if state.startswith("22") or state == "23514":
         problem = _VALUE_ERRORS.get(state, "a value that does not exist")
         return Invalid("QUERY_VALUE", f"The query needs {problem}; exclude such rows in WHERE.")
     if state.startswith(("53", "54")):
