@@ -284,6 +284,13 @@ class _Binder:
         allowed = {*query.group_by, count}
         asked = [*(output.expression for output in query.outputs), *(order.expression for order in query.order_by)]
         whole = [*query.group_by, *([] if query.where is None else [query.where])]
+        columns = [part for item in whole for part in walk(item) if isinstance(part, Column)]
+        if any(self._identifies(column) for column in columns):
+            raise self._text.refuse(
+                self._tree,
+                "you may only count here: conditions and groups by `entry`, `entry_acl` and unique attributes would tell of one entry.",
+                "QUERY_COUNTS_ONLY",
+            )
         plain = len(query.sources) == 1 and query.having is None and not query.distinct
         if not plain or count not in asked or any(item not in allowed for item in asked) or not all(is_total(item) for item in whole):
             raise self._text.refuse(
@@ -292,6 +299,11 @@ class _Binder:
                 " and conditions without arithmetic, CAST or text functions.",
                 "QUERY_COUNTS_ONLY",
             )
+
+    def _identifies(self, column: Column) -> bool:
+        """Tell whether a column picks out single entries: the key, the ACL, a unique attribute."""
+        stored = self._scope.attribute(column)
+        return stored is None or stored.attribute.unique
 
 
 def _is_grouped(expression: Expression, groups: frozenset[Expression]) -> bool:
