@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_client.cli import main
 
+from .commandline import configuration
 from .conftest import Failed, attribute, entry
 from .test_replication import Site
 
@@ -44,14 +45,7 @@ def sites(postgres: Any, pki: Any) -> Iterator[tuple[Site, Site]]:
 
 
 def command(site: Site, pki: Any, user: str, folder: Path) -> Run:
-    own = pki.issue(pki.subject(user))
-    path = folder / f"{user}-{site.port}.toml"
-    path.write_text(
-        f'certificate = "{own.certificate}"\nkey = "{own.key}"\nca = "{own.ca}"\nthreshold = 2\n'
-        f'catalog = ["127.0.0.1:1"]\nmetadata = ["127.0.0.1:{site.port}"]\n'
-        '[[keystores]]\nname = "a"\nindex = 1\naddresses = ["127.0.0.1:1"]\n'
-        '[[keystores]]\nname = "b"\nindex = 2\naddresses = ["127.0.0.1:1"]\n'
-    )
+    path = configuration(pki, user, site.port, folder)
     return lambda *arguments: CliRunner().invoke(main, ["--config", str(path), "--json", "meta", *arguments])
 
 

@@ -21,6 +21,7 @@ from mdm_client.errors import ClientError, Invalid
 from mdm_client.federation import query_sites
 from mdm_client.metadata import MetadataClient
 
+from .commandline import configuration
 from .conftest import Failed, attribute, entry
 from .test_replication import Site
 
@@ -62,15 +63,8 @@ class Grid:
             )
             chosen = [entry(key, hidden if closed else "", **v) for name, key, closed, v in everything if only in ("", name)]
             assert not any(loader.upsert(f"{path}/images", *chosen))
-        self.config = folder / "client.toml"
-        addresses = "\n".join(f'{name} = ["127.0.0.1:{site.port}"]' for name, site in self.sites.items())
-        self.config.write_text(
-            f'certificate = "{self.alice.certificate}"\nkey = "{self.alice.key}"\nca = "{self.alice.ca}"\nthreshold = 2\n'
-            f'catalog = ["127.0.0.1:1"]\nmetadata = ["127.0.0.1:{self.sites["east"].port}"]\n'
-            '[[keystores]]\nname = "a"\nindex = 1\naddresses = ["127.0.0.1:1"]\n'
-            '[[keystores]]\nname = "b"\nindex = 2\naddresses = ["127.0.0.1:1"]\n'
-            f"[metadata_sites]\n{addresses}\n"
-        )
+        ports = {name: site.port for name, site in self.sites.items()}
+        self.config = configuration(pki, "alice", ports["east"], folder, ports)
 
     def clients(self) -> dict[str, MetadataClient]:
         files = TlsFiles(Path(self.alice.certificate), Path(self.alice.key), Path(self.alice.ca))

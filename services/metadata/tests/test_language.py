@@ -141,7 +141,7 @@ def test_the_database_evaluates_what_is_documented(expression, conninfo):
         ('SELECT $1 FROM "/a"', "1:9", ":name"),
         ('SELECT %(caller)s FROM "/a"', "1:10", ":name"),
         ('SELECT i::regclass FROM "/a"', "1:8", "CAST is allowed to"),
-        ('SELECT i::int[] FROM "/a"', "1:8", "CAST is allowed to"),
+        ('SELECT i::int[] FROM "/a"', "1:14", "brackets"),
         ("SELECT E'x' FROM \"/a\"", "1:8", "not allowed"),
         ('SELECT i INTO x FROM "/a"', "1:8", "INTO"),
         ('SELECT i FROM "/a" FOR UPDATE', "1:8", "LOCKS"),

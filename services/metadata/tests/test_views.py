@@ -1,14 +1,7 @@
-"""Views, links, counts of small groups, and sensitive records apart from anonymous ones."""
-
-from collections import Counter
-from typing import Any
+"""Views, links, and sensitive records apart from anonymous ones."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mdm.metadata.v1 import metadata_pb2 as pb
-
-from .test_access import PROPERTY, conditions, qualified
 
 pytestmark = pytest.mark.integration
 
@@ -122,96 +115,6 @@ def test_a_view_outlives_renames_and_indexes_but_not_its_target(patients):
     assert [status.reason for status in statuses] == ["COLLECTION_NOT_EMPTY", "", ""]
     described = [c.path for c in loader.call("ListCollections", pb.ListCollectionsRequest(path="/")).collections]
     assert described == ["/"]
-
-
-@pytest.fixture
-def people(service):
-    """`/people`: bob may list but not read; 40 entries, some of which even `l` does not reach."""
-    loader = service.client("loader")
-    bob = service.client("bob")
-    listed, closed = loader.acl({f"dn:{bob.dn}": LIST}), loader.acl({})
-    attributes = [service.attribute(name, kind) for name, kind in (("i", "INT"), ("j", "INT"), ("t", "TEXT"), ("b", "BOOL"))]
-    loader.create(pb.Collection(path="/people", attributes=attributes, acl_id=listed, default_acl_id=listed, min_cell=3))
-    rows: list[dict[str, Any]] = []
-    for n in range(40):
-        values = {"i": (None, 1, 2, 3, 4)[n % 5], "j": n % 7 - 3, "t": ("CT", "MR", "ct", None)[n % 4], "b": (True, False, None)[n % 3]}
-        loader.upsert("/people", service.entry(f"e{n:02}", closed if n % 8 == 0 else "", **values))
-        if n % 8:
-            rows.append({"entry": f"e{n:02}", **values})
-    return service, rows
-
-
-@PROPERTY
-@given(condition=conditions(("q",)), by=st.sampled_from((None, "i", "j", "t", "b", "entry")))
-def test_counts_are_those_of_the_oracle_rounded_down_and_small_groups_are_absent(people, condition, by):
-    service, rows = people
-    chosen = [row for row in rows if condition.value(qualified("q", row)) is True]
-    groups = Counter(row[by] if by else None for row in chosen)
-    expected = [((value, count // 3 * 3) if by else (count // 3 * 3,)) for value, count in groups.items() if count >= 3]
-    columns, group = (f"{by}, COUNT(*)", f" GROUP BY {by}") if by else ("COUNT(*)", "")
-    sql = f'SELECT {columns} FROM "/people" q WHERE {condition.sql}{group}'
-    try:
-        found = sorted(service.client("bob").rows(sql), key=str)
-    except service.failed as error:
-        assert error.reason == "QUERY_COUNTS_ONLY"
-        assert any(word in condition.sql for word in ("+", "*", "ABS", "LOWER"))
-    else:
-        assert found == sorted(expected, key=str)
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        'SELECT entry FROM "/people"',
-        'SELECT * FROM "/people"',
-        'SELECT i FROM "/people" GROUP BY i',
-        'SELECT MIN(i), COUNT(*) FROM "/people"',
-        'SELECT COUNT(i) FROM "/people"',
-        'SELECT SUM(i) FROM "/people"',
-        'SELECT COUNT(*) + 1 FROM "/people"',
-        'SELECT COUNT(*) FROM "/people" HAVING COUNT(*) > 1',
-        'SELECT COUNT(*) FROM "/people" HAVING MIN(i) = 1',
-        'SELECT COUNT(*) FROM "/people" a CROSS JOIN "/people" b',
-        'SELECT COUNT(*) FROM "/people" WHERE 1 / i = 1',
-        'SELECT i, COUNT(*) FROM "/people" GROUP BY i ORDER BY MIN(j)',
-        'SELECT DISTINCT COUNT(*) FROM "/people"',
-        'SELECT COUNT(*) FROM "/people" a JOIN "/own" b ON TRUE',
-    ],
-)
-def test_one_who_may_only_count_gets_counts_only(people, sql):
-    service, _ = people
-    bob = service.client("bob")
-    own = service.client("loader").acl({"authenticated": READ})
-    service.client("loader").create(pb.Collection(path="/own", acl_id=own, default_acl_id=own))
-    with pytest.raises(service.failed) as raised:
-        bob.rows(sql)
-    assert raised.value.reason == "QUERY_COUNTS_ONLY"
-
-
-def test_counts_need_the_list_right_and_a_cell_size_and_give_no_right_to_change(people):
-    service, _ = people
-    loader, mallory, bob = (service.client(name) for name in ("loader", "mallory", "bob"))
-    with pytest.raises(service.failed) as raised:
-        mallory.rows('SELECT COUNT(*) FROM "/people"')
-    assert raised.value.reason == "COLLECTION_NOT_FOUND"
-    for bad in (1, -1, 2_000_000):
-        assert loader.create(pb.Collection(path="/bad", min_cell=bad)) == ["MIN_CELL"]
-        with pytest.raises(service.failed) as raised:
-            loader.alter("/people", min_cell=bad)
-        assert raised.value.reason == "MIN_CELL"
-    loader.alter("/people", min_cell=40)
-    assert bob.rows('SELECT COUNT(*) FROM "/people"') == []
-    writable = loader.acl({f"dn:{bob.dn}": LIST | WRITE})
-    loader.alter("/people", acls=pb.CollectionAcls(acl_id=writable))
-    for sql in ('DELETE FROM "/people" WHERE TRUE', 'UPDATE "/people" SET i = 1 WHERE TRUE RETURNING entry'):
-        with pytest.raises(service.failed) as raised:
-            bob.change(sql)
-        assert raised.value.reason == "COLLECTION_NOT_FOUND"
-    loader.alter("/people", min_cell=0)
-    with pytest.raises(service.failed) as raised:
-        bob.rows('SELECT COUNT(*) FROM "/people"')
-    assert raised.value.reason == "COLLECTION_NOT_FOUND"
-    assert len(loader.rows('SELECT entry FROM "/people"')) == 40
 
 
 def test_pseudonyms_and_names_are_joined_only_by_one_who_may_read_both(patients):

@@ -1,10 +1,12 @@
 """meta load: entries from a dump, a CSV file, or a table of PostgreSQL."""
 
 import csv
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -129,11 +131,19 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]
             for row in reader:
                 number = reader.line_num
                 cells = dict(zip(header, row, strict=True))
-                values = {n: value_of(kinds[n.lower()], text, n) if text else None for n, text in cells.items() if n != key}
+                values = {n: _cell(kinds[n.lower()], text, n) if text else None for n, text in cells.items() if n != key}
                 yield path, number, Entry(cells[key], values)
-        except (ValueError, csv.Error, Invalid) as error:
-            problem = error.message if isinstance(error, Invalid) else "as many fields as the header is expected"
+        except (ValueError, csv.Error):
+            problem = "as many fields as the header, and an end of each quoted one, are expected"
             raise Invalid.because("CSV_MALFORMED", f"{file}: line {reader.line_num}: {problem}") from None
+
+
+def _cell(kind: str, text: str, name: str) -> Any:
+    """Return a value; text that is none stays text, which the service refuses for this entry alone."""
+    try:
+        return value_of(kind, text, name)
+    except Invalid:
+        return text
 
 
 @contextmanager
@@ -174,8 +184,15 @@ def _attribute_type(connection: Any, number: int) -> str:
 
 
 def _plain(kind: str, value: Any) -> Any:
-    """Return a value of PostgreSQL's as an entry takes it."""
-    convert: dict[type, Callable[[Any], Any]] = {datetime: datetime.isoformat, date: date.isoformat}
+    """Return a value of PostgreSQL's as an entry takes it; JSON and arrays as JSON, bytes as PostgreSQL writes them."""
+    as_json = partial(json.dumps, ensure_ascii=False, default=str)
+    convert: dict[type, Callable[[Any], Any]] = {
+        datetime: datetime.isoformat,
+        date: date.isoformat,
+        dict: as_json,
+        list: as_json,
+        bytes: lambda value: "\\x" + value.hex(),
+    }
     if value is None or kind in ("int", "float", "bool"):
         return value
     return convert.get(type(value), str)(value)

@@ -71,6 +71,7 @@ class PostgresServer:
             "listen_addresses": "",
             "max_connections": "200",
             "shared_buffers": "256MB",
+            "temp_file_limit": "8GB",  # a join of everything with everything would fill the disk
             **({} if self._durable else _FAST_FOR_TESTS),
         }
         arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]

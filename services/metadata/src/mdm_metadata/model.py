@@ -19,6 +19,8 @@ MAX_DESCRIPTION = 1000
 MAX_UNIT = 64
 MAX_CELL = 1_000_000
 MAX_TEXT = 65_536
+#: Bytes of all values of an entry together; the migrations have the same number.
+MAX_ENTRY = 1_048_576
 MAX_INDEXED_TEXT = 500
 FIRST_UNINDEXED = 101
 

@@ -179,6 +179,10 @@ class _Sight:
             target = next(iter(self._collections([fold_path(view.target_path)], reader).values()), None)
             if target is None or not (self._everything or target.permissions & permissions):
                 return None
+            if view.definer is None and min_cell and not target.permissions & Permission.READ:
+                if not target.collection.min_cell:  # whoever made a link does not decide what is told of its target
+                    return None
+                min_cell = max(min_cell, target.collection.min_cell)
             if view.condition:
                 condition = bind_condition(view.condition, presented("/", target.attributes))
         return Readable(collection, reader, permissions, condition, min_cell)

@@ -145,7 +145,7 @@ class _Execution:
         key = Column(0, "", AttributeType.TEXT)
         chosen = Call("IN LIST", (key, LiteralList(tuple(keys), AttributeType.TEXT)), AttributeType.BOOL)
         outputs = (*self._change.returning, Output("", key, AttributeType.TEXT))
-        query = Query((Source(self._change.readable),), outputs, chosen, (), None, (), False, None, None)
+        query = Query((Source(self._change.readable),), outputs, chosen, (), None, (), False, len(keys), None)
         places = {found: place for place, found in enumerate(keys)}
         rows = self._transaction.read(compile_query(query))
         if sum(len(str(value).encode()) for row in rows for value in row) > MAX_RETURNED:

@@ -9,7 +9,7 @@ from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity import Caller
 
 from mdm_metadata import value
-from mdm_metadata.model import AttributeType, Entry, EntryWrite, Scalar, StoredAttribute, StoredCollection, check_key
+from mdm_metadata.model import MAX_ENTRY, AttributeType, Entry, EntryWrite, Scalar, StoredAttribute, StoredCollection, check_key
 from mdm_metadata.port import Outcome, Transaction, acl_refusal
 from mdm_metadata.query.change import bind_condition
 
@@ -76,6 +76,8 @@ class Upsert:
                 values[stored.moving_to] = values[stored.slot]
             if stored.attribute.unique:
                 unique[stored.slot] = None if given is None else value.digest(stored.attribute, values[stored.slot])
+        if sum(len(item.encode()) for item in values.values() if isinstance(item, str)) > MAX_ENTRY - MAX_ENTRY // 16:
+            raise Invalid("ENTRY_TOO_LARGE", f"An entry has at most {MAX_ENTRY} bytes.")
         for stored in self._collection.attributes:
             if stored.attribute.not_null and (values.get(stored.slot) is None if new else values.get(stored.slot, "") is None):
                 raise Invalid("VALUE_MISSING", f"Attribute {stored.attribute.name} must have a value.")

@@ -109,10 +109,13 @@ class _Binder:
         self._find = find
         self._scope = Scope()
         self._expressions = expressions(text, self._scope, parameters)
+        self._named_outputs: dict[str, set[Expression]] = {}
 
     def query(self) -> Query:
         sources = self._sources()
         outputs = self._outputs()
+        for output in outputs:
+            self._named_outputs.setdefault(output.name.casefold(), set()).add(output.expression)
         where, having = self._clause("where"), self._clause("having")
         query = Query(
             sources=sources,
@@ -234,11 +237,11 @@ class _Binder:
                 raise self._text.refuse(node, f"a number here is that of a column of the SELECT list, 1 to {len(outputs)}.")
             return self._checked(node, outputs[int(node.this) - 1].expression, allowed=not attributes_first)
         if type(node) is exp.Column and node.args.get("table") is None and (name := identifier(node.this)) is not None:
-            named = {output.expression for output in outputs if output.name.casefold() == name.casefold()}
+            named = self._named_outputs.get(name.casefold(), set())
             if len(named) > 1:
                 raise self._text.refuse(node, f"{name[:63]} names two columns of the SELECT list: give them aliases.")
             if named and not (attributes_first and self._is_attribute(name)):
-                return self._checked(node, named.pop(), allowed=not attributes_first)
+                return self._checked(node, next(iter(named)), allowed=not attributes_first)
         return self._expressions.bind(node, aggregates=not attributes_first)
 
     def _is_attribute(self, name: str) -> bool:
@@ -282,6 +285,13 @@ class _Binder:
         allowed = {*query.group_by, count}
         asked = [*(output.expression for output in query.outputs), *(order.expression for order in query.order_by)]
         whole = [*query.group_by, *([] if query.where is None else [query.where])]
+        columns = [part for item in whole for part in walk(item) if isinstance(part, Column)]
+        if any(self._identifies(column) for column in columns):
+            raise self._text.refuse(
+                self._tree,
+                "you may only count here: conditions and groups by `entry`, `entry_acl` and unique attributes would tell of one entry.",
+                "QUERY_COUNTS_ONLY",
+            )
         plain = len(query.sources) == 1 and query.having is None and not query.distinct
         if not plain or count not in asked or any(item not in allowed for item in asked) or not all(is_total(item) for item in whole):
             raise self._text.refuse(
@@ -290,6 +300,11 @@ class _Binder:
                 " and conditions without arithmetic, CAST or text functions.",
                 "QUERY_COUNTS_ONLY",
             )
+
+    def _identifies(self, column: Column) -> bool:
+        """Tell whether a column picks out single entries: the key, the ACL, a unique attribute."""
+        stored = self._scope.attribute(column)
+        return stored is None or stored.attribute.unique
 
 
 def _is_grouped(expression: Expression, groups: frozenset[Expression]) -> bool:

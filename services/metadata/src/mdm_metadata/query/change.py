@@ -10,6 +10,7 @@ from mdm_metadata.query.bind import Find, add_source, path_of, row_number
 from mdm_metadata.query.binder import plain
 from mdm_metadata.query.check import Text
 from mdm_metadata.query.expression import expressions
+from mdm_metadata.query.limit import MAX_OUTPUTS
 from mdm_metadata.query.operation import NUMBERS
 from mdm_metadata.query.parse import parse
 from mdm_metadata.query.position import Refusal
@@ -148,4 +149,6 @@ class _ChangeBinder:
                 plain = ACL_NAME if column.slot else KEY_NAME
                 name, unit = (plain, "") if stored is None else (stored.attribute.name, stored.attribute.unit)
                 outputs.append(Output(name, column, column.type, unit))
+            if len(outputs) > MAX_OUTPUTS:
+                raise self._text.refuse(node, f"RETURNING gives at most {MAX_OUTPUTS} columns.")
         return tuple(outputs)

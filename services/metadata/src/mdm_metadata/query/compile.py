@@ -4,19 +4,22 @@ Each source is an inner select over `entry`, limited to one collection and to AC
 expressions only ever see rows the caller may read. Conditions that cannot fail on any value may be evaluated earlier, by PostgreSQL's
 choice, which is what lets indexes work: they can neither raise an error nor tell anything about a row that the access rule then removes.
 When anything in the query can fail (a division, a cast), every inner select gets `OFFSET 0`: PostgreSQL moves no condition across it.
+So it does when attributes are mentioned very often: each mention that PostgreSQL moves to the entry reads the whole entry again.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mdm_metadata.model import AttributeType
+from mdm_metadata.query.limit import MAX_BATCH, MAX_MENTIONS
 from mdm_metadata.query.render import Renderer, column_name, is_total, stored_column
+from mdm_metadata.query.size import Sizes
 from mdm_metadata.query.tree import Call, Change, Column, Expression, Output, Query, Source, walk
 
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with named parameters, the columns of its answer, and how many rows it has at most (None: any number).
+    """SQL with named parameters, the columns of its answer, the most rows it has (None: any number), and how many to read at a time.
 
     `given` tells which SQL parameters hold a parameter of the caller's, its name and the type it became.
     """
@@ -25,11 +28,16 @@ class Statement:
     parameters: Mapping[str, object]
     outputs: tuple[Output, ...]
     limit: int | None
+    batch: int = MAX_BATCH
     given: Mapping[str, tuple[str, AttributeType]] = field(default_factory=dict)
 
 
 def compile_query(query: Query) -> Statement:
-    """Return the SQL that answers `query` with what the readers of its sources may see."""
+    """Return the SQL that answers `query` with what the readers of its sources may see.
+
+    Raises:
+        Invalid: QUERY_TOO_LARGE: it would make too much of one row.
+    """
     return _Compiler(query).statement()
 
 
@@ -38,7 +46,12 @@ def compile_change(change: Change, permissions: int, limit: int) -> Statement:
 
     The entries are those the reader may see and holds any of `permissions` on. Every new value is computed, and the condition evaluated,
     under a CASE that tests the rule first, because PostgreSQL keeps that order.
+
+    Raises:
+        Invalid: as `compile_query`.
     """
+    sizes, values = Sizes([change.readable.collection]), [value for _, value in change.sets]
+    sizes.check([*values, *(item.expression for item in change.order_by), *([] if change.where is None else [change.where])])
     renderer = Renderer()
     rule = renderer.rule(change.readable)
     if permissions:
@@ -53,7 +66,7 @@ def compile_change(change: Change, permissions: int, limit: int) -> Statement:
     parts.append(f"ORDER BY {order}" if order else "")
     parts.append(f"LIMIT {limit} FOR UPDATE OF e" + ("" if change.limit is None else " SKIP LOCKED"))
     outputs = tuple(Output(stored.attribute.name, value, stored.attribute.type) for stored, value in change.sets)
-    return Statement(" ".join(part for part in parts if part), renderer.parameters, outputs, limit, renderer.given)
+    return Statement(" ".join(part for part in parts if part), renderer.parameters, outputs, limit, sizes.batch(values), renderer.given)
 
 
 def compile_checks(conditions: Sequence[Expression]) -> tuple[str, Mapping[str, object]]:
@@ -66,13 +79,19 @@ def compile_checks(conditions: Sequence[Expression]) -> tuple[str, Mapping[str, 
 class _Compiler:
     def __init__(self, query: Query) -> None:
         self._query = query
+        self._sizes = Sizes([source.readable.collection for source in query.sources])
+        self._sizes.check(self._expressions([] if query.where is None else [query.where]))
         self._renderer = Renderer()
         self._renderer.min_cell = query.min_cell
+        self._positions: dict[Expression, int] = {}
+        for position, output in enumerate(query.outputs, 1):
+            self._positions.setdefault(output.expression, position)
 
     def statement(self) -> Statement:
         query, computed = self._query, self._renderer.computed
-        pushed, kept = self._split_where()
-        barrier = "" if all(is_total(expression) for expression in self._expressions(kept)) else " OFFSET 0"
+        often = self._mentions_often()
+        pushed, kept = self._split_where(none=often)
+        barrier = " OFFSET 0" if often or not all(is_total(expression) for expression in self._expressions(kept)) else ""
         parts = ["SELECT DISTINCT" if query.distinct else "SELECT"]
         parts.append(", ".join(f"{computed(output.expression)} AS o{number}" for number, output in enumerate(query.outputs)))
         sources = " ".join(self._source(number, source, pushed[number], barrier) for number, source in enumerate(query.sources))
@@ -91,17 +110,23 @@ class _Compiler:
             parts.append(f"LIMIT {query.limit}")
         if query.offset is not None:
             parts.append(f"OFFSET {query.offset}")
-        return Statement(" ".join(parts), self._renderer.parameters, query.outputs, query.limit, self._renderer.given)
+        batch = self._sizes.batch([output.expression for output in query.outputs])
+        return Statement(" ".join(parts), self._renderer.parameters, query.outputs, query.limit, batch, self._renderer.given)
 
-    def _split_where(self) -> tuple[list[list[Expression]], list[Expression]]:
-        """Return the terms of WHERE that belong inside each source, and the rest."""
+    def _mentions_often(self) -> bool:
+        where = [] if self._query.where is None else [self._query.where]
+        mentions = [part for expression in self._expressions(where) for part in walk(expression) if isinstance(part, Column)]
+        return len(mentions) - len(set(mentions)) > MAX_MENTIONS
+
+    def _split_where(self, *, none: bool) -> tuple[list[list[Expression]], list[Expression]]:
+        """Return the terms of WHERE that belong inside each source, unless `none` shall, and the rest."""
         pushed: list[list[Expression]] = [[] for _ in self._query.sources]
         kept: list[Expression] = []
         where = self._query.where
         terms = where.arguments if isinstance(where, Call) and where.operation == "AND" else () if where is None else (where,)
         for term in terms:
             sources = {part.source for part in walk(term) if isinstance(part, Column)}
-            if len(sources) == 1 and is_total(term) and self._query.sources[min(sources)].join != "LEFT JOIN":
+            if not none and len(sources) == 1 and is_total(term) and self._query.sources[min(sources)].join != "LEFT JOIN":
                 pushed[min(sources)].append(term)
             else:
                 kept.append(term)
@@ -135,10 +160,9 @@ class _Compiler:
 
     def _order(self, number: int) -> str:
         order = self._query.order_by[number]
-        for position, output in enumerate(self._query.outputs, 1):
-            if output.expression == order.expression:
-                return _direction(str(position), order.descending, order.nulls_first)
-        return _direction(self._renderer.computed(order.expression), order.descending, order.nulls_first)
+        position = self._positions.get(order.expression)
+        rendered = self._renderer.computed(order.expression) if position is None else str(position)
+        return _direction(rendered, order.descending, order.nulls_first)
 
 
 def _direction(rendered: str, descending: bool, nulls_first: bool) -> str:

@@ -7,9 +7,10 @@ from mdm_service.errors import Invalid
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ErrorLevel, ParseError, SqlglotError
+from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import Token, TokenType
 
-from mdm_metadata.query.limit import MAX_DEPTH, MAX_LENGTH, MAX_TOKENS
+from mdm_metadata.query.limit import MAX_DEPTH, MAX_LENGTH, MAX_MOVES, MAX_TOKENS
 from mdm_metadata.query.position import refuse_at
 
 # sqlglot warns with parts of the text it cannot parse, and these must not reach a log.
@@ -20,10 +21,32 @@ _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType
 _PREFIX = {TokenType.NOT, TokenType.DASH, TokenType.PLUS, TokenType.TILDE}
 _STATEMENTS = (exp.Select, exp.Update, exp.Delete)
 _STARTS = {TokenType.SELECT, TokenType.UPDATE, TokenType.DELETE}
+_FOREIGN = {TokenType.L_BRACKET, TokenType.L_BRACE}
+#: What is held of statements that come again: a tree takes up to 500 times its text, so these take 60 MB at most.
 _CACHED_LENGTH = 2_000
+_CACHED = 64
 
 
 Statement = exp.Select | exp.Update | exp.Delete
+
+
+class _Astray(Exception):
+    """The parser goes back and forth."""
+
+
+class _BoundedParser(PostgresParser):
+    """sqlglot's parser, which tries `DATE(` as a type and then as a function, and so at each of 40 levels; this one gives up.
+
+    What the query language allows takes less than two moves for each word or sign.
+    """
+
+    moves = 0
+
+    def _advance(self, times: int = 1) -> None:
+        self.moves -= 1
+        if not self.moves:
+            raise _Astray
+        super()._advance(times)
 
 
 def parse(text: str) -> exp.Select:
@@ -59,7 +82,7 @@ def parse_statement(text: str) -> Statement:
     return _parse_cached(text) if len(text) <= _CACHED_LENGTH else _parse(text)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=_CACHED)
 def _parse_cached(text: str) -> Statement:
     return _parse(text)
 
@@ -68,10 +91,12 @@ def _parse(text: str) -> Statement:
     tokens = _tokens(text)
     _check_tokens(text, tokens)
     try:
-        trees = Postgres().parser(error_level=ErrorLevel.IMMEDIATE).parse(tokens, text)
+        parser = _BoundedParser(error_level=ErrorLevel.IMMEDIATE, dialect=Postgres())
+        parser.moves = MAX_MOVES * len(tokens) + 1_000
+        trees = parser.parse(tokens, text)
     except ParseError as error:
         raise _located(text, error) from None
-    except RecursionError:
+    except (RecursionError, _Astray):
         raise refuse_at(text, 0, "nested too deeply: simplify the query.", "QUERY_TOO_DEEP") from None
     except Exception as error:
         if not isinstance(error, SqlglotError | ValueError | TypeError | AttributeError | KeyError | IndexError):
@@ -103,6 +128,8 @@ def _check_tokens(text: str, tokens: list[Token]) -> None:
     for token in tokens:
         if token.comments or token.token_type is TokenType.HINT:
             raise refuse_at(text, token.start, "comments are not allowed.")
+        if token.token_type in _FOREIGN:
+            raise refuse_at(text, token.start, "brackets and braces are not allowed.")
         if token.token_type is TokenType.SEMICOLON:
             raise refuse_at(text, token.start, "one statement is allowed.")
         depth += (token.token_type in _OPENING) - (token.token_type in _CLOSING)

@@ -117,7 +117,9 @@ class _Splitter:
         self._grouped = grouped
         self._outputs: list[Output] = []
         self._columns: list[MergeColumn] = []
-        self._distinct: list[Expression] = []
+        self._numbers: dict[Expression, int] = {}
+        self._groups = set(query.group_by)
+        self._distinct: dict[Expression, None] = {}
 
     def split(self) -> tuple[Query, Merge]:
         query = self._query
@@ -146,17 +148,16 @@ class _Splitter:
         return part, Merge(columns, visible, order, self._grouped, query.distinct, query.limit, offset, having, single)
 
     def _column_of(self, expression: Expression) -> int:
-        for number, column in enumerate(self._columns):
-            if column.output.expression == expression:
-                return number
-        self._add(Output("", expression, expression.type))
-        return len(self._columns) - 1
+        if expression not in self._numbers:
+            self._add(Output("", expression, expression.type))
+        return self._numbers[expression]
 
     def _add(self, output: Output) -> None:
         expression = output.expression
+        self._numbers.setdefault(expression, len(self._columns))
         if isinstance(expression, Aggregate):
             self._columns.append(self._aggregate(output, expression))
-        elif self._grouped and expression not in self._query.group_by:
+        elif self._grouped and expression not in self._groups:
             self._columns.append(MergeColumn(MergeKind.COMPUTED, 0, 0, output))
         else:
             self._columns.append(MergeColumn(MergeKind.KEY, self._part(output), 0, output))
@@ -168,7 +169,7 @@ class _Splitter:
                 self._columns[number] = replace(column, expression=self._combined(column.output.expression))
 
     def _combined(self, expression: Expression) -> MergeExpression:
-        if isinstance(expression, Aggregate) or expression in self._query.group_by:
+        if isinstance(expression, Aggregate) or expression in self._groups:
             return Merged(self._column_of(expression), expression.type)
         if isinstance(expression, Literal):
             return expression
@@ -187,8 +188,8 @@ class _Splitter:
     def _aggregate(self, output: Output, aggregate: Aggregate) -> MergeColumn:
         function, argument = aggregate.function, aggregate.argument
         if aggregate.distinct and argument is not None and function in _DISTINCT_KINDS:
-            if argument not in self._query.group_by and argument not in self._distinct:
-                self._distinct.append(argument)
+            if argument not in self._groups:
+                self._distinct[argument] = None
             return MergeColumn(_DISTINCT_KINDS[function], self._part(Output("", argument, argument.type)), 0, output)
         if function != "avg":
             return MergeColumn(_KINDS[function], self._part(replace(output, expression=replace(aggregate, distinct=False))), 0, output)

@@ -16,8 +16,12 @@ from mdm_metadata.query.render import PERMISSIONS
 K = TypeVar("K")
 V = TypeVar("V")
 
+#: What is remembered: at most about 30 MB of plans, and 50 MB of what collections there were.
 MAX_PLANS = 512
 MAX_KEPT_LENGTH = 2_000
+MAX_KEPT_SQL = 16_384
+MAX_ANSWERS = 128
+MAX_KEPT_ATTRIBUTES = 1_000
 #: What a question asks for of one path: number, changes so far, permissions, minimum cell, and the changes so far of what a view shows.
 _FACTS = (
     "(SELECT ARRAY[c.id, c.rev, {permissions}, c.min_cell, {shown}]::bigint[] FROM collection AS c"
@@ -107,9 +111,9 @@ class Recent(Generic[K, V]):
 class PlanMemory:
     """Plans by text, caller and form of parameters, and what collections there were: a condition tells whether they are still right."""
 
-    def __init__(self, size: int = MAX_PLANS) -> None:
-        self._plans: Recent[tuple[object, ...], Plan] = Recent(size)
-        self._answers: Recent[tuple[frozenset[str], Caller], Mapping[str, StoredCollection]] = Recent(size)
+    def __init__(self) -> None:
+        self._plans: Recent[tuple[object, ...], Plan] = Recent(MAX_PLANS)
+        self._answers: Recent[tuple[frozenset[str], Caller], Mapping[str, StoredCollection]] = Recent(MAX_ANSWERS)
 
     def find(self, sql: str, caller: Caller, parameters: Parameters) -> Plan | None:
         """Return the plan of a query, for these values of its parameters; None where there is none, or where a value does not fit."""
@@ -122,8 +126,8 @@ class PlanMemory:
             return None  # the long way tells what is wrong, and where
 
     def keep(self, sql: str, caller: Caller, parameters: Parameters, made: Plan) -> None:
-        """Keep a plan."""
-        if len(sql) <= MAX_KEPT_LENGTH:
+        """Keep a plan, unless it is large."""
+        if len(sql) <= MAX_KEPT_LENGTH and len(made.whole) <= MAX_KEPT_SQL:
             self._plans.keep((sql, caller, shape(parameters)), made)
 
     def answer(self, paths: frozenset[str], caller: Caller) -> Mapping[str, StoredCollection] | None:
@@ -131,5 +135,6 @@ class PlanMemory:
         return self._answers.find((paths, caller))
 
     def keep_answer(self, paths: frozenset[str], caller: Caller, found: Mapping[str, StoredCollection]) -> None:
-        """Keep what collections there are at folded paths for a caller."""
-        self._answers.keep((paths, caller), found)
+        """Keep what collections there are at folded paths for a caller, unless they are large."""
+        if sum(len(item.attributes) for item in found.values()) <= MAX_KEPT_ATTRIBUTES:
+            self._answers.keep((paths, caller), found)

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from mdm_service.errors import Aborted
+from mdm_service.errors import Aborted, Invalid
 from mdm_service.identity import Caller
 
-from mdm_metadata.model import AttributeType, EntryWrite, StoredEntry
+from mdm_metadata.model import MAX_ENTRY, AttributeType, EntryWrite, StoredEntry
 from mdm_metadata.query.compile import compile_checks
 from mdm_metadata.query.render import STORED
 from mdm_metadata.query.tree import Expression
@@ -50,10 +50,19 @@ def write_entries(connection: psycopg.Connection, collection_id: int, entries: S
 
     Raises:
         Aborted: another transaction took a unique value meanwhile.
+        Invalid: an entry would become too large.
     """
     if not entries:
         return
     ordered = sorted(entries, key=lambda entry: entry.key)
+    try:
+        _merge_entries(connection, collection_id, ordered)
+    except psycopg.errors.CheckViolation:
+        raise Invalid("ENTRY_TOO_LARGE", f"An entry would have more than {MAX_ENTRY} bytes with the values it has.") from None
+    _write_unique(connection, collection_id, ordered)
+
+
+def _merge_entries(connection: psycopg.Connection, collection_id: int, ordered: Sequence[EntryWrite]) -> None:
     # %b: an array of JSON texts costs the driver ten times as much in text form, where every quote is escaped.
     connection.execute(
         "INSERT INTO entry (collection_id, key, acl_id, attributes)"
@@ -62,7 +71,6 @@ def write_entries(connection: psycopg.Connection, collection_id: int, entries: S
         " WHERE entry.attributes IS DISTINCT FROM jsonb_strip_nulls(entry.attributes || excluded.attributes)",
         _arrays(collection_id, ordered),
     )
-    _write_unique(connection, collection_id, ordered)
 
 
 def _arrays(collection_id: int, entries: Sequence[EntryWrite]) -> tuple[object, ...]:
@@ -123,7 +131,7 @@ def find_violations(
         f"SELECT key, failed FROM (SELECT e.key, {sql} AS failed FROM ("  # noqa: S608 - compiled
         "SELECT item.key, jsonb_strip_nulls(coalesce(entry.attributes, '{}') || item.attributes::jsonb) AS attributes"
         " FROM unnest(%(keys)s::text[], %(values)b::text[]) AS item (key, attributes)"
-        " LEFT JOIN entry ON entry.collection_id = %(collection)s AND entry.key = item.key) AS e) AS checked"
+        " LEFT JOIN entry ON entry.collection_id = %(collection)s AND entry.key = item.key OFFSET 0) AS e) AS checked"
         " WHERE failed IS NOT NULL".encode(),
         {**parameters, "keys": [e.key for e in entries], "values": [_json(e) for e in entries], "collection": collection_id},
     )

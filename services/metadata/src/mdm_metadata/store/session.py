@@ -21,10 +21,13 @@ from mdm_metadata.store.schema import SchemaCache, select_collections, with_sche
 Rows = list[tuple[Any, ...]]
 Columns = Sequence[tuple[object, ...]]
 
-BATCH = 1_000
-_FETCH = f"FETCH FORWARD {BATCH} FROM answer".encode()
+_DECLARE = b"DECLARE answer NO SCROLL CURSOR FOR "
+_CLOSE = b"CLOSE answer"
+#: Characters that a change may make and return: they are held in memory.
+MAX_HELD = 33_554_432
 _SETTINGS = (
-    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('statement_timeout', %s, true)"
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('cursor_tuple_fraction', '1', true),"
+    " set_config('statement_timeout', %s, true)"
 )
 CANCEL_SECONDS = 5.0
 #: Types that travel as text: what PostgreSQL prints is kept.
@@ -44,6 +47,7 @@ _VALUE_ERRORS = {
     "22011": "a SUBSTRING of negative length",
     "22025": "a LIKE pattern that ends in its escape character",
     "22019": "an ESCAPE that is not one character",
+    "23514": "a CAST of text that is a number of more than 301 digits or 1,000 places",
 }
 
 
@@ -99,10 +103,9 @@ class PostgresQuerySession:
         return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
 
     def rows(self, plan: Plan) -> Iterator[Columns] | None:
-        """Run a statement in one snapshot and return its rows in batches of at most 1,000, each as a list of columns."""
+        """Run a statement in one snapshot and return its rows in batches, each as a list of columns."""
         with self._translated():
-            few = plan.statement.limit is not None and plan.statement.limit <= BATCH
-            rows = self._few(plan) if few else self._many(plan)
+            rows = self._few(plan) if _is_few(plan.statement) else self._many(plan)
         return None if rows is None else self._batches(plan.statement, rows)
 
     def explain(self, statement: Statement) -> list[str]:
@@ -120,22 +123,16 @@ class PostgresQuerySession:
 
     def _many(self, plan: Plan) -> Iterator[Rows] | None:
         """Return rows as a cursor gives them."""
-        declared = f"DECLARE answer NO SCROLL CURSOR FOR {plan.statement.sql}"
+        cursor = _cursor(self._connection, plan.statement)
         with self._connection.pipeline():  # one round trip
             self._connection.execute("BEGIN")
             holds = self._connection.execute(f"SELECT {plan.condition}".encode(), plan.parameters)
-            self._connection.execute(declared.encode(), plan.parameters, prepare=False)
+            cursor.execute(_DECLARE + plan.statement.sql.encode(), plan.parameters, prepare=False)
             row = holds.fetchone()
         if row is None or not row[0]:
             self._connection.rollback()
             return None
-        return self._fetched(_cursor(self._connection, plan.statement))
-
-    def _fetched(self, cursor: psycopg.Cursor[Any]) -> Iterator[Rows]:
-        while rows := cursor.execute(_FETCH).fetchall():
-            yield rows
-            if len(rows) < BATCH:
-                return
+        return _pieces(cursor, plan.statement.batch)
 
     def _batches(self, statement: Statement, batches: Iterator[Rows]) -> Iterator[Columns]:
         timestamps = [index for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP]
@@ -171,17 +168,29 @@ def _cursor(connection: psycopg.Connection, statement: Statement) -> psycopg.Cur
     return cursor
 
 
+def _is_few(statement: Statement) -> bool:
+    """Tell whether all rows may be held at the same time."""
+    return statement.limit is not None and statement.limit <= statement.batch
+
+
+def _pieces(cursor: psycopg.Cursor[Any], size: int) -> Iterator[Rows]:
+    """Yield the rows of the statement that was declared, so many at a time."""
+    fetch = f"FETCH FORWARD {size} FROM answer".encode()
+    while rows := cursor.execute(fetch).fetchall():
+        yield rows
+        if len(rows) < size:
+            return
+
+
 def read_all(connection: psycopg.Connection, statement: Statement, seconds: float, first: int = 0) -> list[tuple[Any, ...]]:
     """Return the rows of a statement within a transaction, in the form a session gives; outputs begin at `first`.
 
     Raises:
-        Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`.
+        Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`, or the rows are too large together.
     """
     timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
     try:
-        with connection.pipeline():  # one round trip
-            connection.execute(_SETTINGS, (_milliseconds(seconds),))
-            rows = _cursor(connection, statement).execute(statement.sql.encode(), statement.parameters).fetchall()
+        rows = _held(connection, statement, seconds)
     except psycopg.errors.QueryCanceled:
         raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the condition more selective.") from None
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
@@ -193,10 +202,32 @@ def read_all(connection: psycopg.Connection, statement: Statement, seconds: floa
     return [tuple(_iso(str(v)) if i in timestamps and v is not None else v for i, v in enumerate(row)) for row in rows]
 
 
+def _held(connection: psycopg.Connection, statement: Statement, seconds: float) -> Rows:
+    cursor, few = _cursor(connection, statement), _is_few(statement)
+    rows: Rows = []
+    with connection.pipeline():  # one round trip
+        connection.execute(_SETTINGS, (_milliseconds(seconds),))
+        cursor.execute((b"" if few else _DECLARE) + statement.sql.encode(), statement.parameters, prepare=None if few else False)
+        if few:
+            rows = cursor.fetchall()
+    if few:
+        return rows
+    size = 0
+    for piece in _pieces(cursor, statement.batch):
+        rows += piece
+        size += sum(len(value) for row in piece for value in row if isinstance(value, str))
+        if size > MAX_HELD:
+            raise Exhausted(
+                "CHANGE_TOO_LARGE", f"The change makes or returns more than {MAX_HELD} characters: use a smaller LIMIT, and repeat."
+            )
+    cursor.execute(_CLOSE)
+    return rows
+
+
 def translated(error: psycopg.Error) -> Exception:
     """Return what a caller is told about a statement that failed; the error itself when it was not foreseen."""
     state = error.sqlstate or ""
-    if state.startswith("22"):
+    if state.startswith("22") or state == "23514":
         problem = _VALUE_ERRORS.get(state, "a value that does not exist")
         return Invalid("QUERY_VALUE", f"The query needs {problem}; exclude such rows in WHERE.")
     if state.startswith(("53", "54")):
