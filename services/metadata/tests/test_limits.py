@@ -25,7 +25,7 @@ READABLE = Readable(StoredCollection(1, Collection("/c", SCHEMA), assign_slots(S
 def understood(sql: str) -> None:
     tree = parse(sql)
     collection_paths(tree, sql)
-    compile_query(bind(tree, sql, lambda _: READABLE))
+    compile_query(bind(tree, sql, lambda _: READABLE, {}))
 
 
 def merged(sql: str) -> None:
@@ -34,7 +34,7 @@ def merged(sql: str) -> None:
 
 
 def changed(sql: str) -> None:
-    bind_change(parse_change(sql), sql, lambda _: READABLE)
+    bind_change(parse_change(sql), sql, lambda _: READABLE, {})
 
 
 def nested(word: str, depth: int) -> str:
