@@ -29,7 +29,7 @@ def understood(sql: str) -> None:
 
 
 def merged(sql: str) -> None:
-    part, _ = split(bind(parse(sql), sql, lambda _: READABLE))
+    part, _ = split(bind(parse(sql), sql, lambda _: READABLE, {}))
     compile_query(part)
 
 
