@@ -50,14 +50,14 @@ class Site:
 
     def start(self) -> None:
         own = self.own
+        roles = {"operator": [self.pki.subject("operator")], "peer.metadata": [self.pki.subject("metadata-b")]}
         settings = MetadataSettings(
             listen={"port": self.port},
             tls={"certificate": own.certificate, "key": own.key, "ca": own.ca},
             trust={"ca": [{"certificate": own.ca, "namespaces": [self.pki.namespace]}]},
-            roles={"operator": [self.pki.subject("operator")], "peer.metadata": [self.pki.subject("metadata-b")]},
             database={"conninfo": self.conninfo, "pool_min": 1, "pool_max": 6},
             root={"owner": self.pki.subject("loader")},
-            **self._settings,
+            **{"roles": roles, **self._settings},
         )
         self._runtime = main.start(settings, build, MIGRATIONS)
         self.port = self._runtime.service_server.port
