@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_service.acl import Permission
 from mdm_service.errors import Exhausted, Invalid
 
 from mdm_metadata.alteration import AttributeChange
@@ -108,14 +109,15 @@ def described(stored: StoredCollection) -> pb.Collection:
         sensitive=item.sensitive,
         min_cell=item.min_cell,
         checks=checks,
-        view=None if stored.view is None else _view(stored.view),
+        view=None if stored.view is None else _view(stored.view, stored.permissions),
     )
 
 
-def _view(view: StoredView) -> pb.View:
+def _view(view: StoredView, permissions: int) -> pb.View:
+    told = permissions & (Permission.SET | Permission.CHANGE_ACL)  # it may name whom it chooses
     return pb.View(
         target=view.target_path,
-        condition=view.condition or "",
+        condition=(view.condition or "") if told else "",
         with_key=view.with_key,
         is_link=view.definer is None,
         definer=view.definer or "",

@@ -227,7 +227,7 @@ class View(_message.Message):
     target: _builtins.str
     """Path of the collection whose entries it shows."""
     condition: _builtins.str
-    """Which entries it shows, in the query language; empty: all that its definer may read."""
+    """Which entries it shows, in the query language; empty: all that its definer may read. Told to those with `s` or `p` on the view."""
     with_key: _builtins.bool
     """It shows the keys, as `entry`."""
     is_link: _builtins.bool
