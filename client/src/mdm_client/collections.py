@@ -36,7 +36,8 @@ class Attribute:
 class Collection:
     """A collection, or a view or link with its `target`; `checks` are conditions by name.
 
-    Of a view, `shown` are the names of its attributes with their names in the target; a link has no `definer`.
+    Of a view, `shown` are the names of its attributes with their names in the target; a link has no `definer`. The condition of a view that
+    is `withheld` is not told to this caller.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Collection:
     definer: str = ""
     has_key: bool = True
     shown: Mapping[str, str] = field(default_factory=dict)
+    withheld: bool = False
 
 
 @dataclass(frozen=True)
@@ -321,4 +323,5 @@ def _from_proto(item: pb.Collection) -> Collection:
         item.view.definer if shows else "",
         not shows or item.view.with_key,
         {shown.name: shown.target for shown in item.view.attributes},
+        item.view.withheld,
     )

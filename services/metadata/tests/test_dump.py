@@ -291,7 +291,17 @@ def test_views_and_links_show_at_another_site_what_they_showed(shown, pki, tmp_p
             assert after == before, (user, name)
     assert rows(there, "bob", "/vo/copy/views/odd") == [("i2", 2, "s1"), ("i3", 3, "s2"), ("i4", 4, "s1"), ("i5", 5, "s2")]
     view = there.client("bob").describe("/vo/copy/views/odd").view
-    assert (view.target, view.definer, view.condition) == ("/vo/copy/images", pki.subject("alice"), "n > 1")
+    assert (view.target, view.definer, view.condition, view.withheld) == ("/vo/copy/images", pki.subject("alice"), "", True)
+    assert there.client("alice").describe("/vo/copy/views/odd").view.condition == "n > 1"
+
+
+def test_a_view_is_dumped_by_those_who_are_told_its_condition(shown, pki, tmp_path):
+    """Without the condition it would show more where it is loaded."""
+    here, _ = shown
+    file = tmp_path / "views.jsonl"
+    done = command(here, pki, "bob", tmp_path)("dump", "/vo/views", "-R", "-o", str(file))
+    assert ("", "VIEWS_LEFT_OUT") in reasons(done)
+    assert not any("odd" in line for line in file.read_text().splitlines())
 
 
 def rows(site: Site, user: str, path: str) -> Any:

@@ -21,7 +21,7 @@ START = feed_pb2.FeedPosition(copying=True)
 
 @pytest.fixture
 def site(postgres: Any, pki: Any) -> Iterator[Site]:
-    """A service that publishes `/pub` and `/other/mine` to `metadata-b`, `/public` and `/other` to another; one entry is in each collection."""
+    """A service that publishes `/pub` and `/other/mine` to `metadata-b`, `/public` and `/other` to another; each has an entry."""
     with ExitStack() as stack:
         subscribers = [{"subject": pki.subject("metadata-b"), "subtrees": ["/Pub", "/other/mine"]}]
         subscribers.append({"subject": pki.subject("metadata-c"), "subtrees": ["/public", "/other"]})

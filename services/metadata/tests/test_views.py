@@ -48,6 +48,14 @@ def test_a_view_shows_chosen_attributes_and_rows_to_chosen_principals(patients):
         assert raised.value.reason == "COLLECTION_NOT_FOUND"
 
 
+def test_a_views_condition_is_told_to_those_who_may_change_the_view_alone(patients):
+    loader, bob = patients.client("loader"), patients.client("bob")
+    neuro = loader.acl({"group:/biomed/neuro": READ | LIST})
+    loader.view(path="/v", target="/patients", attributes={"Sex": "Sex"}, condition="Name = 'Moreau'", acl_id=neuro)
+    assert (loader.describe("/v").view.condition, bob.describe("/v").view.condition) == ("Name = 'Moreau'", "")
+    assert bob.rows('SELECT Sex FROM "/v"') == [("F",)]
+
+
 def test_a_view_follows_the_rights_of_its_definer(patients):
     loader, bob = patients.client("loader"), patients.client("bob")
     everyone = loader.acl({"authenticated": READ})

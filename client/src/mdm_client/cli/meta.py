@@ -171,6 +171,8 @@ def facts_of(item: Collection) -> dict[str, Any]:
     if item.target:
         facts |= {"target": item.target, "condition": item.condition, "definer": item.definer, "has_key": item.has_key}
         facts["shows"] = dict(item.shown)
+    if item.withheld:
+        facts["withheld"] = True
     return facts
 
 

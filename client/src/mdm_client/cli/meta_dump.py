@@ -26,7 +26,8 @@ from mdm_client.localfile import AtomicFile
 def dump(context: click.Context, path: str, output: Path | None, recursive: bool) -> None:
     """Write a collection, and the entries that you may read in it, as JSON lines that mdm meta load reads.
 
-    Views and links go with it; access lists where you may see them (`g` or `p`); sequences where you may take numbers (`w`).
+    Links go with it; views where you are told what they show (`s` or `p`); access lists where you may see them (`g` or `p`); sequences
+    where you may take numbers (`w`).
     """
     run = session(context)
     client = run.client(context)
@@ -47,21 +48,29 @@ def dump(context: click.Context, path: str, output: Path | None, recursive: bool
         show_error(
             f"{writer.untold} sequences are left out, for you may not take numbers from them (`w`)", "SEQUENCES_LEFT_OUT", run.as_json
         )
+    if writer.withheld:
+        show_error(
+            f"{writer.withheld} views are left out, for you are not told what they show (`s` or `p`)",
+            "VIEWS_LEFT_OUT",
+            run.as_json,
+        )
 
 
 class _Dump:
     """Lines of a dump; each access list stands before the first line that names it, sequences behind all entries.
 
-    `unseen` and `untold` count the access lists and the sequences that are left out.
+    `unseen`, `untold` and `withheld` count the access lists, the sequences and the views that are left out.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known: set[str] = set()
-        self.unseen = self.untold = 0
+        self.unseen = self.untold = self.withheld = 0
 
     def lines(self, chosen: Sequence[Collection]) -> Iterator[dict[str, Any]]:
         """Yield collections with what is in them, and the end."""
+        self.withheld = sum(item.withheld for item in chosen)
+        chosen = [item for item in chosen if not item.withheld]  # a view without its condition would show more
         for item in chosen:
             yield from self._lists([item.acl_id, item.default_acl_id])
             yield line_of_collection(item)

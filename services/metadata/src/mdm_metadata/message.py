@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_service.acl import Permission
 from mdm_service.errors import Exhausted, Invalid
 
 from mdm_metadata.alteration import AttributeChange
@@ -109,15 +110,17 @@ def described(stored: StoredCollection) -> pb.Collection:
         sensitive=item.sensitive,
         min_cell=item.min_cell,
         checks=checks,
-        view=None if stored.view is None else _view(stored.view, stored.shown),
+        view=None if stored.view is None else _view(stored.view, stored.shown, stored.permissions),
     )
 
 
-def _view(view: StoredView, shown: Sequence[ViewAttribute]) -> pb.View:
+def _view(view: StoredView, shown: Sequence[ViewAttribute], permissions: int) -> pb.View:
+    told = view.definer is None or permissions & (Permission.SET | Permission.CHANGE_ACL)  # a condition may name whom it chooses
     return pb.View(
         target=view.target_path,
         attributes=[pb.ViewAttribute(name=attribute.name, target=attribute.target) for attribute in shown],
-        condition=view.condition or "",
+        condition=(view.condition or "") if told else "",
+        withheld=not told,
         with_key=view.with_key,
         is_link=view.definer is None,
         definer=view.definer or "",

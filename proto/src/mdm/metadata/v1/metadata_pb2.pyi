@@ -222,12 +222,13 @@ class View(_message.Message):
     IS_LINK_FIELD_NUMBER: _builtins.int
     ACL_ID_FIELD_NUMBER: _builtins.int
     DEFINER_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Path of the view, in the tree of collections."""
     target: _builtins.str
     """Path of the collection whose entries it shows."""
     condition: _builtins.str
-    """Which entries it shows, in the query language; empty: all that its definer may read."""
+    """Which entries it shows, in the query language; empty: all that its definer may read. Told to those with `s` or `p` on the view."""
     with_key: _builtins.bool
     """It shows the keys, as `entry`."""
     is_link: _builtins.bool
@@ -236,6 +237,8 @@ class View(_message.Message):
     """Id of the ACL that guards the view; empty: the parent's default ACL."""
     definer: _builtins.str
     """Out only: the subject under whose rights a view reads; empty for a link."""
+    withheld: _builtins.bool
+    """Out only: whether there is a condition, and which, is not told to this caller."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ViewAttribute]:
         """The attributes it shows; those that its target no longer has are not told."""
@@ -251,10 +254,11 @@ class View(_message.Message):
         is_link: _builtins.bool = ...,
         acl_id: _builtins.str = ...,
         definer: _builtins.str = ...,
+        withheld: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "attributes", b"attributes", "condition", b"condition", "definer", b"definer", "is_link", b"is_link", "path", b"path", "target", b"target", "with_key", b"with_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "attributes", b"attributes", "condition", b"condition", "definer", b"definer", "is_link", b"is_link", "path", b"path", "target", b"target", "with_key", b"with_key", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

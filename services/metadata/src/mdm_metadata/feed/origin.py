@@ -115,7 +115,7 @@ class _Step:
     def _add_entries_after(self, path: str, key: str) -> bool:
         # The subscriber says where it is: also a collection it names has to be of its subtree.
         rows = self._connection.execute(
-            "SELECT e.collection_id, e.key, e.acl_id, e.attributes::text FROM entry AS e WHERE e.key > %(key)s AND e.collection_id ="
+            "SELECT e.collection_id, e.key, e.acl_id, e.attributes::text FROM entry AS e WHERE e.key > %(key)s AND e.collection_id ="  # noqa: S608
             f" (SELECT c.id {_PUBLISHED} AND c.folded_path = %(named)s) ORDER BY e.key LIMIT %(limit)s".encode(),
             {**self._place, "named": path, "key": key, "limit": ENTRIES},
         ).fetchall()
