@@ -97,7 +97,9 @@ def test_a_pooled_connection_with_an_unread_notice_is_used_on(database_conninfo)
 
 @pytest.mark.integration
 def test_a_reading_pool_reads_in_one_snapshot_and_cannot_write(database_conninfo):
-    settings = database.DatabaseSettings(conninfo=f"{database_conninfo} options='-c geqo=off'", pool_min=1, pool_max=1)
+    settings = database.DatabaseSettings(
+        conninfo=f"{database_conninfo} target_session_attrs=read-write options='-c geqo=off'", pool_min=1, pool_max=1
+    )
     with (
         database.open_reading_pool(settings, {"DateStyle": "ISO, YMD", "statement_timeout": "1500"}) as pool,
         pool.connection() as connection,

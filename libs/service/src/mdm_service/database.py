@@ -54,11 +54,13 @@ def open_reading_pool(settings: DatabaseSettings, parameters: Mapping[str, str])
     PostgreSQL's `parameters` are set when a connection is made. The pool has the size of the other one: together they are twice `pool_max`.
     """
     conninfo = settings.full_conninfo()
-    given = psycopg_conninfo.conninfo_to_dict(conninfo).get("options")
+    given = psycopg_conninfo.conninfo_to_dict(conninfo)
     told = {"default_transaction_read_only": "on", "default_transaction_isolation": "repeatable read", "jit": "off", **parameters}
-    options = [*([str(given)] if given else []), *("-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in told.items())]
-    conninfo = psycopg_conninfo.make_conninfo(conninfo, options=" ".join(options))
-    return _open(conninfo, settings, _with_autocommit)
+    options = [str(given.get("options") or ""), *("-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in told.items())]
+    changed = {"options": " ".join(options)}
+    if given.get("target_session_attrs") == "read-write":  # which is what these connections are not, though the server is
+        changed["target_session_attrs"] = "primary"
+    return _open(psycopg_conninfo.make_conninfo(conninfo, **changed), settings, _with_autocommit)
 
 
 def _open(conninfo: str, settings: DatabaseSettings, configure: Callable[[psycopg.Connection], None]) -> ConnectionPool:
