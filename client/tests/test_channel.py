@@ -50,6 +50,17 @@ def test_a_dead_address_is_skipped_and_then_avoided(grid):
         assert len(list(stub.List(catalog_pb2.ListRequest(lfn="/b"), timeout=5))) == 1
 
 
+def test_a_dead_address_is_avoided_after_a_streamed_call_too(grid):
+    grid.add("/b/1.dcm", b"one")
+    with open_channel([DEAD, grid.addresses["catalog"]], grid.alice) as channel:
+        stub = catalog_pb2_grpc.CatalogServiceStub(channel)
+        with pytest.raises(grpc.RpcError):
+            list(stub.List(catalog_pb2.ListRequest(lfn="/b"), timeout=5))
+        assert channel.order()[0] == 1
+        for _ in range(4):
+            assert len(list(stub.List(catalog_pb2.ListRequest(lfn="/b"), timeout=5))) == 1
+
+
 def test_all_addresses_dead_is_unavailable(grid):
     with open_channel([DEAD, "127.0.0.1:2"], grid.alice) as channel, pytest.raises(Unavailable, match="catalog: cannot be reached"):
         CatalogClient(channel, QUICK).stat([parse_name("/b")])
