@@ -64,6 +64,14 @@ def test_numbers_that_json_lacks_are_not_lost():
     assert found == ["NaN", "Infinity", "-Infinity", 0.5, None]
 
 
+def test_a_decimal_keeps_its_digits_in_json():
+    texts = ["12345678901234567890.125", "-0.50", "1E+3", "NaN", "Infinity", None]
+    lines = list(json_rows([Column("n", "numeric", "")], iter([(text,) for text in texts])))
+    assert lines[0] == '{"n": 12345678901234567890.125}'
+    found = [json.loads(line, parse_float=Decimal)["n"] for line in lines]
+    assert found == [Decimal(texts[0]), Decimal("-0.50"), Decimal("1E+3"), "NaN", "Infinity", None]
+
+
 def test_a_cell_cannot_drive_the_terminal():
     lines = list(table_rows([Column("note", "text", "")], iter([("\x1b[2J red",)])))
     assert lines[-1] == "\\x1b[2J red"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -56,12 +57,12 @@ def unique_names(columns: Sequence[Column]) -> list[str]:
 
 
 def json_rows(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Yield each row as a JSON object; NUMERIC as a number, NaN and infinities, which JSON lacks, as null."""
-    names = unique_names(columns)
-    floats = [index for index, column in enumerate(columns) if column.type in ("float", "numeric")]
+    """Yield each row as a JSON object; NUMERIC as a number with all its digits, NaN and infinities, which JSON lacks, as texts."""
+    names = [json.dumps(name, ensure_ascii=False) for name in unique_names(columns)]
+    kinds = [column.type for column in columns]
     for row in rows:
-        values = _with_json_floats(row, floats) if floats else row
-        yield json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
+        members = (f"{name}: {_json_value(kind, value)}" for name, kind, value in zip(names, kinds, row, strict=True))
+        yield "{" + ", ".join(members) + "}"
 
 
 def table_rows(columns: Sequence[Column], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
@@ -87,12 +88,15 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], rights: Sequence[bool]
 
 #: JSON has no such numbers; as texts they are what ProtoJSON, too, makes of them.
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+_JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
-def _with_json_floats(row: Sequence[Any], floats: Sequence[int]) -> list[Any]:
-    values = list(row)
-    for index in floats:
-        if values[index] is not None:
-            number = float(values[index])
-            values[index] = number if math.isfinite(number) else _NOT_FINITE.get(number, "NaN")
-    return values
+def _json_value(kind: str, value: Any) -> str:
+    if kind == "numeric" and value is not None:
+        text = str(value)
+        if _JSON_NUMBER.fullmatch(text):
+            return text
+        value = float(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        value = _NOT_FINITE.get(value, "NaN")
+    return json.dumps(value, ensure_ascii=False)
