@@ -163,6 +163,18 @@ def test_space_that_must_stay_free_on_the_disk_is_kept_free(tmp_path):
     spool.close()
 
 
+def test_what_of_a_part_is_written_already_is_not_counted_twice(tmp_path):
+    free = [100]
+    spool = LocalSpool(tmp_path, 1000, disk_free=lambda _: free[0])
+    slot = spool.reserve(GUIDS[0], 50)
+    slot.path.write_bytes(bytes(40))
+    free[0] -= 40
+    with pytest.raises(NoSpace):
+        spool.reserve(GUIDS[1], 51)
+    spool.discard(spool.reserve(GUIDS[1], 50))
+    spool.close()
+
+
 def test_a_commit_without_its_part_changes_nothing(tmp_path):
     spool = LocalSpool(tmp_path, QUOTA)
     slot = spool.reserve(GUIDS[0], 10)

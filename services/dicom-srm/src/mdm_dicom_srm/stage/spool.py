@@ -58,6 +58,7 @@ class LocalSpool:
         self._idle: OrderedDict[UUID, None] = OrderedDict()
         self._stored = 0
         self._reserved = 0
+        self._slots: dict[Path, Slot] = {}
         self._parts = 0
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,7 +89,9 @@ class LocalSpool:
                 self._drop(next(iter(self._idle)))
             self._reserved += size
             self._parts += 1
-            return Slot(guid, size, self._directory / f"{guid}.{self._parts}.part")
+            slot = Slot(guid, size, self._directory / f"{guid}.{self._parts}.part")
+            self._slots[slot.path] = slot
+            return slot
 
     def commit(self, slot: Slot, size: int, holder: Hashable) -> None:
         """Make the written part visible as the file of its GUID, pinned by `holder`.
@@ -107,13 +110,13 @@ class LocalSpool:
             entry.holders.add(holder)
             self._entries[slot.guid] = entry
             self._stored += size
-            self._reserved -= slot.size
+            self._give_back(slot)
 
     def discard(self, slot: Slot) -> None:
         """Give a reservation back and remove what was written of it."""
         slot.path.unlink(missing_ok=True)
         with self._lock:
-            self._reserved -= slot.size
+            self._give_back(slot)
 
     def pin(self, guid: UUID, holder: Hashable) -> int | None:
         """Keep a file until `holder` unpins it; return its size, or None if it is not here."""
@@ -161,7 +164,13 @@ class LocalSpool:
         return self._directory / str(guid)
 
     def _disk_is_short(self, size: int) -> bool:
-        return self._disk_free(self._directory) < self._reserved + size + self._keep_free
+        # What of a part is written is missing from the disk already. Parts are looked at first: one that grows meanwhile counts twice.
+        to_come = sum(max(0, slot.size - _size_of(slot.path)) for slot in self._slots.values())
+        return self._disk_free(self._directory) < to_come + size + self._keep_free
+
+    def _give_back(self, slot: Slot) -> None:
+        del self._slots[slot.path]
+        self._reserved -= slot.size
 
     def _drop(self, guid: UUID) -> None:
         self._path(guid).unlink(missing_ok=True)
@@ -187,3 +196,10 @@ class LocalSpool:
             self._stored += size
         marker.write_text(wanted)
         marker.chmod(0o600)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
