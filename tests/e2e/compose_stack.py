@@ -1,6 +1,7 @@
 """A stack of containers: what operators deploy."""
 
 import io
+import ipaddress
 import json
 import os
 import signal
@@ -74,8 +75,12 @@ class ComposeStack(Stack):
 
     @cached_property
     def address(self) -> str:
-        """This machine's address that containers of any site reach, and no other machine does."""
-        return self.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
+        """This machine's address that containers of any site reach, and no other machine does.
+
+        An engine that has just made its bridge knows the gateway only when it is started again: it is the network's first address.
+        """
+        config = json.loads(self.docker("network", "inspect", "bridge", "--format", "{{json (index .IPAM.Config 0)}}").stdout)
+        return str(config.get("Gateway") or next(ipaddress.ip_network(config["Subnet"]).hosts()))
 
     def address_of(self, service: str) -> str:
         """Return where users and other sites reach a service."""
