@@ -22,7 +22,7 @@ _PREFIX = {TokenType.NOT, TokenType.DASH, TokenType.PLUS, TokenType.TILDE}
 _STATEMENTS = (exp.Select, exp.Update, exp.Delete)
 _STARTS = {TokenType.SELECT, TokenType.UPDATE, TokenType.DELETE}
 _FOREIGN = {TokenType.L_BRACKET, TokenType.L_BRACE}
-#: What is held of statements that come again: a tree takes up to 500 times its text, so these take 60 MB at most.
+#: What is held of statements that come again: a tree takes up to 500 times its text, so these take some 70 MB at most.
 _CACHED_LENGTH = 2_000
 _CACHED = 64
 
