@@ -33,7 +33,7 @@ from random import Random
 import psycopg
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.catalog.v1 import catalog_pb2 as pb
-from mdm_client.catalog import CatalogClient, Search
+from mdm_client.catalog.client import CatalogClient, Search
 from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.grants import grant
 from mdm_client.names import Name

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 from mdm_client.calls import Patience
 from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.collections import Attribute, CollectionsClient
-from mdm_client.metadata import MetadataClient
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.metadata.collections import Attribute, CollectionsClient
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
 

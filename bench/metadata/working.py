@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from mdm_client.collections import Collection, CollectionsClient, Entry
 from mdm_client.errors import ClientError
+from mdm_client.metadata.collections import Collection, CollectionsClient, Entry
 from stand import ATTRIBUTES, PATIENCE, Report, Stand, rate, slots, values_of
 
 TAKERS = 4

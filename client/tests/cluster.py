@@ -14,9 +14,9 @@ from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
 from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_keystore.seal import Sealer
-from mdm_keystore.servicer import KeystoreServicer
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_keystore.rpc.servicer import KeystoreServicer
+from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.testing import RunningKeystore, serve_keystore
 from mdm_service.policy import OPERATOR
 

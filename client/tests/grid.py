@@ -16,9 +16,10 @@ from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
 from mdm.srm.v1 import registration_pb2, registration_pb2_grpc, srm_pb2, srm_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from mdm_crypto import shamir, stream
-from mdm_service import dn, policy
-from mdm_service.acl import canonical_principal
+from mdm_service import policy
+from mdm_service.access.acl import canonical_principal
 from mdm_service.errors import Invalid, NotFound
+from mdm_service.identity import dn
 from mdm_service.testing import serve_in_process
 
 SITE = "hospital-a"

@@ -8,7 +8,7 @@ import pytest
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm_client.calls import Patience, Service
-from mdm_client.catalog import CatalogClient
+from mdm_client.catalog.client import CatalogClient
 from mdm_client.channel import RotatingChannel, TlsFiles, check_identity, open_channel
 from mdm_client.errors import ClientError, Invalid, NotFound, Unauthenticated, Unavailable, from_rpc_error, from_status, translated
 from mdm_client.names import parse_name

@@ -11,8 +11,8 @@ import pytest
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
 from mdm_client.errors import ClientError, Corrupt, Invalid, NotFound, Unavailable
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_client.keystore_shares import from_message, resolve, to_message
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_client.keystore.shares import from_message, resolve, to_message
 from mdm_crypto import shamir
 
 from client.tests.cluster import READ, all_created, guids, only_keys

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from mdm_client.catalog import DIRECTORY, FILE, Entry, Location
+from mdm_client.catalog.client import DIRECTORY, FILE, Entry, Location
 from mdm_client.errors import ClientError, NotFound
+from mdm_client.fetch.plan import existing, make_plan
 from mdm_client.names import Name, parse_name
-from mdm_client.plan import existing, make_plan
 
 GONE = NotFound.because("NOT_FOUND", "no such file, or not for you")
 

@@ -16,8 +16,8 @@ import pytest
 from mdm.acl.v1 import acl_pb2
 from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_client.keystore_operator import KeystoreOperator
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_client.keystore.operator import KeystoreOperator
 from mdm_site import toml
 
 NAMES = ("a", "b", "c")

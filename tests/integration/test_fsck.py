@@ -11,19 +11,19 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from mdm_catalog import __main__ as catalog_main
-from mdm_catalog import tool
-from mdm_catalog.store import PostgresStore
+from mdm_catalog.store.store import PostgresStore
+from mdm_catalog.tool import command as tool
 from mdm_client.calls import Patience
 from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.collections import Attribute, Collection, CollectionsClient, Entry
 from mdm_client.errors import ClientError
 from mdm_client.grants import AclClient
+from mdm_client.metadata.collections import Attribute, Collection, CollectionsClient, Entry
 from mdm_metadata import __main__ as metadata_main
 from mdm_metadata.config import MetadataSettings
-from mdm_service import main
-from mdm_service.acl import Acl
-from mdm_service.acl_settings import ROOT_ACL_ID
+from mdm_service.access.acl import Acl
+from mdm_service.access.settings import ROOT_ACL_ID
 from mdm_service.database import DatabaseSettings, migrate, open_pool
+from mdm_service.process import main
 from mdm_site import toml
 
 from tests.integration.conftest import NAMES, Processes

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 from mdm.keystore.v1 import admin_pb2, keystore_pb2, peer_pb2, peer_pb2_grpc
 from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient
-from mdm_client.keystore_audit import verify_audit
-from mdm_client.keystore_operator import KeystoreOperator
+from mdm_client.keystore.audit import verify_audit
+from mdm_client.keystore.client import KeystoreClient
+from mdm_client.keystore.operator import KeystoreOperator
 
 from tests.integration.conftest import NAMES, Processes
 

@@ -7,10 +7,10 @@ if TYPE_CHECKING:
     from mdm_client.calls import Patience
     from mdm_client.client import Client
     from mdm_client.config import ClientConfig
-    from mdm_client.download import FetchOptions, FileResult
     from mdm_client.errors import ClientError
+    from mdm_client.fetch.download import FetchOptions, FileResult
+    from mdm_client.fetch.plan import Plan, PlannedFile, make_plan
     from mdm_client.names import Name, parse_name
-    from mdm_client.plan import Plan, PlannedFile, make_plan
 
 __all__ = [
     "Client",
@@ -30,13 +30,13 @@ _MODULES = {
     "Client": "client",
     "ClientConfig": "config",
     "ClientError": "errors",
-    "FetchOptions": "download",
-    "FileResult": "download",
+    "FetchOptions": "fetch.download",
+    "FileResult": "fetch.download",
     "Name": "names",
     "Patience": "calls",
-    "Plan": "plan",
-    "PlannedFile": "plan",
-    "make_plan": "plan",
+    "Plan": "fetch.plan",
+    "PlannedFile": "fetch.plan",
+    "make_plan": "fetch.plan",
     "parse_name": "names",
 }
 

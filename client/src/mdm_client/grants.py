@@ -10,7 +10,7 @@ import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.catalog import CatalogClient, SubtreeAcl
+from mdm_client.catalog.client import CatalogClient, SubtreeAcl
 from mdm_client.errors import ClientError, Invalid, NotFound, from_status
 from mdm_client.names import Name
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mdm_catalog.config import CatalogSettings
-from mdm_service.acl import AclEntry, Permission
+from mdm_service.access.acl import AclEntry, Permission
 from mdm_service.settings import load
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"

@@ -1,7 +1,7 @@
 """Limits on what the catalog takes."""
 
 import pytest
-from mdm_catalog import model, value
+from mdm_catalog.rules import model, value
 from mdm_service.errors import Invalid
 
 

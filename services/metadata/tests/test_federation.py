@@ -18,8 +18,8 @@ from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.cli import main
 from mdm_client.client import Client
 from mdm_client.errors import ClientError, Invalid
-from mdm_client.federation import query_sites
-from mdm_client.metadata import MetadataClient
+from mdm_client.federation.query import query_sites
+from mdm_client.metadata.client import MetadataClient
 
 from .commandline import configuration
 from .conftest import Failed, attribute, entry

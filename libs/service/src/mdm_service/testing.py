@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import grpc
 
-from mdm_service.authentication import Authenticator
-from mdm_service.membership import Membership
-from mdm_service.server import ServiceServer
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.identity.membership import Membership
+from mdm_service.identity.trust import Authority, TrustStore
+from mdm_service.server.server import ServiceServer
 from mdm_service.settings import Address, TlsSettings
-from mdm_service.trust import Authority, TrustStore
 
 
 class Identity(Protocol):

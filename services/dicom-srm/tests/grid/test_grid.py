@@ -15,8 +15,8 @@ from mdm_client.errors import make_error
 from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
-from mdm_dicom_srm.register.port import Attribute, Collection, Directory, Entry, File
-from mdm_service.acl import Acl, AclEntry, Permission
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
+from mdm_service.access.acl import Acl, AclEntry, Permission
 from mdm_service.errors import Conflict, Forbidden, Invalid, Unavailable
 
 GUID, ACL = uuid.uuid4(), uuid.uuid4()

@@ -5,7 +5,8 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_dicom_srm.stage.model import (
+from mdm_dicom_srm.stage.rpc.servicer import _code
+from mdm_dicom_srm.stage.rules.model import (
     FOLLOWS,
     GOOD,
     PENDING,
@@ -19,7 +20,6 @@ from mdm_dicom_srm.stage.model import (
     surl,
     turl,
 )
-from mdm_dicom_srm.stage.servicer import _code
 from mdm_service.errors import Invalid
 
 

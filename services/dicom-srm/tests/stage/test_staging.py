@@ -7,7 +7,7 @@ import pytest
 from mdm_client.errors import NotFound as KeyNotFound
 from mdm_client.errors import Unavailable as KeysAway
 from mdm_crypto import stream
-from mdm_dicom_srm.stage.book import Limits
+from mdm_dicom_srm.stage.rules.book import Limits
 from mdm_service.errors import Exhausted, Invalid, NotFound, Unavailable
 
 ALICE, BOB = "CN=alice", "CN=bob"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from mdm_service import dn
 from mdm_service.errors import MdmError
+from mdm_service.identity import dn
 from mdm_service.settings import Section, ServiceSettings
 from pydantic import AfterValidator, Field, model_validator
 

@@ -1,19 +1,21 @@
 """The metadata service."""
 
+from functools import partial
+
 from mdm.metadata.v1 import feed_pb2_grpc, metadata_pb2_grpc
-from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
-from mdm_service.acl_servicer import add_acl_service
-from mdm_service.main import Runtime, run
+from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
+from mdm_service.access.servicer import add_acl_service
+from mdm_service.process.main import Runtime, run
 
 from mdm_metadata.config import MetadataSettings
-from mdm_metadata.feed.copy import remove_others
-from mdm_metadata.feed.origin import FeedOrigin
-from mdm_metadata.feed.servicer import FULL_NAME as FEED_SERVICE
-from mdm_metadata.feed.servicer import FeedServicer
 from mdm_metadata.feed.subscription import Subscription
-from mdm_metadata.service import MetadataService
-from mdm_metadata.servicer import FULL_NAME, MetadataServicer
+from mdm_metadata.rpc.feed_servicer import FULL_NAME as FEED_SERVICE
+from mdm_metadata.rpc.feed_servicer import FeedServicer
+from mdm_metadata.rpc.servicer import FULL_NAME, MetadataServicer
+from mdm_metadata.rules.service import MetadataService
 from mdm_metadata.store import PostgresStore, session
+from mdm_metadata.store.feed_copy import list_replicas, remove_others
+from mdm_metadata.store.feed_origin import FeedOrigin
 from mdm_metadata.store.recovery import Recovery
 from mdm_metadata.store.session import QueryLimits
 
@@ -35,8 +37,9 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     runtime.on_stop(recovery.stop)
     add_acl_service(runtime.server, runtime.database)
     subscribers = settings.feed.subtrees_by_subject()
-    FeedOrigin(runtime.database).configure({path for paths in subscribers.values() for path in paths}, settings.feed.keep_days)
-    feed = FeedServicer(runtime.database, subscribers, runtime.service_server.stopping)
+    origin = FeedOrigin(runtime.database)
+    origin.configure({path for paths in subscribers.values() for path in paths}, settings.feed.keep_days)
+    feed = FeedServicer(origin, partial(list_replicas, runtime.database), subscribers, runtime.service_server.stopping)
     feed_pb2_grpc.add_MetadataFeedServiceServicer_to_server(feed, runtime.server)
     runtime.add_service(FULL_NAME)
     runtime.add_service(ACL_SERVICE)

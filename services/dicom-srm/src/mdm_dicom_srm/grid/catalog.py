@@ -9,7 +9,7 @@ from mdm_service.errors import MdmError
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.port import Directory, File
+from mdm_dicom_srm.register.rules.port import Directory, File
 
 
 class GridCatalog(GrpcAcls):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from mdm_client.keystore import KeystoreClient
-from mdm_service.acl import Acl
+from mdm_client.keystore.client import KeystoreClient
+from mdm_service.access.acl import Acl
 from mdm_service.errors import MdmError
 
 from mdm_dicom_srm.grid.acl import refuse, to_messages

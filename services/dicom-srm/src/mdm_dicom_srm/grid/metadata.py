@@ -9,7 +9,7 @@ from mdm_service.errors import Conflict, MdmError
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.port import Attribute, Collection, Entry, Value
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Entry, Value
 
 _TYPES = {
     "int": pb.ATTRIBUTE_TYPE_INT,

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from mdm_service.errors import ConfigurationError, Unavailable
 
-from mdm_dicom_srm.config import PacsSettings
 from mdm_dicom_srm.pacs.c_get import CGet
 from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs, RetrievedInstance
+from mdm_dicom_srm.pacs.settings import PacsSettings
 from mdm_dicom_srm.pacs.wado_rs import WadoRs
 
 

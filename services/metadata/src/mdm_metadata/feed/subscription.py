@@ -14,7 +14,7 @@ from mdm_service.errors import MdmError
 from mdm_service.settings import TlsSettings
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from mdm_metadata.feed.copy import ReplicaCopy
+from mdm_metadata.store.feed_copy import ReplicaCopy
 
 _log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.2

@@ -3,7 +3,7 @@
 import psycopg
 from mdm_service.errors import Exhausted
 
-from mdm_metadata.model import SequenceState
+from mdm_metadata.rules.model import SequenceState
 
 
 class PostgresSequences:

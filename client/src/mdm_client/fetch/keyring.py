@@ -1,0 +1,76 @@
+"""File keys, fetched in batches while files are being staged."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from uuid import UUID
+
+from mdm_client.calls import Backoff, in_batches, is_passing
+from mdm_client.errors import Cancelled, ClientError, NotFound
+from mdm_client.fetch.transfer import Cancellation
+from mdm_client.keystore.client import KeySource
+
+BATCH = 500
+
+
+class KeyRing:
+    """The keys of the files of one download; requested at once, waited for one by one."""
+
+    def __init__(self, source: KeySource, cancellation: Cancellation, patience: float) -> None:
+        self._source = source
+        self._cancellation = cancellation
+        self._patience = patience
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="keys")
+        self._batches: dict[UUID, Future[Mapping[UUID, bytes | ClientError]]] = {}
+
+    def request(self, guids: Sequence[UUID]) -> None:
+        """Start fetching these keys."""
+        for batch in in_batches(list(guids), BATCH):
+            future = self._executor.submit(self._fetch, batch)
+            self._batches.update(dict.fromkeys(batch, future))
+
+    def key(self, guid: UUID) -> bytes:
+        """Return a file's key, waiting for it.
+
+        Raises:
+            ClientError: why the keystores do not give it.
+        """
+        try:
+            answer = self._batches[guid].result().get(guid)
+        except CancelledError:
+            raise Cancelled.because("CANCELLED", "given up on request") from None
+        if answer is None:
+            raise NotFound.because("KEY_NOT_FOUND", f"keystores: no key for {guid}")
+        if isinstance(answer, ClientError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Give up what was not fetched, and wait for the calls that run."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _fetch(self, guids: list[UUID]) -> Mapping[UUID, bytes | ClientError]:
+        """Fetch a batch; ask again for keys that too few keystores could give, as long as patience lasts."""
+        answers: dict[UUID, bytes | ClientError] = {}
+        backoff = Backoff(0.3, 5.0)
+        waited = 0.0
+        missing = guids
+        while missing:
+            answers.update(self._ask(missing))
+            missing = [guid for guid in missing if _may_come(answers.get(guid))]
+            if self._cancellation.stopped or waited > self._patience:
+                break
+            if missing:
+                pause = backoff.pause()
+                waited += pause
+                self._cancellation.wait(pause)
+        return answers
+
+    def _ask(self, guids: list[UUID]) -> Mapping[UUID, bytes | ClientError]:
+        try:
+            return self._source.get_keys(guids)
+        except ClientError as error:
+            return dict.fromkeys(guids, error)
+
+
+def _may_come(answer: bytes | ClientError | None) -> bool:
+    return isinstance(answer, ClientError) and is_passing(answer)
