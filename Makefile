@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := proto libs/service libs/crypto libs/deid services/catalog services/keystore services/metadata services/dicom-srm client deploy/forwarder deploy/site deploy/local
+PACKAGES := proto libs/wire libs/service libs/crypto libs/deid services/catalog services/keystore services/metadata services/dicom-srm client deploy/forwarder deploy/site deploy/local tests/support
 SOURCES := $(addsuffix /src,$(filter-out proto,$(PACKAGES)))
 ENVIRONMENT := $(VENV)/.complete
 # Two test processes, each with whole files, so that what a file's tests share is made once.

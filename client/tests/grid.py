@@ -18,9 +18,9 @@ from mdm.srm.v1 import registration_pb2, registration_pb2_grpc, srm_pb2, srm_pb2
 from mdm_crypto import shamir, stream
 from mdm_service import policy
 from mdm_service.access.acl import canonical_principal
-from mdm_service.errors import Invalid, NotFound
-from mdm_service.identity import dn
-from mdm_service.testing import serve_in_process
+from mdm_testing.server import serve_in_process
+from mdm_wire import dn
+from mdm_wire.errors import Invalid, NotFound
 
 SITE = "hospital-a"
 CHUNK = 64 * 1024

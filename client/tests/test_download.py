@@ -13,7 +13,7 @@ from mdm_client.client import Client
 from mdm_client.fetch.download import FetchOptions, FileResult
 from mdm_client.fetch.plan import make_plan
 from mdm_client.names import parse_name
-from mdm_service import errors as service_errors
+from mdm_wire.errors import Exhausted, NotFound
 
 STUDY = "/biomed/hospital-a/p1/study"
 PATIENCE = Patience(call_seconds=5, retry_seconds=1)
@@ -104,7 +104,7 @@ def test_what_stays_unavailable_is_given_up_after_the_timeout_for_the_reason_las
 
 
 def test_an_expired_pin_is_prepared_again(grid, client, tmp_path):
-    grid.add(f"{STUDY}/1.dcm", b"one", read_failures=[service_errors.NotFound("TURL_UNKNOWN", "No such TURL.")])
+    grid.add(f"{STUDY}/1.dcm", b"one", read_failures=[NotFound("TURL_UNKNOWN", "No such TURL.")])
     (result,) = fetch(client, tmp_path / "out", STUDY)
     assert result.error is None
     assert len(grid.srm.requests) == 2
@@ -170,7 +170,7 @@ def test_many_small_files_come_in_one_request(grid, client, tmp_path):
 
 
 def test_more_jobs_than_the_server_takes_calls_wait_for_each_other(grid, client, tmp_path):
-    refusals = [service_errors.Exhausted("TOO_MANY_CALLS", "At most 16 calls at a time.") for _ in range(8)]
+    refusals = [Exhausted("TOO_MANY_CALLS", "At most 16 calls at a time.") for _ in range(8)]
     grid.add(f"{STUDY}/1.dcm", b"data", read_failures=refusals)
     (result,) = fetch(client, tmp_path / "out", STUDY)
     assert (result.error, len(grid.srm.requests)) == (None, 1)

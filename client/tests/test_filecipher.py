@@ -5,10 +5,10 @@ import stat
 from uuid import UUID, uuid4
 
 import pytest
-from mdm_client.errors import ClientError, Corrupt, Invalid, NotFound
 from mdm_client.keystore import file_cipher
 from mdm_client.local_file import AtomicFile, InputFile, output_file
 from mdm_crypto import stream
+from mdm_wire.errors import Corrupt, Invalid, MdmError, NotFound
 
 ONE, OTHER, FORBIDDEN = uuid4(), uuid4(), uuid4()
 
@@ -18,7 +18,7 @@ class Keys:
 
     def get_keys(self, guids):
         given = {ONE: bytes(range(32)), OTHER: bytes(32)}
-        return {guid: given.get(guid) or NotFound.because("KEY_NOT_FOUND", "no such key, or you may not use it") for guid in guids}
+        return {guid: given.get(guid) or NotFound("KEY_NOT_FOUND", "no such key, or you may not use it") for guid in guids}
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_staged_file_needs_its_id(folder):
 def test_local_files_that_will_not_do_are_named(source, destination, reason, folder):
     os.mkfifo(folder / "pipe")
     before = names(folder)
-    with pytest.raises(ClientError, match=str(folder)) as refused:
+    with pytest.raises(MdmError, match=str(folder)) as refused:
         decrypt(folder, source=source, destination=destination)
     assert refused.value.reason == reason
     assert names(folder) == before
@@ -155,7 +155,7 @@ def test_a_full_disk_is_told_as_that_and_nothing_remains(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mdm_client.local_file.os.write", full)
-    with pytest.raises(ClientError) as failed:
+    with pytest.raises(MdmError) as failed:
         decrypt(folder)
     assert failed.value.reason == "LOCAL_DISK_FULL"
     assert names(folder) == {"plain", "cipher"}

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from click.testing import Result
 from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.testing import RunningKeystore, serve_keystore
 from mdm_service.policy import OPERATOR
+from mdm_testing.keystore import RunningKeystore, serve_keystore
 
 from client.tests.test_cli import UNREACHABLE, mdm, rows
 

@@ -5,7 +5,6 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_client.errors import Invalid
 from mdm_client.names import (
     Name,
     format_permissions,
@@ -17,6 +16,7 @@ from mdm_client.names import (
     surl_authority,
     turl_authority,
 )
+from mdm_wire.errors import Invalid
 
 GUID = "0190b0a0-1234-4abc-8def-0123456789ab"
 

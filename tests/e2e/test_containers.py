@@ -13,8 +13,9 @@ import pytest
 from mdm_service.server import probe
 from mdm_site.configuration import MONITOR
 from mdm_site.containers import METRICS_PORT, SCP_PORT, SERVICE_PORT
-from mdm_site.pki import DevelopmentCa, TlsFiles
+from mdm_site.pki import DevelopmentCa
 from mdm_site.service import BY_NAME
+from mdm_wire.tls import TlsFiles
 from psycopg import conninfo
 
 from tests.e2e.compose_stack import ComposeStack

@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdm_wire.errors import MdmError
+
     from mdm_client.calls import Patience
     from mdm_client.client import Client
     from mdm_client.config import ClientConfig
-    from mdm_client.errors import ClientError
     from mdm_client.fetch.download import FetchOptions, FileResult
     from mdm_client.fetch.plan import Plan, PlannedFile, make_plan
     from mdm_client.names import Name, parse_name
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "ClientConfig",
-    "ClientError",
     "FetchOptions",
     "FileResult",
+    "MdmError",
     "Name",
     "Patience",
     "Plan",
@@ -29,7 +30,7 @@ __all__ = [
 _MODULES = {
     "Client": "client",
     "ClientConfig": "config",
-    "ClientError": "errors",
+    "MdmError": "mdm_wire.errors",
     "FetchOptions": "fetch.download",
     "FileResult": "fetch.download",
     "Name": "names",
@@ -45,4 +46,5 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    place = _MODULES[name]
+    return getattr(import_module(place if place.startswith("mdm_wire") else f"{__name__}.{place}"), name)

@@ -9,17 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import grpc
+from mdm_wire import dn
+from mdm_wire.channel import check_identity, open_channel
+from mdm_wire.errors import Invalid
 
 from mdm_client.calls import Patience
 from mdm_client.catalog.client import CatalogClient
-from mdm_client.channel import check_identity, open_channel
 from mdm_client.config import ClientConfig
-from mdm_client.errors import Invalid
 from mdm_client.fetch.download import Download, FetchOptions
 from mdm_client.fetch.plan import PlannedFile
 from mdm_client.fetch.srm import SrmClient
 from mdm_client.grants import AclClient, Grants
-from mdm_client.identity import subject
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
 from mdm_client.metadata.client import MetadataClient
 
@@ -77,7 +77,7 @@ class Client:
         addresses = self.config.metadata_sites.get(site)
         if addresses is None:
             known = ", ".join(sorted(self.config.metadata_sites)) or "none"
-            raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
+            raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
         seconds = min(self.config.site_seconds, self._patience.retry_seconds)
         channel = self._channel(f"metadata {site}", addresses, self.config.site_seconds / len(addresses))
         return MetadataClient(channel, replace(self._patience, retry_seconds=seconds))
@@ -97,7 +97,7 @@ class Client:
         """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
         from mdm_client.keystore.manager import KeyManager  # here: most commands do without
 
-        caller = subject(check_identity(self.config.tls).subject)
+        caller = dn.of_certificate(check_identity(self.config.tls))
         return KeyManager(self.keystores, self._keystore_servers(), caller)
 
     @cached_property
@@ -124,10 +124,10 @@ class Client:
         known = ", ".join(sorted(self.config.srm)) or "none"
         if not site:
             if len(self.config.srm) != 1:
-                raise Invalid.because("SITE_AMBIGUOUS", f"name a site; in the configuration: {known}")
+                raise Invalid("SITE_AMBIGUOUS", f"name a site; in the configuration: {known}")
             site = next(iter(self.config.srm))
         if site not in self.config.srm:
-            raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [srm] in the configuration; there: {known}")
+            raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [srm] in the configuration; there: {known}")
         with self._lock:
             if site not in self._sites:
                 channel = self._channel(f"srm {site}", self.config.srm[site])

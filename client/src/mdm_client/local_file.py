@@ -10,10 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from grpc import StatusCode
 from mdm_crypto.stream import Buffer
-
-from mdm_client.errors import ClientError, Invalid, make_error
+from mdm_wire.errors import Invalid, MdmError
 
 STANDARD = "-"
 _MAX_NAME_BYTES = 255
@@ -96,7 +94,7 @@ class InputFile:
         """Open it.
 
         Raises:
-            ClientError: LOCAL_FILE: there is none, or it may not be read.
+            MdmError: LOCAL_FILE: there is none, or it may not be read.
         """
         self.name = "standard input" if name == STANDARD else name
         self._received = received
@@ -143,25 +141,25 @@ def output_file(name: str, durable: bool = False) -> Writer:
         return StandardOutput()
     path = Path(name).resolve()
     if path.is_dir() or not path.name:
-        raise Invalid.because("LOCAL_FILE", f"{name}: is a directory; name a file")
+        raise Invalid("LOCAL_FILE", f"{name}: is a directory; name a file")
     if path.exists() and not path.is_file():
-        raise Invalid.because("LOCAL_FILE", f"{name}: is no regular file; write - and redirect standard output to it")
+        raise Invalid("LOCAL_FILE", f"{name}: is no regular file; write - and redirect standard output to it")
     return AtomicFile(path, durable)
 
 
 @contextlib.contextmanager
 def translated(name: str, deed: str) -> Iterator[None]:
-    """Turn an OSError raised inside into a ClientError about the file `name` that could not be `deed` (read, written)."""
+    """Turn an OSError raised inside into a MdmError about the file `name` that could not be `deed` (read, written)."""
     try:
         yield
     except OSError as error:
         raise local_error(error, name, deed) from error
 
 
-def local_error(error: OSError, name: str, deed: str) -> ClientError:
+def local_error(error: OSError, name: str, deed: str) -> MdmError:
     """Return what a failure of a local file means: LOCAL_DISK_FULL or LOCAL_FILE."""
     reason = "LOCAL_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LOCAL_FILE"
-    return make_error(StatusCode.UNKNOWN, reason, f"{name}: cannot be {deed}: {error.strerror or error}")
+    return MdmError(reason, f"{name}: cannot be {deed}: {error.strerror or error}")
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

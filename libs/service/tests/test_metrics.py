@@ -6,13 +6,13 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
-from mdm_service.identity import dn
 from mdm_service.identity.authentication import Authenticator
 from mdm_service.identity.membership import Membership
 from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.policy import MONITOR
 from mdm_service.server import metrics
 from mdm_service.settings import Address, TlsSettings
+from mdm_wire import dn
 
 
 @pytest.fixture

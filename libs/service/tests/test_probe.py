@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from mdm_service.server import probe
-from mdm_service.testing import serve_in_process
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.server import serve_in_process
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from mdm_service.errors import ConfigurationError
 from mdm_service.process import supervisor
 from mdm_service.process.reservation import reserve
 from mdm_service.settings import Address
-from mdm_service.testing import WorkersProcess, channel, serve_by_workers
+from mdm_testing.server import WorkersProcess, channel, serve_by_workers
 from prometheus_client import CollectorRegistry
 
 pytestmark = pytest.mark.integration

@@ -34,9 +34,9 @@ from mdm_catalog.store.store import PostgresStore
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl, AclEntry, Permission
 from mdm_service.access.settings import ROOT_ACL_ID
-from mdm_service.errors import MdmError, Unauthenticated
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.errors import MdmError, Unauthenticated
 
 from services.catalog.tests.world import change, replica
 from services.catalog.tests.world.access import NOW, OK, AccessList, Path, Thing, World

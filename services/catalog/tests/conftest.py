@@ -17,7 +17,7 @@ from mdm_catalog.store.store import PostgresStore
 from mdm_service import database as service_database
 from mdm_service.access.acl import parse_permissions
 from mdm_service.process import main
-from mdm_service.testing import channel
+from mdm_testing.server import channel
 
 GROUPS = {"/biomed/neuro": ["alice", "bob"], "/biomed/hospital-a/stewards": ["steward"]}
 

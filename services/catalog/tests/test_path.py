@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mdm_catalog.rules import path
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 
 @pytest.mark.parametrize(

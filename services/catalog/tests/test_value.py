@@ -2,7 +2,7 @@
 
 import pytest
 from mdm_catalog.rules import model, value
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 
 @pytest.mark.parametrize(

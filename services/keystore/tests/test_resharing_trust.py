@@ -15,8 +15,8 @@ from mdm_keystore.store.job import PostgresJobs
 from mdm_keystore.store.part import PostgresTable
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
-from mdm_service.errors import Conflict, Forbidden
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, Forbidden
 from nacl.bindings import crypto_core_ed25519_sub, crypto_scalarmult_ed25519_base_noclamp, crypto_scalarmult_ed25519_noclamp
 
 from services.keystore.tests.ring import ACL, ADMIN, MALLORY, SRM, Ring, empty, prepared_by

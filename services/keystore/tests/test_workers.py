@@ -18,7 +18,7 @@ from mdm_keystore.rules.audit import AuditTrail
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.store.audit import PostgresTrail
 from mdm_keystore.store.store import PostgresKeys
-from mdm_service.testing import WorkersProcess, channel, serve_by_workers
+from mdm_testing.server import WorkersProcess, channel, serve_by_workers
 
 from services.keystore.tests.ring import PlainPool
 from services.keystore.tests.test_main import create

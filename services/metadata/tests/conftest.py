@@ -20,7 +20,7 @@ from mdm_metadata.__main__ import MIGRATIONS, build
 from mdm_metadata.config import MetadataSettings
 from mdm_service.database import migrate
 from mdm_service.process import main
-from mdm_service.testing import channel
+from mdm_testing.server import channel
 
 FIELDS = {pb.ATTRIBUTE_TYPE_INT: "ints", pb.ATTRIBUTE_TYPE_FLOAT: "floats", pb.ATTRIBUTE_TYPE_BOOL: "bools"}
 

@@ -17,8 +17,8 @@ from mdm_metadata.rules.query.parse import parse, parse_change
 from mdm_metadata.rules.query.render import is_total
 from mdm_metadata.rules.query.tree import Readable
 from mdm_service.database import migrate
-from mdm_service.errors import Invalid
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Invalid
 
 T = AttributeType
 KINDS = {"i": T.INT, "f": T.FLOAT, "n": T.NUMERIC, "t": T.TEXT, "b": T.BOOL, "d": T.DATE, "z": T.TIMESTAMP, "u": T.UUID}

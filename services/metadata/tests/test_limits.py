@@ -12,8 +12,8 @@ from mdm_metadata.rules.query.limit import MAX_LENGTH
 from mdm_metadata.rules.query.parse import parse, parse_change
 from mdm_metadata.rules.query.partial import split
 from mdm_metadata.rules.query.tree import Readable
-from mdm_service.errors import Invalid
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Invalid
 
 #: Processor seconds that one query may hold the interpreter: measured are 0.3 at most, and this machine may be a slow one.
 SECONDS = 1.5

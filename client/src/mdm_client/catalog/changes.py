@@ -6,16 +6,17 @@ from typing import Any, TypeVar
 
 import grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from mdm_wire.errors import MdmError
+from mdm_wire.status import from_item
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.errors import ClientError, from_status
 from mdm_client.names import Name
 
 MAX_BATCH = 10_000
 MAX_RENAMINGS = 1_000
 M = TypeVar("M")
 # What went wrong with one item, None if nothing did.
-Outcome = ClientError | None
+Outcome = MdmError | None
 
 
 class CatalogChanges(Service):
@@ -100,8 +101,8 @@ class CatalogChanges(Service):
 
     def outcomes(self, items: list[M], call: Callable[[list[M]], Any], size: int = MAX_BATCH) -> list[Outcome]:
         """Return the outcome of each item, asked in batches."""
-        return [from_status(status) for batch in in_batches(items, size) for status in call(batch)]
+        return [from_item(status) for batch in in_batches(items, size) for status in call(batch)]
 
     def batched(self, items: list[M], call: Callable[[list[M]], Any], convert: Callable[[Any], Any]) -> "list[Any]":
         """Return the converted result or the error of each item, asked in batches."""
-        return [from_status(result.status) or convert(result) for batch in in_batches(items, MAX_BATCH) for result in call(batch)]
+        return [from_item(result.status) or convert(result) for batch in in_batches(items, MAX_BATCH) for result in call(batch)]

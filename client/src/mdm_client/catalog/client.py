@@ -5,6 +5,8 @@ from typing import Any
 
 from mdm.acl.v1 import acl_pb2
 from mdm.catalog.v1 import catalog_pb2
+from mdm_wire.errors import MdmError
+from mdm_wire.status import from_item
 
 from mdm_client.catalog.model import (
     DIRECTORY,
@@ -23,7 +25,6 @@ from mdm_client.catalog.model import (
     usages_from_proto,
 )
 from mdm_client.catalog.replicas import FileReplicas, Replica, ReplicaCalls, ReplicaChange
-from mdm_client.errors import ClientError, from_status
 from mdm_client.names import Name
 
 __all__ = [
@@ -48,7 +49,7 @@ __all__ = [
 class CatalogClient(ReplicaCalls):
     """Calls of `mdm.catalog.v1` for users; what changes names is in `CatalogChanges`, what is about replicas in `ReplicaCalls`."""
 
-    def stat(self, names: Sequence[Name], with_replicas: bool = False, follow: bool = True) -> list[Entry | ClientError]:
+    def stat(self, names: Sequence[Name], with_replicas: bool = False, follow: bool = True) -> list[Entry | MdmError]:
         """Return each entry, or why it is not given, in the order asked; a symbolic link itself unless `follow`."""
 
         def call(batch: list[catalog_pb2.Target]) -> Any:
@@ -57,7 +58,7 @@ class CatalogClient(ReplicaCalls):
 
         return self.batched([name.to_proto() for name in names], call, lambda result: entry_from_proto(result.entry))
 
-    def resolve(self, names: Sequence[Name]) -> list[Location | ClientError]:
+    def resolve(self, names: Sequence[Name]) -> list[Location | MdmError]:
         """Return where each file is, or why that is not told, in the order asked."""
 
         def call(batch: list[catalog_pb2.Target]) -> Any:
@@ -69,7 +70,7 @@ class CatalogClient(ReplicaCalls):
         """Yield what is in a directory in order of path; a file yields itself. A broken stream is resumed.
 
         Raises:
-            ClientError: on first use of the iterator or later.
+            MdmError: on first use of the iterator or later.
         """
 
         def start(after: str) -> Any:
@@ -82,7 +83,7 @@ class CatalogClient(ReplicaCalls):
         """Yield what meets a search below a directory in order of path. A broken stream is resumed.
 
         Raises:
-            ClientError: on first use of the iterator or later.
+            MdmError: on first use of the iterator or later.
         """
         return self._entries(lambda after: self.stub.Find(search.to_proto(lfn, after, with_replicas)))
 
@@ -111,7 +112,7 @@ class CatalogClient(ReplicaCalls):
         response = self.call(self.stub.ModifySubtreeAcls, request)
         found = []
         for result in response.results:
-            error = from_status(result.status)
+            error = from_item(result.status)
             found.append(ChangedAcl(_subtree_acl(result.subtree_acl), None if error else result.acl, error))
         return found, response.hidden
 

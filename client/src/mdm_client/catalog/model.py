@@ -8,8 +8,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.acl.v1 import acl_pb2
 from mdm.catalog.v1 import catalog_pb2
-
-from mdm_client.errors import ClientError
+from mdm_wire.errors import MdmError
 
 DIRECTORY = "directory"
 FILE = "file"
@@ -75,7 +74,7 @@ class ChangedAcl:
 
     acl: SubtreeAcl
     after: acl_pb2.Acl | None
-    error: ClientError | None
+    error: MdmError | None
 
 
 @dataclass(frozen=True, slots=True)

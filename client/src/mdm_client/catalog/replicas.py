@@ -9,11 +9,12 @@ from uuid import UUID
 
 import grpc
 from mdm.catalog.v1 import catalog_pb2
+from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.status import from_item, from_rpc_error
 
 from mdm_client.calls import Backoff, in_batches
 from mdm_client.catalog.changes import MAX_BATCH, CatalogChanges, Outcome
 from mdm_client.catalog.model import moment
-from mdm_client.errors import ClientError, Unavailable, from_rpc_error, from_status
 from mdm_client.names import Name
 
 STATUSES = {
@@ -110,19 +111,19 @@ class ReplicaCalls(CatalogChanges):
 
         return self.outcomes(list(surls), call)
 
-    def replicas(self, names: Sequence[Name]) -> list[FileReplicas | ClientError]:
+    def replicas(self, names: Sequence[Name]) -> list[FileReplicas | MdmError]:
         """Return the replicas of each file, or why they are not given, in the order asked."""
-        found: list[FileReplicas | ClientError] = []
+        found: list[FileReplicas | MdmError] = []
         for batch in in_batches([name.to_proto() for name in names], MAX_BATCH):
             results = self.repeat(partial(self._list, catalog_pb2.ListReplicasRequest(targets=batch)))
-            found += (from_status(result.status) or _file(result.lfn, result.guid, result.replicas) for result in results)
+            found += (from_item(result.status) or _file(result.lfn, result.guid, result.replicas) for result in results)
         return found
 
     def find_replicas(self, set_name: str = "", host: str = "", statuses: Sequence[str] = ()) -> Iterator[FileReplicas]:
         """Yield each replica of a set or on a host, with its file, in order of SURL. A broken stream is resumed.
 
         Raises:
-            ClientError: on first use of the iterator or later.
+            MdmError: on first use of the iterator or later.
         """
         wanted = [STATUSES[status] for status in statuses]
 
@@ -136,13 +137,13 @@ class ReplicaCalls(CatalogChanges):
         """Apply operations of any kind (`mdm.catalog.v1.Operation`) wholly or not at all. Not repeated by itself.
 
         Raises:
-            ClientError: nothing was done; the message begins with the number of the operation, from 0, that was the obstacle.
+            MdmError: nothing was done; the message begins with the number of the operation, from 0, that was the obstacle.
         """
         try:
             answer = self.stub.Apply(catalog_pb2.ApplyRequest(operations=operations), timeout=self.patience.call_seconds)
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.place) from error
-        obstacle = from_status(answer.status)
+        obstacle = from_item(answer.status)
         if obstacle is not None:
             raise obstacle.at(f"operation {answer.failed}")
 

@@ -8,8 +8,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_wire.errors import Corrupt, Invalid
 
-from mdm_client.errors import Corrupt, Invalid
 from mdm_client.federation.value import EXACT, FLOAT, INT, NUMBERS, NUMERIC, Value, decimal_of, key_of, quotient, read, rounded, widened
 
 _BOOL = pb.ATTRIBUTE_TYPE_BOOL
@@ -44,7 +44,7 @@ def compiled(expression: pb.MergeExpression) -> Part:
             return part(row)
         except (ArithmeticError, ValueError):
             problem = "a division by zero, or a number or date out of range"
-            raise Invalid.because("QUERY_VALUE", f"the merged answer needs {problem}; leave such groups out in HAVING") from None
+            raise Invalid("QUERY_VALUE", f"the merged answer needs {problem}; leave such groups out in HAVING") from None
 
     return computed
 
@@ -63,7 +63,7 @@ def _part(expression: pb.MergeExpression) -> Part:
             make = _OPERATIONS.get(expression.call.operation)
             if make is not None:
                 return make(_Call([_part(argument) for argument in arguments], [argument.type for argument in arguments], expression.type))
-    raise Corrupt.because("ANSWER_MALFORMED", "metadata: the sites' answers are merged in a way that this version does not know")
+    raise Corrupt("ANSWER_MALFORMED", "metadata: the sites' answers are merged in a way that this version does not know")
 
 
 def _always(value: Value) -> Part:

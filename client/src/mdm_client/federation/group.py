@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_wire.errors import Corrupt, Invalid
 
-from mdm_client.errors import Corrupt, Invalid
 from mdm_client.federation.expression import compiled
 from mdm_client.federation.value import key_of, mean_of, read, shown, total_of
 from mdm_client.metadata.client import Row
@@ -69,7 +69,7 @@ def check_groups(number: int) -> None:
         Invalid: TOO_MANY_GROUPS.
     """
     if number > MAX_GROUPS:
-        raise Invalid.because("TOO_MANY_GROUPS", f"more than {MAX_GROUPS} groups, or distinct values, to be merged: add conditions")
+        raise Invalid("TOO_MANY_GROUPS", f"more than {MAX_GROUPS} groups, or distinct values, to be merged: add conditions")
 
 
 def _combined(column: pb.MergeColumn, source: int, rows: Sequence[Row]) -> Any:
@@ -92,4 +92,4 @@ def _combined(column: pb.MergeColumn, source: int, rows: Sequence[Row]) -> Any:
     if kind in (pb.MERGE_KIND_AVG, pb.MERGE_KIND_AVG_DISTINCT):
         count = len(values) if kind in _DISTINCT else sum(row[column.count_source] for row in rows)
         return mean_of(result, total_of(values), count)
-    raise Corrupt.because("ANSWER_MALFORMED", "metadata: the sites' answers are merged in a way that this version does not know")
+    raise Corrupt("ANSWER_MALFORMED", "metadata: the sites' answers are merged in a way that this version does not know")

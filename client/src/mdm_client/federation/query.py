@@ -10,8 +10,8 @@ from itertools import chain, islice
 from typing import Any
 
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_wire.errors import Conflict, Invalid, MdmError
 
-from mdm_client.errors import ClientError, Conflict, Invalid
 from mdm_client.federation.group import MAX_GROUPS, Groups, check_groups, identity_of
 from mdm_client.federation.value import key_of
 from mdm_client.metadata.client import Column, MetadataClient, QueryResult, Row, columns_of
@@ -30,10 +30,10 @@ class FederatedAnswer:
         """Wait for the first part, which decides how all are merged; one that differs fails.
 
         Raises:
-            ClientError: no site answers: the error of the first.
+            MdmError: no site answers: the error of the first.
         """
         self._asked = asked
-        self._failures: dict[str, ClientError] = {}
+        self._failures: dict[str, MdmError] = {}
         first = _first_part(asked)
         self._first = first
         self._plan = first.merge
@@ -41,7 +41,7 @@ class FederatedAnswer:
         self.columns: list[Column] = columns_of(pb.QueryHeader(columns=visible))
 
     @property
-    def failures(self) -> Mapping[str, ClientError]:
+    def failures(self) -> Mapping[str, MdmError]:
         """The sites that did not answer, and why, in the order asked; complete when all rows were read."""
         return {site: self._failures[site] for site in self._asked if site in self._failures}
 
@@ -67,12 +67,12 @@ class FederatedAnswer:
         """Return a site's part once it is there; None if it fails, which is noted."""
         try:
             part = self._asked[site].result()
-        except ClientError as error:
+        except MdmError as error:
             self._failures[site] = error
             return None
         if part.merge == self._plan and part.columns == self._first.columns:
             return part
-        self._failures[site] = Conflict.because("SCHEMA_DIFFERS", _DIFFERS)
+        self._failures[site] = Conflict("SCHEMA_DIFFERS", _DIFFERS)
         return None
 
     def _part_batches(self, site: str) -> Iterator[list[Row]]:
@@ -80,7 +80,7 @@ class FederatedAnswer:
         part = self._part(site)
         try:
             yield from part.batches() if part is not None else ()
-        except ClientError as error:
+        except MdmError as error:
             self._failures[site] = error
 
     def _whole_batches(self, site: str) -> Iterator[list[Row]]:
@@ -138,7 +138,7 @@ def _first_part(asked: Mapping[str, Future[QueryResult]]) -> QueryResult:
     """Wait for an answer, and a moment for sites before it, so that while all are well the same one decides each time.
 
     Raises:
-        ClientError: no site answers: the error of the first.
+        MdmError: no site answers: the error of the first.
     """
     futures = list(asked.values())
     for future in as_completed(futures):
@@ -199,12 +199,12 @@ def query_sites(
     A site that is away is tried as long as its client's patience says, while the others' rows come.
 
     Raises:
-        Invalid: no site is named, or a name is none. ClientError: no site answers.
+        Invalid: no site is named, or a name is none. MdmError: no site answers.
     """
     if not sites:
-        raise Invalid.because("SITE_MISSING", "name at least one site, or all; they are under [metadata_sites] in the configuration")
+        raise Invalid("SITE_MISSING", "name at least one site, or all; they are under [metadata_sites] in the configuration")
     if bad := [site for site in sites if not _SITE.fullmatch(site)]:
-        raise Invalid.because("SITE_NAME", f"{bad[0]}: a site's name is letters, digits, dots, underscores and hyphens")
+        raise Invalid("SITE_NAME", f"{bad[0]}: a site's name is letters, digits, dots, underscores and hyphens")
 
     def ask(site: str) -> QueryResult:
         return sites[site].query(sql.replace("{site}", site), timeout, partial=True, parameters=parameters)

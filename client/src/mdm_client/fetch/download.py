@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from grpc import StatusCode
+from mdm_wire.errors import Code, Invalid, MdmError, NotFound
 
-from mdm_client.errors import ClientError, Invalid, NotFound, make_error
 from mdm_client.fetch.keyring import KeyRing
 from mdm_client.fetch.plan import PlannedFile
 from mdm_client.fetch.srm import SrmClient
@@ -40,7 +39,7 @@ class FileResult:
     guid: UUID
     path: Path
     size: int = 0
-    error: ClientError | None = None
+    error: MdmError | None = None
 
 
 class Download:
@@ -88,7 +87,7 @@ class Download:
                 elif outstanding.pop(result.guid, None):
                     yield result
             for file in outstanding.values():
-                yield self._failure(file, make_error(StatusCode.INTERNAL, "CLIENT_DEFECT", f"{file.path}: {self._defect}"))
+                yield self._failure(file, MdmError("CLIENT_DEFECT", f"{file.path}: {self._defect}", code=Code.INTERNAL))
         finally:
             self._cancellation.stop()
             for thread in threads:
@@ -128,14 +127,14 @@ class Download:
         for file in self._files:
             try:
                 site, surl = self._choose(file)
-            except ClientError as error:
+            except MdmError as error:
                 self._fail(file, error)
             else:
                 sites.setdefault(site, {})[surl] = file
         return sites
 
     def _choose(self, file: PlannedFile) -> tuple[str, str]:
-        problem: ClientError = NotFound.because("NO_REPLICA", f"{file.location.lfn}: no available copy")
+        problem: MdmError = NotFound("NO_REPLICA", f"{file.location.lfn}: no available copy")
         for surl in file.location.surls:
             try:
                 site = surl_authority(surl)
@@ -150,13 +149,13 @@ class Download:
         """Fetch one pinned file in a worker and report it.
 
         Raises:
-            ClientError: the site could not be read; the file may be staged again.
+            MdmError: the site could not be read; the file may be staged again.
         """
         self._cancellation.check()
         path = self._directory / file.path
         try:
             key = self._keys.key(file.guid)
-        except ClientError as error:
+        except MdmError as error:
             self._fail(file, error)
             return
         source = StagedFile(self._sites(turl_authority(turl)), turl, size, self._cancellation, self._received)
@@ -179,8 +178,8 @@ class Download:
         if self._notify:
             self._notify(count)
 
-    def _fail(self, file: PlannedFile, error: ClientError) -> None:
+    def _fail(self, file: PlannedFile, error: MdmError) -> None:
         self._results.put(self._failure(file, error))
 
-    def _failure(self, file: PlannedFile, error: ClientError) -> FileResult:
+    def _failure(self, file: PlannedFile, error: MdmError) -> FileResult:
         return FileResult(file.location.lfn, file.guid, self._directory / file.path, 0, error)

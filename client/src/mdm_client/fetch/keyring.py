@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from uuid import UUID
 
+from mdm_wire.errors import Cancelled, MdmError, NotFound
+
 from mdm_client.calls import Backoff, in_batches, is_passing
-from mdm_client.errors import Cancelled, ClientError, NotFound
 from mdm_client.fetch.transfer import Cancellation
 from mdm_client.keystore.client import KeySource
 
@@ -20,7 +21,7 @@ class KeyRing:
         self._cancellation = cancellation
         self._patience = patience
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="keys")
-        self._batches: dict[UUID, Future[Mapping[UUID, bytes | ClientError]]] = {}
+        self._batches: dict[UUID, Future[Mapping[UUID, bytes | MdmError]]] = {}
 
     def request(self, guids: Sequence[UUID]) -> None:
         """Start fetching these keys."""
@@ -32,15 +33,15 @@ class KeyRing:
         """Return a file's key, waiting for it.
 
         Raises:
-            ClientError: why the keystores do not give it.
+            MdmError: why the keystores do not give it.
         """
         try:
             answer = self._batches[guid].result().get(guid)
         except CancelledError:
-            raise Cancelled.because("CANCELLED", "given up on request") from None
+            raise Cancelled("CANCELLED", "given up on request") from None
         if answer is None:
-            raise NotFound.because("KEY_NOT_FOUND", f"keystores: no key for {guid}")
-        if isinstance(answer, ClientError):
+            raise NotFound("KEY_NOT_FOUND", f"keystores: no key for {guid}")
+        if isinstance(answer, MdmError):
             raise answer
         return answer
 
@@ -48,9 +49,9 @@ class KeyRing:
         """Give up what was not fetched, and wait for the calls that run."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _fetch(self, guids: list[UUID]) -> Mapping[UUID, bytes | ClientError]:
+    def _fetch(self, guids: list[UUID]) -> Mapping[UUID, bytes | MdmError]:
         """Fetch a batch; ask again for keys that too few keystores could give, as long as patience lasts."""
-        answers: dict[UUID, bytes | ClientError] = {}
+        answers: dict[UUID, bytes | MdmError] = {}
         backoff = Backoff(0.3, 5.0)
         waited = 0.0
         missing = guids
@@ -65,12 +66,12 @@ class KeyRing:
                 self._cancellation.wait(pause)
         return answers
 
-    def _ask(self, guids: list[UUID]) -> Mapping[UUID, bytes | ClientError]:
+    def _ask(self, guids: list[UUID]) -> Mapping[UUID, bytes | MdmError]:
         try:
             return self._source.get_keys(guids)
-        except ClientError as error:
+        except MdmError as error:
             return dict.fromkeys(guids, error)
 
 
-def _may_come(answer: bytes | ClientError | None) -> bool:
-    return isinstance(answer, ClientError) and is_passing(answer)
+def _may_come(answer: bytes | MdmError | None) -> bool:
+    return isinstance(answer, MdmError) and is_passing(answer)

@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from uuid import UUID
 
+from mdm_wire.errors import Invalid, MdmError, NotFound
+
 from mdm_client.catalog.client import DIRECTORY, FILE, Entry, Location
-from mdm_client.errors import ClientError, Invalid, NotFound
 from mdm_client.names import PERMISSION_BITS, Name, normalise_lfn
 
 _READ = PERMISSION_BITS["r"]
@@ -16,10 +17,10 @@ _READ = PERMISSION_BITS["r"]
 class Catalog(Protocol):
     """What planning needs of the catalog."""
 
-    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | ClientError]:
+    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | MdmError]:
         """Return each entry or its error."""
 
-    def resolve(self, names: Sequence[Name]) -> list[Location | ClientError]:
+    def resolve(self, names: Sequence[Name]) -> list[Location | MdmError]:
         """Return each file's location or its error."""
 
     def list_entries(self, lfn: str, recursive: bool = False, with_replicas: bool = False) -> Iterator[Entry]:
@@ -44,7 +45,7 @@ class PlanFailure:
     """A name that leads to no file."""
 
     name: str
-    error: ClientError
+    error: MdmError
 
 
 @dataclass
@@ -67,10 +68,10 @@ def make_plan(catalog: Catalog, names: Sequence[Name]) -> Plan:
     for lfn in directories:
         try:
             found += _below(catalog, lfn, plan.failures)
-        except ClientError as error:
+        except MdmError as error:
             plan.failures.append(PlanFailure(lfn, error))
     for name, answer in zip(singles, catalog.resolve(singles) if singles else [], strict=True):
-        if isinstance(answer, ClientError):
+        if isinstance(answer, MdmError):
             plan.failures.append(PlanFailure(str(name), answer))
         else:
             found.append((answer, ""))
@@ -100,7 +101,7 @@ def _below(catalog: Catalog, root: str, failures: list[PlanFailure]) -> list[tup
         else:
             unresolved.append(Name(lfn=entry.lfn))
     for name, answer in zip(unresolved, catalog.resolve(unresolved) if unresolved else [], strict=True):
-        if isinstance(answer, ClientError):
+        if isinstance(answer, MdmError):
             if answer.reason != "NOT_A_FILE":  # a link to a directory, which is not part of this one
                 failures.append(PlanFailure(name.lfn, answer))
         else:
@@ -118,8 +119,8 @@ def _place(found: Iterable[tuple[Location, str]], plan: Plan) -> None:
         try:
             path = _relative_path(location, root)
             if not location.surls:
-                raise NotFound.because("NO_REPLICA", f"{location.lfn}: the catalog knows no available copy")
-        except ClientError as error:
+                raise NotFound("NO_REPLICA", f"{location.lfn}: the catalog knows no available copy")
+        except MdmError as error:
             plan.failures.append(PlanFailure(location.lfn or str(location.guid), error))
             continue
         if path in taken:
@@ -133,7 +134,7 @@ def _relative_path(location: Location, root: str) -> str:
     """Return the path below the output directory. The LFN comes from a server: it is checked before it names a file."""
     lfn = normalise_lfn(location.lfn)
     if lfn == "/":
-        raise Invalid.because("LFN_MALFORMED", f"{location.guid}: the catalog gives no file name for it")
+        raise Invalid("LFN_MALFORMED", f"{location.guid}: the catalog gives no file name for it")
     return lfn.removeprefix(_prefix(root)) if root else lfn.rpartition("/")[2]
 
 

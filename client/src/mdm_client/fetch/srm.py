@@ -22,7 +22,7 @@ _STATE_NAMES = {value: name.removeprefix("REGISTRATION_STATE_") for name, value 
 
 
 class SrmClient(Service):
-    """Calls of `mdm.srm.v1` at one site. The streams raise grpc.RpcError; everything else ClientError."""
+    """Calls of `mdm.srm.v1` at one site. The streams raise grpc.RpcError; everything else MdmError."""
 
     def __init__(self, site: str, channel: grpc.Channel, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
         super().__init__(f"srm {site}", channel, patience)

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import grpc
 from mdm.srm.v1 import srm_pb2
+from mdm_wire.errors import Code, FailedPrecondition, Invalid, MdmError, NotFound, TimedOut, Unavailable, make_error
+from mdm_wire.status import from_rpc_error
 
 from mdm_client.calls import Backoff, is_passing
-from mdm_client.errors import ClientError, Invalid, NotFound, TimedOut, Unavailable, from_rpc_error, make_error
 from mdm_client.fetch.plan import PlannedFile
 from mdm_client.fetch.srm import MAX_BATCH
 from mdm_client.fetch.transfer import Cancellation
@@ -30,13 +31,13 @@ _LATER = frozenset(
         srm_pb2.STATUS_CODE_ABORTED,
     }
 )
-_GRPC_CODES = {
-    srm_pb2.STATUS_CODE_INVALID_PATH: grpc.StatusCode.NOT_FOUND,
-    srm_pb2.STATUS_CODE_AUTHORIZATION_FAILURE: grpc.StatusCode.PERMISSION_DENIED,
-    srm_pb2.STATUS_CODE_FILE_LOST: grpc.StatusCode.NOT_FOUND,
-    srm_pb2.STATUS_CODE_NO_FREE_SPACE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    srm_pb2.STATUS_CODE_INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    srm_pb2.STATUS_CODE_INTERNAL_ERROR: grpc.StatusCode.INTERNAL,
+_CODES = {
+    srm_pb2.STATUS_CODE_INVALID_PATH: Code.NOT_FOUND,
+    srm_pb2.STATUS_CODE_AUTHORIZATION_FAILURE: Code.PERMISSION_DENIED,
+    srm_pb2.STATUS_CODE_FILE_LOST: Code.NOT_FOUND,
+    srm_pb2.STATUS_CODE_NO_FREE_SPACE: Code.RESOURCE_EXHAUSTED,
+    srm_pb2.STATUS_CODE_INVALID_REQUEST: Code.INVALID_ARGUMENT,
+    srm_pb2.STATUS_CODE_INTERNAL_ERROR: Code.INTERNAL,
 }
 _EXPLANATIONS = {
     srm_pb2.STATUS_CODE_INVALID_PATH: "no such file, or not for you",
@@ -90,14 +91,14 @@ class _Round:
     lock: threading.Lock = field(default_factory=threading.Lock)
     started: dict[str, "Future[None]"] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
-    again: dict[str, ClientError] = field(default_factory=dict)
+    again: dict[str, MdmError] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
 
 
 class SiteStaging:
     """Stages files at one site until each is fetched or has failed.
 
-    `start` runs a task in a worker. `fetch(file, turl, size)` fetches a pinned file and reports it; it raises ClientError
+    `start` runs a task in a worker. `fetch(file, turl, size)` fetches a pinned file and reports it; it raises MdmError
     where the site could not be read. `fail` reports a file given up.
     """
 
@@ -107,7 +108,7 @@ class SiteStaging:
         files: Mapping[str, PlannedFile],
         start: Callable[[Callable[[], None]], "Future[None]"],
         fetch: Callable[[PlannedFile, str, int], None],
-        fail: Callable[[PlannedFile, ClientError], None],
+        fail: Callable[[PlannedFile, MdmError], None],
         clock: Clock,
         cancellation: Cancellation,
     ) -> None:
@@ -119,7 +120,7 @@ class SiteStaging:
         self._clock = clock
         self._cancellation = cancellation
         self._attempts: dict[str, int] = {}
-        self._reasons: dict[str, ClientError] = {}
+        self._reasons: dict[str, MdmError] = {}
 
     def run(self) -> None:
         """Return when every file is settled, or at once after cancellation."""
@@ -142,11 +143,11 @@ class SiteStaging:
                     return
                 self._cancellation.wait(pause)
 
-    def _one_round(self, surls: list[str]) -> dict[str, ClientError]:
+    def _one_round(self, surls: list[str]) -> dict[str, MdmError]:
         """Stage and fetch what can be; return what is worth another round, and why it was not had in this one."""
         try:
             response = self._site.prepare_to_get(surls)
-        except ClientError as error:
+        except MdmError as error:
             if is_passing(error):
                 return dict.fromkeys(surls, error)
             for surl in surls:
@@ -160,7 +161,7 @@ class SiteStaging:
             wait(current.started.values())
         finally:
             self._end(current)
-        lost = Unavailable.because("NOT_STAGED", f"{self._site.place}: the file was not staged; try again later")
+        lost = Unavailable("NOT_STAGED", f"{self._site.place}: the file was not staged; try again later")
         known = current.settled | set(current.started) | set(current.again)
         # A round that patience cuts short knows nothing: what an earlier one was told says more.
         return {**current.again, **{surl: self._reasons.get(surl, lost) for surl in surls if surl not in known}}
@@ -212,7 +213,7 @@ class SiteStaging:
         surl = status.surl
         try:
             self._fetch(file, status.turl, status.size)
-        except ClientError as error:
+        except MdmError as error:
             if self._cancellation.stopped:
                 return
             self._attempts[surl] = self._attempts.get(surl, 0) + 1
@@ -235,30 +236,30 @@ class SiteStaging:
                 self._site.abort(current.token)
             else:
                 self._site.release(current.token)
-        except ClientError:
+        except MdmError:
             # The pins expire by themselves.
             return
 
     def _release(self, token: str, surls: list[str]) -> None:
         try:
             self._site.release(token, surls)
-        except ClientError:
+        except MdmError:
             # They are released again with the request, or expire.
             return
 
-    def _give_up(self, again: Mapping[str, ClientError]) -> None:
+    def _give_up(self, again: Mapping[str, MdmError]) -> None:
         for surl, error in again.items():
             message = f"given up after {self._clock.limit:.0f} s without progress: {error.message}"
-            self._fail(self._files.pop(surl), type(error)(error.code, error.reason, message))
+            self._fail(self._files.pop(surl), error.saying(message))
 
 
-def _worth_another_round(error: ClientError) -> bool:
+def _worth_another_round(error: MdmError) -> bool:
     """Tell whether staging again may help: the site is away, or no longer knows the TURL."""
-    return is_passing(error) or isinstance(error, NotFound | Invalid)
+    return is_passing(error) or isinstance(error, NotFound | Invalid | FailedPrecondition)
 
 
-def _error(file: PlannedFile, status: srm_pb2.FileStatus) -> ClientError:
+def _error(file: PlannedFile, status: srm_pb2.FileStatus) -> MdmError:
     name = srm_pb2.StatusCode.Name(status.status).removeprefix("STATUS_CODE_")
-    code = _GRPC_CODES.get(status.status, grpc.StatusCode.UNAVAILABLE)
+    code = _CODES.get(status.status, Code.UNAVAILABLE)
     why = status.explanation or _EXPLANATIONS.get(status.status, name)
     return make_error(code, name, f"{file.location.lfn}: {why}")

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import grpc
 from mdm_crypto.stream import StreamError, decrypt, decrypt_stream
+from mdm_wire.errors import Cancelled, Corrupt, MdmError, TimedOut, Unavailable
+from mdm_wire.status import from_rpc_error
 
 from mdm_client.calls import Backoff, is_busy
-from mdm_client.errors import Cancelled, ClientError, Corrupt, TimedOut, Unavailable, from_rpc_error
 from mdm_client.local_file import AtomicFile
 
 # Files up to this size are decrypted in memory in one go: cheaper per file than a stream.
@@ -69,7 +70,7 @@ class Cancellation:
     def check(self) -> None:
         """Raise Cancelled after `stop`."""
         if self._stopped.is_set():
-            raise Cancelled.because("CANCELLED", "given up on request")
+            raise Cancelled("CANCELLED", "given up on request")
 
     def wait(self, seconds: float) -> None:
         """Pause, but not beyond `stop`."""
@@ -130,7 +131,7 @@ class StagedFile:
                     breaks = refusals = 0
                     self._received(len(chunk.data))
                     yield chunk.data
-                failure: ClientError = Unavailable.because("STREAM_CUT", f"{self._site.place}: the stream ended early")
+                failure: MdmError = Unavailable("STREAM_CUT", f"{self._site.place}: the stream ended early")
             except grpc.RpcError as error:
                 failure = from_rpc_error(error, self._site.place)
             finally:
@@ -156,7 +157,7 @@ def fetch_file(source: StagedFile, size: int, key: bytes, guid: UUID, destinatio
 
     Raises:
         Corrupt: CIPHERTEXT_NOT_AUTHENTIC.
-        ClientError: the site could not be read.
+        MdmError: the site could not be read.
         OSError: the local file could not be written.
     """
     try:
@@ -168,7 +169,7 @@ def fetch_file(source: StagedFile, size: int, key: bytes, guid: UUID, destinatio
         with AtomicFile(destination, durable) as file:
             return decrypt_stream(key, guid.bytes, source, file)
     except StreamError as error:
-        raise Corrupt.because(
+        raise Corrupt(
             "CIPHERTEXT_NOT_AUTHENTIC", f"{guid}: what the site sent is not what was encrypted for this file; nothing was kept"
         ) from error
     finally:

@@ -8,8 +8,8 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.keystore.v1 import admin_pb2
 from mdm_crypto.audit import GENESIS, AuditEntry, SignedHead, WitnessedHead, audit_hash
+from mdm_wire.errors import MdmError
 
-from mdm_client.errors import ClientError
 from mdm_client.keystore.operator import KeystoreOperator
 
 #: What a finding can be.
@@ -66,7 +66,7 @@ def audit_entries(operator: KeystoreOperator, name: str, after_seq: int = 0) -> 
 
 
 def _verify(
-    operator: KeystoreOperator, name: str, witnesses: dict[str, list[WitnessedHead] | ClientError], progress: Callable[[str, int], None]
+    operator: KeystoreOperator, name: str, witnesses: dict[str, list[WitnessedHead] | MdmError], progress: Callable[[str, int], None]
 ) -> AuditReport:
     report = AuditReport(name, operator.index_of(name))
     heads = _heads_of(report, witnesses)
@@ -74,7 +74,7 @@ def _verify(
     hashes: dict[int, bytes] = {0: GENESIS}
     try:
         head = _read(operator, report, wanted, hashes, progress)
-    except ClientError as error:
+    except MdmError as error:
         report.findings.append(Finding(UNREACHABLE, report.entries, error.message))
         return report
     if not head.is_authentic() or head.index != report.index:
@@ -107,12 +107,12 @@ def _read(
     return head
 
 
-def _heads_of(report: AuditReport, witnesses: dict[str, list[WitnessedHead] | ClientError]) -> list[WitnessedHead]:
+def _heads_of(report: AuditReport, witnesses: dict[str, list[WitnessedHead] | MdmError]) -> list[WitnessedHead]:
     heads = []
     for witness, found in witnesses.items():
         if witness == report.name:
             continue
-        if isinstance(found, ClientError):
+        if isinstance(found, MdmError):
             report.findings.append(Finding(UNREACHABLE, 0, f"its witness cannot be asked: {found.message}"))
             continue
         mine = [head for head in found if head.head.index == report.index]
@@ -138,13 +138,13 @@ def _compare(report: AuditReport, witnessed: WitnessedHead, present: SignedHead,
         report.findings.append(finding)
 
 
-def _heads(operator: KeystoreOperator, name: str) -> list[WitnessedHead] | ClientError:
+def _heads(operator: KeystoreOperator, name: str) -> list[WitnessedHead] | MdmError:
     try:
         return [
             WitnessedHead(_head(message.head), message.witness_index, message.signature, message.signing_key)
             for message in operator.witnessed_heads(name)
         ]
-    except ClientError as error:
+    except MdmError as error:
         return error
 
 

@@ -10,8 +10,8 @@ import grpc
 from mdm.acl.v1 import acl_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc
-
-from mdm_client.errors import ClientError, TimedOut, from_rpc_error, from_status
+from mdm_wire.errors import Code, MdmError, TimedOut
+from mdm_wire.status import from_item, from_rpc_error
 
 Key = TypeVar("Key")
 Answer = TypeVar("Answer")
@@ -52,7 +52,7 @@ class Reply:
 
     server: KeystoreServer
     response: Any = None
-    error: ClientError | None = None
+    error: MdmError | None = None
 
 
 class Replies:
@@ -111,16 +111,16 @@ def everywhere(
         found[reply.server] = reply
     replies.cancel()
     for server in wanted:
-        late = TimedOut.because("DEADLINE_EXCEEDED", f"{server.place}: no answer in time; try again")
+        late = TimedOut("DEADLINE_EXCEEDED", f"{server.place}: no answer in time; try again")
         found.setdefault(server, Reply(server, error=late))
     return found
 
 
-def item_errors(reply: Reply, keys: Sequence[Key], statuses: Callable[[Any], Iterable[ItemStatus]]) -> dict[Key, ClientError | None]:
+def item_errors(reply: Reply, keys: Sequence[Key], statuses: Callable[[Any], Iterable[ItemStatus]]) -> dict[Key, MdmError | None]:
     """Return each item's error at one keystore; a call that failed as a whole fails each of its items."""
     if reply.error is not None:
         return dict.fromkeys(keys, reply.error)
-    errors = [from_status(status) for status in statuses(reply.response)]
+    errors = [from_item(status) for status in statuses(reply.response)]
     if len(errors) != len(keys):
         return dict.fromkeys(keys, _wrong_length(reply.server))
     return {key: error and error.at(reply.server.place) for key, error in zip(keys, errors, strict=True)}
@@ -128,26 +128,24 @@ def item_errors(reply: Reply, keys: Sequence[Key], statuses: Callable[[Any], Ite
 
 def item_answers(
     reply: Reply, keys: Sequence[Key], results: Callable[[Any], Iterable[Any]], value: Callable[[Any], Answer]
-) -> dict[Key, Answer | ClientError]:
+) -> dict[Key, Answer | MdmError]:
     """Return each item's value or error at one keystore."""
     if reply.error is not None:
         return dict.fromkeys(keys, reply.error)
     given = list(results(reply.response))
     if len(given) != len(keys):
         return dict.fromkeys(keys, _wrong_length(reply.server))
-    answers: dict[Key, Answer | ClientError] = {}
+    answers: dict[Key, Answer | MdmError] = {}
     for key, result in zip(keys, given, strict=True):
-        error = from_status(result.status)
+        error = from_item(result.status)
         answers[key] = value(result) if error is None else error.at(reply.server.place)
     return answers
 
 
-def first_error(by_server: Mapping[KeystoreServer, Mapping[Key, ClientError | None]], key: Key) -> ClientError | None:
+def first_error(by_server: Mapping[KeystoreServer, Mapping[Key, MdmError | None]], key: Key) -> MdmError | None:
     """Return the error of the first keystore that failed this item."""
     return next((errors[key] for errors in by_server.values() if errors.get(key) is not None), None)
 
 
-def _wrong_length(server: KeystoreServer) -> ClientError:
-    return ClientError(
-        grpc.StatusCode.INTERNAL, "ANSWER_MALFORMED", f"{server.place}: answered another number of items than it was asked for"
-    )
+def _wrong_length(server: KeystoreServer) -> MdmError:
+    return MdmError("ANSWER_MALFORMED", f"{server.place}: answered another number of items than it was asked for", code=Code.INTERNAL)

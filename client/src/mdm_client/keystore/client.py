@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
-import grpc
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
+from mdm_wire.errors import Code, Invalid, MdmError
 
 from mdm_client.calls import in_batches
-from mdm_client.errors import ClientError, Invalid
 from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, item_answers, item_errors
 from mdm_client.keystore.creation import Creation
 from mdm_client.keystore.reading import KEY_SHARES_CHANGING, Preference, Reading
@@ -23,13 +22,13 @@ HEDGE_DELAY_SECONDS = 0.3
 #: A reader that met keystores before and after they replaced a key's shares asks again.
 _CHANGING_PAUSES = (0.05, 0.2, 0.5)
 
-Outcomes = dict[UUID, ClientError | None]
+Outcomes = dict[UUID, MdmError | None]
 
 
 class KeySource(Protocol):
     """What gives keys."""
 
-    def get_keys(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | ClientError]:
+    def get_keys(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | MdmError]:
         """Return each file's key or why it is not given."""
 
 
@@ -55,7 +54,7 @@ class KeystoreClient:
         indexes = sorted(server.index for server in servers)
         if indexes != list(range(1, len(servers) + 1)) or not 2 <= threshold <= len(servers):
             message = "keystores: the indexes must be 1 to n, each once, and 2 ≤ threshold ≤ n"
-            raise Invalid.because("KEYSTORES_WRONG", message)
+            raise Invalid("KEYSTORES_WRONG", message)
         self._servers = tuple(servers)
         self._threshold = threshold
         self._timeout = timeout
@@ -74,13 +73,13 @@ class KeystoreClient:
             outcomes.update(creation.run(batch))
         return outcomes
 
-    def get_keys(self, guids: Sequence[UUID]) -> dict[UUID, bytes | ClientError]:
+    def get_keys(self, guids: Sequence[UUID]) -> dict[UUID, bytes | MdmError]:
         """Return each file's 32-byte key, proven against its commitments, or why it is not given.
 
         Any k keystores suffice: one that is down, hung (at the cost of the hedging delay) or gives wrong shares is left
         out and named in a warning.
         """
-        results: dict[UUID, bytes | ClientError] = {}
+        results: dict[UUID, bytes | MdmError] = {}
         for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
             results.update(self._read(batch))
             for pause in _CHANGING_PAUSES:
@@ -91,9 +90,9 @@ class KeystoreClient:
                 results.update(self._read(changing))
         return results
 
-    def key_attributes(self, guids: Sequence[UUID]) -> dict[str, dict[UUID, keystore_pb2.KeyAttributes | ClientError]]:
+    def key_attributes(self, guids: Sequence[UUID]) -> dict[str, dict[UUID, keystore_pb2.KeyAttributes | MdmError]]:
         """Return what is not secret about keys as each keystore holds them, by keystore name and GUID."""
-        found: dict[str, dict[UUID, keystore_pb2.KeyAttributes | ClientError]] = {server.name: {} for server in self._servers}
+        found: dict[str, dict[UUID, keystore_pb2.KeyAttributes | MdmError]] = {server.name: {} for server in self._servers}
         for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
             request = keystore_pb2.GetKeyAttributesRequest(guids=[str(guid) for guid in batch])
             for server, reply in self._everywhere(lambda server: server.keys.GetKeyAttributes, request).items():
@@ -143,9 +142,9 @@ class KeystoreClient:
 
         return self._fan_out(acl_ids, lambda server: server.acls.ModifyAcls, request, statuses)
 
-    def get_acls(self, acl_ids: Sequence[UUID]) -> dict[str, dict[UUID, acl_pb2.Acl | ClientError]]:
+    def get_acls(self, acl_ids: Sequence[UUID]) -> dict[str, dict[UUID, acl_pb2.Acl | MdmError]]:
         """Return ACLs as each keystore holds them, by keystore name and ACL id."""
-        found: dict[str, dict[UUID, acl_pb2.Acl | ClientError]] = {server.name: {} for server in self._servers}
+        found: dict[str, dict[UUID, acl_pb2.Acl | MdmError]] = {server.name: {} for server in self._servers}
         for batch in in_batches(list(dict.fromkeys(acl_ids)), MAX_BATCH):
             request = acl_pb2.GetAclsRequest(ids=[str(acl_id) for acl_id in batch])
             for server, reply in self._everywhere(lambda server: server.acls.GetAcls, request).items():
@@ -153,12 +152,12 @@ class KeystoreClient:
                 found[server.name].update(answers)
         return found
 
-    def check_servers(self) -> dict[str, ClientError | None]:
+    def check_servers(self) -> dict[str, MdmError | None]:
         """Ask every keystore whether it holds the share index that the configuration says; None where it does."""
         replies = self._everywhere(lambda server: server.keys.GetServerInfo, keystore_pb2.GetServerInfoRequest())
         return {server.name: _index_error(reply) for server, reply in replies.items()}
 
-    def _read(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | ClientError]:
+    def _read(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | MdmError]:
         return Reading(guids, self._threshold, self._preference, self._timeout, self._hedge_delay).run()
 
     def _fan_out(
@@ -182,17 +181,17 @@ def _statuses(response: Any) -> Any:
     return response.statuses
 
 
-def _deletion(errors: Sequence[ClientError | None]) -> ClientError | None:
+def _deletion(errors: Sequence[MdmError | None]) -> MdmError | None:
     """One outcome of a deletion everywhere: absent here and deleted there is deleted."""
-    failed = next((error for error in errors if error and error.code is not grpc.StatusCode.NOT_FOUND), None)
+    failed = next((error for error in errors if error and error.code is not Code.NOT_FOUND), None)
     if failed is not None or None in errors:
         return failed
     return errors[0]
 
 
-def _index_error(reply: Reply) -> ClientError | None:
+def _index_error(reply: Reply) -> MdmError | None:
     if reply.error is not None or reply.response.share_index == reply.server.index:
         return reply.error
     held, expected = reply.response.share_index, reply.server.index
     message = f"{reply.server.place}: holds share {held}, but the configuration says {expected}; correct `index`"
-    return Invalid.because("KEYSTORE_INDEX_WRONG", message)
+    return Invalid("KEYSTORE_INDEX_WRONG", message)

@@ -14,8 +14,8 @@ from uuid import UUID
 from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
+from mdm_wire.errors import Aborted, Conflict, Corrupt, MdmError
 
-from mdm_client.errors import Aborted, ClientError, Conflict, Corrupt
 from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, first_error, item_answers, item_errors
 from mdm_client.keystore.shares import from_result, resolve, to_message
 
@@ -25,7 +25,7 @@ _ROUNDS = 7
 _SETTLE_SECONDS = 0.3
 _EPOCH = 0
 
-Errors = Mapping[KeystoreServer, Mapping[UUID, ClientError | None]]
+Errors = Mapping[KeystoreServer, Mapping[UUID, MdmError | None]]
 Shares = Mapping[UUID, Sequence[Share]]
 Remains = tuple[tuple[int, bytes], ...]
 
@@ -38,10 +38,10 @@ class Creation:
         self._threshold = threshold
         self._acl_id = acl_id
         self._timeout = timeout
-        self._outcomes: dict[UUID, ClientError | None] = {}
+        self._outcomes: dict[UUID, MdmError | None] = {}
         self._abandoned: dict[UUID, Remains] = {}
 
-    def run(self, guids: Sequence[UUID]) -> Mapping[UUID, ClientError | None]:
+    def run(self, guids: Sequence[UUID]) -> Mapping[UUID, MdmError | None]:
         """Return None for each key that every keystore now holds confirmed, else why not."""
         todo = list(guids)
         for attempt in range(_ROUNDS):
@@ -52,7 +52,7 @@ class Creation:
             if not todo:
                 break
         for guid in todo:
-            self._outcomes[guid] = Aborted.because("KEY_CONTENDED", "others are creating this key at the same time; try again")
+            self._outcomes[guid] = Aborted("KEY_CONTENDED", "others are creating this key at the same time; try again")
         return self._outcomes
 
     def _round(self, guids: Sequence[UUID]) -> None:
@@ -128,20 +128,20 @@ class Creation:
         incomplete: dict[UUID, list[KeystoreServer]] = {}
         for guid in guids:
             answers = {server: of_server[guid] for server, of_server in attributes.items()}
-            failed = next((a for a in answers.values() if isinstance(a, ClientError) and a.reason != "KEY_NOT_FOUND"), None)
-            found = {server: answer for server, answer in answers.items() if not isinstance(answer, ClientError)}
+            failed = next((a for a in answers.values() if isinstance(a, MdmError) and a.reason != "KEY_NOT_FOUND"), None)
+            found = {server: answer for server, answer in answers.items() if not isinstance(answer, MdmError)}
             confirmed = [server for server, key in found.items() if key.state == keystore_pb2.KEY_STATE_CONFIRMED]
             if failed is not None:
                 self._outcomes[guid] = failed
             elif any(found[server].acl_id != str(self._acl_id) for server in confirmed):
                 # It may be somebody else's, who knows it: nothing of ours may be encrypted under it.
-                self._outcomes[guid] = Conflict.because("KEY_GUARDED_OTHERWISE", "a key with this GUID exists under another ACL")
+                self._outcomes[guid] = Conflict("KEY_GUARDED_OTHERWISE", "a key with this GUID exists under another ACL")
             elif len(confirmed) == len(self._servers):
                 self._outcomes[guid] = None
             elif confirmed:
                 incomplete[guid] = confirmed
             elif not found:
-                self._outcomes[guid] = Conflict.because("KEY_EXISTS", "a key with this GUID exists and is not yours")
+                self._outcomes[guid] = Conflict("KEY_EXISTS", "a key with this GUID exists and is not yours")
         if incomplete:
             self._complete(incomplete)
 
@@ -156,7 +156,7 @@ class Creation:
                 remains[guid] = tuple((x, given[0].public_key) for x, given in sorted(shares[guid].items()))
             elif resolution.faults:
                 names = ", ".join(s.place for s in self._servers if s.index in resolution.faults)
-                self._outcomes[guid] = Corrupt.because("KEY_SHARES_DISAGREE", f"{names}: holds a wrong share; tell its operator")
+                self._outcomes[guid] = Corrupt("KEY_SHARES_DISAGREE", f"{names}: holds a wrong share; tell its operator")
             else:
                 for server in self._servers:
                     if server not in confirmed:
@@ -177,7 +177,7 @@ class Creation:
         shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         for server, reply in replies.items():
             for guid, answer in _shares_of(reply, guids).items():
-                if not isinstance(answer, ClientError):
+                if not isinstance(answer, MdmError):
                     shares[guid][server.index] = answer
         return shares
 
@@ -210,5 +210,5 @@ class Creation:
 _OVERTAKEN = frozenset({"KEY_EXISTS", "KEY_REPLACED", "KEY_NOT_FOUND"})
 
 
-def _shares_of(reply: Reply, guids: Sequence[UUID]) -> dict[UUID, tuple[Share, ...] | ClientError]:
+def _shares_of(reply: Reply, guids: Sequence[UUID]) -> dict[UUID, tuple[Share, ...] | MdmError]:
     return item_answers(reply, guids, lambda response: response.results, from_result)

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from mdm_crypto.file import EncryptedFile, FormatError, encrypt_file
 from mdm_crypto.stream import StreamError
+from mdm_wire.errors import Corrupt, Invalid, MdmError
 
-from mdm_client.errors import ClientError, Corrupt, Invalid
 from mdm_client.keystore.client import KeySource
 from mdm_client.local_file import STANDARD, InputFile, output_file, translated
 
@@ -19,7 +19,7 @@ def encrypt(
     The destination appears when it is whole; after any error it is what it was before. `received` is called with each count of bytes read.
 
     Raises:
-        ClientError: no key, or a local file that cannot be read or written.
+        MdmError: no key, or a local file that cannot be read or written.
     """
     with InputFile(source, received) as plaintext:
         output = output_file(destination, durable)
@@ -40,7 +40,7 @@ def decrypt(
     Raises:
         Corrupt: CIPHERTEXT_NOT_AUTHENTIC, KEY_ID_DIFFERS.
         Invalid: NOT_ENCRYPTED, KEY_ID_MISSING.
-        ClientError: no key, or a local file that cannot be read or written.
+        MdmError: no key, or a local file that cannot be read or written.
     """
     with InputFile(source, received) as ciphertext:
         output = output_file(destination, durable)
@@ -58,21 +58,21 @@ def decrypt(
             with translated(_shown(destination), "written"), output:
                 return named, file.decrypt(key, named, output)
         except FormatError as error:
-            raise Invalid.because("NOT_ENCRYPTED", f"{ciphertext.name}: {error}") from error
+            raise Invalid("NOT_ENCRYPTED", f"{ciphertext.name}: {error}") from error
         except StreamError as error:
             kept = "discard what was written" if piped and began else "nothing was kept"
             message = f"{ciphertext.name}: altered, cut short, or not what was encrypted under this key; {kept}"
-            raise Corrupt.because("CIPHERTEXT_NOT_AUTHENTIC", message) from error
+            raise Corrupt("CIPHERTEXT_NOT_AUTHENTIC", message) from error
 
 
 def get_key(keys: KeySource, guid: UUID) -> bytes:
     """Return one key.
 
     Raises:
-        ClientError: why it is not given.
+        MdmError: why it is not given.
     """
     answer = keys.get_keys([guid])[guid]
-    if isinstance(answer, ClientError):
+    if isinstance(answer, MdmError):
         raise answer.at(str(guid))
     return answer
 
@@ -84,10 +84,10 @@ class _Nowhere:
 
 def _checked_guid(name: str, found: UUID | None, wanted: UUID | None) -> UUID:
     if found is not None and wanted is not None and found != wanted:
-        raise Corrupt.because("KEY_ID_DIFFERS", f"{name}: encrypted under the key {found}, not {wanted}")
+        raise Corrupt("KEY_ID_DIFFERS", f"{name}: encrypted under the key {found}, not {wanted}")
     guid = found or wanted
     if guid is None:
-        raise Invalid.because("KEY_ID_MISSING", f"{name}: a staged file, which does not name its key; give its ID")
+        raise Invalid("KEY_ID_MISSING", f"{name}: a staged file, which does not name its key; give its ID")
     return guid
 
 

@@ -10,9 +10,9 @@ from uuid import UUID, uuid5
 
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
+from mdm_wire.errors import MdmError, NotFound
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.errors import ClientError, NotFound
 from mdm_client.grants import AclOutcome, AclView
 from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, item_answers, item_errors
 from mdm_client.keystore.client import MAX_BATCH, TIMEOUT_SECONDS, KeystoreClient
@@ -57,7 +57,7 @@ class KeyStatus:
     """One key as every keystore tells it, by the keystore's name."""
 
     guid: UUID
-    parts: Mapping[str, KeyFacts | ClientError]
+    parts: Mapping[str, KeyFacts | MdmError]
 
     @property
     def known(self) -> dict[str, KeyFacts]:
@@ -65,9 +65,9 @@ class KeyStatus:
         return {name: part for name, part in self.parts.items() if isinstance(part, KeyFacts)}
 
     @property
-    def error(self) -> ClientError | None:
+    def error(self) -> MdmError | None:
         """Why nothing is known of it; None where any keystore tells something."""
-        errors = [part for part in self.parts.values() if isinstance(part, ClientError)]
+        errors = [part for part in self.parts.values() if isinstance(part, MdmError)]
         if len(errors) < len(self.parts):
             return None
         return next((error for error in errors if not isinstance(error, NotFound)), errors[0])
@@ -89,10 +89,10 @@ class Deed:
     """What became of one operation on one key: by keystore, None where it was done."""
 
     guid: UUID
-    parts: Mapping[str, ClientError | None]
+    parts: Mapping[str, MdmError | None]
 
     @property
-    def error(self) -> ClientError | None:
+    def error(self) -> MdmError | None:
         """Why it is not done everywhere; a keystore that has no such key has nothing left to do if another one had it."""
         errors = [error for error in self.parts.values() if error is not None]
         lasting = next((error for error in errors if not isinstance(error, NotFound)), None)
@@ -121,13 +121,13 @@ class KeyManager:
 
     def register(
         self, guids: Sequence[UUID], acl_id: UUID | None = None, entries: Mapping[str, int] | None = None
-    ) -> tuple[UUID, dict[UUID, ClientError | None]]:
+    ) -> tuple[UUID, dict[UUID, MdmError | None]]:
         """Create keys under an existing ACL, or under one made for them, of the caller, with permission bits by principal.
 
         Returns the ACL's id, and for each key None where every keystore holds it, also when it did before. All keystores must be up.
 
         Raises:
-            ClientError: the ACL could not be made on every keystore.
+            MdmError: the ACL could not be made on every keystore.
         """
         if acl_id is None:
             acl_id = self.own_acl_id(guids)
@@ -141,7 +141,7 @@ class KeyManager:
 
     def unregister(self, guids: Sequence[UUID]) -> list[Deed]:
         """Destroy keys on every keystore, so that nothing encrypted under them can ever be read again."""
-        parts: dict[str, dict[UUID, ClientError | None]] = {server.name: {} for server in self._servers}
+        parts: dict[str, dict[UUID, MdmError | None]] = {server.name: {} for server in self._servers}
         for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
             request = keystore_pb2.DeleteKeysRequest(guids=[str(guid) for guid in batch])
             for server, reply in self._everywhere(lambda server: server.keys.DeleteKeys, request).items():
@@ -157,7 +157,7 @@ class KeyManager:
         """Return each key as every keystore tells it."""
         told = self._keystores.key_attributes(guids)
         parts = {
-            name: {guid: answer if isinstance(answer, ClientError) else _facts(answer) for guid, answer in of_server.items()}
+            name: {guid: answer if isinstance(answer, MdmError) else _facts(answer) for guid, answer in of_server.items()}
             for name, of_server in told.items()
         }
         return [KeyStatus(guid, of_key) for guid, of_key in self._by_key(guids, parts).items()]
@@ -168,19 +168,19 @@ class KeyManager:
         A keystore that cannot be listed has the same error for every key, one that lacks a key NotFound.
 
         Raises:
-            ClientError: on first use of the iterator: no keystore can be listed; or later: one broke off.
+            MdmError: on first use of the iterator: no keystore can be listed; or later: one broke off.
         """
-        away: dict[str, ClientError] = {}
+        away: dict[str, MdmError] = {}
         listings = []
         for server in self._servers:
             listing = self._list_at(server)
             try:
                 listings.append(_begun(server.name, listing))
-            except ClientError as error:
+            except MdmError as error:
                 away[server.name] = error
         if not listings:
             raise next(iter(away.values()))
-        absent = NotFound.because("KEY_NOT_FOUND", "no such key, or it is not for you to list")
+        absent = NotFound("KEY_NOT_FOUND", "no such key, or it is not for you to list")
         merged = heapq.merge(*listings, key=lambda item: item[1].guid)
         for guid, group in groupby(merged, key=lambda item: item[1].guid):
             held = dict(group)
@@ -216,11 +216,11 @@ class KeyManager:
         outcomes: dict[str, AclOutcome] = {}
         for server in self._servers:
             part = status.parts[server.name]
-            if isinstance(part, ClientError):
+            if isinstance(part, MdmError):
                 outcomes[server.name] = AclOutcome(server.place, "", error=part)
                 continue
             answer = item_answers(replies[server], [guid], lambda response: response.results, lambda result: _view(result.acl))[guid]
-            failed = isinstance(answer, ClientError)
+            failed = isinstance(answer, MdmError)
             outcomes[server.name] = AclOutcome(server.place, part.acl_id, None if failed else answer, answer if failed else None)  # type: ignore[arg-type]
         return outcomes
 

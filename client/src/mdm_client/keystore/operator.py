@@ -6,9 +6,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from mdm.keystore.v1 import admin_pb2
+from mdm_wire.errors import Invalid
 
 from mdm_client.calls import Patience, Service
-from mdm_client.errors import Invalid
 from mdm_client.keystore.calls import KeystoreServer
 
 REFRESH = admin_pb2.RESHARING_KIND_REFRESH
@@ -36,7 +36,7 @@ class KeystoreOperator:
         attempt it is begun once, however often it is asked for.
 
         Raises:
-            ClientError: RESHARING_RUNNING, where that keystore drives another one; PEERS_UNKNOWN; or it cannot be reached.
+            MdmError: RESHARING_RUNNING, where that keystore drives another one; PEERS_UNKNOWN; or it cannot be reached.
         """
         return self._begin(driver or self.names[0], resharing_id, kind=REFRESH)
 
@@ -54,7 +54,7 @@ class KeystoreOperator:
         """Return a job (None: the latest) that the named keystore drives.
 
         Raises:
-            ClientError: RESHARING_NOT_FOUND, or it cannot be reached.
+            MdmError: RESHARING_NOT_FOUND, or it cannot be reached.
         """
         request = admin_pb2.GetResharingRequest(id=str(resharing_id) if resharing_id else "")
         job: admin_pb2.Resharing = self._call(driver, "GetResharing", request).resharing
@@ -75,7 +75,7 @@ class KeystoreOperator:
         """Stop a job after the batch under way; keys already done keep their new shares.
 
         Raises:
-            ClientError: RESHARING_FORBIDDEN unless the caller began it; RESHARING_NOT_FOUND; RESHARING_ENDED.
+            MdmError: RESHARING_FORBIDDEN unless the caller began it; RESHARING_NOT_FOUND; RESHARING_ENDED.
         """
         request = admin_pb2.CancelResharingRequest(id=str(resharing_id))
         job: admin_pb2.Resharing = self._call(driver, "CancelResharing", request).resharing
@@ -126,5 +126,5 @@ class KeystoreOperator:
     def _server(self, name: str) -> KeystoreServer:
         if name not in self._servers:
             known = ", ".join(self._servers)
-            raise Invalid.because("KEYSTORE_UNKNOWN", f"{name}: no such keystore in the configuration; there: {known}")
+            raise Invalid("KEYSTORE_UNKNOWN", f"{name}: no such keystore in the configuration; there: {known}")
         return self._servers[name]

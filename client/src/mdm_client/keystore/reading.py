@@ -8,12 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-import grpc
 from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
+from mdm_wire.errors import Code, Corrupt, MdmError, NotFound, Unavailable
 
-from mdm_client.errors import ClientError, Corrupt, NotFound, Unavailable
 from mdm_client.keystore.calls import KeystoreServer, Replies, Reply, item_answers
 from mdm_client.keystore.shares import from_result, is_other_version, resolve
 
@@ -22,7 +21,7 @@ _log = logging.getLogger("mdm_client.keystore.client")
 KEY_SHARES_CHANGING = "KEY_SHARES_CHANGING"
 _AVOID_SLOW_SECONDS = 30.0
 _AVOID_WRONG_SECONDS = 300.0
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 
 
 class Preference:
@@ -73,12 +72,12 @@ class Reading:
         self._shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         self._best = dict.fromkeys(guids, 0)
         self._needed = dict.fromkeys(guids, threshold)
-        self._refusals: dict[UUID, list[ClientError]] = {guid: [] for guid in guids}
-        self._failures: dict[KeystoreServer, ClientError] = {}
+        self._refusals: dict[UUID, list[MdmError]] = {guid: [] for guid in guids}
+        self._failures: dict[KeystoreServer, MdmError] = {}
         self._faulty: dict[KeystoreServer, str] = {}
-        self._results: dict[UUID, bytes | ClientError] = {}
+        self._results: dict[UUID, bytes | MdmError] = {}
 
-    def run(self) -> Mapping[UUID, bytes | ClientError]:
+    def run(self) -> Mapping[UUID, bytes | MdmError]:
         """Return each key, or why there is none."""
         for _ in range(self._threshold):
             self._ask_next()
@@ -125,7 +124,7 @@ class Reading:
         self._preference.answered(server, time.monotonic() - started)
         answers = item_answers(reply, guids, lambda response: response.results, from_result)
         for guid, answer in answers.items():
-            if not isinstance(answer, ClientError):
+            if not isinstance(answer, MdmError):
                 self._shares[guid][server.index] = answer
             else:
                 self._refusals[guid].append(answer)
@@ -163,35 +162,35 @@ class Reading:
                     coming[guid] += 1
         return any(self._best[guid] + count < self._needed[guid] for guid, count in coming.items())
 
-    def _close(self, guid: UUID, result: bytes | ClientError) -> None:
+    def _close(self, guid: UUID, result: bytes | MdmError) -> None:
         self._results[guid] = result
         del self._open[guid]
 
     def _finish(self) -> None:
         for server in self._replies.running:
             if self._open:
-                self._failures[server] = Unavailable.because("DEADLINE_EXCEEDED", f"{server.place}: no answer in time")
+                self._failures[server] = Unavailable("DEADLINE_EXCEEDED", f"{server.place}: no answer in time")
         self._replies.cancel()
         for guid in list(self._open):
             self._close(guid, self._why(guid))
 
-    def _why(self, guid: UUID) -> ClientError:
+    def _why(self, guid: UUID) -> MdmError:
         """Explain why a key could not be had."""
         if self._faulty:
             names = ", ".join(f"{server.place} {fault}" for server, fault in self._faulty.items())
             message = f"too few keystores agree on this key ({names}); tell their operators"
-            return Corrupt.because("KEY_SHARES_DISAGREE", message)
+            return Corrupt("KEY_SHARES_DISAGREE", message)
         lasting = [error for error in self._failures.values() if error.code not in _PASSING]
         if lasting and len(lasting) == len(self._failures):
             return lasting[0]
         if not self._failures and self._refusals[guid]:
             return _common_refusal(self._refusals[guid])
         if self._is_changing(guid):
-            return Unavailable.because(KEY_SHARES_CHANGING, "the keystores are giving this key new shares; try again")
+            return Unavailable(KEY_SHARES_CHANGING, "the keystores are giving this key new shares; try again")
         if len(self._shares[guid]) >= self._needed[guid]:
-            return Corrupt.because("KEY_SHARES_DISAGREE", "the keystores contradict each other about this key; tell their operators")
+            return Corrupt("KEY_SHARES_DISAGREE", "the keystores contradict each other about this key; tell their operators")
         reasons = "; ".join(error.message for error in self._failures.values())
-        return Unavailable.because("KEYSTORES_UNAVAILABLE", f"{self._needed[guid]} keystores are needed to read a key: {reasons}")
+        return Unavailable("KEYSTORES_UNAVAILABLE", f"{self._needed[guid]} keystores are needed to read a key: {reasons}")
 
     def _is_changing(self, guid: UUID) -> bool:
         """Tell whether keystores were asked before and after they replaced their shares, so that too few are of one version."""
@@ -199,7 +198,7 @@ class Reading:
         return any(is_other_version(shares[0], other) for other in shares[1:])
 
 
-def _common_refusal(refusals: Sequence[ClientError]) -> ClientError:
+def _common_refusal(refusals: Sequence[MdmError]) -> MdmError:
     """One error for what several keystores said: the first that is not just `not found`, else that."""
     telling = [error for error in refusals if not isinstance(error, NotFound)]
-    return telling[0] if telling else NotFound.because("KEY_NOT_FOUND", "no such key, or you may not use it")
+    return telling[0] if telling else NotFound("KEY_NOT_FOUND", "no such key, or you may not use it")

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import grpc
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
+from mdm_wire.errors import Corrupt
+from mdm_wire.status import from_rpc_error
 
 from mdm_client.calls import Patience, Service
-from mdm_client.errors import Corrupt, from_rpc_error
 
 _INT = metadata_pb2.ATTRIBUTE_TYPE_INT
 _FLOAT = metadata_pb2.ATTRIBUTE_TYPE_FLOAT
@@ -86,7 +87,7 @@ class MetadataClient(Service):
         With `partial`, a site's part of a query over several, with the `merge` plan; see `mdm_client.federation.query`.
 
         Raises:
-            ClientError: Invalid where the SQL is not accepted; also later, while rows are read.
+            MdmError: Invalid where the SQL is not accepted; also later, while rows are read.
         """
 
         request = metadata_pb2.QueryRequest(sql=sql, partial=partial, parameters=to_values(parameters))
@@ -95,7 +96,7 @@ class MetadataClient(Service):
             call = self._stub.Query(request, timeout=timeout)
             first = next(call, None)
             if first is None or not first.HasField("header"):
-                raise Corrupt.because("ANSWER_MALFORMED", "metadata: the answer does not begin with its header")
+                raise Corrupt("ANSWER_MALFORMED", "metadata: the answer does not begin with its header")
             return QueryResult(self.place, call, first)
 
         result: QueryResult = self.repeat(attempt)
@@ -134,7 +135,7 @@ def decode_batch(batch: metadata_pb2.RowBatch, types: Sequence[int]) -> list[Row
         Corrupt: a column is missing or has another length than the batch.
     """
     if len(batch.columns) != len(types):
-        raise Corrupt.because("ANSWER_MALFORMED", "metadata: a batch of rows has other columns than its header")
+        raise Corrupt("ANSWER_MALFORMED", "metadata: a batch of rows has other columns than its header")
     columns = [_values(column, kind, batch.count) for column, kind in zip(batch.columns, types, strict=True)]
     return list(zip(*columns, strict=True)) if columns else [()] * batch.count
 
@@ -150,7 +151,7 @@ def _values(column: metadata_pb2.ColumnData, kind: int, count: int) -> Sequence[
     else:
         values = list(column.texts)
     if len(values) != count:
-        raise Corrupt.because("ANSWER_MALFORMED", "metadata: a column of a batch has the wrong number of values")
+        raise Corrupt("ANSWER_MALFORMED", "metadata: a column of a batch has the wrong number of values")
     if column.nulls:
         nulls = column.nulls
         for index in range(min(count, len(nulls) * 8)):

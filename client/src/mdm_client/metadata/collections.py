@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc, metadata_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.status import from_item, from_rpc_error
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.errors import ClientError, Invalid, NotFound, from_rpc_error, from_status
 from mdm_client.metadata.client import Column, Row, columns_of, decode_batch, to_values
 
 BATCH = 1_000
@@ -101,7 +102,7 @@ class CollectionsClient(Service):
         super().__init__("metadata", channel, patience)
         self._stub = metadata_pb2_grpc.MetadataServiceStub(channel)
 
-    def create(self, collections: Sequence[Collection]) -> list[ClientError | None]:
+    def create(self, collections: Sequence[Collection]) -> list[MdmError | None]:
         """Create collections, parents first; one that exists with these attributes counts as created."""
         request = pb.CreateCollectionsRequest(collections=[_to_proto(item) for item in collections])
         return self._outcomes(self.call(self._stub.CreateCollections, request).statuses)
@@ -124,10 +125,10 @@ class CollectionsClient(Service):
         """
         page = self.call(self._stub.ListCollections, pb.ListCollectionsRequest(path=path, page_size=1))
         if not page.collections or page.collections[0].path.casefold() != path.casefold():
-            raise NotFound.because("COLLECTION_NOT_FOUND", f"{path}: no such collection, or you may not see it")
+            raise NotFound("COLLECTION_NOT_FOUND", f"{path}: no such collection, or you may not see it")
         return _from_proto(page.collections[0])
 
-    def drop(self, paths: Sequence[str]) -> list[ClientError | None]:
+    def drop(self, paths: Sequence[str]) -> list[MdmError | None]:
         """Drop collections with their entries."""
         return self._outcomes(self.call(self._stub.DropCollections, pb.DropCollectionsRequest(paths=paths)).statuses)
 
@@ -135,7 +136,7 @@ class CollectionsClient(Service):
         """Change a schema by one step, named as in AlterCollectionRequest; building an index takes as long as it takes.
 
         Raises:
-            ClientError: what the service answered.
+            MdmError: what the service answered.
         """
         self._once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change))
 
@@ -153,7 +154,7 @@ class CollectionsClient(Service):
         """Create a view of `attributes` (name in the view → name in the target), or a link.
 
         Raises:
-            ClientError: what the service answered.
+            MdmError: what the service answered.
         """
         shown = [pb.ViewAttribute(name=name, target=original) for name, original in attributes.items()]
         view = pb.View(path=path, target=target, attributes=shown, condition=condition, with_key=with_key, is_link=is_link, acl_id=acl_id)
@@ -161,17 +162,17 @@ class CollectionsClient(Service):
             if error is not None:
                 raise error
 
-    def upsert(self, path: str, entries: Iterable[Entry]) -> list[ClientError | None]:
+    def upsert(self, path: str, entries: Iterable[Entry]) -> list[MdmError | None]:
         """Insert or update entries, in batches; return what is wrong with each, in order."""
-        outcomes: list[ClientError | None] = []
+        outcomes: list[MdmError | None] = []
         for batch in in_batches(list(entries), BATCH):
             request = pb.UpsertEntriesRequest(collection=path, entries=[_entry(entry) for entry in batch])
             outcomes += self._outcomes(self.call(self._stub.UpsertEntries, request).statuses)
         return outcomes
 
-    def delete(self, path: str, keys: Sequence[str]) -> list[ClientError | None]:
+    def delete(self, path: str, keys: Sequence[str]) -> list[MdmError | None]:
         """Delete entries by key; return what is wrong with each, in order."""
-        outcomes: list[ClientError | None] = []
+        outcomes: list[MdmError | None] = []
         for batch in in_batches(list(keys), BATCH):
             outcomes += self._outcomes(self.call(self._stub.DeleteEntries, pb.DeleteEntriesRequest(collection=path, keys=batch)).statuses)
         return outcomes
@@ -180,7 +181,7 @@ class CollectionsClient(Service):
         """Yield the keys of a collection's entries, in order of their bytes, whatever their access lists; for operators.
 
         Raises:
-            ClientError: on use of the iterator: what the service answered.
+            MdmError: on use of the iterator: what the service answered.
         """
         token = ""
         while True:
@@ -190,9 +191,9 @@ class CollectionsClient(Service):
             if not token:
                 return
 
-    def assign_acl(self, path: str, keys: Sequence[str], acl_id: str) -> list[ClientError | None]:
+    def assign_acl(self, path: str, keys: Sequence[str], acl_id: str) -> list[MdmError | None]:
         """Point entries at another ACL; return what is wrong with each, in order."""
-        outcomes: list[ClientError | None] = []
+        outcomes: list[MdmError | None] = []
         for batch in in_batches(list(keys), BATCH):
             wanted = [pb.AclAssignment(collection=path, key=key, acl_id=acl_id) for key in batch]
             outcomes += self._outcomes(self.call(self._stub.AssignAcls, pb.AssignAclsRequest(assignments=wanted)).statuses)
@@ -204,7 +205,7 @@ class CollectionsClient(Service):
         After `timeout` seconds the service gives it up. `parameters` are the values of `:name` in the text.
 
         Raises:
-            ClientError: what the service answered; nothing was changed, unless a service was away.
+            MdmError: what the service answered; nothing was changed, unless a service was away.
         """
         response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
         types = [column.type for column in response.header.columns]
@@ -259,8 +260,8 @@ class CollectionsClient(Service):
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.place) from error
 
-    def _outcomes(self, statuses: Iterable[Any]) -> list[ClientError | None]:
-        return [from_status(status) for status in statuses]
+    def _outcomes(self, statuses: Iterable[Any]) -> list[MdmError | None]:
+        return [from_item(status) for status in statuses]
 
 
 def value_of(kind: str, text: str, name: str) -> Any:
@@ -277,7 +278,7 @@ def value_of(kind: str, text: str, name: str) -> Any:
         if kind == "bool":
             return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()]
     except (ValueError, KeyError):
-        raise Invalid.because("VALUE_TYPE", f"{name}: a value of type {kind} is expected") from None
+        raise Invalid("VALUE_TYPE", f"{name}: a value of type {kind} is expected") from None
     return text
 
 
@@ -287,7 +288,7 @@ def _entry(entry: Entry) -> pb.Entry:
 
 def _attribute_to_proto(item: Attribute) -> pb.Attribute:
     if item.type not in TYPES:
-        raise Invalid.because("ATTRIBUTE_TYPE", f"{item.type}: types are {', '.join(TYPES)}")
+        raise Invalid("ATTRIBUTE_TYPE", f"{item.type}: types are {', '.join(TYPES)}")
     described = {name: getattr(item, name) for name in ("name", "length", "unit", "description", "references")}
     flags = {name: getattr(item, name) for name in ("not_null", "indexed", "unique")}
     return pb.Attribute(type=TYPES[item.type], **described, **flags)

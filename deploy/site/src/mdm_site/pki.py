@@ -1,7 +1,6 @@
 """A development certificate authority. For local stacks and tests only: its keys lie unencrypted beside its certificates."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,20 +9,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from mdm_service.identity import dn
+from mdm_wire import dn
+from mdm_wire.tls import TlsFiles
 
 from mdm_site.private import write_private
 
 _DAY = timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """Paths of a certificate, its key and the trusted roots."""
-
-    certificate: Path
-    key: Path
-    ca: Path
 
 
 class DevelopmentCa:

@@ -4,8 +4,6 @@ import functools
 from pathlib import Path
 
 from mdm.srm.v1 import registration_pb2_grpc
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.errors import ClientError
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
 from mdm_deid import Deidentifier, Profile, ProfileError, Pseudonymiser
 from mdm_deid.pixels.rule import PixelRules
@@ -14,6 +12,9 @@ from mdm_service.access.acl import AclEntry
 from mdm_service.access.settings import acl_entries
 from mdm_service.errors import ConfigurationError
 from mdm_service.process.main import Runtime, run
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import MdmError
+from mdm_wire.tls import TlsFiles
 
 from mdm_dicom_srm import dicom_log
 from mdm_dicom_srm.composition import SERVICES as STAGE_SERVICES
@@ -55,7 +56,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
         catalog = open_channel(settings.grid.catalog, tls)
         metadata = open_channel(settings.grid.metadata, tls)
         keystores = _keystores(settings.grid, tls)
-    except ClientError as error:
+    except MdmError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
     describer = Describer(

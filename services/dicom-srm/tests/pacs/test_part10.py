@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_dicom_srm import dicom_log
 from mdm_dicom_srm.pacs.part10 import header_of, headers_of, sop_instance_uid
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 from pydicom.data import get_testdata_file
 
 dicom_log.silence()

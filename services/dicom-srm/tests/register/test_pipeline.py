@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 from mdm_dicom_srm.register.rules.model import State
-from mdm_service.errors import Forbidden, Invalid, Unavailable
+from mdm_wire.errors import Forbidden, Invalid, Unavailable
 
 from .conftest import SERIES, STUDY, Site, header
 

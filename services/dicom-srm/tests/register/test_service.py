@@ -12,7 +12,7 @@ from mdm_dicom_srm.register.rules.model import Queued, State
 from mdm_dicom_srm.register.rules.service import RegistrationService
 from mdm_dicom_srm.register.store.queue import RegistrationStore
 from mdm_dicom_srm.register.worker import Workers
-from mdm_service.errors import FailedPrecondition, Invalid, NotFound, Unavailable
+from mdm_wire.errors import FailedPrecondition, Invalid, NotFound, Unavailable
 from prometheus_client import generate_latest
 
 from .conftest import SERIES, STUDY, FakePacs, Site, header

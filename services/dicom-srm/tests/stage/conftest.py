@@ -20,7 +20,7 @@ from mdm_dicom_srm.stage.rules.port import FileChange
 from mdm_dicom_srm.stage.rules.service import Policy, StagingService
 from mdm_dicom_srm.stage.sealing.sealer import ThreadSealer
 from mdm_dicom_srm.stage.store.spool import LocalSpool
-from mdm_service.errors import Unavailable
+from mdm_wire.errors import Unavailable
 
 AUTHORITY = "hospital-a"
 PROLOGUE = bytes(128) + b"DICM"

@@ -20,7 +20,7 @@ from mdm_dicom_srm.stage.rules.model import (
     surl,
     turl,
 )
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 
 @given(st.uuids())

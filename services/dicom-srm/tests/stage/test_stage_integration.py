@@ -22,7 +22,7 @@ from mdm_dicom_srm.pacs.port import InstanceLocator
 from mdm_dicom_srm.stage.sealing import worker as worker_module
 from mdm_dicom_srm.stage.settings import SpoolSettings
 from mdm_service import database as databases
-from mdm_service import testing
+from mdm_testing import server as testing
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
 

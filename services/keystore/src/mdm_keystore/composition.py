@@ -10,8 +10,8 @@ from cryptography import x509
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc, peer_pb2_grpc
 from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
 from mdm_service.access.servicer import add_acl_service
-from mdm_service.identity import dn
 from mdm_service.settings import TlsSettings
+from mdm_wire import dn
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.config import KeystoreSection

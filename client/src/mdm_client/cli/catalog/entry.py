@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mdm_wire.errors import MdmError
+
 from mdm_client.catalog.client import DIRECTORY, SYMLINK, Entry
 from mdm_client.cli.context import Session
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
-from mdm_client.errors import ClientError
 from mdm_client.names import format_permissions
 
 
@@ -54,9 +55,9 @@ def print_facts(facts: dict[str, Any]) -> None:
         print_line(f"{key.replace('_', ' '):<{width}}  {printable(text)}")
 
 
-def finish(run: Session, items: Sequence[str], outcomes: Sequence[ClientError | None], done: str = "") -> int:
+def finish(run: Session, items: Sequence[str], outcomes: Sequence[MdmError | None], done: str = "") -> int:
     """Tell which items failed, and which were `done` where that is a word or JSON is wanted; return the exit code."""
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     for item, error in zip(items, outcomes, strict=True):
         if error is not None:
             failures.append(error)

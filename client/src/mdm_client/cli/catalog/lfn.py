@@ -13,11 +13,12 @@ class LfnType(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the paths that begin with what is typed; none where the catalog does not answer at once."""
+        from mdm_wire.channel import open_channel
+        from mdm_wire.errors import MdmError
+
         from mdm_client.calls import Patience
         from mdm_client.catalog.client import DIRECTORY, CatalogClient, Search
-        from mdm_client.channel import open_channel
         from mdm_client.cli.context import session
-        from mdm_client.errors import ClientError
         from mdm_client.names import normalise_lfn
 
         if not incomplete.startswith("/"):
@@ -33,7 +34,7 @@ class LfnType(click.ParamType[str]):
                     found.append(CompletionItem(entry.lfn + ("/" if entry.kind == DIRECTORY else "")))
                     if len(found) == _MOST:
                         break
-        except ClientError:
+        except MdmError:
             return []
         return found
 

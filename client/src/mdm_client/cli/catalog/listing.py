@@ -4,16 +4,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+from mdm_wire import dn
+from mdm_wire.channel import read_certificate
+from mdm_wire.errors import MdmError
 
 from mdm_client.catalog.client import CatalogClient, Entry
-from mdm_client.channel import read_certificate
 from mdm_client.cli.catalog.entry import entry_facts, long_line, print_facts, shown_name
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import OK, UNAUTHENTICATED, exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.errors import ClientError
-from mdm_client.identity import subject
 from mdm_client.names import Name, normalise_lfn, parse_names
 
 
@@ -32,8 +32,8 @@ def whoami(context: click.Context) -> int:
     expired = expires < datetime.now(UTC)
     days = (expires - datetime.now(UTC)).days
     facts: dict[str, Any] = {
-        "dn": subject(certificate.subject),
-        "issuer": subject(certificate.issuer),
+        "dn": dn.of_certificate(certificate),
+        "issuer": dn.of_name(certificate.issuer),
         "expires": expires.isoformat(),
         "expired": expired,
         "certificate": str(config.tls.certificate),
@@ -76,14 +76,14 @@ def list_directory(
             line = f"{entry.guid or '-':<36}  {line}"
         print_line(f"{line}  # {printable(entry.comment)}" if comment and entry.comment else line)
 
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     for number, root in enumerate(roots):
         if len(roots) > 1 and not directory and not run.as_json:
             print_line(f"{chr(10) if number else ''}{printable(root)}:")
         try:
             for entry in _itself(catalog, root) if directory else catalog.list_entries(root, recursive):
                 show(entry, "" if directory else root.rstrip("/") + "/")
-        except ClientError as error:
+        except MdmError as error:
             failures.append(error)
             show_client_error(error, run.as_json, root)
     return exit_code_of_items(len(roots), failures)
@@ -98,10 +98,10 @@ def stat(context: click.Context, targets: tuple[str, ...], no_follow: bool) -> i
     """Show everything the catalog tells about files and directories (LFN, GUID or SURL)."""
     run = session(context)
     names = parse_names(targets)
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     answers = run.client(context).catalog.stat(names, with_replicas=True, follow=not no_follow)
     for number, (name, answer) in enumerate(zip(names, answers, strict=True)):
-        if isinstance(answer, ClientError):
+        if isinstance(answer, MdmError):
             failures.append(answer)
             show_client_error(answer, run.as_json, str(name))
         elif run.as_json:
@@ -115,6 +115,6 @@ def stat(context: click.Context, targets: tuple[str, ...], no_follow: bool) -> i
 
 def _itself(catalog: CatalogClient, lfn: str) -> list[Entry]:
     [entry] = catalog.stat([Name(lfn=lfn)], follow=False)
-    if isinstance(entry, ClientError):
+    if isinstance(entry, MdmError):
         raise entry
     return [entry]

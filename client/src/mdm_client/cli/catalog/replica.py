@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
+from mdm_wire.errors import MdmError
 
 from mdm_client.catalog.client import FileReplicas, Replica, ReplicaChange
 from mdm_client.catalog.replicas import STATUSES, TYPES
@@ -12,7 +13,6 @@ from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import OK, exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.errors import ClientError
 from mdm_client.names import parse_name, parse_names
 
 _status = click.option("--status", type=click.Choice(list(STATUSES)), help="Only what is available is read.")
@@ -104,7 +104,7 @@ def list_replicas(
     """List the copies of files (LFN, GUID or SURL), or all of a --set or on a --host."""
     run = session(context)
     catalog = run.client(context).catalog
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     if not targets:
         if not set_name and not host:
             raise click.UsageError("name files, or a --set or a --host")
@@ -112,7 +112,7 @@ def list_replicas(
         return OK
     names = parse_names(targets)
     for name, found in zip(names, catalog.replicas(names), strict=True):
-        if isinstance(found, ClientError):
+        if isinstance(found, MdmError):
             failures.append(found)
             show_client_error(found, run.as_json, str(name))
             continue

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 import click
+from mdm_wire.errors import MdmError
 
 from mdm_client.catalog.client import DIRECTORY, FILE, SYMLINK, Search
 from mdm_client.cli.catalog.entry import entry_facts, long_line
@@ -11,7 +12,6 @@ from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.quantity import MOMENT, SIZE
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
-from mdm_client.errors import ClientError
 from mdm_client.names import normalise_lfn
 
 _KINDS = {"f": FILE, "d": DIRECTORY, "l": SYMLINK}
@@ -67,11 +67,11 @@ def du(context: click.Context, paths: tuple[str, ...], max_depth: int, exact: bo
     """Sum up directories: bytes, files and directories below each. What you may not list is not counted."""
     run = session(context)
     lfns = [normalise_lfn(path) for path in paths or ("/",)]
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     for lfn in lfns:
         try:
             usages = run.client(context).catalog.usage(lfn, max_depth)
-        except ClientError as error:
+        except MdmError as error:
             failures.append(error)
             show_client_error(error, run.as_json, lfn)
             continue

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_client.catalog.client import DIRECTORY, Entry, Search
 from mdm_client.cli.catalog.entry import finish
@@ -12,7 +13,6 @@ from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.outcome import OK, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
-from mdm_client.errors import ClientError, Invalid, NotFound
 from mdm_client.names import Name, normalise_lfn, parse_name, parse_names
 
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Name everything that is done.")
@@ -49,10 +49,10 @@ def rmdir(context: click.Context, paths: tuple[str, ...], parents: bool, verbose
     if parents:
         lfns = list(dict.fromkeys(above for lfn in lfns for above in _with_parents(lfn)))
     names = [Name(lfn=lfn) for lfn in lfns]
-    outcomes: list[ClientError | None] = []
+    outcomes: list[MdmError | None] = []
     for name, entry in zip(names, client.catalog.stat(names, follow=False), strict=True):
         wrong = isinstance(entry, Entry) and entry.kind != DIRECTORY
-        outcomes.append(Invalid.because("NOT_A_DIRECTORY", f"{name}: not a directory; use mdm rm") if wrong else None)
+        outcomes.append(Invalid("NOT_A_DIRECTORY", f"{name}: not a directory; use mdm rm") if wrong else None)
     good = [name for name, error in zip(names, outcomes, strict=True) if error is None]
     removed = iter(client.catalog.remove(good))
     return finish(run, [str(name) for name in names], [error or next(removed) for error in outcomes], "removed" if verbose else "")
@@ -135,7 +135,7 @@ def rm(
     if pattern is not None:
         return _remove_matching(run, client, [normalise_lfn(target) for target in targets], pattern, dry_run, interactive, verbose)
     names = [name for name in parse_names(targets) if not interactive or _agreed(str(name))]
-    outcomes: list[ClientError | None] = list(client.catalog.remove(names, recursive))
+    outcomes: list[MdmError | None] = list(client.catalog.remove(names, recursive))
     if force:
         outcomes = [None if isinstance(error, NotFound) else error for error in outcomes]
     return finish(run, [str(name) for name in names], outcomes, "removed" if verbose else "")
@@ -156,7 +156,7 @@ def comment(context: click.Context, target: str, text: str | None, clear: bool) 
     catalog = run.client(context).catalog
     if text is None and not clear:
         [entry] = catalog.stat([name])
-        if isinstance(entry, ClientError):
+        if isinstance(entry, MdmError):
             raise entry
         if run.as_json:
             print_json({"item": str(name), "comment": entry.comment})
@@ -171,11 +171,11 @@ def _remove_matching(
 ) -> int:
     search = Search(name=pattern, kinds=("file", "symlink"))
     lfns: list[str] = []
-    missing: list[ClientError] = []
+    missing: list[MdmError] = []
     for root in roots:
         try:
             lfns += (entry.lfn for entry in client.catalog.find(root, search))
-        except ClientError as error:
+        except MdmError as error:
             missing.append(error)
             show_client_error(error, run.as_json, root)
     if missing:
@@ -200,9 +200,9 @@ def _with_parents(lfn: str) -> list[str]:
     return ["/" + "/".join(names[:length]) for length in range(len(names), 0, -1)]
 
 
-def _last_name(entry: Entry | ClientError, name: Name) -> str:
-    if isinstance(entry, ClientError):
-        raise type(entry)(entry.code, entry.reason, f"{name}: {entry.message}")
+def _last_name(entry: Entry | MdmError, name: Name) -> str:
+    if isinstance(entry, MdmError):
+        raise entry.at(str(name))
     return entry.lfn.rpartition("/")[2]
 
 

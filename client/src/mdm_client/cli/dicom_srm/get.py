@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import click
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.memory import keep_freed_memory
@@ -14,7 +15,6 @@ from mdm_client.cli.outcome import exit_code_of_items, show_client_error, show_e
 from mdm_client.cli.progress import counted_files
 from mdm_client.cli.table import print_json, print_line, readable_size
 from mdm_client.client import Client
-from mdm_client.errors import ClientError, Invalid
 from mdm_client.fetch.download import FetchOptions, FileResult
 from mdm_client.fetch.plan import Plan, PlannedFile, existing, make_plan
 from mdm_client.names import Name, parse_names
@@ -69,7 +69,7 @@ def get(
 class _Tally:
     """Counts outcomes and writes them as they come."""
 
-    def __init__(self, run: Session, failures: list[ClientError], skipped: int) -> None:
+    def __init__(self, run: Session, failures: list[MdmError], skipped: int) -> None:
         self._run = run
         self._began = time.monotonic()
         self.failures = failures
@@ -105,12 +105,12 @@ def _names_of_query(client: Client, sql: str) -> list[Name]:
     columns = [index for index, column in enumerate(result.columns) if column.name.lower() == "guid"]
     if not columns:
         result.close()
-        raise Invalid.because("NO_GUID_COLUMN", "--query: the SELECT must give a column guid")
+        raise Invalid("NO_GUID_COLUMN", "--query: the SELECT must give a column guid")
     guids = dict.fromkeys(row[columns[0]] for batch in result.batches() for row in batch)
     try:
         return [Name(guid=UUID(guid)) for guid in guids if guid is not None]
     except (ValueError, AttributeError, TypeError):
-        raise Invalid.because("NO_GUID_COLUMN", "--query: the column guid holds something else than GUIDs") from None
+        raise Invalid("NO_GUID_COLUMN", "--query: the column guid holds something else than GUIDs") from None
 
 
 def _fetch(client: Client, files: Sequence[PlannedFile], output: Path, options: FetchOptions, tally: _Tally) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from mdm_wire.errors import Invalid, MdmError, TimedOut
+from mdm_wire.status import from_item
 
 from mdm_client.calls import in_batches
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line
-from mdm_client.errors import ClientError, Invalid, TimedOut, from_status
 from mdm_client.fetch.srm import MAX_STUDIES, SrmClient
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -37,14 +38,14 @@ def register(context: click.Context, studies: tuple[str, ...], site: str, wait: 
     uids = list(dict.fromkeys(studies))
     for uid in uids:
         if not _UID.fullmatch(uid) or len(uid) > _MAX_UID:
-            raise Invalid.because("UID_MALFORMED", f"--study: {uid[:80]!r} is not a DICOM UID")
+            raise Invalid("UID_MALFORMED", f"--study: {uid[:80]!r} is not a DICOM UID")
     srm = run.client(context).srm(site)
     before = _counts(srm, uids) if wait else {}
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     accepted: list[str] = []
     for batch in in_batches(uids, MAX_STUDIES):
         for uid, result in zip(batch, srm.register_studies(batch), strict=True):
-            error = from_status(result.status)
+            error = from_item(result.status)
             facts: dict[str, Any] = {"study": uid, "queued": result.queued, "known": result.known}
             if error:
                 failures.append(error)
@@ -78,9 +79,7 @@ def _wait(srm: SrmClient, uids: list[str], timeout: float) -> Counter[str]:
         if not under_way:
             return counts
         if time.monotonic() > deadline:
-            raise TimedOut.because(
-                "REGISTRATION_UNDER_WAY", f"{srm.place}: {under_way} images are still being registered after {timeout:.0f} s"
-            )
+            raise TimedOut("REGISTRATION_UNDER_WAY", f"{srm.place}: {under_way} images are still being registered after {timeout:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import click
+from mdm_wire.errors import Invalid
 
 from mdm_client.cli.catalog.acl import entry_lines, outcome_facts
 from mdm_client.cli.context import Session, common_options, session
@@ -10,7 +11,6 @@ from mdm_client.cli.keystore.key import report_deed
 from mdm_client.cli.keystore.key_name import find_key
 from mdm_client.cli.outcome import OK, SOME_FAILED, exit_code, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line
-from mdm_client.errors import Invalid
 from mdm_client.grants import GRANT, REVOKE, AclOutcome
 from mdm_client.keystore.manager import SET, KeyManager
 from mdm_client.names import parse_permissions, parse_principal
@@ -127,7 +127,7 @@ def _check_own_list(keys: KeyManager, guid: UUID) -> None:
         raise status.error
     foreign = {facts.acl_id for facts in status.known.values()} - {str(keys.own_acl_id([guid]))}
     if foreign:
-        raise Invalid.because("ACL_SHARED", f"{guid}: the access list {min(foreign)} may guard other keys too: add --shared to change it")
+        raise Invalid("ACL_SHARED", f"{guid}: the access list {min(foreign)} may guard other keys too: add --shared to change it")
 
 
 def _report(run: Session, outcomes: dict[str, AclOutcome], advice: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 import click
+from mdm_wire.errors import Invalid
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keystore.key import acl_options, entries_of, register_keys
@@ -13,7 +14,6 @@ from mdm_client.cli.keystore.key_name import find_key
 from mdm_client.cli.memory import keep_freed_memory
 from mdm_client.cli.progress import counted_bytes
 from mdm_client.cli.table import print_json, print_line, readable_size
-from mdm_client.errors import Invalid
 from mdm_client.keystore import file_cipher
 from mdm_client.local_file import STANDARD, InputFile
 
@@ -49,7 +49,7 @@ def encrypt(
     if (acl_id or entries) and not register:
         raise click.UsageError("--acl and --grant are for --register")
     if destination == STANDARD and sys.stdout.isatty():
-        raise Invalid.because("LOCAL_FILE", "standard output is a terminal: redirect it, or name a file")
+        raise Invalid("LOCAL_FILE", "standard output is a terminal: redirect it, or name a file")
     keep_freed_memory()
     client = run.client(context)
     guid = find_key(client, identifier)

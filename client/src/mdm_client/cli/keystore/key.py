@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import click
+from mdm_wire.errors import Conflict, MdmError, NotFound
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keystore.key_name import find_keys
@@ -12,7 +13,6 @@ from mdm_client.cli.lazy import LazyGroup
 from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
-from mdm_client.errors import ClientError, Conflict, NotFound
 from mdm_client.keystore.manager import Deed, KeyFacts, KeyStatus
 from mdm_client.names import parse_permissions, parse_principal
 
@@ -63,7 +63,7 @@ def entries_of(grants: tuple[tuple[str, str], ...]) -> dict[str, int]:
 
 def register_keys(
     client: Client, guids: list[UUID], acl_id: UUID | None, entries: Mapping[str, int]
-) -> tuple[UUID, dict[UUID, ClientError | None]]:
+) -> tuple[UUID, dict[UUID, MdmError | None]]:
     """Register keys as `KeyManager.register` does, and explain what cannot be told apart there."""
     if acl_id and entries:
         raise click.UsageError("--grant is for a new access list; change the one of --acl with mdm key acl grant")
@@ -74,7 +74,7 @@ def register_keys(
         what = "belongs to somebody else by now: name another one with --acl"
         if error.reason == "ACL_EXISTS":
             what = f"of an earlier registration has other entries by now: to use it, add --acl {mine}"
-        raise Conflict.because(error.reason, f"the access list {mine} {what}") from error
+        raise Conflict(error.reason, f"the access list {mine} {what}") from error
 
 
 @key.command()
@@ -91,7 +91,7 @@ def register(context: click.Context, identifiers: tuple[str, ...], acl_id: UUID 
     run = session(context)
     entries = entries_of(grants)
     client = run.client(context)
-    found: list[UUID | ClientError] = find_keys(client, identifiers) if identifiers else [uuid4()]
+    found: list[UUID | MdmError] = find_keys(client, identifiers) if identifiers else [uuid4()]
     failures = _named_failures(run, identifiers, found)
     guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
     if guids:
@@ -164,10 +164,10 @@ def list_keys(context: click.Context, damaged: bool) -> int:
     """
     run = session(context)
     bad = 0
-    away: dict[str, ClientError] = {}
+    away: dict[str, MdmError] = {}
     for status in run.client(context).keys.list_keys():
         bad += not status.whole
-        away |= {name: part for name, part in status.parts.items() if isinstance(part, ClientError) and not isinstance(part, NotFound)}
+        away |= {name: part for name, part in status.parts.items() if isinstance(part, MdmError) and not isinstance(part, NotFound)}
         if damaged and status.whole:
             continue
         if run.as_json:
@@ -181,7 +181,7 @@ def list_keys(context: click.Context, damaged: bool) -> int:
     return SOME_FAILED if bad else 0
 
 
-def report_deed(run: Session, deed: Deed, done: str, absent: str = "was not there") -> list[ClientError]:
+def report_deed(run: Session, deed: Deed, done: str, absent: str = "was not there") -> list[MdmError]:
     """Write what became of one key on each keystore; return its error, if any: INCOMPLETE where some keystores are done."""
     if run.as_json:
         parts = {name: _outcome(error) for name, error in deed.parts.items()}
@@ -196,28 +196,28 @@ def report_deed(run: Session, deed: Deed, done: str, absent: str = "was not ther
     show_client_error(deed.error, run.as_json, str(deed.guid))
     if not deed.begun:
         return [deed.error]
-    incomplete = ClientError.because("INCOMPLETE", f"{deed.guid}: not {done} everywhere; run it again to complete it")
+    incomplete = MdmError("INCOMPLETE", f"{deed.guid}: not {done} everywhere; run it again to complete it")
     show_client_error(incomplete, run.as_json)
     return [incomplete]
 
 
-def _named_failures(run: Session, identifiers: tuple[str, ...], found: list[UUID | ClientError]) -> list[ClientError]:
+def _named_failures(run: Session, identifiers: tuple[str, ...], found: list[UUID | MdmError]) -> list[MdmError]:
     failures = []
     for text, answer in zip(identifiers, found, strict=False):
-        if isinstance(answer, ClientError):
+        if isinstance(answer, MdmError):
             failures.append(answer)
             show_client_error(answer, run.as_json, text)
     return failures
 
 
-def _outcome(error: ClientError | None) -> dict[str, Any]:
+def _outcome(error: MdmError | None) -> dict[str, Any]:
     return {"ok": True} if error is None else {"ok": False, "reason": error.reason, "message": error.message}
 
 
 def _facts(status: KeyStatus) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for name, part in status.parts.items():
-        if isinstance(part, ClientError):
+        if isinstance(part, MdmError):
             parts[name] = _outcome(part)
             continue
         parts[name] = {
@@ -249,7 +249,7 @@ def _differences(status: KeyStatus) -> list[str]:
     for name, part in status.parts.items():
         if isinstance(part, NotFound):
             notes.append(f"MISSING in {name}")
-        elif isinstance(part, ClientError):
+        elif isinstance(part, MdmError):
             notes.append(f"UNKNOWN in {name}")
         elif part.common != status.majority:
             notes.append(f"DIFFERENT in {name}")
@@ -259,7 +259,7 @@ def _differences(status: KeyStatus) -> list[str]:
 def _print_status(status: KeyStatus) -> None:
     print_line(f"{status.guid}  {_summary(status)}")
     for name, part in status.parts.items():
-        if isinstance(part, ClientError):
+        if isinstance(part, MdmError):
             print_line(f"  keystore {name}  {'MISSING' if isinstance(part, NotFound) else 'UNKNOWN'}: {printable(part.message)}")
         else:
             note = "" if part.common == status.majority else f"  DIFFERENT: {_described(part)}"

@@ -5,11 +5,11 @@ from uuid import UUID
 
 import click
 from mdm.keystore.v1 import admin_pb2
+from mdm_wire.errors import Invalid
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_error
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.errors import Invalid
 from mdm_client.keystore.operator import KeystoreOperator
 
 _KINDS = {
@@ -61,7 +61,7 @@ def repair(context: click.Context, lost: tuple[str, ...], driver: str, job_id: U
     operator = run.client(context).keystore_operator
     sound = [name for name in operator.names if name not in lost]
     if not driver and not sound:
-        raise Invalid.because("KEYSTORES_TOO_FEW", "no keystore is left to repair the others from")
+        raise Invalid("KEYSTORES_TOO_FEW", "no keystore is left to repair the others from")
     driver = driver or sound[0]
     return _follow(run, operator, driver, operator.repair(lost, driver, job_id), no_wait)
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import click
+from mdm_wire.errors import MdmError, NotFound
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keystore.key import entries_of
 from mdm_client.cli.metadata.entry import quoted_path, quoted_text
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.errors import ClientError, NotFound
 from mdm_client.grants import GRANT, REVOKE, AclOutcome
 from mdm_client.names import format_permissions, parse_permissions, parse_principal
 
@@ -91,7 +91,7 @@ def set_acl(context: click.Context, path: str, acl_id: str, keys: tuple[str, ...
 
         collections.alter(path, acls=CollectionAcls(**{"default_acl_id" if default else "acl_id": acl_id}))
         return 0
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     for key, error in zip(keys, collections.assign_acl(path, keys, acl_id), strict=True):
         if error is not None:
             failures.append(error)
@@ -119,7 +119,7 @@ def _ids(context: click.Context, run: Session, path: str, keys: Sequence[str], *
     sql = f"SELECT DISTINCT entry_acl FROM {quoted_path(path)} WHERE entry IN ({chosen})"  # noqa: S608 - parsed again there
     found = [str(row[0]) for row in client.metadata.query(sql)]
     if not found:
-        raise NotFound.because("ENTRY_NOT_FOUND", f"{path}: no such entry, or you may not read it")
+        raise NotFound("ENTRY_NOT_FOUND", f"{path}: no such entry, or you may not read it")
     return found
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import click
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.lazy import LazyGroup
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.errors import ClientError, Invalid
 from mdm_client.metadata.collections import Attribute, Collection
 
 #: Where further commands are, and what the help says of them.
@@ -70,9 +70,9 @@ def parse_attribute(text: str) -> Attribute:
 _FLAGS = {"index": "indexed", "unique": "unique", "required": "not_null"}
 
 
-def _malformed(text: str) -> ClientError:
+def _malformed(text: str) -> MdmError:
     form = "NAME:TYPE[:index][:unique][:required][:unit=mm][:references=/path], TYPE such as int or varchar(64)"
-    return Invalid.because("ATTRIBUTE_MALFORMED", f"{text}: write {form}")
+    return Invalid("ATTRIBUTE_MALFORMED", f"{text}: write {form}")
 
 
 @meta.command()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from mdm_wire.errors import Invalid, MdmError
+
 from mdm_client.cli.metadata.collection import facts_of
-from mdm_client.errors import ClientError, Invalid
 from mdm_client.grants import AclView
 from mdm_client.metadata.collections import TYPES, Attribute, Collection, Entry, SequenceState
 from mdm_client.names import format_permissions, parse_permissions, parse_principal
@@ -61,9 +62,9 @@ def line_of_sequence(path: str, state: SequenceState) -> dict[str, Any]:
     return {"sequence": state.name, "path": path, "next": state.next, "step": state.step}
 
 
-def malformed(file: Path, number: int, problem: str) -> ClientError:
+def malformed(file: Path, number: int, problem: str) -> MdmError:
     """Return the error that tells what is wrong with a line."""
-    return Invalid.because("DUMP_MALFORMED", f"{file}: line {number} {problem}")
+    return Invalid("DUMP_MALFORMED", f"{file}: line {number} {problem}")
 
 
 def read_records(file: Path) -> Iterator[tuple[int, Record]]:

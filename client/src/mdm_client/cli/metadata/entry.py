@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.metadata.parameter import parameter_option
 from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import json_rows, print_json, print_line, table_rows
-from mdm_client.errors import ClientError, Invalid
 from mdm_client.metadata.collections import Changed, Collection, Entry, value_of
 
 
@@ -81,7 +81,7 @@ def get_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> int
 def remove_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
     """Remove entries."""
     run = session(context)
-    failures: list[ClientError] = []
+    failures: list[MdmError] = []
     for key, error in zip(keys, run.client(context).collections.delete(path, keys), strict=True):
         if error is not None:
             failures.append(error)
@@ -159,7 +159,7 @@ def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.isidentifier():
-            raise Invalid.because("VALUE_MALFORMED", f"{name}: write NAME=VALUE")
+            raise Invalid("VALUE_MALFORMED", f"{name}: write NAME=VALUE")
         pairs.append((name, value))
     return pairs
 
@@ -167,7 +167,7 @@ def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
 def _kind(described: Collection, name: str) -> str:
     kind = next((attribute.type for attribute in described.attributes if attribute.name.lower() == name.lower()), None)
     if kind is None:
-        raise Invalid.because("ATTRIBUTE_UNKNOWN", f"{described.path} has no attribute {name}")
+        raise Invalid("ATTRIBUTE_UNKNOWN", f"{described.path} has no attribute {name}")
     return kind
 
 

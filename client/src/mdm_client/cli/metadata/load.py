@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
+from mdm_wire.errors import Conflict, FailedPrecondition, Invalid
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.metadata.restore import Item, Restoration
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
-from mdm_client.errors import Conflict, Invalid
 from mdm_client.metadata.collections import BATCH, Attribute, Collection, Entry, value_of
 
 #: PostgreSQL's types, by name, as attributes.
@@ -123,10 +123,10 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]
         reader = csv.reader(lines, strict=True)
         header = next(reader, [])
         if key not in header:
-            raise Invalid.because("CSV_KEY", f"{file}: no column {key}; there are {', '.join(header)}")
+            raise Invalid("CSV_KEY", f"{file}: no column {key}; there are {', '.join(header)}")
         unknown = [name for name in header if name != key and name.lower() not in kinds]
         if unknown:
-            raise Invalid.because("ATTRIBUTE_UNKNOWN", f"{file}: {path} has no attribute {unknown[0]}: add it with mdm meta attr add")
+            raise Invalid("ATTRIBUTE_UNKNOWN", f"{file}: {path} has no attribute {unknown[0]}: add it with mdm meta attr add")
         try:
             for row in reader:
                 number = reader.line_num
@@ -135,14 +135,14 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]
                 yield path, number, Entry(cells[key], values)
         except (ValueError, csv.Error):
             problem = "as many fields as the header, and an end of each quoted one, are expected"
-            raise Invalid.because("CSV_MALFORMED", f"{file}: line {reader.line_num}: {problem}") from None
+            raise Invalid("CSV_MALFORMED", f"{file}: line {reader.line_num}: {problem}") from None
 
 
 def _cell(kind: str, text: str, name: str) -> Any:
     """Return a value; text that is none stays text, which the service refuses for this entry alone."""
     try:
         return value_of(kind, text, name)
-    except Invalid:
+    except (Invalid, FailedPrecondition):
         return text
 
 
@@ -152,7 +152,7 @@ def _csv_lines(file: Path) -> Iterator[TextIO]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             yield lines
     except UnicodeDecodeError:
-        raise Invalid.because("CSV_MALFORMED", f"{file}: not UTF-8") from None
+        raise Invalid("CSV_MALFORMED", f"{file}: not UTF-8") from None
 
 
 def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: str, create: bool) -> Iterator[Item]:
@@ -160,7 +160,7 @@ def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: st
         import psycopg
         from psycopg import sql
     except ImportError:
-        raise Invalid.because("PSYCOPG_MISSING", "Tables of PostgreSQL need psycopg: pip install 'mdm-client[postgres]'") from None
+        raise Invalid("PSYCOPG_MISSING", "Tables of PostgreSQL need psycopg: pip install 'mdm-client[postgres]'") from None
     try:
         with psycopg.connect(conninfo) as connection, connection.cursor(name="load") as cursor:
             connection.read_only = True
@@ -168,14 +168,14 @@ def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: st
             cursor.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(*table.split("."))))
             columns = [(item.name, _attribute_type(connection, item.type_code)) for item in cursor.description or ()]
             if key not in dict(columns):
-                raise Invalid.because("TABLE_KEY", f"{table}: no column {key}")
+                raise Invalid("TABLE_KEY", f"{table}: no column {key}")
             if create:
                 _create(client, path, tuple(Attribute(name, kind) for name, kind in columns if name != key), False)
             for number, row in enumerate(cursor, 1):
                 cells = {name: _plain(kind, value) for (name, kind), value in zip(columns, row, strict=True)}
                 yield path, number, Entry(str(cells.pop(key)), cells)
     except psycopg.Error as error:
-        raise Invalid.because("POSTGRES", f"{table}: {str(error).splitlines()[0]}") from None
+        raise Invalid("POSTGRES", f"{table}: {str(error).splitlines()[0]}") from None
 
 
 def _attribute_type(connection: Any, number: int) -> str:

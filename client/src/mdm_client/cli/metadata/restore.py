@@ -6,12 +6,12 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 
 from mdm_client.cli.metadata.dump_record import AccessList, PlacedSequence, malformed, read_records
 from mdm_client.cli.metadata.entry import quoted_path
 from mdm_client.cli.outcome import about
 from mdm_client.client import Client
-from mdm_client.errors import ClientError, Conflict, Forbidden, Invalid, NotFound
 from mdm_client.grants import AclView, give
 from mdm_client.metadata.collections import Collection, Entry
 
@@ -21,7 +21,7 @@ _LOADING = UUID("b1f9a3c4-52d7-4a8e-9f60-2f0c7d6be1aa")
 #: Path of the collection, line, entry.
 Item = tuple[str, int, Entry]
 #: The path that an error is about.
-Failure = tuple[str, ClientError]
+Failure = tuple[str, MdmError]
 
 
 class Restoration:
@@ -47,7 +47,7 @@ class Restoration:
         """Yield the entries of the file; make access lists and collections on the way.
 
         Raises:
-            ClientError: DUMP_MALFORMED, or what the service answered.
+            MdmError: DUMP_MALFORMED, or what the service answered.
         """
         for number, record in read_records(self._file):
             with about(f"{self._file}: line {number}"):
@@ -69,7 +69,7 @@ class Restoration:
         Collections that were made get their references and checks, then sequences, views and links are made, then access lists count.
 
         Raises:
-            ClientError: what the service answered.
+            MdmError: what the service answered.
         """
         collections = self._client.collections
         for item in self._made:
@@ -125,14 +125,14 @@ class Restoration:
         for path, state in ((sequence.path, sequence.state) for sequence in self._sequences):
             try:
                 self._client.collections.resume_sequence(path, state.name, state.next or 0, state.step or 0)
-            except ClientError as error:
+            except MdmError as error:
                 yield path, error.at(f"{path}: sequence {state.name}")
 
     def _make_views(self) -> Iterator[Failure]:
         for view in self._views:
             try:
                 self._make_view(view)
-            except ClientError as error:
+            except MdmError as error:
                 yield view.path, error.at(f"{view.path}, which shows {view.target}")
 
     def _make_view(self, view: Collection) -> None:
@@ -150,9 +150,9 @@ class Restoration:
         for view in self._defined:
             try:
                 list(self._client.metadata.query(f"SELECT entry FROM {quoted_path(view.target)} WHERE FALSE"))  # noqa: S608 - parsed again there
-            except (NotFound, Forbidden, Invalid):
+            except (NotFound, Forbidden, Invalid, FailedPrecondition):
                 problem = f"{view.path} shows nothing: it shows what you may read in {view.target}, and you lack `r` there"
-                yield view.path, Forbidden.because("VIEW_SHOWS_NOTHING", problem)
+                yield view.path, Forbidden("VIEW_SHOWS_NOTHING", problem)
 
     def _described(self, path: str) -> Collection | None:
         try:
@@ -184,7 +184,7 @@ class Lists:
         """Make an access list, unless there is one of this id: that is the same list, as it is today.
 
         Raises:
-            ClientError: what the service answered.
+            MdmError: what the service answered.
         """
         if self._as_default:
             return

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, BinaryIO
 
+from mdm_wire.errors import Invalid
+
 from mdm_client.cli.table import unique_names
-from mdm_client.errors import Invalid
 from mdm_client.metadata.client import Column, Row
 
 FORMATS = ("table", "jsonl", "csv", "arrow", "parquet")
@@ -53,7 +54,7 @@ def write_arrow(format_name: str, columns: Sequence[Column], batches: Iterable[S
         import pyarrow as pa
         from pyarrow import ipc, parquet
     except ImportError:
-        raise Invalid.because("PYARROW_MISSING", "Arrow and Parquet need pyarrow: pip install 'mdm-client[arrow]'") from None
+        raise Invalid("PYARROW_MISSING", "Arrow and Parquet need pyarrow: pip install 'mdm-client[arrow]'") from None
     kinds = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "date": pa.date32(), "timestamp": pa.timestamp("us", tz="UTC")}
     fields = [
         pa.field(name, kinds.get(column.type, pa.string()), metadata={"unit": column.unit} if column.unit else None)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from enum import IntFlag
 from uuid import UUID
 
-from mdm_service.errors import Invalid
-from mdm_service.identity import dn
+from mdm_wire import dn
+from mdm_wire.errors import Invalid
+
 from mdm_service.identity.caller import Caller
 
 MAX_ENTRIES = 300

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from mdm_wire.errors import Forbidden, Invalid, NotFound
+
 from mdm_service.access.acl import Acl, AclEntry, Permission
-from mdm_service.errors import Forbidden, Invalid, NotFound
 from mdm_service.identity.caller import Caller
 
 

@@ -8,16 +8,16 @@ import grpc
 import psycopg
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.common.v1 import common_pb2
+from mdm_wire import status
+from mdm_wire.dn import canonical
+from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
 from psycopg_pool import ConnectionPool
 
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry, Permission, canonical_principal, valid_permissions
 from mdm_service.access.change import AclChange, Action, changed
-from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity.caller import Caller, current_caller
-from mdm_service.identity.dn import canonical
 from mdm_service.policy import DICOM_SRM, OPERATOR
-from mdm_service.server import status
 
 FULL_NAME = "mdm.acl.v1.AclService"
 MAX_BATCH = 1_000

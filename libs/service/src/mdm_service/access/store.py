@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import psycopg
+from mdm_wire.errors import Invalid
 
 from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry, Permission
-from mdm_service.errors import Invalid
 
 
 def insert(connection: psycopg.Connection, acl: Acl) -> bool:

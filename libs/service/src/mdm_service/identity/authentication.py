@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mdm_service.errors import Unauthenticated
-from mdm_service.identity import dn
+from mdm_wire import dn
+from mdm_wire.errors import Unauthenticated
+
 from mdm_service.identity.caller import Caller
 from mdm_service.identity.membership import Membership
 from mdm_service.identity.trust import TrustStore

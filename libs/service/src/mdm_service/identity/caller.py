@@ -4,7 +4,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from mdm_service.errors import Unauthenticated
+from mdm_wire.errors import Unauthenticated
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from mdm_service.errors import ConfigurationError, MdmError
-from mdm_service.identity import dn
+from mdm_wire import dn
+from mdm_wire.errors import MdmError
+
+from mdm_service.errors import ConfigurationError
 from mdm_service.identity.trust import WatchedFile
 
 

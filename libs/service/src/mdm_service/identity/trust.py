@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from mdm_wire import dn
+from mdm_wire.errors import MdmError, Unauthenticated
 
-from mdm_service.errors import ConfigurationError, MdmError, Unauthenticated
-from mdm_service.identity import dn
+from mdm_service.errors import ConfigurationError
 
 MIN_RSA_BITS = 2048
 T = TypeVar("T")

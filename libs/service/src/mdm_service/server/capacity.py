@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+from mdm_wire.errors import Exhausted
 
-from mdm_service.errors import Exhausted
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import DICOM_SRM
 

@@ -10,19 +10,18 @@ from typing import Any, cast
 
 import grpc
 import psycopg
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
+from mdm_wire.errors import Cancelled, Forbidden, Invalid, MdmError, Unavailable
+from mdm_wire.status import to_status
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from mdm_service import policy
-from mdm_service.errors import Cancelled, Forbidden, Invalid, MdmError, Unavailable
 from mdm_service.identity.authentication import Authenticator
 from mdm_service.identity.caller import set_caller
 from mdm_service.server import metrics
 from mdm_service.server.capacity import CallLimit, StallWatch
 
-ERROR_DOMAIN = "mdm"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _log = logging.getLogger(__name__)
 
@@ -134,12 +133,7 @@ def status_of(error: Exception) -> status_pb2.Status:
         # Neither the message nor locals: they may hold what must not be logged. The place and the type are enough to find it.
         _log.error("unexpected error", extra={"incident": incident, "error": type(error).__name__, "at": _place(error)})
         return status_pb2.Status(code=code_pb2.INTERNAL, message=f"Internal error {incident}: ask the operator to look it up in the log.")
-    status = status_pb2.Status(code=known.code, message=known.message)
-    _add(status, error_details_pb2.ErrorInfo(reason=known.reason, domain=ERROR_DOMAIN))
-    if known.fields:
-        violations = [error_details_pb2.BadRequest.FieldViolation(field=name, description=text) for name, text in known.fields.items()]
-        _add(status, error_details_pb2.BadRequest(field_violations=violations))
-    return status
+    return to_status(known)
 
 
 def _known(error: Exception) -> MdmError | None:
@@ -158,12 +152,6 @@ def _place(error: Exception) -> list[str]:
         frames.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}.{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     return frames
-
-
-def _add(status: status_pb2.Status, detail: Any) -> None:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    status.details.append(packed)
 
 
 def _aborted(context: grpc.ServicerContext) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from mdm_wire.errors import Unauthenticated
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from mdm_service.errors import ConfigurationError, Unauthenticated
+from mdm_service.errors import ConfigurationError
 from mdm_service.identity.authentication import Authenticator
 from mdm_service.policy import MONITOR, OPERATOR
 from mdm_service.settings import Address, TlsSettings

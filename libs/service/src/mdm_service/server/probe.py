@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2
+from mdm_wire.tls import TlsFiles, secure_channel
 
 _ANY_HOST = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
 _METHOD = "/grpc.health.v1.Health/Check"
@@ -17,8 +18,7 @@ _METHOD = "/grpc.health.v1.Health/Check"
 
 def is_serving(address: str, certificate: Path, key: Path, ca: Path, timeout: float = 2.0) -> bool:
     """Tell whether the service at `host:port` says that it serves; False also where nobody answers in `timeout` seconds."""
-    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), certificate.read_bytes())
-    with grpc.secure_channel(address, credentials, options=(("grpc.enable_http_proxy", 0),)) as channel:
+    with secure_channel(address, TlsFiles(certificate, key, ca)) as channel:
         ask = channel.unary_unary(
             _METHOD,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

@@ -10,8 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.catalog.v1 import catalog_pb2
 from mdm_service.access.acl import Acl
 from mdm_service.access.servicer import show_acl
-from mdm_service.errors import Invalid, MdmError
-from mdm_service.server import status
+from mdm_wire import status
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_catalog.rules import model, path, value
 from mdm_catalog.rules.pattern import Condition, check_pattern

@@ -8,9 +8,9 @@ from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1 import common_pb2
 from mdm_service.access.acl import Permission, valid_permissions
 from mdm_service.access.servicer import parse_change
-from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity.caller import current_caller
-from mdm_service.server import status
+from mdm_wire import status
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_catalog.rpc import message
 from mdm_catalog.rules import path, value

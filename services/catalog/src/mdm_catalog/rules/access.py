@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mdm_service.access.acl import Permission, format_permissions
-from mdm_service.errors import Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Forbidden, Invalid, MdmError, NotFound
 
 from mdm_catalog.rules.model import ROOT_ID, Chain, EntryKind, Node, Target
 from mdm_catalog.rules.path import ROOT, Lfn, join

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import Aborted, Invalid, MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Aborted, Invalid, MdmError
 
 from mdm_catalog.rules.access import Located, Rights, file_outcome_of, outcome_of
 from mdm_catalog.rules.lookup import locate

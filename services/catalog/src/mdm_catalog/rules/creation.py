@@ -6,8 +6,8 @@ from dataclasses import replace
 from uuid import UUID
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import Conflict, Exhausted, Forbidden, Invalid, MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, Exhausted, Forbidden, Invalid, MdmError
 
 from mdm_catalog.rules.access import Rights, not_found
 from mdm_catalog.rules.link import Lead, follow_directories

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from mdm_service.errors import FailedPrecondition, MdmError
+from mdm_wire.errors import FailedPrecondition, MdmError
 
 from mdm_catalog.rules import path
 from mdm_catalog.rules.access import Rights

@@ -7,8 +7,8 @@ from functools import partial
 from uuid import UUID
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import Invalid, MdmError, NotFound
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_catalog.rules.access import Located, Rights, not_found
 from mdm_catalog.rules.lookup import locate

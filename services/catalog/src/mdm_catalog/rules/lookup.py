@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from mdm_service.errors import MdmError
+from mdm_wire.errors import MdmError
 
 from mdm_catalog.rules.access import Located, Rights
 from mdm_catalog.rules.link import Lead, follow_directories, lead_of, too_many_links, visible_link

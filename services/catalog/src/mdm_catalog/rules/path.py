@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NewType
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 MAX_PATH_BYTES = 1023
 MAX_NAME_BYTES = 255

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 from mdm_catalog.rules.model import Entry, EntryKind
 from mdm_catalog.rules.value import MAX_PATTERN_BYTES

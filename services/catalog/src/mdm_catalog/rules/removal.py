@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import Aborted, FailedPrecondition, Forbidden, MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Aborted, FailedPrecondition, Forbidden, MdmError
 
 from mdm_catalog.rules.access import Rights, not_found
 from mdm_catalog.rules.lookup import locate

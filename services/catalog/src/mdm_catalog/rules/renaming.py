@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdm_service.errors import Aborted, Conflict, FailedPrecondition, Invalid, MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Aborted, Conflict, FailedPrecondition, Invalid, MdmError
 
 from mdm_catalog.rules.access import Located, Rights, not_found
 from mdm_catalog.rules.lookup import locate

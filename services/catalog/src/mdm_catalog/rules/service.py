@@ -5,8 +5,8 @@ from typing import TypeAlias, TypeVar
 
 from mdm_service.access.acl import Acl, Permission
 from mdm_service.access.change import AclChange
-from mdm_service.errors import Forbidden, Invalid, MdmError, Unauthenticated
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Forbidden, Invalid, MdmError, Unauthenticated
 
 from mdm_catalog.rules import change, creation, removal, renaming, replica, subtree, transaction
 from mdm_catalog.rules.access import Located, Rights, file_outcome_of, outcome_of

@@ -5,9 +5,9 @@ from uuid import UUID
 
 from mdm_service.access.acl import AUTHENTICATED, Acl, Permission
 from mdm_service.access.change import AclChange, changed
-from mdm_service.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
 
 from mdm_catalog.rules.access import Located, Rights, not_found, outcome_of
 from mdm_catalog.rules.lookup import locate

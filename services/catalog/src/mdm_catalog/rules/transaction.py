@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from mdm_service.errors import MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import MdmError
 
 from mdm_catalog.rules import change, creation, removal, renaming, replica
 from mdm_catalog.rules.model import (

@@ -1,8 +1,8 @@
 """Summing up directories."""
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_catalog.rules.access import Rights, not_found
 from mdm_catalog.rules.lookup import locate

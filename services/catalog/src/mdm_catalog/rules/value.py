@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 from mdm_catalog.rules.model import Replica, ReplicaStatus, ReplicaType
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import psycopg
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
-from mdm_service.errors import Aborted
+from mdm_wire.errors import Aborted
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable, SerializationFailure
 from psycopg_pool import ConnectionPool
 

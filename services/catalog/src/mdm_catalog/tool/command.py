@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psycopg
-from mdm_client.errors import ClientError
 from mdm_service import database, settings
-from mdm_service.errors import ConfigurationError, MdmError
+from mdm_service.errors import ConfigurationError
+from mdm_wire.errors import MdmError
 
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.rules.model import ROOT_ID, Entry, Replica
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str], migrations: Sequence[str]) -> int:
             if options.command == "fsck":
                 return fsck.check(connection, loaded, options)
             return {"export": _export, "import": _import}[options.command](connection, options)
-    except (ConfigurationError, ClientError, psycopg.Error, OSError) as error:
+    except (ConfigurationError, MdmError, psycopg.Error, OSError) as error:
         sys.stderr.write(f"mdm-catalog: {str(error).splitlines()[0]}\n")
         return 2
 

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from mdm_service.access.acl import Acl, AclEntry, canonical_principal, format_permissions, parse_permissions
-from mdm_service.errors import Invalid
-from mdm_service.identity.dn import canonical
+from mdm_wire.dn import canonical
+from mdm_wire.errors import Invalid
 
 from mdm_catalog.rules import model, path, value
 from mdm_catalog.rules.listing import PAGE

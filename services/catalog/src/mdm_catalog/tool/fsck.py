@@ -41,7 +41,7 @@ def check(connection: psycopg.Connection, settings: CatalogSettings, options: ar
     """Tell what is wrong, one JSON line each; return 1 if something is left, else 0.
 
     Raises:
-        ClientError: a service does not answer, or not to an operator. ConfigurationError: the options do not fit together.
+        MdmError: a service does not answer, or not to an operator. ConfigurationError: the options do not fit together.
     """
     if options.destroy_keys and not (options.repair and options.client):
         raise ConfigurationError("--destroy-keys needs --repair and --client")

@@ -5,10 +5,10 @@ from pathlib import Path
 from uuid import UUID
 
 from mdm_client import Client
-from mdm_client.errors import ClientError, NotFound
 from mdm_client.keystore.manager import CONFIRMED, KeyStatus
 from mdm_service.errors import ConfigurationError
-from mdm_service.identity import dn
+from mdm_wire import dn
+from mdm_wire.errors import MdmError, NotFound
 
 from mdm_catalog.store.bulk import Held
 
@@ -17,7 +17,7 @@ _UNFINISHED = ("RECEIVED", "KEYED", "DESCRIBED", "QUARANTINED", "FAILED")
 
 
 class Elsewhere:
-    """The other services of the catalog's files. Everything raises ClientError where one of them does not answer, or not to an operator."""
+    """The other services of the catalog's files. Everything raises MdmError where one of them does not answer, or not to an operator."""
 
     def __init__(self, config: Path, creators: Collection[str], collections: Sequence[str]) -> None:
         """Take the client configuration of an operator, the subjects that register files, and the collections of files' records."""
@@ -31,7 +31,7 @@ class Elsewhere:
         for name in operator.names:
             next(operator.witnessed_heads(name), None)  # to others than operators a listing shows a part, which would pass for all
         for status in self._client.keys.list_keys():
-            away = next((part for part in status.parts.values() if isinstance(part, ClientError) and not isinstance(part, NotFound)), None)
+            away = next((part for part in status.parts.values() if isinstance(part, MdmError) and not isinstance(part, NotFound)), None)
             if away is not None:
                 raise away
             yield self._held(status)

@@ -1,39 +1,31 @@
-"""Errors of the grid's clients as errors of this service."""
+"""Errors of the grid's services, as registration judges them: final, or such as may pass by themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import grpc
 from mdm.common.v1.common_pb2 import ItemStatus
-from mdm_client.errors import ClientError, from_status, translated
-from mdm_service.errors import Aborted, Conflict, Exhausted, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire import status
+from mdm_wire.errors import Aborted, Conflict, Exhausted, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
-_KINDS: dict[grpc.StatusCode, type[MdmError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: Invalid,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.ALREADY_EXISTS: Conflict,
-    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Exhausted,
-    grpc.StatusCode.ABORTED: Aborted,
-}
+_OF_THE_REQUEST = (Invalid, NotFound, Conflict, Forbidden, Exhausted, Aborted)
 
 
-def from_client(error: ClientError) -> MdmError:
-    """Return the error that stands for a client's; what may pass by itself is Unavailable."""
-    return _KINDS.get(error.code, Unavailable)(error.reason, error.message)
+def judged(error: MdmError) -> MdmError:
+    """Return the error if it is about what was asked; what is about the service itself may pass and is Unavailable."""
+    return error if isinstance(error, _OF_THE_REQUEST) else Unavailable(error.reason, error.message)
 
 
-def from_item(status: ItemStatus) -> MdmError | None:
+def from_item(item: ItemStatus) -> MdmError | None:
     """Return why an item of a batch failed, None if it succeeded."""
-    error = from_status(status)
-    return None if error is None else from_client(error)
+    error = status.from_item(item)
+    return None if error is None else judged(error)
 
 
 @contextmanager
 def calling(place: str) -> Iterator[None]:
-    """Turn gRPC and client errors raised inside into MdmError."""
+    """Turn errors of a call inside, of gRPC and of the client, into judged ones."""
     try:
-        with translated(place):
+        with status.translated(place):
             yield
-    except ClientError as error:
-        raise from_client(error) from None
+    except MdmError as error:
+        raise judged(error) from None

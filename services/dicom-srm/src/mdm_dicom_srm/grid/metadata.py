@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_service.errors import Conflict, MdmError
+from mdm_wire.errors import Conflict, MdmError
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes
 from mdm_dicom_srm.grid.error import calling

@@ -33,7 +33,7 @@ class Pacs(Protocol):
         Never transcodes.
 
         Raises:
-            mdm_service.errors.Unavailable: the PACS is away, refuses us, or broke off. What was yielded is good.
+            Unavailable: the PACS is away, refuses us, or broke off. What was yielded is good.
         """
         ...
 
@@ -41,8 +41,8 @@ class Pacs(Protocol):
         """Yield the header of every instance of a study, pixel data left out; nothing when the PACS does not have the study.
 
         Raises:
-            mdm_service.errors.Unavailable: as for `retrieve`.
-            mdm_service.errors.Invalid: something that the PACS sent is not DICOM; raised after all that is.
+            Unavailable: as for `retrieve`.
+            Invalid: something that the PACS sent is not DICOM; raised after all that is.
         """
         ...
 
@@ -50,6 +50,6 @@ class Pacs(Protocol):
         """Return when the PACS answers.
 
         Raises:
-            mdm_service.errors.Unavailable: it does not.
+            Unavailable: it does not.
         """
         ...

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import grpc
 from mdm.srm.v1 import transfer_pb2, transfer_pb2_grpc
-from mdm_service.errors import Invalid
 from mdm_service.identity.caller import current_caller
+from mdm_wire.errors import Invalid
 
 from mdm_dicom_srm.stage.rules.model import parse_turl
 from mdm_dicom_srm.stage.rules.service import StagingService

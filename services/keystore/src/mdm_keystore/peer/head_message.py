@@ -5,7 +5,7 @@ from uuid import UUID
 
 from mdm.keystore.v1 import admin_pb2
 from mdm_crypto.audit import SignedHead, WitnessedHead
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 
 def of_head(head: SignedHead) -> admin_pb2.SignedHead:

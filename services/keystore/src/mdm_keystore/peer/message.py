@@ -9,15 +9,14 @@ from mdm.common.v1 import common_pb2
 from mdm.keystore.v1 import peer_pb2
 from mdm_crypto.resharing import Sharing, Subshare
 from mdm_service.access.acl import Acl, AclEntry, canonical_principal, valid_permissions
-from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
-from mdm_service.identity import dn
-from mdm_service.server import status
+from mdm_wire import dn, status
+from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
 from mdm_keystore.rules.resharing.model import Deal, HeldKey, HeldSharing, Part, Parts, Unprepared
 from mdm_keystore.rules.service import Failure
 
 _canonical = lru_cache(maxsize=1024)(dn.canonical)  # the same few creators stand in thousands of parts
-_ERRORS: dict[int, type[MdmError]] = {error.code: error for error in (Invalid, NotFound, Conflict, Forbidden, FailedPrecondition)}
+_OF_THE_REQUEST = (Invalid, NotFound, Conflict, Forbidden, FailedPrecondition)
 
 
 def to_uuid(text: str) -> UUID:
@@ -42,12 +41,13 @@ def of_failure(failure: Failure) -> common_pb2.ItemStatus:
 
 def to_failure(message: common_pb2.ItemStatus) -> Failure:
     """Return an item's error, None where it succeeded."""
-    return None if message.code == 0 else to_error(message.code, message.reason, message.message)
+    failure = status.from_item(message)
+    return None if failure is None else judged(failure)
 
 
-def to_error(code: int, reason: str, text: str) -> MdmError:
-    """Return an error that another keystore told of; of kinds that have no meaning here, one that may pass."""
-    return _ERRORS.get(code, Unavailable)(reason, text)
+def judged(error: MdmError) -> MdmError:
+    """Return an error that another keystore answered if it is about the keys; of another kind, one that may pass."""
+    return error if isinstance(error, _OF_THE_REQUEST) else Unavailable(error.reason, error.message)
 
 
 def of_sharing(sharing: Sharing, readable: bool = True) -> peer_pb2.Sharing:

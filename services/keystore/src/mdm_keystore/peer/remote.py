@@ -5,14 +5,14 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from mdm.common.v1 import common_pb2
 from mdm.keystore.v1 import peer_pb2, peer_pb2_grpc
 from mdm_crypto.audit import SignedHead, WitnessedHead
 from mdm_crypto.resharing import Sharing
-from mdm_service.server.server import MAX_MESSAGE
 from mdm_service.settings import TlsSettings
+from mdm_wire.errors import Code
+from mdm_wire.status import from_rpc_error
+from mdm_wire.tls import secure_channel
 
 from mdm_keystore.peer import head_message, message
 from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Parts, RoundTerms, Unprepared
@@ -21,22 +21,18 @@ from mdm_keystore.rules.service import Failure
 
 TIMEOUT_SECONDS = 60.0
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.enable_http_proxy", 0),
 )
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_AWAY = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAUTHENTICATED)
 
 Answer = TypeVar("Answer")
 
 
 def open_channel(address: str, tls: TlsSettings) -> grpc.Channel:
     """Open a channel to a keystore at host:port, with this keystore's own certificate."""
-    credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes())
-    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+    return secure_channel(address, tls, _OPTIONS)
 
 
 class RemotePeer:
@@ -131,21 +127,10 @@ def call(index: int, method: Callable[..., Any], request: Any, timeout: float = 
     try:
         return method(request, timeout=timeout)
     except grpc.RpcError as error:
-        code, reason, text = _explained(error)
-        if code in _AWAY and reason not in ("PEER_UNAVAILABLE", "AUDIT_UNAVAILABLE"):
-            raise PeerUnavailable(index, reason or code.name) from None
-        raise message.to_error(code.value[0], reason or code.name, f"Keystore {index}: {text}") from None
-
-
-def _explained(error: Any) -> tuple[grpc.StatusCode, str, str]:
-    """Return code, reason and text of a call's error."""
-    reason = ""
-    details = rpc_status.from_call(error)
-    for packed in details.details if details else ():
-        info = error_details_pb2.ErrorInfo()
-        if packed.Unpack(info):
-            reason = info.reason
-    return error.code(), reason, " ".join((error.details() or "no reason given").split())
+        failure = from_rpc_error(error)
+        if failure.code in _AWAY and failure.reason not in ("PEER_UNAVAILABLE", "AUDIT_UNAVAILABLE"):
+            raise PeerUnavailable(index, failure.reason) from None
+        raise message.judged(failure).at(f"Keystore {index}") from None
 
 
 def _texts(guids: Sequence[UUID]) -> list[str]:

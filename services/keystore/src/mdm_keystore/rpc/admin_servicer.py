@@ -6,8 +6,8 @@ from uuid import UUID
 import grpc
 from mdm.keystore.v1 import admin_pb2, admin_pb2_grpc
 from mdm_crypto.audit import ChainedEntry
-from mdm_service.errors import Invalid
 from mdm_service.identity.caller import current_caller
+from mdm_wire.errors import Invalid
 
 from mdm_keystore.peer import head_message
 from mdm_keystore.peer.message import to_uuid

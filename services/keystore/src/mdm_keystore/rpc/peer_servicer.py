@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import grpc
 from mdm.keystore.v1 import peer_pb2, peer_pb2_grpc
-from mdm_service.errors import Invalid
 from mdm_service.identity.caller import current_caller
+from mdm_wire.errors import Invalid
 
 from mdm_keystore.peer import head_message
 from mdm_keystore.peer.message import of_failure, of_held, of_prepared, to_deal, to_parts, to_uuid

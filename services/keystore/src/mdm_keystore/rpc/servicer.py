@@ -8,9 +8,9 @@ import grpc
 from mdm.common.v1 import common_pb2
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm_crypto.shamir import Share
-from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity.caller import current_caller
-from mdm_service.server import status
+from mdm_wire import status
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
 from mdm_keystore.rules.service import MAX_BATCH, Failure, KeystoreService, NewKey

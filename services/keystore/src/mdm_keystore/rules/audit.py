@@ -10,8 +10,8 @@ from typing import Protocol
 from uuid import UUID
 
 from mdm_crypto.audit import AuditEntry, ChainedEntry, HeadSigner, SignedHead, WitnessedHead
-from mdm_service.errors import Conflict, Forbidden, Invalid, MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError
 
 from mdm_keystore.rules.seal import SealBroken, Sealer
 

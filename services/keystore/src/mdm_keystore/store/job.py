@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 from mdm_crypto.audit import AuditEntry
 from mdm_service.database import lock_held
-from mdm_service.errors import Conflict
+from mdm_wire.errors import Conflict
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.rules.resharing.model import Job, JobState, Kind, Round, RoundState

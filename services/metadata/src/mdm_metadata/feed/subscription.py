@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import grpc
 import psycopg
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm.metadata.v1 import feed_pb2_grpc
-from mdm_service.errors import MdmError
 from mdm_service.settings import TlsSettings
+from mdm_wire.errors import MdmError
+from mdm_wire.status import from_rpc_error
+from mdm_wire.tls import secure_channel
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from mdm_metadata.store.feed_copy import ReplicaCopy
@@ -68,7 +68,7 @@ class Subscription:
                 pause = FIRST_PAUSE
                 continue
             except grpc.RpcError as error:
-                reason = _reason(error)
+                reason = from_rpc_error(error).reason
                 again = again or reason == "FEED_TRIMMED"
             except MdmError as error:
                 reason = error.reason
@@ -83,15 +83,7 @@ class Subscription:
 
     def _follow(self, address: str) -> None:
         """Apply what one stream brings."""
-        credentials = grpc.ssl_channel_credentials(
-            self._tls.ca.read_bytes(), self._tls.key.read_bytes(), self._tls.certificate.read_bytes()
-        )
-        options = (
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-            ("grpc.keepalive_time_ms", int(SILENCE_SECONDS * 1000)),
-        )
-        with grpc.secure_channel(address, credentials, options=options) as channel:
+        with secure_channel(address, self._tls, [("grpc.keepalive_time_ms", int(SILENCE_SECONDS * 1000))]) as channel:
             stub = feed_pb2_grpc.MetadataFeedServiceStub(channel)
             call = stub.Subscribe(pb.SubscribeRequest(subtree=self._subtree, position=self._copy.position()), timeout=600)
             self._call = call
@@ -113,16 +105,3 @@ class Subscription:
             self._copy.tell(reason)
         except (psycopg.Error, PoolTimeout):
             return
-
-
-def _reason(error: grpc.RpcError) -> str:
-    """Return the origin's reason, or the status code's name."""
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    except ValueError:  # details that contradict the status
-        status = None
-    for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return str(info.reason)
-    return str(error.code().name)

@@ -8,8 +8,8 @@ from typing import Protocol
 import grpc
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm.metadata.v1 import feed_pb2_grpc
-from mdm_service.errors import Exhausted, NotFound
 from mdm_service.identity.caller import Caller, current_caller
+from mdm_wire.errors import Exhausted, NotFound
 
 from mdm_metadata.rules.model import fold_path
 

@@ -7,9 +7,9 @@ import grpc
 from mdm.common.v1 import common_pb2
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_service.errors import Invalid, MdmError
 from mdm_service.identity.caller import current_caller
-from mdm_service.server import status
+from mdm_wire import status
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_metadata.rpc.message import (
     acl_id_of,

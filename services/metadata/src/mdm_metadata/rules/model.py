@@ -7,7 +7,7 @@ from enum import IntEnum
 from functools import cached_property
 from uuid import UUID
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 KEY_NAME = "entry"
 ACL_NAME = "entry_acl"

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Protocol
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import MdmError
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import MdmError
 from sqlglot import exp
 
 from mdm_metadata.rules.model import StoredCollection, fold_path

@@ -6,8 +6,8 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from mdm_service.access.acl import Permission
-from mdm_service.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 
 from mdm_metadata.rules.interruption import Interruption
 from mdm_metadata.rules.model import (

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from mdm_service.errors import Aborted, FailedPrecondition
+from mdm_wire.errors import Aborted, FailedPrecondition
 
 from mdm_metadata.rules.model import MAX_INDEXED_TEXT, Attribute, AttributeType, StoredAttribute, StoredCollection, Trial
 from mdm_metadata.rules.port import Alteration, Store

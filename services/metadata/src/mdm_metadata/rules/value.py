@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from uuid import UUID
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import MAX_INDEXED_TEXT, MAX_TEXT, Attribute, AttributeType, Scalar
 

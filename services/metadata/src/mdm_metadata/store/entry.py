@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from mdm_service.errors import Aborted, Invalid
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Aborted, Invalid
 
 from mdm_metadata.rules.model import MAX_ENTRY, AttributeType, EntryWrite, StoredEntry
 from mdm_metadata.rules.query.compile import compile_checks

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm_service.access import store as acl_store
-from mdm_service.errors import FailedPrecondition
+from mdm_wire.errors import FailedPrecondition
 from psycopg import IsolationLevel
 from psycopg_pool import ConnectionPool
 

@@ -4,7 +4,7 @@ import logging
 import threading
 
 import psycopg
-from mdm_service.errors import MdmError
+from mdm_wire.errors import MdmError
 from psycopg_pool import PoolTimeout
 
 from mdm_metadata.rules.port import Store

@@ -1,7 +1,7 @@
 """Sequences in PostgreSQL."""
 
 import psycopg
-from mdm_service.errors import Exhausted
+from mdm_wire.errors import Exhausted
 
 from mdm_metadata.rules.model import SequenceState
 

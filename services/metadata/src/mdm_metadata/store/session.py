@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 from mdm_service.database import DatabaseSettings, open_reading_pool
-from mdm_service.errors import Cancelled, Exhausted, Invalid
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Cancelled, Exhausted, Invalid
 from psycopg.types.string import TextLoader
 from psycopg_pool import ConnectionPool
 

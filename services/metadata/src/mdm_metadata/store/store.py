@@ -10,8 +10,8 @@ import psycopg
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
 from mdm_service.database import lock_held
-from mdm_service.errors import Aborted, Cancelled
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Aborted, Cancelled
 from psycopg_pool import ConnectionPool
 
 from mdm_metadata.rules.interruption import Interruption

@@ -8,8 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.common.v1 import common_pb2
 from mdm.srm.v1 import registration_pb2 as pb
 from mdm.srm.v1 import registration_pb2_grpc
-from mdm_service.errors import Invalid, MdmError
-from mdm_service.server import status
+from mdm_wire import status
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_dicom_srm.register.rules.model import Queued, Registration, State
 from mdm_dicom_srm.register.rules.service import RegistrationService

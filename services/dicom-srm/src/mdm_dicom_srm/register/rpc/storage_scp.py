@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pynetdicom
-from mdm_service.errors import ConfigurationError, Invalid
+from mdm_service.errors import ConfigurationError
+from mdm_wire.errors import Invalid
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts

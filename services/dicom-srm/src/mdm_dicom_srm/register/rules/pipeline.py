@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from mdm_service.errors import Invalid, MdmError
+from mdm_wire.errors import Invalid, MdmError
 
 from mdm_dicom_srm.register.rules.description import IMAGES, INSTANCES, PATIENTS, SERIES, STUDIES, Describer, Description, Verdict
 from mdm_dicom_srm.register.rules.model import Batch, State

@@ -6,7 +6,7 @@ from typing import Protocol
 from uuid import UUID
 
 from mdm_service.access.acl import Acl
-from mdm_service.errors import MdmError
+from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm.register.rules.model import Batch, Candidate, Page, Queued, State
 

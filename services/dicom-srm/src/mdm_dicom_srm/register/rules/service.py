@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from uuid import UUID
 
-from mdm_service.errors import Invalid, MdmError, NotFound
+from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import Pacs

@@ -6,7 +6,7 @@ from dataclasses import astuple
 from typing import Any
 from uuid import UUID, uuid4
 
-from mdm_service.errors import FailedPrecondition, MdmError, NotFound
+from mdm_wire.errors import FailedPrecondition, MdmError, NotFound
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from mdm_service.errors import Exhausted, NotFound
+from mdm_wire.errors import Exhausted, NotFound
 
 from mdm_dicom_srm.stage.rules.model import PENDING, Request, StagedFile, State, same_owner, token_digest
 from mdm_dicom_srm.stage.rules.port import Clock, Spool

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID, uuid4
 
-from mdm_client.errors import ClientError
-from mdm_client.errors import NotFound as KeyNotFound
-from mdm_service.errors import Unavailable
+from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.errors import NotFound as KeyNotFound
 
 from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs, RetrievedInstance
 from mdm_dicom_srm.stage import metrics
@@ -238,7 +237,7 @@ class StagingEngine:
     def _key(self, keys: "Future[Mapping[UUID, bytes | Exception]]", guid: UUID) -> bytes | Exception:
         try:
             return keys.result(self._limits.stall_seconds)[guid]
-        except (ClientError, TimeoutError) as error:
+        except (MdmError, TimeoutError) as error:
             return error
 
     def _take(self, job: _Job, guid: UUID, part10: bytes, key: bytes | Exception) -> None:

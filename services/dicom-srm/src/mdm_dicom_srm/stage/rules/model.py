@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 PROTOCOL = "mdm+grpc"
 MAX_FILES = 10_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 from uuid import UUID
 
-from mdm_service.errors import Exhausted, Invalid, Unavailable
+from mdm_wire.errors import Exhausted, Invalid, Unavailable
 
 from mdm_dicom_srm.stage.rules.book import Live, RequestBook, View
 from mdm_dicom_srm.stage.rules.journal import Journal

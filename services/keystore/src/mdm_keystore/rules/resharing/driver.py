@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
-from mdm_service.errors import MdmError, NotFound
+from mdm_wire.errors import MdmError, NotFound
 
 from mdm_keystore.rules.resharing.model import Job, JobState, Kind, Round, RoundState, RoundTerms, Unprepared
 from mdm_keystore.rules.resharing.participant import Participant

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.shamir import MAX_SHARES
-from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 
 from mdm_keystore.rules.resharing.driver import name_of
 from mdm_keystore.rules.resharing.model import Job, JobState, Kind

@@ -12,8 +12,8 @@ from mdm_crypto import resharing
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
 from mdm_crypto.shamir import MAX_SHARES, ShareError
-from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
 from mdm_keystore.rules.model import KeyRecord, KeyState
 from mdm_keystore.rules.resharing.admission import Admission, reason_of, sharing_of

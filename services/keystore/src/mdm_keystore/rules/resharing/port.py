@@ -8,7 +8,7 @@ from uuid import UUID
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
 from mdm_service.access.acl import Acl
-from mdm_service.errors import Unavailable
+from mdm_wire.errors import Unavailable
 
 from mdm_keystore.rules.model import KeyRecord
 from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Job, JobState, Parts, PreparedShare, Round, RoundTerms, Unprepared

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import AttributeType, Scalar
 from mdm_metadata.rules.query import literal

@@ -3,7 +3,7 @@
 import logging
 from functools import lru_cache
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ErrorLevel, ParseError, SqlglotError

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import AttributeType
 from mdm_metadata.rules.query.operation import AGGREGATES

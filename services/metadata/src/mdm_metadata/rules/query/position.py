@@ -1,6 +1,6 @@
 """Where in the user's text an error is."""
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 from sqlglot import exp
 
 

@@ -6,7 +6,7 @@ keeps a batch of rows. So a query's texts, mentions and sorts are bounded, and r
 
 from collections.abc import Iterable, Sequence
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import MAX_ENTRY, MAX_INDEXED_TEXT, MAX_KEY, MAX_TEXT, Attribute, AttributeType, StoredCollection
 from mdm_metadata.rules.query.limit import MAX_BATCH, MAX_BATCH_SIZE, MAX_COLUMNS, MAX_DISTINCT, MAX_MADE

@@ -6,13 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdm.keystore.v1 import keystore_pb2_grpc
-from mdm_service import database
-from mdm_service.database import DatabaseSettings
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.server.server import ServiceServer
-from mdm_service.settings import TlsSettings
-from mdm_service.testing import Identity, serve_in_process
-
 from mdm_keystore.__main__ import MIGRATIONS
 from mdm_keystore.composition import compose
 from mdm_keystore.config import KeystoreSection
@@ -20,6 +13,14 @@ from mdm_keystore.rpc.servicer import KeystoreServicer
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import KeystoreService
 from mdm_keystore.store.store import PostgresKeys
+from mdm_service import database
+from mdm_service.database import DatabaseSettings
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.server.server import ServiceServer
+from mdm_service.settings import TlsSettings
+from mdm_wire.tls import Identity
+
+from mdm_testing.server import serve_in_process
 
 
 @dataclass(frozen=True)

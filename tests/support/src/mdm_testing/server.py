@@ -7,31 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
-
 from mdm_service.identity.authentication import Authenticator
 from mdm_service.identity.membership import Membership
 from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.server.server import ServiceServer
 from mdm_service.settings import Address, TlsSettings
-
-
-class Identity(Protocol):
-    """Paths of a certificate, its key and the trusted roots, as a development authority issues them."""
-
-    @property
-    def certificate(self) -> Path:
-        """The certificate, PEM."""
-
-    @property
-    def key(self) -> Path:
-        """Its private key, PEM."""
-
-    @property
-    def ca(self) -> Path:
-        """The trusted roots, PEM."""
+from mdm_wire.tls import Identity, secure_channel
 
 
 @dataclass(frozen=True)
@@ -76,13 +60,7 @@ def serve_in_process(
 @contextmanager
 def channel(address: str, identity: Identity) -> Iterator[grpc.Channel]:
     """Open a mutual-TLS channel with a client's identity, on a connection of its own."""
-    credentials = grpc.ssl_channel_credentials(identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes())
-    options = (
-        ("grpc.max_receive_message_length", 32 * 1024 * 1024),
-        ("grpc.max_send_message_length", 32 * 1024 * 1024),
-        ("grpc.use_local_subchannel_pool", 1),
-    )
-    with grpc.secure_channel(address, credentials, options=options) as opened:
+    with secure_channel(address, identity, [("grpc.use_local_subchannel_pool", 1)]) as opened:
         yield opened
 
 

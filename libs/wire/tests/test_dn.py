@@ -4,8 +4,8 @@ import pytest
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_service.errors import Invalid
-from mdm_service.identity import dn
+from mdm_wire import dn
+from mdm_wire.errors import Invalid
 
 
 @pytest.mark.parametrize(

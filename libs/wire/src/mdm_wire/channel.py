@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ import grpc.experimental
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from mdm_client.errors import Invalid, Unauthenticated
+from mdm_wire.errors import Invalid, Unauthenticated
+from mdm_wire.tls import TlsFiles, secure_channel
 
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 # How long an address that failed is left out while others remain.
 _AVOID_SECONDS = 2.0
 
 _OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -31,19 +28,9 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.lb_policy_name", "round_robin"),
     # An own pool: two channels of one process never share (and never block) a connection.
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
     # Streamed answers are read by the thread that asks: handing each message over from another one doubles what a small answer costs.
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """PEM files of one identity: its certificate (chain), its private key, the roots it trusts."""
-
-    certificate: Path
-    key: Path
-    ca: Path
 
 
 def read_certificate(path: Path) -> x509.Certificate:
@@ -55,7 +42,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Invalid.because("CERTIFICATE_UNREADABLE", f"{path}: no readable certificate ({_why(error)})") from error
+        raise Invalid("CERTIFICATE_UNREADABLE", f"{path}: no readable certificate ({_why(error)})") from error
 
 
 def check_identity(tls: TlsFiles, now: datetime | None = None) -> x509.Certificate:
@@ -69,22 +56,22 @@ def check_identity(tls: TlsFiles, now: datetime | None = None) -> x509.Certifica
     moment = now or datetime.now(UTC)
     if moment > certificate.not_valid_after_utc:
         when = certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
-        raise Unauthenticated.because(
+        raise Unauthenticated(
             "CERTIFICATE_EXPIRED",
             f"{tls.certificate}: your certificate expired on {when}; ask for a new one",
         )
     if moment < certificate.not_valid_before_utc:
         when = certificate.not_valid_before_utc.strftime("%Y-%m-%d %H:%M UTC")
-        raise Unauthenticated.because(
+        raise Unauthenticated(
             "CERTIFICATE_NOT_YET_VALID",
             f"{tls.certificate}: your certificate is valid only from {when}; check this machine's clock",
         )
     try:
         key = load_pem_private_key(tls.key.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise Invalid.because("KEY_UNREADABLE", f"{tls.key}: no readable unencrypted key ({_why(error)})") from error
+        raise Invalid("KEY_UNREADABLE", f"{tls.key}: no readable unencrypted key ({_why(error)})") from error
     if key.public_key() != certificate.public_key():
-        raise Invalid.because("KEY_MISMATCH", f"{tls.key}: this key does not belong to {tls.certificate}")
+        raise Invalid("KEY_MISMATCH", f"{tls.key}: this key does not belong to {tls.certificate}")
     return certificate
 
 
@@ -99,16 +86,11 @@ def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float
         Unauthenticated, Invalid: as `check_identity`.
     """
     if not addresses:
-        raise Invalid.because("NO_ADDRESS", "a service needs at least one address host:port")
+        raise Invalid("NO_ADDRESS", "a service needs at least one address host:port")
     check_identity(tls)
     read_certificate(tls.ca)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=tls.ca.read_bytes(),
-        private_key=tls.key.read_bytes(),
-        certificate_chain=tls.certificate.read_bytes(),
-    )
     options = _OPTIONS if connect_seconds is None else [*_OPTIONS, *_connecting_within(connect_seconds)]
-    channels = [grpc.secure_channel(address, credentials, options=options) for address in addresses]
+    channels = [secure_channel(address, tls, options) for address in addresses]
     return channels[0] if len(channels) == 1 else RotatingChannel(channels)
 
 

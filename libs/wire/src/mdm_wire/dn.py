@@ -5,7 +5,7 @@ import re
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 
 _ATTRIBUTES = {
     "CN": NameOID.COMMON_NAME,

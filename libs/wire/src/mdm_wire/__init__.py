@@ -1,0 +1,1 @@
+"""What crosses the network, once, for services and clients: errors, channels, distinguished names, permissions, names."""
