@@ -177,7 +177,7 @@ def test_a_connection_lost_in_a_call_is_not_taken_for_a_refused_certificate():
 def test_errors_keep_code_reason_and_one_line():
     error = from_item(ItemStatus(code=9, reason="NOT_EMPTY", message="The directory\nis not empty."))
     assert isinstance(error, FailedPrecondition)
-    assert (error.code, error.reason, error.message) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_EMPTY", "The directory is not empty.")
+    assert (error.code, error.reason, error.message) == (Code.FAILED_PRECONDITION, "NOT_EMPTY", "The directory is not empty.")
     assert from_item(ItemStatus()) is None
     assert from_item(ItemStatus(code=99)).code is Code.UNKNOWN
     with pytest.raises(Unavailable, match="srm: "), translated("srm"):

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mdm.catalog.v1.catalog_pb2 import Target
+from mdm_wire import permission
 from mdm_wire.errors import Invalid
-
-MAX_PATH_BYTES = 1023
-MAX_NAME_BYTES = 255
-SURL_SCHEME = "srm://"
-TURL_SCHEME = "mdm+grpc://"
-AUTHENTICATED = "authenticated"
+from mdm_wire.path import MAX_NAME_BYTES, MAX_PATH_BYTES
+from mdm_wire.permission import AUTHENTICATED, LETTERS
+from mdm_wire.url import SURL_SCHEME, surl_authority
 
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# The eight permissions of mdm.acl.v1.AclEntry, in the order they are printed.
-PERMISSION_BITS = {"p": 1, "d": 2, "r": 4, "w": 8, "l": 32, "x": 16, "g": 64, "s": 128}
 # What people mean more often than single letters.
 _WORDS = {"read": "rlxg", "write": "wdsrlxg", "all": "prwlxgsd", "none": ""}
-_ACL_CHANGE = re.compile(rf"(.+)([+=-])({'|'.join(_WORDS)}|[{''.join(PERMISSION_BITS)}]*)")
+_ACL_CHANGE = re.compile(rf"(.+)([+=-])({'|'.join(_WORDS)}|[{''.join(LETTERS)}]*)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def parse_name(text: str) -> Name:
         return Name(lfn=normalise_lfn(text))
     if _GUID.fullmatch(text):
         return Name(guid=UUID(text))
-    if text.startswith(SURL_SCHEME):
+    if text.startswith(f"{SURL_SCHEME}://"):
         surl_authority(text)
         return Name(surl=text)
     raise Invalid("NAME_MALFORMED", f"{_shown(text)}: neither an LFN (/vo/…) nor a GUID nor a SURL (srm://…)")
@@ -80,24 +76,6 @@ def normalise_lfn(text: str) -> str:
     return "/" + "/".join(names)
 
 
-def surl_authority(surl: str) -> str:
-    """Return the site that a SURL `srm://site/guid` names.
-
-    Raises:
-        Invalid: SURL_MALFORMED.
-    """
-    return _authority(surl, SURL_SCHEME, "SURL")
-
-
-def turl_authority(turl: str) -> str:
-    """Return the site that a TURL `mdm+grpc://site/token/guid` names.
-
-    Raises:
-        Invalid: TURL_MALFORMED, also for a protocol this client does not speak.
-    """
-    return _authority(turl, TURL_SCHEME, "TURL")
-
-
 def parse_principal(text: str) -> str:
     """Return a principal of an ACL entry: `dn:…`, `group:/…` or `authenticated`.
 
@@ -123,9 +101,9 @@ def parse_permissions(letters: str) -> int:
     Raises:
         Invalid: PERMISSION_UNKNOWN: no letter, or one that is none of `prwlxgsd`.
     """
-    if not letters or not set(letters) <= set(PERMISSION_BITS):
+    if not letters or not set(letters) <= set(LETTERS):
         raise Invalid("PERMISSION_UNKNOWN", f"{_shown(letters)}: permissions are letters of prwlxgsd, such as rlxg")
-    return sum(PERMISSION_BITS[letter] for letter in set(letters))
+    return int(permission.parse_permissions(letters))
 
 
 def parse_acl_change(text: str) -> tuple[str, str, int]:
@@ -149,21 +127,9 @@ def parse_acl_change(text: str) -> tuple[str, str, int]:
     return parse_principal(who), operator, parse_permissions(letters) if letters else 0
 
 
-def format_permissions(bits: int) -> str:
-    """Return the letters of a bit set, in the order `pdrwlxgs`."""
-    return "".join(letter for letter, bit in PERMISSION_BITS.items() if bits & bit)
-
-
 def parse_names(texts: Sequence[str]) -> list[Name]:
     """Return what each text names; errors as `parse_name`."""
     return [parse_name(text) for text in texts]
-
-
-def _authority(url: str, scheme: str, kind: str) -> str:
-    authority, slash, rest = url.removeprefix(scheme).partition("/")
-    if not url.startswith(scheme) or not authority or not slash or not rest:
-        raise Invalid(f"{kind}_MALFORMED", f"{_shown(url)}: not a {kind} of the form {scheme}site/…")
-    return authority
 
 
 def _bad_lfn(text: str, why: str) -> Invalid:

@@ -15,9 +15,9 @@ from mdm_catalog.__main__ import MIGRATIONS, build
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.store.store import PostgresStore
 from mdm_service import database as service_database
-from mdm_service.access.acl import parse_permissions
 from mdm_service.process import main
 from mdm_testing.server import channel
+from mdm_wire.permission import parse_permissions
 
 GROUPS = {"/biomed/neuro": ["alice", "bob"], "/biomed/hospital-a/stewards": ["steward"]}
 

@@ -3,6 +3,7 @@
 import pytest
 from mdm_catalog.rules import model, value
 from mdm_wire.errors import Invalid
+from mdm_wire.url import check_surl
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_a_replicas_host_is_taken_from_its_surl(surl, host):
 )
 def test_a_bad_surl_is_refused(surl):
     with pytest.raises(Invalid, match="surl"):
-        value.parse_surl(surl)
+        check_surl(surl)
 
 
 @pytest.mark.parametrize(

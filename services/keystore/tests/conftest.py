@@ -15,9 +15,10 @@ from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyState
 from mdm_keystore.rules.service import AuditUnavailable, Held
 from mdm_keystore.store.store import PostgresKeys
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl, Permission
+from mdm_service.access.acl import Acl
 from mdm_service.database import DatabaseSettings, migrate, open_pool
 from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 
 from services.keystore.tests.ring import Ring
 

@@ -25,9 +25,10 @@ from mdm_keystore.store.part import PostgresTable
 from mdm_keystore.store.sharing import PostgresSharings
 from mdm_keystore.store.store import PostgresKeys
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl, AclEntry, Permission
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.permission import Permission
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test")

@@ -11,10 +11,11 @@ from mdm_crypto.shamir import Share
 from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey, Released
-from mdm_service.access.acl import Acl, AclEntry, Permission
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.permission import Permission
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test", frozenset({"/biomed/neuro"}))

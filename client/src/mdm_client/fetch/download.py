@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from mdm_wire.errors import Code, Invalid, MdmError, NotFound
+from mdm_wire.url import surl_authority, turl_authority
 
 from mdm_client.fetch.keyring import KeyRing
 from mdm_client.fetch.plan import PlannedFile
@@ -17,7 +18,6 @@ from mdm_client.fetch.staging import Clock, SiteStaging
 from mdm_client.fetch.transfer import Cancellation, StagedFile, fetch_file
 from mdm_client.keystore.client import KeySource
 from mdm_client.local_file import local_error
-from mdm_client.names import surl_authority, turl_authority
 
 _JOIN_SECONDS = 5.0
 

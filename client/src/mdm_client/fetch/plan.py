@@ -7,11 +7,12 @@ from typing import Protocol
 from uuid import UUID
 
 from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_client.catalog.client import DIRECTORY, FILE, Entry, Location
-from mdm_client.names import PERMISSION_BITS, Name, normalise_lfn
+from mdm_client.names import Name, normalise_lfn
 
-_READ = PERMISSION_BITS["r"]
+_READ = int(Permission.READ)
 
 
 class Catalog(Protocol):

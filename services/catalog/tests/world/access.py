@@ -5,10 +5,10 @@ from datetime import datetime
 from uuid import UUID
 
 from mdm_catalog.rules.model import EntryKind, Replica, Target
-from mdm_catalog.rules.path import names
 from mdm_catalog.rules.value import MAX_LINKS
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
+from mdm_wire.path import names
+from mdm_wire.permission import Permission
 
 Path = tuple[str, ...]
 OK = ""

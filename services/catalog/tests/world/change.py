@@ -14,9 +14,9 @@ from mdm_catalog.rules.model import (
     Renaming,
     Target,
 )
-from mdm_catalog.rules.path import names
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
+from mdm_wire.path import names
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import NOW, OK, Path, Thing, World
 

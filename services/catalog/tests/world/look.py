@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from mdm_catalog.rules.model import EntryKind, Target
-from mdm_catalog.rules.path import Lfn, names
 from mdm_catalog.rules.pattern import Condition
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
+from mdm_wire.path import Lfn, names
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import ABSENT, Path, World
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from mdm_catalog.rules.model import EntryKind, Target
-from mdm_service.access.acl import Permission
 from mdm_service.access.change import AclChange, Action
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import OK, Path, World
 

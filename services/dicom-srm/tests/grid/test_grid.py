@@ -15,8 +15,9 @@ from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
-from mdm_service.access.acl import Acl, AclEntry, Permission
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_wire.errors import Conflict, Forbidden, Invalid, Unavailable, make_error
+from mdm_wire.permission import Permission
 
 GUID, ACL = uuid.uuid4(), uuid.uuid4()
 OK, EXISTS = ItemStatus(), ItemStatus(code=6, reason="ACL_EXISTS", message="there already")

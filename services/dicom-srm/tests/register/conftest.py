@@ -18,9 +18,10 @@ from mdm_dicom_srm.register.rules.pipeline import Grid, Pipeline
 from mdm_dicom_srm.register.rules.port import Collection, Directory, Entry, File, Queue
 from mdm_dicom_srm.register.rules.site import SiteAcls
 from mdm_dicom_srm.register.store.queue import RegistrationStore
-from mdm_service.access.acl import Acl, AclEntry, Permission
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.database import migrate
 from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.permission import Permission
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from mdm.acl.v1 import acl_pb2
+from mdm_wire.permission import format_permissions
 
 from mdm_client import grants
 from mdm_client.cli.catalog.lfn import LFN
@@ -13,7 +14,7 @@ from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import OK, SOME_FAILED, about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.grants import AclOutcome, AclReport, AclView
-from mdm_client.names import format_permissions, parse_acl_change, parse_name, parse_permissions, parse_principal
+from mdm_client.names import parse_acl_change, parse_name, parse_permissions, parse_principal
 
 _ARGUMENTS_HELP = """
     PRINCIPAL is dn:CN=…,O=… (or /O=…/CN=…), group:/vo/group or authenticated. PERMISSIONS are letters: p change the list,

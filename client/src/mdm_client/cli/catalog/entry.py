@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mdm_wire.errors import MdmError
+from mdm_wire.permission import format_permissions
 
 from mdm_client.catalog.client import DIRECTORY, SYMLINK, Entry
 from mdm_client.cli.context import Session
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
-from mdm_client.names import format_permissions
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import click
 from mdm_wire.errors import MdmError, NotFound
+from mdm_wire.permission import format_permissions
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keystore.key import entries_of
@@ -11,7 +12,7 @@ from mdm_client.cli.metadata.entry import quoted_path, quoted_text
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.grants import GRANT, REVOKE, AclOutcome
-from mdm_client.names import format_permissions, parse_permissions, parse_principal
+from mdm_client.names import parse_permissions, parse_principal
 
 
 @click.group()

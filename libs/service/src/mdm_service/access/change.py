@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from mdm_wire.errors import Forbidden, Invalid, NotFound
+from mdm_wire.permission import Permission
 
-from mdm_service.access.acl import Acl, AclEntry, Permission
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
 
 

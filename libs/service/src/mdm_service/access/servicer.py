@@ -11,10 +11,11 @@ from mdm.common.v1 import common_pb2
 from mdm_wire import status
 from mdm_wire.dn import canonical
 from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission, canonical_principal, valid_permissions
 from psycopg_pool import ConnectionPool
 
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry, Permission, canonical_principal, valid_permissions
+from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry
 from mdm_service.access.change import AclChange, Action, changed
 from mdm_service.identity.caller import Caller, current_caller
 from mdm_service.policy import DICOM_SRM, OPERATOR

@@ -6,9 +6,10 @@ from uuid import UUID
 
 from mdm_wire.dn import canonical
 from mdm_wire.errors import MdmError
+from mdm_wire.permission import canonical_principal, parse_permissions
 from pydantic import AfterValidator, Field
 
-from mdm_service.access.acl import Acl, AclEntry, canonical_principal, parse_permissions
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.settings import Section
 
 #: The ACL of the root of a service's tree always has this id; the configuration decides what is in it.

@@ -5,8 +5,9 @@ from uuid import UUID
 
 import psycopg
 from mdm_wire.errors import Invalid
+from mdm_wire.permission import Permission
 
-from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry, Permission
+from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry
 
 
 def insert(connection: psycopg.Connection, acl: Acl) -> bool:

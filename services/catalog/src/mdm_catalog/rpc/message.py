@@ -10,10 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.catalog.v1 import catalog_pb2
 from mdm_service.access.acl import Acl
 from mdm_service.access.servicer import show_acl
-from mdm_wire import status
+from mdm_wire import path, status
 from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.url import check_surl
 
-from mdm_catalog.rules import model, path, value
+from mdm_catalog.rules import model, value
 from mdm_catalog.rules.pattern import Condition, check_pattern
 from mdm_catalog.rules.transaction import Operation
 
@@ -29,7 +30,7 @@ def parse_target(message: catalog_pb2.Target) -> model.Target:
     if kind == "guid":
         return model.Target(guid=value.parse_uuid(message.guid, "guid"))
     if kind == "surl":
-        return model.Target(surl=value.parse_surl(message.surl))
+        return model.Target(surl=check_surl(message.surl))
     raise Invalid("TARGET_MISSING", "Say which entry: an LFN, a GUID or a SURL.")
 
 
@@ -96,7 +97,7 @@ def parse_new_replica(message: catalog_pb2.NewReplica) -> model.NewReplica:
 def parse_replica_change(message: catalog_pb2.ReplicaChange) -> model.ReplicaChange:
     """Return new attributes of a replica."""
     return model.ReplicaChange(
-        surl=value.parse_surl(message.surl),
+        surl=check_surl(message.surl),
         status=_replica_status(message.status) if message.HasField("status") else None,
         type=_replica_type(message.type) if message.HasField("type") else None,
         set_name=value.check_set_name(message.set_name) if message.HasField("set_name") else None,
@@ -266,6 +267,6 @@ _OPERATIONS: dict[str, Callable[[Any], Operation]] = {
     "assign_acl": parse_assignment,
     "add_replica": parse_new_replica,
     "change_replica": parse_replica_change,
-    "remove_replica": lambda surl: model.ReplicaRemoval(value.parse_surl(surl)),
+    "remove_replica": lambda surl: model.ReplicaRemoval(check_surl(surl)),
     "remove": lambda message: model.Removal(parse_target(message.target), message.recursive),
 }

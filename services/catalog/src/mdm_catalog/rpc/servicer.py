@@ -6,14 +6,15 @@ from typing import TypeVar
 import grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1 import common_pb2
-from mdm_service.access.acl import Permission, valid_permissions
 from mdm_service.access.servicer import parse_change
 from mdm_service.identity.caller import current_caller
-from mdm_wire import status
+from mdm_wire import path, status
 from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.permission import Permission, valid_permissions
+from mdm_wire.url import check_surl
 
 from mdm_catalog.rpc import message
-from mdm_catalog.rules import path, value
+from mdm_catalog.rules import value
 from mdm_catalog.rules.service import CatalogService
 
 M = TypeVar("M")
@@ -165,7 +166,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> catalog_pb2.RemoveReplicasResponse:
         """Remove each replica, or say why not."""
         caller = current_caller()
-        outcomes = _batch(request.surls, value.parse_surl, lambda surls: self._service.remove_replicas(caller, surls))
+        outcomes = _batch(request.surls, check_surl, lambda surls: self._service.remove_replicas(caller, surls))
         return catalog_pb2.RemoveReplicasResponse(statuses=_statuses(outcomes))
 
     def ListReplicas(

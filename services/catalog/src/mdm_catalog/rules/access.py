@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-from mdm_service.access.acl import Permission, format_permissions
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Forbidden, Invalid, MdmError, NotFound
+from mdm_wire.path import ROOT, Lfn, join
+from mdm_wire.permission import Permission, format_permissions
 
 from mdm_catalog.rules.model import ROOT_ID, Chain, EntryKind, Node, Target
-from mdm_catalog.rules.path import ROOT, Lfn, join
 from mdm_catalog.rules.port import Reading
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Invalid, MdmError
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Located, Rights, file_outcome_of, outcome_of
 from mdm_catalog.rules.lookup import locate

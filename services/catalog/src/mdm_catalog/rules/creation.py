@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, Exhausted, Forbidden, Invalid, MdmError
+from mdm_wire.path import ROOT, Lfn, ancestors, join, names, split
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Rights, not_found
 from mdm_catalog.rules.link import Lead, follow_directories
 from mdm_catalog.rules.model import Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
-from mdm_catalog.rules.path import ROOT, Lfn, ancestors, join, names, split
 from mdm_catalog.rules.port import Place, Writing
 from mdm_catalog.rules.value import MAX_BATCH, MAX_REPLICAS
 

@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
+from mdm_wire import path
 from mdm_wire.errors import FailedPrecondition, MdmError
+from mdm_wire.path import ROOT, Lfn
 
-from mdm_catalog.rules import path
 from mdm_catalog.rules.access import Rights
 from mdm_catalog.rules.model import Chain, EntryKind, Node
-from mdm_catalog.rules.path import ROOT, Lfn
 from mdm_catalog.rules.port import Reading
 from mdm_catalog.rules.value import MAX_LINKS
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.path import Lfn, join, names
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Located, Rights, not_found
 from mdm_catalog.rules.lookup import locate
 from mdm_catalog.rules.model import Entry, EntryKind, EntryView, Node, Target
-from mdm_catalog.rules.path import Lfn, join, names
 from mdm_catalog.rules.pattern import Condition
 from mdm_catalog.rules.port import Reading, Store
 

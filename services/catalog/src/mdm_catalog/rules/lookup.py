@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 
 from mdm_wire.errors import MdmError
+from mdm_wire.path import ROOT, Lfn, split
 
 from mdm_catalog.rules.access import Located, Rights
 from mdm_catalog.rules.link import Lead, follow_directories, lead_of, too_many_links, visible_link
 from mdm_catalog.rules.model import ROOT_ID, Chain, EntryKind, Node, Target
-from mdm_catalog.rules.path import ROOT, Lfn, split
 from mdm_catalog.rules.port import Reading
 from mdm_catalog.rules.value import MAX_LINKS
 

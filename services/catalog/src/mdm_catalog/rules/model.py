@@ -6,9 +6,8 @@ from enum import IntEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
-
-from mdm_catalog.rules.path import Lfn
+from mdm_wire.path import Lfn
+from mdm_wire.permission import Permission
 
 ROOT_ID = 0
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from mdm_service.access.acl import Acl, Permission
+from mdm_service.access.acl import Acl
 from mdm_service.identity.caller import Caller
+from mdm_wire.path import Lfn
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.model import Chain, Entry, FileChange, Node, Replica, ReplicaChange, ReplicaSearch, SubtreeAcl, SubtreeDirectory
-from mdm_catalog.rules.path import Lfn
 from mdm_catalog.rules.pattern import Condition
 
 T = TypeVar("T")

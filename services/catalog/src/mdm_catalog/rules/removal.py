@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, FailedPrecondition, Forbidden, MdmError
+from mdm_wire.path import names
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Rights, not_found
 from mdm_catalog.rules.lookup import locate
 from mdm_catalog.rules.model import EntryKind, Node, Target
-from mdm_catalog.rules.path import names
 from mdm_catalog.rules.port import Writing
 
 Outcome: TypeAlias = MdmError | None

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Conflict, FailedPrecondition, Invalid, MdmError
+from mdm_wire.path import MAX_PATH_BYTES, ROOT, join, split
 
 from mdm_catalog.rules.access import Located, Rights, not_found
 from mdm_catalog.rules.lookup import locate
 from mdm_catalog.rules.model import Chain, EntryKind, Node, Renaming, Target
-from mdm_catalog.rules.path import MAX_PATH_BYTES, ROOT, join, split
 from mdm_catalog.rules.port import Writing
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Conflict, Exhausted, Invalid, MdmError
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Located, Rights, not_found
 from mdm_catalog.rules.lookup import locate

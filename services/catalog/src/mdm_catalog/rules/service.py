@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
-from mdm_service.access.acl import Acl, Permission
+from mdm_service.access.acl import Acl
 from mdm_service.access.change import AclChange
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Forbidden, Invalid, MdmError, Unauthenticated
+from mdm_wire.path import Lfn
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules import change, creation, removal, renaming, replica, subtree, transaction
 from mdm_catalog.rules.access import Located, Rights, file_outcome_of, outcome_of
@@ -31,7 +33,6 @@ from mdm_catalog.rules.model import (
     Target,
     Usage,
 )
-from mdm_catalog.rules.path import Lfn
 from mdm_catalog.rules.pattern import Condition
 from mdm_catalog.rules.port import People, Reading, Store
 from mdm_catalog.rules.transaction import Failed, Operation

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
-from mdm_service.access.acl import AUTHENTICATED, Acl, Permission
+from mdm_service.access.acl import Acl
 from mdm_service.access.change import AclChange, changed
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
+from mdm_wire.permission import AUTHENTICATED, Permission
 
 from mdm_catalog.rules.access import Located, Rights, not_found, outcome_of
 from mdm_catalog.rules.lookup import locate

@@ -1,13 +1,13 @@
 """Summing up directories."""
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.path import Lfn, join
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Rights, not_found
 from mdm_catalog.rules.lookup import locate
 from mdm_catalog.rules.model import EntryKind, Target, Usage
-from mdm_catalog.rules.path import Lfn, join
 from mdm_catalog.rules.port import Reading
 from mdm_catalog.rules.value import MAX_SIZE
 

@@ -7,12 +7,12 @@ from typing import TypeVar
 from uuid import UUID
 
 from mdm_wire.errors import Invalid
+from mdm_wire.url import check_surl
 
 from mdm_catalog.rules.model import Replica, ReplicaStatus, ReplicaType
 
 MAX_BATCH = 10_000
 MAX_COMMENT_BYTES = 255
-MAX_SURL_BYTES = 1023
 MAX_HOST_BYTES = 255
 MAX_REPLICAS = 100
 MAX_SET_BYTES = 255
@@ -24,7 +24,6 @@ MAX_RENAMINGS = 1_000
 MAX_PATTERN_BYTES = 255
 SHA256_BYTES = 32
 
-_SURL = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[^/\s:\[\]]+)(:[0-9]{1,5})?/[^\s\x00-\x1f\x7f-\x9f]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -82,20 +81,13 @@ def moment(seconds: int, nanos: int) -> datetime:
         raise Invalid("TIME_INVALID", "A time is outside of the years 1 to 9999.") from None
 
 
-def parse_surl(surl: str) -> str:
-    """Return a SURL. Raises Invalid unless it is `scheme://authority/path` of at most 1,023 bytes without spaces."""
-    if len(surl.encode()) > MAX_SURL_BYTES or not _SURL.fullmatch(surl):
-        raise Invalid("SURL_INVALID", f"surl must be scheme://authority/path of at most {MAX_SURL_BYTES:,} bytes without spaces.")
-    return surl
-
-
 def parse_replica(surl: str, status: ReplicaStatus, host: str, kind: ReplicaType = ReplicaType.PRIMARY, set_name: str = "") -> Replica:
     """Return a replica; without a host it is taken from the SURL.
 
     Raises:
         Invalid: SURL, host or name of the set cannot be one.
     """
-    parse_surl(surl)
+    check_surl(surl)
     if not host:
         authority = surl.split("/", 3)[2]
         host = authority.rpartition(":")[0] if re.search(r":[0-9]+$", authority) else authority

@@ -7,8 +7,10 @@ from uuid import UUID
 
 import psycopg
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl, Permission
+from mdm_service.access.acl import Acl
 from mdm_service.identity.caller import Caller
+from mdm_wire.path import Lfn
+from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.model import (
     ROOT_ID,
@@ -23,7 +25,6 @@ from mdm_catalog.rules.model import (
     SubtreeAcl,
     SubtreeDirectory,
 )
-from mdm_catalog.rules.path import Lfn
 from mdm_catalog.rules.pattern import Condition
 from mdm_catalog.rules.port import Place
 

@@ -13,10 +13,10 @@ import psycopg
 from mdm_service import database, settings
 from mdm_service.errors import ConfigurationError
 from mdm_wire.errors import MdmError
+from mdm_wire.path import Lfn, split
 
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.rules.model import ROOT_ID, Entry, Replica
-from mdm_catalog.rules.path import Lfn, split
 from mdm_catalog.store import bulk
 from mdm_catalog.store.reading import PostgresReading
 from mdm_catalog.tool import exchange, fsck

@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from mdm_service.access.acl import Acl, AclEntry, canonical_principal, format_permissions, parse_permissions
+from mdm_service.access.acl import Acl, AclEntry
+from mdm_wire import path
 from mdm_wire.dn import canonical
 from mdm_wire.errors import Invalid
+from mdm_wire.path import ROOT, Lfn, join, names
+from mdm_wire.permission import canonical_principal, format_permissions, parse_permissions
 
-from mdm_catalog.rules import model, path, value
+from mdm_catalog.rules import model, value
 from mdm_catalog.rules.listing import PAGE
 from mdm_catalog.rules.model import Entry, EntryKind, Replica, ReplicaStatus, ReplicaType
-from mdm_catalog.rules.path import ROOT, Lfn, join, names
 from mdm_catalog.rules.port import Reading
 
 VERSION = 1

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
-from mdm_service.access.acl import Permission
 from mdm_wire.errors import Unavailable
+from mdm_wire.permission import Permission
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import grpc
 from mdm.srm.v1 import transfer_pb2, transfer_pb2_grpc
 from mdm_service.identity.caller import current_caller
 from mdm_wire.errors import Invalid
+from mdm_wire.url import parse_turl
 
-from mdm_dicom_srm.stage.rules.model import parse_turl
 from mdm_dicom_srm.stage.rules.service import StagingService
 
 # Measured: streamed messages of this size are fastest with gRPC Python.

@@ -8,9 +8,10 @@ from mdm.acl.v1 import acl_pb2
 from mdm.common.v1 import common_pb2
 from mdm.keystore.v1 import peer_pb2
 from mdm_crypto.resharing import Sharing, Subshare
-from mdm_service.access.acl import Acl, AclEntry, canonical_principal, valid_permissions
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_wire import dn, status
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.permission import canonical_principal, valid_permissions
 
 from mdm_keystore.rules.resharing.model import Deal, HeldKey, HeldSharing, Part, Parts, Unprepared
 from mdm_keystore.rules.service import Failure

@@ -11,10 +11,10 @@ from uuid import UUID
 from mdm_crypto import shamir
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.shamir import Share, ShareError
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.permission import Permission
 
 from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
 from mdm_keystore.rules.seal import SealBroken, Sealer

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import psycopg
 from mdm_crypto.audit import AuditEntry, ChainedEntry, chain
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyState

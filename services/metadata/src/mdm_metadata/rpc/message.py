@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm_service.access.acl import Permission
 from mdm_wire.errors import Exhausted, Invalid
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.alteration import AttributeChange
 from mdm_metadata.rules.model import (

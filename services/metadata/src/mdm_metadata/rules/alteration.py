@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, FailedPrecondition, Invalid, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.model import (
     FIRST_UNINDEXED,

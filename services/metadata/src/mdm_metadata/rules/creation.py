@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.model import Collection, fold_path, parent_of
 from mdm_metadata.rules.port import VISIBLE, Outcome, Transaction, acl_refusal, outcome_of

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Protocol
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import MdmError
+from mdm_wire.permission import Permission
 from sqlglot import exp
 
 from mdm_metadata.rules.model import StoredCollection, fold_path

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.interruption import Interruption
 from mdm_metadata.rules.model import (

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Exhausted, FailedPrecondition, MdmError
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.interruption import Interruption
 from mdm_metadata.rules.model import AttributeType, Entry, Scalar, StoredCollection

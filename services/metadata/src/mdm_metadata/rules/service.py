@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import FailedPrecondition, Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.alteration import Alterations
 from mdm_metadata.rules.creation import Creation

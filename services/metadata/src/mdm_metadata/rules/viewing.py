@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, Invalid, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.model import KEY_NAME, SequenceState, StoredCollection, StoredView, View, check_path, fold_path, parent_of
 from mdm_metadata.rules.port import VISIBLE, Alteration, Store, acl_refusal, allowed, holding

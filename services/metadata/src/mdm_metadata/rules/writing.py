@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules import value
 from mdm_metadata.rules.model import MAX_ENTRY, AttributeType, Entry, EntryWrite, Scalar, StoredAttribute, StoredCollection, check_key

@@ -9,9 +9,10 @@ from uuid import UUID, uuid5
 import psycopg
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl, AclEntry, canonical_principal, valid_permissions
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.database import lock_held
 from mdm_wire.errors import FailedPrecondition, Invalid
+from mdm_wire.permission import canonical_principal, valid_permissions
 from psycopg_pool import ConnectionPool
 
 from mdm_metadata.rules.model import LETTERS, Attribute, AttributeType, StoredAttribute, check_path, fold_path, parent_of

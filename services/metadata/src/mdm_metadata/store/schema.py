@@ -8,8 +8,8 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.model import (
     Attribute,

@@ -4,6 +4,7 @@ import hmac
 from uuid import UUID
 
 from mdm_deid import Pseudonymiser
+from mdm_wire.url import surl
 
 from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import InstanceLocator
@@ -54,7 +55,7 @@ class Names:
 
     def surl(self, guid: UUID) -> str:
         """Return the storage URL of an image."""
-        return f"srm://{self._authority}/{guid}"
+        return surl(self._authority, guid)
 
     @property
     def host(self) -> str:

@@ -8,8 +8,9 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
 from mdm_service.identity.caller import current_caller
+from mdm_wire.url import TURL_SCHEME, turl
 
-from mdm_dicom_srm.stage.rules.model import PROTOCOL, StagedFile, State, turl
+from mdm_dicom_srm.stage.rules.model import StagedFile, State
 from mdm_dicom_srm.stage.rules.service import StagingService
 
 #: What a person reads; programs read the status and, first in the explanation, the reason.
@@ -43,7 +44,7 @@ class SrmServicer(srm_pb2_grpc.SrmServiceServicer):
         context: grpc.ServicerContext,
     ) -> srm_pb2.GetTransferProtocolsResponse:
         """See the proto."""
-        return srm_pb2.GetTransferProtocolsResponse(protocols=[PROTOCOL])
+        return srm_pb2.GetTransferProtocolsResponse(protocols=[TURL_SCHEME])
 
     def PrepareToGet(
         self,

@@ -2,21 +2,15 @@
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
-from mdm_wire.errors import Invalid
+from mdm_wire.url import MAX_SURL_BYTES, guid_of_surl
 
-PROTOCOL = "mdm+grpc"
 MAX_FILES = 10_000
-MAX_SURL = 1_023
-
-_GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class State(StrEnum):
@@ -153,40 +147,10 @@ def same_owner(first: str, second: str) -> bool:
     return hmac.compare_digest(first.encode(), second.encode())
 
 
-def surl(authority: str, guid: UUID) -> str:
-    """Return the storage URL of a file of the site `authority`."""
-    return f"srm://{authority}/{guid}"
-
-
-def guid_of_surl(authority: str, text: str) -> UUID | None:
-    """Return the GUID in a SURL of `authority`; None if it is not one, in canonical form."""
-    prefix = f"srm://{authority}/"
-    name = text[len(prefix) :]
-    return UUID(name) if text.startswith(prefix) and _GUID.fullmatch(name) else None
-
-
-def turl(authority: str, token: str, guid: UUID) -> str:
-    """Return the transfer URL of a pinned file."""
-    return f"{PROTOCOL}://{authority}/{token}/{guid}"
-
-
-def parse_turl(authority: str, text: str) -> tuple[str, UUID]:
-    """Return token and GUID of a transfer URL.
-
-    Raises:
-        Invalid: it is not a transfer URL of this site.
-    """
-    prefix = f"{PROTOCOL}://{authority}/"
-    token, _, name = text[len(prefix) :].partition("/")
-    if not text.startswith(prefix) or not _TOKEN.fullmatch(token) or not _GUID.fullmatch(name):
-        raise Invalid("BAD_TURL", f"Not a transfer URL of this site; they look like {prefix}TOKEN/GUID.", fields={"turl": "malformed"})
-    return token, UUID(name)
-
-
 def refused_file(text: str) -> StagedFile:
     """Return the file of a SURL that is not ours, unknown or forbidden: nobody can tell which."""
     # It is kept as long as the request: not more of it than a SURL has.
-    return StagedFile(text[:MAX_SURL], None, State.INVALID_PATH, "NO_SUCH_FILE")
+    return StagedFile(text[:MAX_SURL_BYTES], None, State.INVALID_PATH, "NO_SUCH_FILE")
 
 
 def files_of_surls(authority: str, surls: Iterable[str]) -> list[StagedFile]:

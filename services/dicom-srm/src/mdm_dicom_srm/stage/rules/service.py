@@ -7,20 +7,11 @@ from typing import BinaryIO
 from uuid import UUID
 
 from mdm_wire.errors import Exhausted, Invalid, Unavailable
+from mdm_wire.url import guid_of_surl
 
 from mdm_dicom_srm.stage.rules.book import Live, RequestBook, View
 from mdm_dicom_srm.stage.rules.journal import Journal
-from mdm_dicom_srm.stage.rules.model import (
-    MAX_FILES,
-    Request,
-    StagedFile,
-    State,
-    files_of_surls,
-    guid_of_surl,
-    new_token,
-    refused_file,
-    token_digest,
-)
+from mdm_dicom_srm.stage.rules.model import MAX_FILES, Request, StagedFile, State, files_of_surls, new_token, refused_file, token_digest
 from mdm_dicom_srm.stage.rules.port import AccessChecker, Clock, RequestStore, Spool
 
 # A watcher gets the first change at once and what follows gathered over this time: a message per file would cost more than

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from mdm_wire.url import surl
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.stage.rules.model import Request, StagedFile, State, surl
+from mdm_dicom_srm.stage.rules.model import Request, StagedFile, State
 from mdm_dicom_srm.stage.rules.port import FileChange
 
 _ADD_FILES = """

@@ -5,8 +5,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
-from mdm_service.access.acl import Permission
 from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 
 from mdm_metadata.rules.model import AttributeType, StoredAttribute, StoredCollection
 

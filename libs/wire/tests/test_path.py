@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_catalog.rules import path
+from mdm_wire import path
 from mdm_wire.errors import Invalid
 
 
