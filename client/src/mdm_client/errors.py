@@ -10,6 +10,7 @@ from grpc_status import rpc_status
 from mdm.common.v1.common_pb2 import ItemStatus
 
 REASON_HANDSHAKE_REFUSED = "HANDSHAKE_REFUSED"
+REASON_NO_SUCH_HOST = "NO_SUCH_HOST"
 REASON_SERVER_NOT_TRUSTED = "SERVER_NOT_TRUSTED"
 REASON_TOO_MANY_CALLS = "TOO_MANY_CALLS"
 REASON_UNAVAILABLE = "UNAVAILABLE"
@@ -122,7 +123,9 @@ _CLOSED_AT_ONCE = ("Socket closed", "Connection reset", "Broken pipe", "ALERT")
 _HANDSHAKE_UNFINISHED = "Handshake read failed"
 _SERVER_NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification")
 _NOT_TLS = "WRONG_VERSION_NUMBER"
-_NO_SUCH_HOST = "errors resolving"
+_NOT_RESOLVED = "errors resolving"
+# What the resolver says of a name that does not exist; whatever else it says, such as that no DNS server answers, may pass.
+_NO_SUCH_HOST = ("Domain name not found", "Name or service not known", "nodename nor servname provided")
 
 
 def make_error(code: grpc.StatusCode, reason: str, message: str) -> ClientError:
@@ -190,6 +193,7 @@ def _explain_unavailable(details: str) -> ClientError:
             "the server refused this certificate in the TLS handshake: it is expired or from an authority the server "
             "does not trust; check `certificate` in the configuration",
         )
-    if _NO_SUCH_HOST in details:
-        return Unavailable.because(REASON_UNAVAILABLE, "no such host; check the address in the configuration")
+    if _NOT_RESOLVED in details:
+        reason = REASON_NO_SUCH_HOST if any(word in details for word in _NO_SUCH_HOST) else REASON_UNAVAILABLE
+        return Unavailable.because(reason, "no such host; check the address in the configuration")
     return Unavailable.because(REASON_UNAVAILABLE, "cannot be reached; check that it is running, then try again")

@@ -13,6 +13,7 @@ from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
 
+from mdm_client.calls import is_hopeless
 from mdm_client.errors import ClientError, Corrupt, NotFound, Unavailable
 from mdm_client.keystore_calls import KeystoreServer, Replies, Reply, item_answers
 from mdm_client.keystore_shares import from_result, is_other_version, resolve
@@ -181,7 +182,7 @@ class Reading:
             names = ", ".join(f"{server.place} {fault}" for server, fault in self._faulty.items())
             message = f"too few keystores agree on this key ({names}); tell their operators"
             return Corrupt.because("KEY_SHARES_DISAGREE", message)
-        lasting = [error for error in self._failures.values() if error.code not in _PASSING]
+        lasting = [error for error in self._failures.values() if error.code not in _PASSING or is_hopeless(error)]
         if lasting and len(lasting) == len(self._failures):
             return lasting[0]
         if not self._failures and self._refusals[guid]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import grpc
 from mdm.srm.v1 import srm_pb2
 
-from mdm_client.calls import Backoff, is_passing
+from mdm_client.calls import Backoff, is_hopeless, is_passing
 from mdm_client.errors import ClientError, Invalid, NotFound, TimedOut, Unavailable, from_rpc_error, make_error
 from mdm_client.plan import PlannedFile
 from mdm_client.srm import MAX_BATCH
@@ -120,6 +120,8 @@ class SiteStaging:
         self._cancellation = cancellation
         self._attempts: dict[str, int] = {}
         self._reasons: dict[str, ClientError] = {}
+        self._hopeless: ClientError | None = None
+        self._watched: Any = None
 
     def run(self) -> None:
         """Return when every file is settled, or at once after cancellation."""
@@ -133,6 +135,9 @@ class SiteStaging:
             for surl in surls:
                 if surl not in again:
                     self._files.pop(surl, None)
+            if self._hopeless:
+                self._fail_all(self._hopeless)
+                return
             if len(again) < len(surls):
                 backoff.reset()
             elif again:
@@ -148,6 +153,9 @@ class SiteStaging:
             response = self._site.prepare_to_get(surls)
         except ClientError as error:
             if is_passing(error):
+                return dict.fromkeys(surls, error)
+            if is_hopeless(error):
+                self._hopeless = error
                 return dict.fromkeys(surls, error)
             for surl in surls:
                 self._fail(self._files[surl], error)
@@ -168,11 +176,11 @@ class SiteStaging:
     def _watch(self, current: _Round) -> None:
         """Follow the request until nothing is queued or in progress; take a broken stream up again."""
         backoff = Backoff()
-        while not self._cancellation.stopped and not self._complete(current):
+        while not self._cancellation.stopped and not self._hopeless and not self._complete(current):
             remaining = self._clock.remaining()
             if remaining <= 0:
                 return
-            call = self._site.watch(current.token, timeout=max(remaining, 0.1))
+            call = self._watched = self._site.watch(current.token, timeout=max(remaining, 0.1))
             self._cancellation.enter(call)
             try:
                 for response in call:
@@ -211,10 +219,15 @@ class SiteStaging:
         """Fetch a file in a worker; one whose pin was lost on the way gets another round."""
         surl = status.surl
         try:
+            if self._hopeless:
+                raise self._hopeless
             self._fetch(file, status.turl, status.size)
         except ClientError as error:
             if self._cancellation.stopped:
                 return
+            if is_hopeless(error):
+                self._hopeless = error
+                self._watched.cancel()
             self._attempts[surl] = self._attempts.get(surl, 0) + 1
             if _worth_another_round(error) and self._attempts[surl] < _MAX_READ_ATTEMPTS:
                 current.again[surl] = error
@@ -246,6 +259,11 @@ class SiteStaging:
             # They are released again with the request, or expire.
             return
 
+    def _fail_all(self, error: ClientError) -> None:
+        for file in self._files.values():
+            self._fail(file, error)
+        self._files.clear()
+
     def _give_up(self, again: Mapping[str, ClientError]) -> None:
         for surl, error in again.items():
             message = f"given up after {self._clock.limit:.0f} s without progress: {error.message}"
@@ -253,7 +271,7 @@ class SiteStaging:
 
 
 def _worth_another_round(error: ClientError) -> bool:
-    """Tell whether staging again may help: the site is away, or no longer knows the TURL."""
+    """Return whether staging again may help: the site is away, or no longer knows the TURL."""
     return is_passing(error) or isinstance(error, NotFound | Invalid)
 
 
