@@ -146,7 +146,7 @@ def test_one_cause_is_one_line_with_a_count(grid, tmp_path):
     config = grid.config()
     result = mdm(config, "get", STUDY, "-o", str(tmp_path / "out"))
     assert result.exit_code in (1, 3)
-    told = sorted(result.stderr.splitlines())
+    told = sorted(result.stderr.splitlines(), reverse=True)
     assert len(told) == 2
     assert told[1].startswith(f"mdm: {lost.lfn}: the PACS no longer has")
     assert told[0].startswith("mdm: 40 files: you may not read it (")
@@ -173,7 +173,7 @@ def test_a_full_disk_stops_everything_with_one_line(grid, tmp_path, full_disk):
     result = mdm(grid.config(), "get", STUDY, "-o", str(full_disk), "-j", "2")
     assert time.monotonic() - began < 15, "files that are still staged are not waited for"
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "files: cannot be written: No space left on device" in result.stderr
+    assert f" files: {full_disk}: cannot be written: No space left on device (" in result.stderr
     assert not list(full_disk.glob("*.part"))
     assert len(grid.srm.aborted) == 1
 
@@ -230,7 +230,7 @@ def test_a_directory_that_cannot_be_written_stops_before_anything_is_asked(code,
 def test_a_read_only_directory_is_told_to_an_ordinary_user(grid, tmp_path):
     out = tmp_path / "out"
     out.mkdir(mode=0o555)
-    program = "import sys, os; os.setuid(65534); from pathlib import Path; from mdm_client.localfile import check_directory\n"
+    program = "import sys, os; from pathlib import Path; from mdm_client.localfile import check_directory; os.setuid(65534)\n"
     program += "try: check_directory(Path(sys.argv[1]))\nexcept Exception as error: print(error.reason, error.message)"
     os.chmod(tmp_path.parent.parent, 0o755)  # noqa: PTH101 - pytest's own directory, so that the other user gets there
     os.chmod(tmp_path.parent, 0o755)  # noqa: PTH101

@@ -97,6 +97,20 @@ class AtomicFile:
             self._part.unlink()
 
 
+@contextlib.contextmanager
+def new_file(path: Path, *, replace: bool) -> Iterator[AtomicFile]:
+    """Give a file to write that appears when the block ends; what exists stays unless `replace`, and is told before anything is done.
+
+    Raises:
+        ClientError: LOCAL_FILE_EXISTS, LOCAL_DISK_FULL, LOCAL_FILE.
+    """
+    with translated(str(path), "written"):
+        if not replace and os.path.lexists(path):
+            raise FileExistsError
+        with AtomicFile(path, replace=replace) as file:
+            yield file
+
+
 class StandardOutput:
     """Standard output, unbuffered."""
 

@@ -11,6 +11,7 @@ from mdm_client.cli.outcome import about, exit_code_of_items, show_client_error,
 from mdm_client.cli.quantity import MOMENT, SIZE
 from mdm_client.cli.show import entry_facts, long_line
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
+from mdm_client.cli.width import with_path
 from mdm_client.errors import ClientError
 from mdm_client.names import normalise_lfn
 
@@ -80,7 +81,7 @@ def du(context: click.Context, paths: tuple[str, ...], max_depth: int, exact: bo
                 print_json({field: getattr(usage, field) for field in ("lfn", "bytes", "files", "directories", "links", "closed")})
             else:
                 size = str(usage.bytes) if exact else readable_size(usage.bytes)
-                print_line(f"{size:>10}  {usage.files:>9} files  {usage.directories:>7} directories  {printable(usage.lfn)}")
+                print_line(with_path(f"{size:>10}  {usage.files:>9} files  {usage.directories:>7} directories  ", printable(usage.lfn)))
         if usages and usages[0].closed:
             show_error(f"{lfn}: {usages[0].closed} directories are not for you to look into", "DIRECTORIES_CLOSED", run.as_json)
     return exit_code_of_items(len(lfns), failures)
