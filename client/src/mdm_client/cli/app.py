@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mdm_client.cli.context import Session, common_options
+from mdm_client.cli.example import EXAMPLES
 from mdm_client.cli.extension import ExtendableGroup
 from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, Interrupted, PipeClosed, run
 
@@ -81,7 +82,12 @@ def _unhandled_by_click() -> Iterator[None]:
         raise PipeClosed from None
 
 
-@click.group(cls=MdmGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=MdmGroup,
+    lazy=_COMMANDS,
+    epilog=f"\b\nExample:\n  {EXAMPLES['']}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="mdm-client", prog_name="mdm")
 @common_options
 @click.pass_context

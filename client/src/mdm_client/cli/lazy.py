@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from mdm_client.cli.example import with_example
+
 
 class LazyGroup(click.Group):
     """A group whose `lazy` commands are named with where they are (`module:attribute`) and what its help says of them."""
@@ -20,11 +22,12 @@ class LazyGroup(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return a command, imported; None if there is none of that name."""
-        if name not in self.lazy:
-            return super().get_command(context, name)
-        module, _, attribute = self.lazy[name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+        if name in self.lazy:
+            module, _, attribute = self.lazy[name][0].partition(":")
+            command: click.Command | None = getattr(import_module(module), attribute)
+        else:
+            command = super().get_command(context, name)
+        return with_example(command, " ".join([*context.command_path.split()[1:], name])) if command else None
 
     def summary(self, context: click.Context, name: str) -> str:
         """Return what the help says of a command, in one line; nothing lazy is imported for it."""
