@@ -36,6 +36,11 @@ class LazyGroup(click.Group):
         command = self.get_command(context, name)
         return command.get_short_help_str(100) if command else ""
 
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the end of the help, deeper than the names of commands above it, of which it is none."""
+        with formatter.indentation():
+            super().format_epilog(context, formatter)
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the section of the help that lists the commands."""
         with formatter.section("Commands"):
