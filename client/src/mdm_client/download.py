@@ -98,7 +98,7 @@ class Download:
                 result = self._results.get()
                 if result is None:
                     running -= 1
-                elif outstanding.pop(result.planned, None):
+                elif outstanding.pop(result.planned, None) is not None:
                     yield result
             self._stop(threads)
             yield from self._rest(outstanding)
@@ -117,7 +117,7 @@ class Download:
         """Yield what was finished while everything stopped, and what never will be."""
         while not self._results.empty():
             result = self._results.get()
-            if result is not None and outstanding.pop(result.planned, None):
+            if result is not None and outstanding.pop(result.planned, None) is not None:
                 yield result
         for file in outstanding.values():
             error = self._hopeless or make_error(StatusCode.INTERNAL, "CLIENT_DEFECT", f"{file.path}: {self._defect}")
