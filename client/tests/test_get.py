@@ -149,8 +149,7 @@ def test_one_cause_is_one_line_with_a_count(grid, tmp_path):
     told = sorted(result.stderr.splitlines(), reverse=True)
     assert len(told) == 2
     assert told[1].startswith(f"mdm: {lost.lfn}: the PACS no longer has")
-    assert told[0].startswith("mdm: 40 files: you may not read it (")
-    assert told[0].endswith(" and 37 more)")
+    assert told[0].startswith(f"mdm: 40 files: you may not read it (such as {STUDY}/")
     (counted,) = [row for row in rows(mdm(config, "--json", "get", STUDY, "-o", str(tmp_path / "out")).stderr) if "count" in row]
     assert (counted["reason"], counted["count"], len(set(counted["items"]))) == ("AUTHORIZATION_FAILURE", 40, 40)
 

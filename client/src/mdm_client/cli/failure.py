@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from mdm_client.cli.outcome import show_client_error, show_error
 from mdm_client.errors import ClientError
 
-_NAMED = 3
-
 
 @dataclass
 class _Cause:
@@ -33,14 +31,13 @@ class Failures:
         cause.items.append(item)
 
     def show(self, as_json: bool) -> None:
-        """Write each cause to standard error: with the first items in the line, with all of them as JSON."""
+        """Write each cause to standard error: with the first item in the line, with all of them as JSON."""
         for cause in self._causes.values():
             count = len(cause.items)
             if count == 1:
                 show_client_error(cause.first, as_json, cause.items[0])
                 continue
-            more = f" and {count - _NAMED} more" if count > _NAMED else ""
-            named = "" if as_json else f" ({', '.join(cause.items[:_NAMED])}{more})"
+            named = "" if as_json else f" (such as {cause.items[0]})"
             facts = {"code": cause.first.code.name, "count": count, "items": cause.items} if as_json else {}
             show_error(f"{count} files: {cause.message}{named}", cause.first.reason, as_json, **facts)
 
