@@ -16,7 +16,10 @@ import pytest
 from mdm.metadata.v1 import metadata_pb2
 from mdm.srm.v1 import srm_pb2
 from mdm_client import localfile
-from mdm_client.localfile import AtomicFile
+from mdm_client.client import Client
+from mdm_client.localfile import AtomicFile, translated
+from mdm_client.names import parse_name
+from mdm_client.plan import make_plan
 from mdm_service import errors as service_errors
 
 from client.tests.test_cli import STUDY, UNREACHABLE, mdm, rows
@@ -83,6 +86,11 @@ def test_file_systems_without_hard_links_replace_nothing_either(exists, tmp_path
     assert contents(tmp_path) == {"1.dcm": b"mine" if exists else b"fetched"}
 
 
+def test_a_pipe_that_is_closed_is_no_failure_of_a_file():
+    with pytest.raises(BrokenPipeError), translated("standard output", "written"):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def test_a_directory_of_links_arrives_under_the_links_names(grid, tmp_path):
     one, two = grid.add(f"{STUDY}/0001.dcm", b"one"), grid.add(f"{OTHER}/0001.dcm", b"two")
     cohort = "/biomed/w/cohort"
@@ -106,6 +114,19 @@ def test_a_directory_of_links_arrives_under_the_links_names(grid, tmp_path):
         f"{cohort}/{name}" for name in ("sub-01/baseline/t1.dcm", "sub-01/followup/t1.dcm", "sub-01/again.dcm", "sub-02/0001.dcm")
     }
     assert [len(surls) for surls in grid.srm.requests.values()] == [2], "a file with several names is staged and sent once"
+
+
+def test_what_is_in_the_way_of_one_name_is_not_copied_to_the_other(grid, tmp_path):
+    image = grid.add(f"{STUDY}/0001.dcm", b"one")
+    grid.catalog.links = {"/biomed/w/a/t.dcm": image.lfn, "/biomed/w/b/t.dcm": image.lfn}
+    out = tmp_path / "out"
+    with Client.load(grid.config()) as client:
+        files = make_plan(client.catalog, [parse_name("/biomed/w")]).files
+        (out / "a").mkdir(parents=True)
+        (out / "a/t.dcm").write_bytes(b"mine")
+        errors = {result.planned: result.error and result.error.reason for result in client.download(files, out).results()}
+    assert errors == {"a/t.dcm": "LOCAL_FILE_EXISTS", "b/t.dcm": None}
+    assert contents(out) == {"a/t.dcm": b"mine", "b/t.dcm": b"one"}
 
 
 def test_the_lfns_of_a_query_may_be_links(grid, tmp_path):

@@ -287,6 +287,7 @@ def test_a_pattern_that_matches_nothing_says_so_and_one_that_is_a_name_is_the_na
     assert reasons(plan(catalog, "/b/*.nii")) == [("/b/*.nii", "NO_MATCH")]
     assert reasons(plan(catalog, "/none/*.nii")) == [("/none/*.nii", "NOT_FOUND")]
     assert paths(catalog, "/b/[1].dcm") == ["[1].dcm"]
+    assert reasons(make_plan(catalog, [], literal=[parse_name("/b/*.dcm")])) == [("/b/*.dcm", "NOT_FOUND")], "rows of a query are names"
     assert paths(catalog, "/b/[1]*.dcm") == ["1.dcm"]
     assert find_pattern("/b/1.dcm") is None
 

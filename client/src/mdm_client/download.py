@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -186,16 +187,19 @@ class Download:
             if is_hopeless(error):
                 self._give_up(error)
             return
-        source = StagedFile(self._sites(turl_authority(turl)), turl, size, self._cancellation, self._received)
-        first, *others = self._same[file.guid]
-        self._write(
-            first, lambda path: fetch_file(source, size, key, file.guid, path, self._options.durable, replace=self._options.replace)
-        )
-        for other in others:
-            self._write(other, lambda path: self._copy(first, path))
+        written: PlannedFile | None = None
+        for same in self._same[file.guid]:
+            write = partial(self._copy, written) if written else partial(self._receive, file.guid, key, turl, size)
+            if self._write(same, write):
+                written = written or same
 
-    def _write(self, file: PlannedFile, write: Callable[[Path], int]) -> None:
-        """Have one local file written and report it; what stops it may stop everything."""
+    def _receive(self, guid: UUID, key: bytes, turl: str, size: int, path: Path) -> int:
+        """Write what the site sends; return its size in bytes."""
+        source = StagedFile(self._sites(turl_authority(turl)), turl, size, self._cancellation, self._received)
+        return fetch_file(source, size, key, guid, path, self._options.durable, replace=self._options.replace)
+
+    def _write(self, file: PlannedFile, write: Callable[[Path], int]) -> bool:
+        """Have one local file written, report it and return whether it was; what stops it may stop everything."""
         path = self._directory / file.path
         try:
             self._make_parent(path)
@@ -205,9 +209,10 @@ class Download:
                 self._give_up(local_error(error, str(self._directory), "written"))
             else:
                 self._fail_one(file, local_error(error, str(path), "written"))
-        else:
-            self._clock.tick()
-            self._results.put(FileResult(file.location.lfn, file.guid, path, written, planned=file.path))
+            return False
+        self._clock.tick()
+        self._results.put(FileResult(file.location.lfn, file.guid, path, written, planned=file.path))
+        return True
 
     def _copy(self, first: PlannedFile, path: Path) -> int:
         """Write what was fetched under another path, too; return its size in bytes."""

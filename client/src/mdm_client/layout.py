@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -41,7 +42,7 @@ class Layout:
             path = _marked(wanted if self._free_above(wanted) else wanted.rpartition("/")[2], mark)
             number += 1
         self._files.add(folded(path))
-        self._directories.update(folded(above) for above in _above(path))
+        self._directories.update(_above(path))
         return path
 
     def _relative(self, lfn: str, root: str, guid: UUID) -> str:
@@ -56,10 +57,11 @@ class Layout:
         return path
 
     def _taken(self, path: str) -> bool:
-        return folded(path) in self._files | self._directories or not self._free_above(path)
+        name = folded(path)
+        return name in self._files or name in self._directories or not self._free_above(path)
 
     def _free_above(self, path: str) -> bool:
-        return not any(folded(above) in self._files for above in _above(path))
+        return self._files.isdisjoint(_above(path))
 
 
 def root_labels(roots: Sequence[str]) -> dict[str, str]:
@@ -95,11 +97,19 @@ def check_local(path: str, windows: bool = os.name == "nt") -> None:
 
 def folded(path: str) -> str:
     """Return what is equal for paths that some file system takes for the same: case and Unicode's forms aside."""
+    if path.isascii():
+        return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
-def _above(path: str) -> list[str]:
-    return [str(above) for above in PurePosixPath(path).parents][:-1]
+def _above(path: str) -> tuple[str, ...]:
+    """Return the directories that a relative path leads through, folded."""
+    return _with_above(path.rpartition("/")[0])
+
+
+@lru_cache(maxsize=1024)
+def _with_above(directory: str) -> tuple[str, ...]:
+    return (*_above(directory), folded(directory)) if directory else ()
 
 
 def _marked(path: str, mark: str) -> str:

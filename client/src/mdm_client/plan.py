@@ -65,15 +65,14 @@ class Plan:
     failures: list[PlanFailure] = field(default_factory=list)
 
 
-def make_plan(catalog: Catalog, names: Sequence[Name], *, with_digests: bool = False) -> Plan:
-    """Return what fetching `names` means; an LFN with wildcards that is not itself an entry is a pattern.
+def make_plan(catalog: Catalog, names: Sequence[Name], *, literal: Sequence[Name] = (), with_digests: bool = False) -> Plan:
+    """Return what fetching `names` and `literal` means; of `names`, an LFN with wildcards that is not itself an entry is a pattern.
 
     A file has its last name; a directory's files keep their path below it, and what a pattern matches its path below the directories that
     the pattern fixes. Of several directories and patterns each has a directory of its own name. `with_digests` asks for what the catalog
     knows of the size and SHA-256 of single files, too.
     """
-    names = list(dict.fromkeys(names))
-    return _Planning(catalog, with_digests).plan(names)
+    return _Planning(catalog, with_digests).plan(list(dict.fromkeys([*names, *literal])), frozenset(literal) - frozenset(names))
 
 
 class _Planning:
@@ -86,10 +85,11 @@ class _Planning:
         self._failures: list[PlanFailure] = []
         self._linked_directories = 0
 
-    def plan(self, names: Sequence[Name]) -> Plan:
+    def plan(self, names: Sequence[Name], literal: frozenset[Name]) -> Plan:
         stated = self._stat(names)
         directories = [name.lfn for name in names if name.lfn and _kind(stated.get(name)) == DIRECTORY]
-        patterns = {name: found for name in names if isinstance(stated.get(name), NotFound) and (found := find_pattern(name.lfn))}
+        absent = [name for name in names if name.lfn and name not in literal and isinstance(stated.get(name), NotFound)]
+        patterns = {name: found for name in absent if (found := find_pattern(name.lfn))}
         for lfn in directories:
             self._guarded(lfn, partial(self._directory, lfn, _real(stated[Name(lfn=lfn)], lfn), lfn, ()))
         for name, pattern in patterns.items():

@@ -64,24 +64,24 @@ def get(
     names = parse_names(targets)
     client = run.client(context)
     check_directory(output)
-    if sql:
-        names += _names_of_query(client, sql)
-    plan = make_plan(client.catalog, names, with_digests=skip_existing)
+    found = _names_of_query(client, sql) if sql else []
+    plan = make_plan(client.catalog, names, literal=found, with_digests=skip_existing)
     there = sort_out(plan.files, output, skip_existing=skip_existing, force=force)
-    tally = _Tally(run, plan, there)
+    tally = _Tally(run, plan, there, output)
     try:
         _fetch(client, there.wanted, output, FetchOptions(jobs, timeout, fsync, replace=force), tally)
     finally:
         tally.failures.show(run.as_json)
-    tally.summarise(output)
+    tally.summarise()
     return exit_code_of_items(len(plan.files) + len(plan.failures), tally.failures.errors)
 
 
 class _Tally:
     """Counts outcomes, writes those that are fetched as they come, and keeps the failures."""
 
-    def __init__(self, run: Session, plan: Plan, there: Sorted) -> None:
+    def __init__(self, run: Session, plan: Plan, there: Sorted, output: Path) -> None:
         self._run = run
+        self._output = output
         self._began = time.monotonic()
         self._nothing = not plan.files and not plan.failures
         self._there = there
@@ -91,7 +91,7 @@ class _Tally:
         for failure in plan.failures:
             self.failures.add(failure.name, failure.error)
         for file, error in there.refused:
-            self.failures.add(str(file.path), error, [error.message.partition(": ")[0]])
+            self.failures.add(str(output / file.path), error)
 
     def add(self, result: FileResult) -> None:
         if result.error:
@@ -102,14 +102,14 @@ class _Tally:
         if self._run.as_json:
             print_json({"lfn": result.lfn, "guid": str(result.guid), "path": str(result.path), "size": result.size})
 
-    def summarise(self, output: Path) -> None:
+    def summarise(self) -> None:
         if self._run.as_json:
             return
         if self._nothing:
             show_error("nothing to fetch: no files there that you may see", "NOTHING_TO_FETCH", False)
             return
         seconds = time.monotonic() - self._began
-        parts = [f"fetched {self._fetched} files ({readable_size(self._bytes)}) into {output} in {seconds:.1f} s"]
+        parts = [f"fetched {self._fetched} files ({readable_size(self._bytes)}) into {self._output} in {seconds:.1f} s"]
         if self._there.kept:
             unknown = f" ({self._there.uncompared} of a size that the catalog does not know)" if self._there.uncompared else ""
             parts.append(f"{len(self._there.kept)} were there already{unknown}")
