@@ -110,6 +110,13 @@ def test_an_expired_pin_is_prepared_again(grid, client, tmp_path):
     assert len(grid.srm.requests) == 2
 
 
+def test_a_handshake_that_fails_once_as_of_a_server_that_restarts_fails_no_file(grid, client, tmp_path):
+    refusal = service_errors.Unauthenticated("HANDSHAKE_REFUSED", "Refused.")
+    grid.add(f"{STUDY}/1.dcm", b"one", read_failures=[refusal])
+    grid.add(f"{STUDY}/2.dcm", b"two")
+    assert {result.error for result in fetch(client, tmp_path / "out", STUDY)} == {None}
+
+
 def test_one_bad_file_does_not_stop_the_others(grid, client, tmp_path):
     grid.add(f"{STUDY}/1.dcm", b"one", states=[srm_pb2.STATUS_CODE_FILE_LOST])
     grid.add(f"{STUDY}/2.dcm", b"two", states=[srm_pb2.STATUS_CODE_AUTHORIZATION_FAILURE])

@@ -11,7 +11,7 @@ import grpc
 from mdm.srm.v1 import srm_pb2
 
 from mdm_client.calls import Backoff, is_hopeless, is_passing
-from mdm_client.errors import ClientError, Invalid, NotFound, TimedOut, Unavailable, from_rpc_error, make_error
+from mdm_client.errors import REASON_HANDSHAKE_REFUSED, ClientError, Invalid, NotFound, TimedOut, Unavailable, from_rpc_error, make_error
 from mdm_client.plan import PlannedFile
 from mdm_client.srm import MAX_BATCH
 from mdm_client.transfer import Cancellation
@@ -225,7 +225,7 @@ class SiteStaging:
         except ClientError as error:
             if self._cancellation.stopped:
                 return
-            if is_hopeless(error):
+            if is_hopeless(error) and error.reason != REASON_HANDSHAKE_REFUSED:
                 self._hopeless = error
                 self._watched.cancel()
             self._attempts[surl] = self._attempts.get(surl, 0) + 1
@@ -271,8 +271,11 @@ class SiteStaging:
 
 
 def _worth_another_round(error: ClientError) -> bool:
-    """Return whether staging again may help: the site is away, or no longer knows the TURL."""
-    return is_passing(error) or isinstance(error, NotFound | Invalid)
+    """Return whether staging again may help: the site is away, or no longer knows the TURL.
+
+    A server that is stopped while it accepts looks like a refused certificate; whether it is one is known when the next round is asked for.
+    """
+    return is_passing(error) or isinstance(error, NotFound | Invalid) or error.reason == REASON_HANDSHAKE_REFUSED
 
 
 def _error(file: PlannedFile, status: srm_pb2.FileStatus) -> ClientError:
