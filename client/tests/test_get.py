@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from mdm.metadata.v1 import metadata_pb2
 from mdm.srm.v1 import srm_pb2
-from mdm_client import localfile
+from mdm_client import local_file as localfile
 from mdm_client.client import Client
-from mdm_client.localfile import AtomicFile, translated
+from mdm_client.fetch.plan import make_plan
+from mdm_client.local_file import AtomicFile, translated
 from mdm_client.names import parse_name
-from mdm_client.plan import make_plan
 from mdm_service import errors as service_errors
 
 from client.tests.test_cli import STUDY, UNREACHABLE, mdm, rows
@@ -250,7 +250,7 @@ def test_a_directory_that_cannot_be_written_stops_before_anything_is_asked(code,
 def test_a_read_only_directory_is_told_to_an_ordinary_user(grid, tmp_path):
     out = tmp_path / "out"
     out.mkdir(mode=0o555)
-    program = "import sys, os; from pathlib import Path; from mdm_client.localfile import check_directory; os.setuid(65534)\n"
+    program = "import sys, os; from pathlib import Path; from mdm_client.local_file import check_directory; os.setuid(65534)\n"
     program += "try: check_directory(Path(sys.argv[1]))\nexcept Exception as error: print(error.reason, error.message)"
     os.chmod(tmp_path.parent.parent, 0o755)  # noqa: PTH101 - pytest's own directory, so that the other user gets there
     os.chmod(tmp_path.parent, 0o755)  # noqa: PTH101

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mdm.metadata.v1 import metadata_pb2
 from mdm_client.cli import table
-from mdm_client.cli.rowformat import csv_rows
+from mdm_client.cli.metadata.row_format import csv_rows
 from mdm_client.cli.table import table_rows
 from mdm_client.cli.width import fitted, shortened, with_path
-from mdm_client.metadata import Column
+from mdm_client.metadata.client import Column
 from rich.cells import cell_len
 
 from client.tests.test_cli import STUDY, mdm

@@ -8,15 +8,15 @@ from hashlib import sha256
 from uuid import UUID, uuid4
 
 import pytest
-from mdm_client.catalog import DIRECTORY, FILE, SYMLINK, Entry, Location, Search
-from mdm_client.errors import ClientError, Invalid, NotFound
-from mdm_client.existing import sort_out
-from mdm_client.layout import check_local, folded
+from mdm_client.catalog.client import DIRECTORY, FILE, SYMLINK, Entry, Location, Search
+from mdm_client.catalog.pattern import find_pattern
+from mdm_client.fetch.existing import sort_out
+from mdm_client.fetch.layout import check_local, folded
+from mdm_client.fetch.plan import MAX_LINKED_DIRECTORIES, Plan, make_plan
 from mdm_client.names import Name, parse_name
-from mdm_client.pattern import find_pattern
-from mdm_client.plan import MAX_LINKED_DIRECTORIES, Plan, make_plan
+from mdm_wire.errors import Invalid, MdmError, NotFound
 
-GONE = NotFound.because("NOT_FOUND", "no such file, or not for you")
+GONE = NotFound("NOT_FOUND", "no such file, or not for you")
 
 
 def entry(
@@ -54,30 +54,30 @@ class Catalog:
                     break
                 path = found.link_target
             else:
-                raise Invalid.because("LINK_LOOP", "too many links")
+                raise Invalid("LINK_LOOP", "too many links")
         return path
 
     def directory(self, lfn: str) -> bool:
         return any(other.startswith(lfn.rstrip("/") + "/") for other in self.entries)
 
-    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | ClientError]:
+    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | MdmError]:
         return [self._stat(name) for name in names]
 
-    def _stat(self, name: Name) -> Entry | ClientError:
+    def _stat(self, name: Name) -> Entry | MdmError:
         real = self.real(name.lfn) if name.lfn else next((e.lfn for e in self.entries.values() if e.guid == name.guid), "")
         return self.entries.get(real) or (entry(real, DIRECTORY) if real and self.directory(real) else GONE)
 
-    def resolve(self, names: Sequence[Name]) -> list[Location | ClientError]:
+    def resolve(self, names: Sequence[Name]) -> list[Location | MdmError]:
         self.resolved += [str(name) for name in names]
         return [self._location(name) for name in names]
 
-    def _location(self, name: Name) -> Location | ClientError:
+    def _location(self, name: Name) -> Location | MdmError:
         try:
             found = self._stat(name)
-        except ClientError as error:
+        except MdmError as error:
             return error
         if isinstance(found, Entry) and found.kind == DIRECTORY:
-            return Invalid.because("NOT_A_FILE", "This is not a file.")
+            return Invalid("NOT_A_FILE", "This is not a file.")
         if isinstance(found, Entry) and found.guid and found.permissions & 4:
             return Location(found.lfn, found.guid, found.surls, found.size)
         return GONE

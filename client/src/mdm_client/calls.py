@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-
-from mdm_client.errors import (
-    REASON_HANDSHAKE_REFUSED,
-    REASON_NO_SUCH_HOST,
-    REASON_TOO_MANY_CALLS,
-    ClientError,
-    Unauthenticated,
-    Unavailable,
-    from_rpc_error,
-)
+from mdm_wire.errors import REASON_NO_SUCH_HOST, MdmError, Unauthenticated, Unavailable
+from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, from_rpc_error
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -63,7 +55,7 @@ class Service:
         It is repeated while the service is away or has too many calls of this caller, for at most `patience.retry_seconds`.
 
         Raises:
-            ClientError: what the service answered, its message beginning with the service's place.
+            MdmError: what the service answered, its message beginning with the service's place.
         """
         return self.repeat(lambda: method(request, timeout=self.patience.call_seconds))
 
@@ -96,17 +88,17 @@ def in_batches(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def is_busy(error: ClientError) -> bool:
+def is_busy(error: MdmError) -> bool:
     """Tell whether the server refused only because calls of the same caller are under way."""
     return error.reason == REASON_TOO_MANY_CALLS
 
 
-def is_hopeless(error: ClientError) -> bool:
+def is_hopeless(error: MdmError) -> bool:
     """Return whether no call to the same service can succeed before somebody changes something: a certificate, or the configuration."""
     return isinstance(error, Unauthenticated) or error.reason == REASON_NO_SUCH_HOST
 
 
-def is_passing(error: ClientError) -> bool:
+def is_passing(error: MdmError) -> bool:
     """Return whether the same call may succeed later without anyone doing anything."""
     return not is_hopeless(error) and error.code in (
         grpc.StatusCode.UNAVAILABLE,

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from mdm_wire.errors import MdmError
+
 from mdm_client.cli.outcome import show_client_error, show_error
-from mdm_client.errors import ClientError
 
 
 @dataclass
@@ -12,7 +13,7 @@ class _Cause:
     """What went wrong, without the names of what it concerns; the first error as it was told, and the items."""
 
     message: str
-    first: ClientError
+    first: MdmError
     items: list[str] = field(default_factory=list)
 
 
@@ -21,9 +22,9 @@ class Failures:
 
     def __init__(self) -> None:
         self._causes: dict[tuple[str, str], _Cause] = {}
-        self.errors: list[ClientError] = []
+        self.errors: list[MdmError] = []
 
-    def add(self, item: str, error: ClientError, names: Iterable[str] = ()) -> None:
+    def add(self, item: str, error: MdmError, names: Iterable[str] = ()) -> None:
         """Add a failure of an item; `names` are other words of the message for the same item, such as its GUID and its path."""
         self.errors.append(error)
         message = _without(error.message, [item, *names])
