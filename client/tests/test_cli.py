@@ -146,16 +146,6 @@ def test_a_keystore_that_is_away_is_warned_of_once_and_too_many_are_an_error(gri
     assert not (tmp_path / "two").exists()
 
 
-def test_get_skips_existing_files_only_when_told(grid, tmp_path):
-    grid.add(f"{STUDY}/1.dcm", b"one")
-    (tmp_path / "1.dcm").write_bytes(b"mine")
-    config = grid.config()
-    assert "1 were there already" in mdm(config, "get", STUDY, "-o", str(tmp_path), "--skip-existing").stdout
-    assert (tmp_path / "1.dcm").read_bytes() == b"mine"
-    assert mdm(config, "get", STUDY, "-o", str(tmp_path)).exit_code == 0
-    assert (tmp_path / "1.dcm").read_bytes() == b"one"
-
-
 def test_get_of_what_is_not_there_is_not_found(grid, tmp_path):
     result = mdm(grid.config(), "get", "/biomed/none.dcm", "-o", str(tmp_path / "out"))
     assert result.exit_code == 3

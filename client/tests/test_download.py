@@ -13,7 +13,7 @@ from mdm_client.client import Client
 from mdm_client.fetch.download import FetchOptions, FileResult
 from mdm_client.fetch.plan import make_plan
 from mdm_client.names import parse_name
-from mdm_wire.errors import Exhausted, NotFound
+from mdm_wire.errors import Exhausted, NotFound, Unauthenticated
 
 STUDY = "/biomed/hospital-a/p1/study"
 PATIENCE = Patience(call_seconds=5, retry_seconds=1)
@@ -108,6 +108,13 @@ def test_an_expired_pin_is_prepared_again(grid, client, tmp_path):
     (result,) = fetch(client, tmp_path / "out", STUDY)
     assert result.error is None
     assert len(grid.srm.requests) == 2
+
+
+def test_a_handshake_that_fails_once_as_of_a_server_that_restarts_fails_no_file(grid, client, tmp_path):
+    refusal = Unauthenticated("HANDSHAKE_REFUSED", "Refused.")
+    grid.add(f"{STUDY}/1.dcm", b"one", read_failures=[refusal])
+    grid.add(f"{STUDY}/2.dcm", b"two")
+    assert {result.error for result in fetch(client, tmp_path / "out", STUDY)} == {None}
 
 
 def test_one_bad_file_does_not_stop_the_others(grid, client, tmp_path):

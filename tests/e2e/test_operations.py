@@ -68,7 +68,7 @@ def test_a_user_is_added_banned_and_revoked(stack: ComposeStack, mdm: Mdm, regis
     config = stack.client_config("alice").parents[1] / "dora" / "client.toml"
 
     def reads() -> bool:
-        return mdm("dora", "get", lfn, "-o", str(mdm.scratch / "dora"), config=config).code == 0
+        return mdm("dora", "get", lfn, "--force", "-o", str(mdm.scratch / "dora"), config=config).code == 0
 
     assert eventually(reads, timeout=10)
     execute("ban", SITE=stack.site)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from mdm_wire.errors import Code, MdmError, Unavailable
-from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, from_rpc_error
+from mdm_wire.errors import Code, MdmError, Unauthenticated, Unavailable
+from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_NO_SUCH_HOST, REASON_TOO_MANY_CALLS, from_rpc_error
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -76,7 +76,8 @@ class Service:
                 # A server killed while it accepts looks like a refusal, once.
                 refused_once = failure.reason == REASON_HANDSHAKE_REFUSED and not refused_before
                 pause = backoff.pause()
-                if not (isinstance(failure, Unavailable) or is_busy(failure) or refused_once) or time.monotonic() + pause > give_up:
+                away = isinstance(failure, Unavailable) and not is_hopeless(failure)
+                if not (away or is_busy(failure) or refused_once) or time.monotonic() + pause > give_up:
                     raise failure from error
                 refused_before = refused_before or refused_once
             time.sleep(pause)
@@ -92,9 +93,14 @@ def is_busy(error: MdmError) -> bool:
     return error.reason == REASON_TOO_MANY_CALLS
 
 
+def is_hopeless(error: MdmError) -> bool:
+    """Return whether no call to the same service can succeed before somebody changes something: a certificate, or the configuration."""
+    return isinstance(error, Unauthenticated) or error.reason == REASON_NO_SUCH_HOST
+
+
 def is_passing(error: MdmError) -> bool:
-    """Tell whether the same call may succeed later without anyone doing anything."""
-    return error.code in (
+    """Return whether the same call may succeed later without anyone doing anything."""
+    return not is_hopeless(error) and error.code in (
         Code.UNAVAILABLE,
         Code.DEADLINE_EXCEEDED,
         Code.ABORTED,

@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from mdm_crypto.stream import Buffer
-from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.errors import Conflict, Invalid, MdmError
 
 STANDARD = "-"
 _MAX_NAME_BYTES = 255
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Writer(Protocol):
@@ -33,12 +34,14 @@ class Writer(Protocol):
 class AtomicFile:
     """Writes `<name>.<random>.part` beside the destination, and renames it when the block ends without an exception.
 
-    After an exception nothing remains. Files are readable by their owner only.
+    After an exception nothing remains. Files are readable by their owner only. Unless `replace`, what has the name by then stays, and
+    leaving the block raises FileExistsError.
     """
 
-    def __init__(self, destination: Path, durable: bool = False) -> None:
+    def __init__(self, destination: Path, durable: bool = False, *, replace: bool = True) -> None:
         self._destination = destination
         self._durable = durable
+        self._replace = replace
         suffix = f".{secrets.token_hex(4)}.part"
         stem = os.fsencode(destination.name)[: _MAX_NAME_BYTES - len(suffix)]
         self._part = destination.with_name(os.fsdecode(stem) + suffix)
@@ -58,16 +61,52 @@ class AtomicFile:
                 os.fsync(self._descriptor)
             os.close(self._descriptor)
             if kind is None:
-                self._part.replace(self._destination)
+                self._publish()
         except OSError:
             self._discard()
             raise
         if kind is not None:
             self._discard()
 
+    def _publish(self) -> None:
+        if self._replace:
+            self._part.replace(self._destination)
+            return
+        try:
+            self._destination.hardlink_to(self._part)
+        except FileExistsError:
+            raise
+        except OSError:
+            self._claim_and_replace()
+        else:
+            self._part.unlink()
+
+    def _claim_and_replace(self) -> None:
+        """Publish where the file system has no hard links: an empty file of our own takes the name first."""
+        os.close(os.open(self._destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            self._part.replace(self._destination)
+        except OSError:
+            self._destination.unlink()
+            raise
+
     def _discard(self) -> None:
         with contextlib.suppress(OSError):
             self._part.unlink()
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, replace: bool) -> Iterator[AtomicFile]:
+    """Give a file to write that appears when the block ends; what exists stays unless `replace`, and is told before anything is done.
+
+    Raises:
+        MdmError: LOCAL_FILE_EXISTS, LOCAL_DISK_FULL, LOCAL_FILE.
+    """
+    with translated(str(path), "written"):
+        if not replace and os.path.lexists(path):
+            raise FileExistsError
+        with AtomicFile(path, replace=replace) as file:
+            yield file
 
 
 class StandardOutput:
@@ -152,14 +191,46 @@ def translated(name: str, deed: str) -> Iterator[None]:
     """Turn an OSError raised inside into a MdmError about the file `name` that could not be `deed` (read, written)."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # the reader of a pipe went away, which is no failure of the file
     except OSError as error:
         raise local_error(error, name, deed) from error
 
 
 def local_error(error: OSError, name: str, deed: str) -> MdmError:
-    """Return what a failure of a local file means: LOCAL_DISK_FULL or LOCAL_FILE."""
-    reason = "LOCAL_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LOCAL_FILE"
+    """Return what a failure of a local file means: LOCAL_DISK_FULL, LOCAL_FILE_EXISTS or LOCAL_FILE."""
+    if isinstance(error, FileExistsError):
+        return Conflict("LOCAL_FILE_EXISTS", f"{name}: exists already; --force replaces it")
+    reason = "LOCAL_DISK_FULL" if error.errno in _FULL else "LOCAL_FILE"
     return MdmError(reason, f"{name}: cannot be {deed}: {error.strerror or error}")
+
+
+def check_directory(directory: Path) -> None:
+    """Check that files can be made in a directory, or, where it does not exist yet, that it can be made.
+
+    A file is made and removed: permission bits alone do not say what a read-only mount, a quota or a file server lets happen.
+
+    Raises:
+        MdmError: LOCAL_FILE or LOCAL_DISK_FULL.
+    """
+    nearest = directory
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    probe = nearest / f".mdm.{secrets.token_hex(4)}.part"
+    with translated(str(directory), "written"):
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        probe.unlink()
+
+
+def stops_all(error: OSError, directory: Path) -> bool:
+    """Return whether what stopped one file below `directory` stops every other one: no room, or nothing may be written there."""
+    if error.errno in (*_FULL, errno.EROFS):
+        return True
+    try:
+        check_directory(directory)
+    except MdmError:
+        return True
+    return False
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

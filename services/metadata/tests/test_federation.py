@@ -256,6 +256,29 @@ def test_the_command_asks_all_sites_and_tells_which_did_not_answer(grid):
     assert mdm(grid, 'SELECT entry FROM "/{site}/nothing"', "--sites", "all").exit_code != 0
 
 
+@pytest.mark.parametrize("order", ["", " ORDER BY entry"])
+def test_a_site_that_gives_no_row_is_told_for_rights_may_be_missing_there(grid, order):
+    """Every ninth entry is not for alice: at east she sees nothing of what is asked for, and cannot know whether it exists."""
+    sql = """SELECT '{site}' AS site FROM "/{site}/images" WHERE entry = 'east09' OR entry LIKE 'west%'""" + order
+    result = mdm(grid, sql, "--sites", "all")
+    assert {json.loads(line)["site"] for line in result.stdout.splitlines()} == {"west"}
+    (told,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (result.exit_code, told["reason"], told["item"]) == (0, "SITE_EMPTY", "east")
+    shown = CliRunner().invoke(main, ["--config", str(grid.config), "query", sql, "--sites", "all"])
+    assert shown.stderr == "mdm: note: east: no rows: nothing there matches, or you may not read what does\n"
+
+
+def test_a_collection_that_is_not_for_the_caller_at_one_site_is_named_with_the_site(grid):
+    (error,) = [json.loads(line) for line in mdm(grid, 'SELECT entry FROM "/{site}/x"', "--sites", "all").stderr.splitlines()]
+    assert error["reason"] == "COLLECTION_NOT_FOUND"
+    assert error["message"].startswith("east: metadata: line 1, column 19: /east/x: no such collection, or you may not read it.")
+    assert error["message"].endswith("no other site answers either")
+    only_east = mdm(grid, 'SELECT entry FROM "/east/images" LIMIT 3', "--sites", "all")
+    (told,) = [json.loads(line) for line in only_east.stderr.splitlines()]
+    assert (only_east.exit_code, told["item"]) == (1, "west")
+    assert "/east/images: no such collection" in told["message"]
+
+
 @pytest.fixture
 def away() -> Iterator[dict[str, list[str]]]:
     """Sites that are away, with names before those that are there: at closed ports, and at one that is connected to and never answers."""

@@ -161,7 +161,7 @@ def test_the_database_evaluates_what_is_documented(expression, conninfo):
         ('SELECT DISTINCT t FROM "/a" ORDER BY i', "1:38", "DISTINCT"),
         ('SELECT ctid FROM "/a"', "1:8", "no attribute"),
         ('SELECT i FROM "/a" x JOIN "/b" y ON x.i = y.i', "1:8", "two collections"),
-        ('SELECT i FROM "/secret"', "1:15", "no such collection, or you may not read it"),
+        ('SELECT i FROM "/secret"', "1:15", "/secret: no such collection, or you may not read it"),
     ],
 )
 def test_a_refusal_says_where_and_what(sql, where, what):
@@ -246,7 +246,7 @@ def test_a_change_looks_at_the_rule_before_what_can_fail():
 def test_an_unknown_attribute_is_told_with_those_there_are():
     with pytest.raises(Invalid) as raised:
         compiled('SELECT nope FROM "/a"')
-    assert "line 1, column 8: nope is no attribute here; there are entry, i, f, n" in raised.value.message
+    assert "line 1, column 8: nope is no attribute of /a; there are entry, i, f, n" in raised.value.message
 
 
 @settings(max_examples=600, deadline=None)

@@ -50,12 +50,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a file is; `size` in bytes is None while unknown."""
+    """Where a file is; `size` in bytes is None, and `sha256` empty, while unknown."""
 
     lfn: str
     guid: UUID
     surls: tuple[str, ...]
     size: int | None
+    sha256: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from mdm_client.cli.context import Session, common_options
+from mdm_client.cli.example import EXAMPLES
 from mdm_client.cli.extension import ExtendableGroup
-from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, Interrupted, run
+from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, Interrupted, PipeClosed, run
 
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 #: Where each command is, and what the help says of it.
@@ -51,23 +53,41 @@ class MdmGroup(ExtendableGroup):
         code = run(lambda: click.Group.main(self, arguments, standalone_mode=False, **named), "--json" in arguments)
         if code in (INTERRUPTED, TERMINATED):
             # Without waiting for threads that hang in a call: what matters was cleaned up.
-            sys.stdout.flush()
             os._exit(code)
         sys.exit(code)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        """Return the context of the command; see click.Command.make_context. Raises as `invoke`: the help is written here."""
+        with _unhandled_by_click():
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command that was named.
 
         Raises:
-            Interrupted: Control-C was pressed.
+            Interrupted: Control-C was pressed. PipeClosed: the reader of standard output has disconnected.
         """
-        try:
+        with _unhandled_by_click():
             return super().invoke(context)
-        except KeyboardInterrupt:
-            raise Interrupted from None
 
 
-@click.group(cls=MdmGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@contextmanager
+def _unhandled_by_click() -> Iterator[None]:
+    """Turn what click would end the process for, with a line or an exit code of its own, into what it does not know."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted from None
+    except BrokenPipeError:
+        raise PipeClosed from None
+
+
+@click.group(
+    cls=MdmGroup,
+    lazy=_COMMANDS,
+    epilog=f"\b\nExample:\n  {EXAMPLES['']}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="mdm-client", prog_name="mdm")
 @common_options
 @click.pass_context
@@ -75,7 +95,7 @@ def main(context: click.Context) -> None:
     """Find, fetch and share medical images on the grid.
 
     Exit codes: 0 done; 1 some items failed; 2 wrong usage, argument or configuration; 3 not found or not allowed;
-    4 a service is away, try again; 5 certificate refused or expired; 130 interrupted.
+    4 a service is away, try again; 5 certificate refused or expired; 130 interrupted; 141 the reader of a pipe has disconnected.
     """
     context.ensure_object(Session)
 

@@ -75,6 +75,10 @@ def common_options(command: _Command) -> _Command:
     return config(as_json(command))
 
 
+#: Of commands whose output files leave alone what exists.
+force_option = click.option("-f", "--force", is_flag=True, help="Replace a file that exists.")
+
+
 def session(context: click.Context) -> Session:
     """Return the run that `context` belongs to."""
     return context.ensure_object(Session)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ UNAVAILABLE = 4
 UNAUTHENTICATED = 5
 DEFECT = 70
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 TERMINATED = 143
 
 # By the name of the class: a command that fails before it needs the SDK does not import it.
@@ -64,6 +65,10 @@ class Interrupted(BaseException):
     """Control-C was pressed. Its own class: click writes an empty line for KeyboardInterrupt, also where JSON is expected."""
 
 
+class PipeClosed(BaseException):
+    """The reader of standard output has disconnected. Its own class: click would end the process with exit code 1."""
+
+
 def exit_code(error: "MdmError") -> int:
     """Return the exit code of a command that failed with `error`."""
     return _EXIT_CODES.get(type(error).__name__, SOME_FAILED)
@@ -102,12 +107,33 @@ def about(item: str) -> Iterator[None]:
 
 
 def run(command: Callable[[], Any], as_json: bool) -> int:
-    """Run a command and return its exit code; whatever goes wrong becomes one clear error."""
+    """Run a command and return its exit code; whatever goes wrong becomes one clear error.
+
+    A reader that goes away, such as `head`, ends it without a word, as it ends other programs.
+    """
     _raise_on_sigterm()
     logging.getLogger("mdm_client").handlers = [_Warnings(as_json)]
     try:
-        result = command()
+        code = _run(command, as_json)
         sys.stdout.flush()
+    except (BrokenPipeError, PipeClosed):
+        _drop_output()
+        return PIPE_CLOSED
+    except OSError as error:
+        _drop_output()
+        show_error(f"standard output: {error.strerror}", "LOCAL_FILE", as_json)
+        return SOME_FAILED
+    return code
+
+
+def _run(command: Callable[[], Any], as_json: bool) -> int:
+    """Run a command; return its exit code, having told what went wrong.
+
+    Raises:
+        OSError: standard output or standard error cannot be written.
+    """
+    try:
+        result = command()
     except _client_errors() as error:
         show_client_error(error, as_json)
         return exit_code(error)
@@ -132,12 +158,23 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     except Terminated:
         show_error("terminated", "TERMINATED", as_json)
         return TERMINATED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        show_error(f"{os.fsdecode(error.filename)}: {error.strerror}", "LOCAL_FILE", as_json)
+        return SOME_FAILED
     except Exception as error:
         if os.environ.get("MDM_DEBUG"):
             raise
         show_error(f"a defect in mdm: {type(error).__name__}: {error}; MDM_DEBUG=1 shows where", "CLIENT_DEFECT", as_json)
         return DEFECT
     return result if isinstance(result, int) else OK
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: the interpreter would try to write it once more, and complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _client_errors() -> "tuple[type[MdmError], ...]":

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, TextIO
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
+from mdm_client.cli.width import GAP, fitted, shortened, terminal_width
 from mdm_client.metadata.client import Column
 
 # Rows that decide how wide the columns of a table are; the rest streams through.
 _SAMPLE = 500
 _MAX_WIDTH = 64
 _RIGHT = frozenset({"int", "float", "numeric"})
+_TEXT = frozenset({"text", "varchar"})
+_GAP = " " * GAP
 
 
 def print_line(text: str) -> None:
@@ -66,24 +69,35 @@ def json_rows(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Itera
 
 
 def table_rows(columns: Sequence[Column], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
-    """Yield the lines of a table, header first; the first rows decide the widths, so memory stays constant."""
+    """Yield the lines of a table, header first; the first rows decide the widths, so memory stays constant.
+
+    On a terminal no line is wider than that, and long values are shortened in the middle; a file or a pipe gets them whole.
+    """
     headers = [f"{column.name} ({column.unit})" if column.unit else column.name for column in columns]
     sample = [[printable(value) for value in row] for row in islice(rows, _SAMPLE)]
     widths = [min(_MAX_WIDTH, max([cell_len(header), *(cell_len(row[index]) for row in sample)])) for index, header in enumerate(headers)]
     rights = [column.type in _RIGHT for column in columns]
-    yield _aligned(headers, widths, rights)
-    yield "  ".join("─" * width for width in widths)
+    limit = terminal_width()
+    widths = fitted(widths, [column.type in _TEXT for column in columns], limit)
+    yield _aligned(headers, widths, rights, limit)
+    yield _within(limit, _GAP.join("─" * width for width in widths))
     rest = ([printable(value) for value in row] for row in rows)
     for cells in chain(sample, rest):
-        yield _aligned(cells, widths, rights)
+        yield _aligned(cells, widths, rights, limit)
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int], rights: Sequence[bool]) -> str:
+def _aligned(cells: Sequence[str], widths: Sequence[int], rights: Sequence[bool], limit: int | None) -> str:
     parts = []
     for cell, width, right in zip(cells, widths, rights, strict=True):
-        padding = " " * max(0, width - cell_len(cell))
-        parts.append(padding + cell if right else cell + padding)
-    return "  ".join(parts).rstrip()
+        shown = cell if limit is None else shortened(cell, width)
+        padding = " " * max(0, width - cell_len(shown))
+        parts.append(padding + shown if right else shown + padding)
+    return _within(limit, _GAP.join(parts).rstrip())
+
+
+def _within(limit: int | None, line: str) -> str:
+    """Cut a line of more columns than a terminal can show."""
+    return line if limit is None or cell_len(line) <= limit else set_cell_size(line, limit - 1) + "…"
 
 
 #: JSON has no such numbers; as texts they are what ProtoJSON, too, makes of them.

@@ -34,6 +34,7 @@ class FederatedAnswer:
         """
         self._asked = asked
         self._failures: dict[str, MdmError] = {}
+        self._empty: set[str] = set()
         first = _first_part(asked)
         self._first = first
         self._plan = first.merge
@@ -44,6 +45,14 @@ class FederatedAnswer:
     def failures(self) -> Mapping[str, MdmError]:
         """The sites that did not answer, and why, in the order asked; complete when all rows were read."""
         return {site: self._failures[site] for site in self._asked if site in self._failures}
+
+    @property
+    def empty(self) -> list[str]:
+        """The sites that answered without any row, in the order asked: nothing matches there, or rights are missing, which looks alike.
+
+        Complete when all rows were read; a site whose rows were not wanted any more is not among them.
+        """
+        return [site for site in self._asked if site in self._empty]
 
     def batches(self) -> Iterator[list[Row]]:
         """Yield lists of rows, values as `QueryResult.batches` gives them. Without groups and DISTINCT, memory is constant.
@@ -78,10 +87,18 @@ class FederatedAnswer:
     def _part_batches(self, site: str) -> Iterator[list[Row]]:
         """Yield a part's rows; a failure ends them, and is noted."""
         part = self._part(site)
+        if part is None:
+            return
+        some = False
         try:
-            yield from part.batches() if part is not None else ()
+            for batch in part.batches():
+                some = some or bool(batch)
+                yield batch
         except MdmError as error:
             self._failures[site] = error
+        else:
+            if not some:
+                self._empty.add(site)
 
     def _whole_batches(self, site: str) -> Iterator[list[Row]]:
         """Yield a part's rows with the columns of the whole."""
@@ -138,7 +155,7 @@ def _first_part(asked: Mapping[str, Future[QueryResult]]) -> QueryResult:
     """Wait for an answer, and a moment for sites before it, so that while all are well the same one decides each time.
 
     Raises:
-        MdmError: no site answers: the error of the first.
+        MdmError: no site answers: the error of the first, its message beginning with the site, and saying that the others fail, too.
     """
     futures = list(asked.values())
     for future in as_completed(futures):
@@ -146,7 +163,14 @@ def _first_part(asked: Mapping[str, Future[QueryResult]]) -> QueryResult:
             wait(futures[: futures.index(future)], _MOMENT)
             break
     answered = [future for future in futures if future.done() and future.exception() is None]
-    return (answered or futures)[0].result()
+    if answered:
+        return answered[0].result()
+    site, failed = next(iter(asked.items()))
+    try:
+        return failed.result()
+    except MdmError as error:
+        others = "; no other site answers either" if len(asked) > 1 else ""
+        raise error.saying(f"{site}: {error.message}{others}") from error
 
 
 def _in_batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import grpc
 from mdm.srm.v1 import srm_pb2
 from mdm_wire.errors import Code, FailedPrecondition, Invalid, MdmError, NotFound, TimedOut, Unavailable, make_error
-from mdm_wire.status import from_rpc_error
+from mdm_wire.status import REASON_HANDSHAKE_REFUSED, from_rpc_error
 
-from mdm_client.calls import Backoff, is_passing
+from mdm_client.calls import Backoff, is_hopeless, is_passing
 from mdm_client.fetch.plan import PlannedFile
 from mdm_client.fetch.srm import MAX_BATCH
 from mdm_client.fetch.transfer import Cancellation
@@ -121,6 +121,8 @@ class SiteStaging:
         self._cancellation = cancellation
         self._attempts: dict[str, int] = {}
         self._reasons: dict[str, MdmError] = {}
+        self._hopeless: MdmError | None = None
+        self._watched: Any = None
 
     def run(self) -> None:
         """Return when every file is settled, or at once after cancellation."""
@@ -134,6 +136,9 @@ class SiteStaging:
             for surl in surls:
                 if surl not in again:
                     self._files.pop(surl, None)
+            if self._hopeless:
+                self._fail_all(self._hopeless)
+                return
             if len(again) < len(surls):
                 backoff.reset()
             elif again:
@@ -149,6 +154,9 @@ class SiteStaging:
             response = self._site.prepare_to_get(surls)
         except MdmError as error:
             if is_passing(error):
+                return dict.fromkeys(surls, error)
+            if is_hopeless(error):
+                self._hopeless = error
                 return dict.fromkeys(surls, error)
             for surl in surls:
                 self._fail(self._files[surl], error)
@@ -169,11 +177,11 @@ class SiteStaging:
     def _watch(self, current: _Round) -> None:
         """Follow the request until nothing is queued or in progress; take a broken stream up again."""
         backoff = Backoff()
-        while not self._cancellation.stopped and not self._complete(current):
+        while not self._cancellation.stopped and not self._hopeless and not self._complete(current):
             remaining = self._clock.remaining()
             if remaining <= 0:
                 return
-            call = self._site.watch(current.token, timeout=max(remaining, 0.1))
+            call = self._watched = self._site.watch(current.token, timeout=max(remaining, 0.1))
             self._cancellation.enter(call)
             try:
                 for response in call:
@@ -212,10 +220,15 @@ class SiteStaging:
         """Fetch a file in a worker; one whose pin was lost on the way gets another round."""
         surl = status.surl
         try:
+            if self._hopeless:
+                raise self._hopeless
             self._fetch(file, status.turl, status.size)
         except MdmError as error:
             if self._cancellation.stopped:
                 return
+            if is_hopeless(error) and error.reason != REASON_HANDSHAKE_REFUSED:
+                self._hopeless = error
+                self._watched.cancel()
             self._attempts[surl] = self._attempts.get(surl, 0) + 1
             if _worth_another_round(error) and self._attempts[surl] < _MAX_READ_ATTEMPTS:
                 current.again[surl] = error
@@ -247,6 +260,11 @@ class SiteStaging:
             # They are released again with the request, or expire.
             return
 
+    def _fail_all(self, error: MdmError) -> None:
+        for file in self._files.values():
+            self._fail(file, error)
+        self._files.clear()
+
     def _give_up(self, again: Mapping[str, MdmError]) -> None:
         for surl, error in again.items():
             message = f"given up after {self._clock.limit:.0f} s without progress: {error.message}"
@@ -254,8 +272,11 @@ class SiteStaging:
 
 
 def _worth_another_round(error: MdmError) -> bool:
-    """Tell whether staging again may help: the site is away, or no longer knows the TURL."""
-    return is_passing(error) or isinstance(error, NotFound | Invalid | FailedPrecondition)
+    """Return whether staging again may help: the site is away, or no longer knows the TURL.
+
+    A server that is stopped while it accepts looks like a refused certificate; whether it is one is known when the next round is asked for.
+    """
+    return is_passing(error) or isinstance(error, NotFound | Invalid | FailedPrecondition) or error.reason == REASON_HANDSHAKE_REFUSED
 
 
 def _error(file: PlannedFile, status: srm_pb2.FileStatus) -> MdmError:

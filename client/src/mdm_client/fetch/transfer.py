@@ -150,23 +150,26 @@ class StagedFile:
             self._cancellation.wait(backoff.pause())
 
 
-def fetch_file(source: StagedFile, size: int, key: bytes, guid: UUID, destination: Path, durable: bool = False) -> int:
+def fetch_file(
+    source: StagedFile, size: int, key: bytes, guid: UUID, destination: Path, durable: bool = False, *, replace: bool = False
+) -> int:
     """Write the plaintext of a staged file of `size` bytes to `destination` and return its size in bytes.
 
-    Only authenticated bytes are written, and only a whole file gets its name: after any error nothing remains.
+    Only authenticated bytes are written, and only a whole file gets its name: after any error nothing remains. What has the name already
+    stays unless `replace`.
 
     Raises:
         Corrupt: CIPHERTEXT_NOT_AUTHENTIC.
         MdmError: the site could not be read.
-        OSError: the local file could not be written.
+        OSError: the local file could not be written; FileExistsError: there is one.
     """
     try:
         if size <= ONE_SHOT_BYTES:
             plaintext = decrypt(key, guid.bytes, source.read_all())
-            with AtomicFile(destination, durable) as file:
+            with AtomicFile(destination, durable, replace=replace) as file:
                 file.write(plaintext)
             return len(plaintext)
-        with AtomicFile(destination, durable) as file:
+        with AtomicFile(destination, durable, replace=replace) as file:
             return decrypt_stream(key, guid.bytes, source, file)
     except StreamError as error:
         raise Corrupt(

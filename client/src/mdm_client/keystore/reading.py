@@ -13,6 +13,7 @@ from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
 from mdm_wire.errors import Code, Corrupt, MdmError, NotFound, Unavailable
 
+from mdm_client.calls import is_hopeless
 from mdm_client.keystore.calls import KeystoreServer, Replies, Reply, item_answers
 from mdm_client.keystore.shares import from_result, is_other_version, resolve
 
@@ -180,7 +181,7 @@ class Reading:
             names = ", ".join(f"{server.place} {fault}" for server, fault in self._faulty.items())
             message = f"too few keystores agree on this key ({names}); tell their operators"
             return Corrupt("KEY_SHARES_DISAGREE", message)
-        lasting = [error for error in self._failures.values() if error.code not in _PASSING]
+        lasting = [error for error in self._failures.values() if error.code not in _PASSING or is_hopeless(error)]
         if lasting and len(lasting) == len(self._failures):
             return lasting[0]
         if not self._failures and self._refusals[guid]:

@@ -113,17 +113,7 @@ def of_service(topology: Topology, service: Service) -> Document:
 
 
 def of_client(topology: Topology, name: str) -> Document:
-    """Return the client configuration of a user."""
-    metadata = topology.address(BY_NAME["metadata"], name)
-    return {
-        **_grid(topology, name),
-        "srm": {topology.name: [topology.address(DICOM_SRM, name)]},
-        **_metadata_sites(topology, [metadata]),
-    }
-
-
-def _grid(topology: Topology, name: str) -> Document:
-    """Return how a user or dicom-srm reaches the catalog, the metadata and the keystores of the site."""
+    """Return the client configuration of a user, or of a service that calls others."""
 
     def address(service: str) -> list[str]:
         return [topology.address(BY_NAME[service], name)]
@@ -136,6 +126,8 @@ def _grid(topology: Topology, name: str) -> Document:
         "keystores": [
             {"name": letter, "index": index, "addresses": address(f"keystore-{letter}")} for index, letter in enumerate(KEYSTORES, 1)
         ],
+        "srm": {topology.name: address(DICOM_SRM.name)},
+        **_metadata_sites(topology, address("metadata")),
     }
 
 
@@ -260,7 +252,7 @@ def _dicom_srm(topology: Topology) -> Document:
         "pacs": pacs,
         "scp": {"host": host, "port": port, "ae_title": MDM_AE_TITLE, "allowed_calling_ae_titles": [link.ae_title]},
         "spool": {"directory": topology.spool(), "quota_bytes": 2_000_000_000},
-        "grid": _grid(topology, DICOM_SRM.name),
+        "grid": of_client(topology, DICOM_SRM.name),
         "acl": _acl(topology.name),
         "deid": {"profile": "research"},  # sex, age and shifted dates stay, so that there is something to query
     }

@@ -14,6 +14,7 @@ from mdm_wire.errors import Code, MdmError, TimedOut, Unauthenticated, Unavailab
 
 ERROR_DOMAIN = "mdm"
 REASON_HANDSHAKE_REFUSED = "HANDSHAKE_REFUSED"
+REASON_NO_SUCH_HOST = "NO_SUCH_HOST"
 REASON_SERVER_NOT_TRUSTED = "SERVER_NOT_TRUSTED"
 REASON_TOO_MANY_CALLS = "TOO_MANY_CALLS"
 REASON_UNAVAILABLE = "UNAVAILABLE"
@@ -25,7 +26,9 @@ _CLOSED_AT_ONCE = ("Socket closed", "Connection reset", "Broken pipe", "ALERT")
 _HANDSHAKE_UNFINISHED = "Handshake read failed"
 _SERVER_NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification")
 _NOT_TLS = "WRONG_VERSION_NUMBER"
-_NO_SUCH_HOST = "errors resolving"
+_NOT_RESOLVED = "errors resolving"
+# What the resolver says of a name that does not exist; whatever else it says, such as that no DNS server answers, may pass.
+_NO_SUCH_HOST = ("Domain name not found", "Name or service not known", "nodename nor servname provided")
 
 
 def ok() -> ItemStatus:
@@ -129,6 +132,7 @@ def _explain_unavailable(details: str) -> MdmError:
             "the server refused this certificate in the TLS handshake: it is expired or from an authority the server "
             "does not trust; check `certificate` in the configuration",
         )
-    if _NO_SUCH_HOST in details:
-        return Unavailable(REASON_UNAVAILABLE, "no such host; check the address in the configuration")
+    if _NOT_RESOLVED in details:
+        reason = REASON_NO_SUCH_HOST if any(word in details for word in _NO_SUCH_HOST) else REASON_UNAVAILABLE
+        return Unavailable(reason, "no such host; check the address in the configuration")
     return Unavailable(REASON_UNAVAILABLE, "cannot be reached; check that it is running, then try again")

@@ -131,7 +131,7 @@ def who(context: click.Context, target: str, permissions: str) -> int:
 @click.argument("owner")
 @click.argument("target", type=LFN)
 @click.option("--shared", is_flag=True, help="Also give away lists that guard objects outside TARGET.")
-@click.option("-R", "--recursive", is_flag=True, expose_value=False, help="Accepted and without effect: it always is.")
+@click.option("-R", "--recursive", is_flag=True, expose_value=False, hidden=True, help="Accepted and without effect: it always is.")
 @common_options
 @click.pass_context
 def chown(context: click.Context, owner: str, target: str, shared: bool) -> int:

@@ -10,6 +10,7 @@ from mdm_client.catalog.client import DIRECTORY, SYMLINK, Entry
 from mdm_client.cli.context import Session
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
+from mdm_client.cli.width import with_path
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def long_line(entry: Entry, name: str, exact: bool = False) -> str:
     kind = {DIRECTORY: "d", SYMLINK: "l"}.get(entry.kind, "-")
     size = "" if entry.size is None else str(entry.size) if exact else readable_size(entry.size)
     leads = f" -> {printable(entry.link_target)}" if entry.kind == SYMLINK else ""
-    return f"{kind} {format_permissions(entry.permissions):<8}  {size:>9}  {entry.modify_time:%Y-%m-%d %H:%M}  {name}{leads}"
+    return with_path(f"{kind} {format_permissions(entry.permissions):<8}  {size:>9}  {entry.modify_time:%Y-%m-%d %H:%M}  ", name + leads)
 
 
 def print_facts(facts: dict[str, Any]) -> None:

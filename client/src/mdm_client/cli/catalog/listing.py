@@ -12,6 +12,7 @@ from mdm_client.catalog.client import CatalogClient, Entry
 from mdm_client.cli.catalog.entry import entry_facts, long_line, print_facts, shown_name
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.outcome import OK, UNAUTHENTICATED, exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.names import Name, normalise_lfn, parse_names
@@ -53,7 +54,7 @@ def whoami(context: click.Context) -> int:
 @click.option("-l", "--long", is_flag=True, help="What you may do (pdrwlxgs), size and date too.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below too.")
 @click.option("-d", "--directory", is_flag=True, help="PATH itself, not what is in it; a link itself.")
-@click.option("-i", "--guid", is_flag=True, help="GUIDs of files first.")
+@click.option("--guid", cls=Respelt, old=["-i"], is_flag=True, help="GUIDs of files first.")
 @click.option("-b", "--bytes", "exact", is_flag=True, help="With -l: sizes in bytes.")
 @click.option("--comment", is_flag=True, help="Comments last.")
 @common_options

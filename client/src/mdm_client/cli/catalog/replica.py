@@ -13,6 +13,7 @@ from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.outcome import OK, exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
+from mdm_client.cli.width import with_path
 from mdm_client.names import parse_name, parse_names
 
 _status = click.option("--status", type=click.Choice(list(STATUSES)), help="Only what is available is read.")
@@ -132,10 +133,8 @@ def _print(found: Iterable[FileReplicas], long: bool, as_json: bool) -> None:
                 print_json(_facts(file, item))
             elif long:
                 last = f"{item.access_time:%Y-%m-%d %H:%M}" if item.access_time else "-"
-                print_line(
-                    f"{item.status:<10}  {item.type:<9}  {item.accesses:>6}  {last:<16}  {printable(item.set_name) or '-':<10}"
-                    f"  {printable(item.surl)}  {printable(file.lfn)}"
-                )
+                before = f"{item.status:<10}  {item.type:<9}  {item.accesses:>6}  {last:<16}  {printable(item.set_name) or '-':<10}  "
+                print_line(with_path(before, f"{printable(item.surl)}  {printable(file.lfn)}"))
             else:
                 print_line(printable(item.surl))
 

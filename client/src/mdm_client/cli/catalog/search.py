@@ -9,9 +9,11 @@ from mdm_client.catalog.client import DIRECTORY, FILE, SYMLINK, Search
 from mdm_client.cli.catalog.entry import entry_facts, long_line
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.outcome import about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.quantity import MOMENT, SIZE
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
+from mdm_client.cli.width import with_path
 from mdm_client.names import normalise_lfn
 
 _KINDS = {"f": FILE, "d": DIRECTORY, "l": SYMLINK}
@@ -19,15 +21,25 @@ _KINDS = {"f": FILE, "d": DIRECTORY, "l": SYMLINK}
 
 @click.command()
 @click.argument("path", default="/", type=LFN)
-@click.option("-name", "--name", default="", metavar="PATTERN", help="Last name matches: '*', '?', '[abc]', '[!a-z]'. Quote it.")
-@click.option("-type", "--type", "kinds", multiple=True, type=click.Choice(list(_KINDS)), help="File, directory, link; may be repeated.")
+@click.option(
+    "--name", cls=Respelt, old=["-name"], default="", metavar="PATTERN", help="Last name matches: '*', '?', '[abc]', '[!a-z]'. Quote it."
+)
+@click.option(
+    "--type",
+    "kinds",
+    cls=Respelt,
+    old=["-type"],
+    multiple=True,
+    type=click.Choice(list(_KINDS)),
+    help="File, directory, link; may be repeated.",
+)
 @click.option("--min-size", type=SIZE, metavar="SIZE", help="At least, such as 10k, 1.5MB.")
 @click.option("--max-size", type=SIZE, metavar="SIZE", help="At most.")
 @click.option("--newer", type=MOMENT, metavar="TIME", help="Changed since a date (2026-01-31) or for so long (2d, 90m).")
 @click.option("--older", type=MOMENT, metavar="TIME", help="Not changed since then.")
-@click.option("-maxdepth", "--max-depth", type=click.IntRange(min=1), help="1: only what is directly in PATH.")
+@click.option("--max-depth", cls=Respelt, old=["-maxdepth"], type=click.IntRange(min=1), help="1: only what is directly in PATH.")
 @click.option("-l", "--long", is_flag=True, help="What you may do (pdrwlxgs), size and date too.")
-@click.option("-0", "-print0", "--null", is_flag=True, help="End each path with a NUL, for xargs -0.")
+@click.option("-0", "--null", cls=Respelt, old=["-print0"], is_flag=True, help="End each path with a NUL, for xargs -0.")
 @common_options
 @click.pass_context
 def find(
@@ -58,8 +70,10 @@ def find(
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH...]", type=LFN)
-@click.option("-d", "--max-depth", type=click.IntRange(min=0), default=0, show_default=True, help="Directories below too.")
-@click.option("-s", "--summarize", is_flag=True, expose_value=False, help="Accepted and without effect: one line per PATH, unless -d.")
+@click.option(
+    "--max-depth", cls=Respelt, old=["-d"], type=click.IntRange(min=0), default=0, show_default=True, help="Directories below too."
+)
+@click.option("-s", "--summarize", is_flag=True, expose_value=False, hidden=True, help="Accepted and without effect: it always does.")
 @click.option("-b", "--bytes", "exact", is_flag=True, help="Sizes in bytes.")
 @common_options
 @click.pass_context
@@ -80,7 +94,7 @@ def du(context: click.Context, paths: tuple[str, ...], max_depth: int, exact: bo
                 print_json({field: getattr(usage, field) for field in ("lfn", "bytes", "files", "directories", "links", "closed")})
             else:
                 size = str(usage.bytes) if exact else readable_size(usage.bytes)
-                print_line(f"{size:>10}  {usage.files:>9} files  {usage.directories:>7} directories  {printable(usage.lfn)}")
+                print_line(with_path(f"{size:>10}  {usage.files:>9} files  {usage.directories:>7} directories  ", printable(usage.lfn)))
         if usages and usages[0].closed:
             show_error(f"{lfn}: {usages[0].closed} directories are not for you to look into", "DIRECTORIES_CLOSED", run.as_json)
     return exit_code_of_items(len(lfns), failures)

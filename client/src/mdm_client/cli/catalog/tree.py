@@ -10,6 +10,7 @@ from mdm_client.catalog.client import DIRECTORY, Entry, Search
 from mdm_client.cli.catalog.entry import finish
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.outcome import OK, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
@@ -61,7 +62,9 @@ def rmdir(context: click.Context, paths: tuple[str, ...], parents: bool, verbose
 @click.command()
 @click.argument("target", type=LFN)
 @click.argument("link", type=LFN)
-@click.option("-s", "--symbolic", is_flag=True, expose_value=False, help="Accepted and without effect: every link is symbolic.")
+@click.option(
+    "-s", "--symbolic", is_flag=True, expose_value=False, hidden=True, help="Accepted and without effect: every link is symbolic."
+)
 @common_options
 @click.pass_context
 def ln(context: click.Context, target: str, link: str) -> int:
@@ -106,7 +109,9 @@ def mv(context: click.Context, sources: tuple[str, ...], destination: str, force
 
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", type=LFN)
-@click.option("-r", "-R", "--recursive", is_flag=True, help="Directories with everything below, each wholly or not at all.")
+@click.option(
+    "-R", "--recursive", cls=Respelt, old=["-r"], is_flag=True, help="Directories with everything below, each wholly or not at all."
+)
 @click.option("-f", "--force", is_flag=True, help="What does not exist, or you may not see, is no error.")
 @click.option("--name", "pattern", metavar="PATTERN", help="Only files and links below TARGET whose names match, such as '*.dcm'.")
 @click.option("-n", "--dry-run", is_flag=True, help="With --name: print what would be removed.")

@@ -8,6 +8,7 @@ from mdm.keystore.v1 import admin_pb2
 from mdm_wire.errors import Invalid
 
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.keystore.operator import KeystoreOperator
@@ -24,7 +25,15 @@ _STATES = {
     admin_pb2.RESHARING_STATE_CANCELLED: "cancelled",
 }
 _by = click.option("--by", "driver", default="", metavar="KEYSTORE", help="Which keystore drives the job (default: the first that can).")
-_id = click.option("--id", "job_id", type=click.UUID, metavar="JOB_ID", help="The id of an earlier attempt: the job is begun only once.")
+_id = click.option(
+    "--job",
+    "job_id",
+    cls=Respelt,
+    old=["--id"],
+    type=click.UUID,
+    metavar="JOB_ID",
+    help="The id of an earlier attempt: the job is begun only once.",
+)
 _no_wait = click.option("--no-wait", is_flag=True, help="Return when the job has begun; see mdm key job.")
 
 

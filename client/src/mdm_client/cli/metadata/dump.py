@@ -7,23 +7,24 @@ from typing import Any
 
 import click
 
-from mdm_client.cli.context import common_options, session
+from mdm_client.cli.context import common_options, force_option, session
 from mdm_client.cli.metadata.dump_record import END, line_of_collection, line_of_entry, line_of_list, line_of_sequence
 from mdm_client.cli.metadata.entry import quoted_path
 from mdm_client.cli.outcome import show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
-from mdm_client.local_file import AtomicFile
+from mdm_client.local_file import new_file
 from mdm_client.metadata.collections import Collection, Entry
 
 
 @click.command()
 @click.argument("path")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; else standard output.")
-@click.option("--recursive", "-R", is_flag=True, help="What is below PATH too.")
+@force_option
+@click.option("-R", "--recursive", is_flag=True, help="What is below PATH too.")
 @common_options
 @click.pass_context
-def dump(context: click.Context, path: str, output: Path | None, recursive: bool) -> None:
+def dump(context: click.Context, path: str, output: Path | None, force: bool, recursive: bool) -> None:
     """Write a collection, and the entries that you may read in it, as JSON lines that mdm meta load reads.
 
     Links go with it; views where you are told what they show (`s` or `p`); access lists where you may see them (`g` or `p`); sequences
@@ -37,7 +38,7 @@ def dump(context: click.Context, path: str, output: Path | None, recursive: bool
         for line in writer.lines(chosen):
             print_json(line)
     else:
-        with AtomicFile(output) as file:
+        with new_file(output, replace=force) as file:
             for line in writer.lines(chosen):
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
     if writer.unseen:

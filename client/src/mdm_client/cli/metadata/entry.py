@@ -8,6 +8,7 @@ from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.metadata.parameter import parameter_option
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import json_rows, print_json, print_line, table_rows
 from mdm_client.metadata.collections import Changed, Collection, Entry, value_of
@@ -109,7 +110,7 @@ def update(context: click.Context, sql: str, timeout: float | None, parameters: 
 @click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
 @click.option("--where", default="TRUE", help="Which entries may be taken, as in SQL: state = 'new'.")
 @click.option("--order-by", default="entry", show_default=True, help="Which come first.")
-@click.option("-n", "--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many at most.")
+@click.option("--count", cls=Respelt, old=["-n"], type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many at most.")
 @common_options
 @click.pass_context
 def take(context: click.Context, path: str, values: tuple[str, ...], where: str, order_by: str, count: int) -> int:

@@ -16,6 +16,7 @@ from mdm_wire.errors import Conflict, FailedPrecondition, Invalid
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.metadata.restore import Item, Restoration
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
@@ -40,12 +41,20 @@ _MAX_ERRORS = 20
 @click.command()
 @click.argument("path")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@click.option("--csv", "as_csv", is_flag=True, help="FILE is CSV with a header, whatever its name.")
+@click.option("--format", "format_name", type=click.Choice(["dump", "csv"]), help="What FILE is; CSV has a header (default: by its name).")
+@click.option("--csv", "as_csv", is_flag=True, hidden=True, help="As --format csv.")
 @click.option("--postgres", metavar="CONNINFO", help="Read a table of this PostgreSQL database instead of a file.")
 @click.option("--table", metavar="NAME", help="The table, as schema.table or table.")
 @click.option("--key", metavar="COLUMN", help="The column that holds the entries' keys (CSV, PostgreSQL).")
 @click.option("--create", is_flag=True, help="Make the collection if it is not there: as dumped, or with the table's columns.")
-@click.option("--default-acl", is_flag=True, help="Guard entries by the collection's default access list, not by the dumped ones.")
+@click.option(
+    "--use-default-acl",
+    "default_acl",
+    cls=Respelt,
+    old=["--default-acl"],
+    is_flag=True,
+    help="Guard entries by the collection's default access list, not by the dumped ones.",
+)
 @common_options
 @click.pass_context
 def load(
@@ -53,6 +62,7 @@ def load(
     /,
     path: str,
     file: Path | None,
+    format_name: str | None,
     as_csv: bool,
     postgres: str | None,
     table: str | None,
@@ -75,7 +85,7 @@ def load(
         return _store(run, client, _from_postgres(client, path, postgres, table, key, flags["create"]))
     if file is None:
         raise click.UsageError("name a FILE, or --postgres CONNINFO")
-    if as_csv or file.suffix.lower() == ".csv":
+    if as_csv or (format_name or file.suffix.lower().removeprefix(".")) == "csv":
         if not key:
             raise click.UsageError("CSV takes --key COLUMN")
         return _store(run, client, _from_csv(client, path, file, key))

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from mdm_client.cli.option import Respelt
+
 
 def _parsed(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, str]:
     del context, option
@@ -22,9 +24,10 @@ def _parsed(context: click.Context, option: click.Parameter, texts: tuple[str, .
 def parameter_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--param NAME=VALUE`, which gives the command `parameters`."""
     return click.option(
-        "-p",
         "--param",
         "parameters",
+        cls=Respelt,
+        old=["-p"],
         multiple=True,
         metavar="NAME=VALUE",
         callback=_parsed,

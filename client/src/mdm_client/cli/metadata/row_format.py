@@ -1,7 +1,5 @@
 """Rows as files for other programs: CSV, and Arrow and Parquet where pyarrow is installed."""
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, BinaryIO
@@ -14,31 +12,28 @@ from mdm_client.metadata.client import Column, Row
 FORMATS = ("table", "jsonl", "csv", "arrow", "parquet")
 #: Formats that are bytes, and belong in a file or a pipe.
 BINARY = frozenset({"arrow", "parquet"})
+_CSV_SPECIAL = frozenset(',"\r\n')
 
 _CONVERT: dict[str, Callable[[str], Any]] = {"date": date.fromisoformat, "timestamp": datetime.fromisoformat}
 
 
 def csv_rows(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
-    """Yield lines of CSV (RFC 4180 with LF), header first; NULL is an empty field and empty text a quoted one."""
-    yield _csv_line(unique_names(columns))
+    """Yield records of CSV (RFC 4180, but with LF between records, as Unix tools need), header first.
+
+    NULL is an empty field and empty text a quoted one. Values are as they are stored, also what a spreadsheet takes for a formula.
+    """
+    yield ",".join(map(_csv_field, unique_names(columns)))
     for row in rows:
-        yield _csv_line(row)
+        yield ",".join(map(_csv_field, row))
 
 
-def _csv_line(values: Sequence[Any]) -> str:
-    if len(values) == 1 and values[0] is None:
+def _csv_field(value: Any) -> str:
+    if value is None:
         return ""
-    line = io.StringIO()
-    writer = csv.writer(line, lineterminator="", quoting=csv.QUOTE_MINIMAL)
-    quoted = [_Quoted(value) if value == "" else "true" if value is True else "false" if value is False else value for value in values]
-    if not any(isinstance(value, _Quoted) for value in quoted):
-        writer.writerow(["" if value is None else value for value in quoted])
-        return line.getvalue()
-    return ",".join(['""' if isinstance(value, _Quoted) else _csv_line([value]) for value in quoted])
-
-
-class _Quoted(str):
-    """Text that is quoted although it is empty."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    # Blanks at the ends belong to the value (RFC 4180, 2.4), and not all readers know it.
+    quoted = not text or text != text.strip() or not _CSV_SPECIAL.isdisjoint(text)
+    return '"' + text.replace('"', '""') + '"' if quoted else text
 
 
 def write_arrow(format_name: str, columns: Sequence[Column], batches: Iterable[Sequence[Row]], sink: BinaryIO) -> None:

@@ -4,6 +4,7 @@ import click
 
 from mdm_client.cli.context import common_options, session
 from mdm_client.cli.metadata.collection import parse_attribute
+from mdm_client.cli.option import Respelt
 from mdm_client.cli.table import print_json, print_line
 from mdm_client.metadata.collections import CollectionsClient
 
@@ -204,7 +205,7 @@ def list_sequences(context: click.Context, path: str) -> None:
 @sequence.command("next")
 @click.argument("path")
 @click.argument("name")
-@click.option("-n", "--count", type=click.IntRange(1, 1_000_000), default=1, help="How many.")
+@click.option("--count", cls=Respelt, old=["-n"], type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="How many.")
 @common_options
 @click.pass_context
 def next_numbers(context: click.Context, path: str, name: str, count: int) -> None:
@@ -218,7 +219,7 @@ def next_numbers(context: click.Context, path: str, name: str, count: int) -> No
 @click.argument("target")
 @click.argument("attributes", nargs=-1, metavar="[ATTRIBUTE[=NAME_IN_VIEW]]...")
 @click.option("--where", "condition", default="", help="Which entries it shows, as in SQL: Sex = 'M'.")
-@click.option("--key", "with_key", is_flag=True, help="Show the entries' keys too.")
+@click.option("--with-key", cls=Respelt, old=["--key"], is_flag=True, help="Show the entries' keys too.")
 @click.option("--acl", "acl_id", default="", metavar="ACL_ID", help="Who may read it; else the parent's default.")
 @common_options
 @click.pass_context

@@ -46,7 +46,10 @@ class _WithPreview(click.Command):
         return super().invoke(context) if context.command is self else context.command.invoke(context)
 
 
-@click.command(cls=_WithPreview, epilog="`mdm deid preview --help`: see what pixel rules would blank.")
+@click.command(
+    cls=_WithPreview,
+    epilog="`mdm deid preview --help`: see what pixel rules would blank.\n\n\b\nExample:\n  mdm deid study -o released --profile research",
+)
 @click.argument("inputs", nargs=-1, required=True, metavar="IN...", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, metavar="OUT", type=_FOLDER, help="Directory to write to.")
 @click.option("--profile", metavar="FILE", default="basic", show_default=True, help="A profile's file, or basic, research or strict.")
@@ -102,7 +105,7 @@ def deid(
     return _SOME_FAILED if report.outcomes().get(Outcome.FAILED) else 0
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  mdm deid preview image.dcm -o pictures")
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE...", type=_FILE)
 @click.option("-o", "--output", required=True, metavar="DIR", type=_FOLDER, help="Where to put PNG files.")
 @_PIXEL_RULES

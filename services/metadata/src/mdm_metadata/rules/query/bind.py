@@ -9,7 +9,7 @@ from mdm_metadata.rules.query.check import Text
 from mdm_metadata.rules.query.expression import expressions
 from mdm_metadata.rules.query.limit import MAX_OUTPUTS, MAX_SOURCES
 from mdm_metadata.rules.query.render import is_total
-from mdm_metadata.rules.query.scope import Scope, UnknownName, identifier
+from mdm_metadata.rules.query.scope import Scope, UnknownName, identifier, shown_path
 from mdm_metadata.rules.query.tree import (
     Aggregate,
     Call,
@@ -82,9 +82,10 @@ def add_source(text: Text, table: exp.Expr, scope: Scope, find: Find) -> Readabl
     Raises:
         Refusal: there is no such collection for the caller, or its alias is taken.
     """
-    readable = find(fold_path(path_of(text, table)))
+    path = path_of(text, table)
+    readable = find(fold_path(path))
     if readable is None:
-        raise text.refuse(table, "no such collection, or you may not read it.", "COLLECTION_NOT_FOUND")
+        raise text.refuse(table, f"{shown_path(path)}: no such collection, or you may not read it.", "COLLECTION_NOT_FOUND")
     alias = table.args.get("alias")
     if alias is not None:
         text.only(alias, "this")

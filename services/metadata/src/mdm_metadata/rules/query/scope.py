@@ -9,6 +9,8 @@ from mdm_metadata.rules.query.tree import ACL_SLOT, Column
 
 #: How many attributes a message names.
 MAX_TOLD = 20
+#: How many characters of a path it shows.
+MAX_SHOWN = 120
 
 
 class UnknownName(Exception):
@@ -56,8 +58,9 @@ class Scope:
         """
         found = [column for index in self.sources(qualifier) if (column := self._column(index, name.lower())) is not None]
         if len(found) != 1:
-            unknown = f"is no attribute here; there are {self._known(qualifier)}"
-            raise UnknownName(f"{name[:63]} {'is an attribute of two collections: qualify it' if found else unknown}.")
+            paths = ", ".join(shown_path(self.collections[index].collection.path) for index in self.sources(qualifier))
+            unknown = f"is no attribute of {paths}; there are {self._known(qualifier)}"
+            raise UnknownName(f"{name[:63]} {f'is an attribute of two collections ({paths}): qualify it' if found else unknown}.")
         return found[0]
 
     def _known(self, qualifier: str | None) -> str:
@@ -86,6 +89,12 @@ class Scope:
         if stored is None and folded == ACL_NAME and self.collections[index].has_key:
             return Column(index, ACL_SLOT, AttributeType.UUID)
         return None if stored is None else Column(index, stored.slot, stored.attribute.type)
+
+
+def shown_path(path: str) -> str:
+    """Return a collection's path as a message names it, in one line."""
+    text = path if path.isprintable() else ascii(path)[1:-1]
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def identifier(node: object) -> str | None:
