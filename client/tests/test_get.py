@@ -1,5 +1,4 @@
 """mdm get: what it leaves alone, how it tells what failed, and what stops it at once."""
-
 import errno
 import json
 import os
@@ -20,7 +19,7 @@ from mdm_client.client import Client
 from mdm_client.fetch.plan import make_plan
 from mdm_client.local_file import AtomicFile, translated
 from mdm_client.names import parse_name
-from mdm_service import errors as service_errors
+from mdm_wire.errors import Unauthenticated
 
 from client.tests.test_cli import STUDY, UNREACHABLE, mdm, rows
 from client.tests.test_download import contents
@@ -273,7 +272,7 @@ def test_an_expired_certificate_stops_get_at_once(grid, tmp_path):
 
 
 def test_a_certificate_that_is_refused_on_the_way_stops_the_site_at_once(grid, tmp_path):
-    refusals = [service_errors.Unauthenticated("CERTIFICATE_EXPIRED", "The certificate has expired.") for _ in range(60)]
+    refusals = [Unauthenticated("CERTIFICATE_EXPIRED", "The certificate has expired.") for _ in range(60)]
     for number in range(20):
         grid.add(f"{STUDY}/{number}.dcm", b"x", read_failures=list(refusals))
     grid.add(f"{STUDY}/held.dcm", b"x", held=True)
