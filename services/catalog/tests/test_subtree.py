@@ -14,7 +14,7 @@ def _change(action, principal, permissions):
 
 
 def _modify(client, lfn, *changes, shared=False):
-    request = pb.ModifySubtreeAclsRequest(target=pb.Target(lfn=lfn), changes=changes, include_shared=shared)
+    request = pb.ModifySubtreeAclsRequest(target=pb.Target(lfn=lfn), changes=changes, shared=shared)
     return client.catalog.ModifySubtreeAcls(request)
 
 

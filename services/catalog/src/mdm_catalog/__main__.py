@@ -10,6 +10,7 @@ from mdm_catalog.config import CatalogSettings
 from mdm_catalog.service import CatalogService
 from mdm_catalog.servicer import CatalogServicer
 from mdm_catalog.store import PostgresStore
+from mdm_catalog.store_acl import CatalogAclUses
 
 COMMANDS = ("export", "import", "fsck")
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")
@@ -21,7 +22,7 @@ def build(settings: CatalogSettings, runtime: Runtime) -> None:
     store.ensure_root(settings.root.acl())
     service = CatalogService(store, runtime.authenticator)
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(service), runtime.server)
-    acl_servicer.add_acl_service(runtime.server, runtime.database)
+    acl_servicer.add_acl_service(runtime.server, runtime.database, CatalogAclUses(), runtime.authenticator)
     for full_name in (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name, acl_servicer.FULL_NAME):
         runtime.add_service(full_name)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from mdm_service.acl import AUTHENTICATED, Acl, Permission
-from mdm_service.acl_change import AclChange, changed
+from mdm_service.acl_change import AclEdit
+from mdm_service.acl_use import AclUse
 from mdm_service.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
 from mdm_service.identity import Caller
 from mdm_service.policy import OPERATOR
@@ -39,24 +40,22 @@ def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[Su
 
 
 def modify_acls(
-    writing: Writing, caller: Caller, target: Target, changes: Sequence[AclChange], *, include_shared: bool
+    writing: Writing, caller: Caller, target: Target, edit: AclEdit
 ) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
     """Apply changes to every ACL that `list_acls` shows and the caller may change; return each, or why it stays as it is.
 
     Raises:
-        NotFound, Forbidden: the caller may not see the entry. Invalid: a list would be too long, or an owner is no DN; nothing is done.
+        NotFound, Forbidden: the caller may not see the entry. Invalid: a list would be too long, or an owner is no DN or can never
+            come here; nothing is done.
     """
     found, hidden = list_acls(writing, caller, target)
     present = writing.lock_acls([item.acl_id for item in found])
     results: list[tuple[SubtreeAcl, Acl | MdmError]] = []
     replaced: list[Acl] = []
     for item in found:
-        if item.shared_outside and not include_shared:
-            results.append((item, _shared()))
-            continue
         try:
-            after = changed(present.get(item.acl_id), caller, changes)
-        except (NotFound, Forbidden) as error:
+            after = edit.apply(present.get(item.acl_id), caller, AclUse(item.files + item.directories + item.links, item.outside))
+        except (NotFound, Forbidden, FailedPrecondition) as error:
             results.append((item, error))
             continue
         if after is not present[item.acl_id]:
@@ -165,6 +164,3 @@ def _by(acl: Acl, subject: Caller, needed: Permission) -> set[str]:
         return {_OWNER}
     return {entry.principal for entry in acl.entries if entry.principal in subject.principals and entry.permissions & needed}
 
-
-def _shared() -> MdmError:
-    return FailedPrecondition("ACL_SHARED", "This list guards something outside too and was left as it is.")

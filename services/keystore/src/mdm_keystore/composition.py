@@ -11,10 +11,12 @@ from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc, peer_pb2_grpc
 from mdm_service import dn
 from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
 from mdm_service.acl_servicer import add_acl_service
+from mdm_service.authentication import Authenticator
 from mdm_service.settings import TlsSettings
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore import admin_servicer, servicer
+from mdm_keystore.acl_store import KeyAclUses
 from mdm_keystore.audit import AuditTrail
 from mdm_keystore.audit_store import ChainedAclAudit, PostgresTrail
 from mdm_keystore.config import KeystoreSection
@@ -54,6 +56,7 @@ class Keystore:
         self,
         server: grpc.Server,
         pool: ConnectionPool,
+        authenticator: Authenticator,
         keys: Callable[[KeystoreService], keystore_pb2_grpc.KeystoreServiceServicer] = servicer.KeystoreServicer,
     ) -> Sequence[str]:
         """Add every service to a server; return their names."""
@@ -62,7 +65,7 @@ class Keystore:
         admin_pb2_grpc.add_KeystoreAdminServiceServicer_to_server(admin, server)
         peer = peer_servicer.PeerServicer(self.participant, self.trail)
         peer_pb2_grpc.add_KeystorePeerServiceServicer_to_server(peer, server)
-        add_acl_service(server, pool, ChainedAclAudit())
+        add_acl_service(server, pool, KeyAclUses(), authenticator, ChainedAclAudit())
         return servicer.FULL_NAME, admin_servicer.FULL_NAME, peer_servicer.FULL_NAME, ACL_SERVICE
 
     def start(self) -> None:

@@ -14,6 +14,7 @@ from mdm_metadata.feed.subscription import Subscription
 from mdm_metadata.service import MetadataService
 from mdm_metadata.servicer import FULL_NAME, MetadataServicer
 from mdm_metadata.store import PostgresStore, session
+from mdm_metadata.store.acl import MetadataAclUses
 from mdm_metadata.store.recovery import Recovery
 from mdm_metadata.store.session import QueryLimits
 
@@ -33,7 +34,7 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     recovery = Recovery(store)
     recovery.start()
     runtime.on_stop(recovery.stop)
-    add_acl_service(runtime.server, runtime.database)
+    add_acl_service(runtime.server, runtime.database, MetadataAclUses(), runtime.authenticator)
     subscribers = settings.feed.subtrees_by_subject()
     FeedOrigin(runtime.database).configure({path for paths in subscribers.values() for path in paths}, settings.feed.keep_days)
     feed = FeedServicer(runtime.database, subscribers, runtime.service_server.stopping)
