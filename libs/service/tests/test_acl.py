@@ -159,9 +159,7 @@ class TestService:
     def test_a_list_that_guards_more_than_is_meant_is_changed_only_when_shared(self, stub, pki):
         acl_id = str(uuid.uuid4())
         stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
-        grant = acl_pb2.AclChange(
-            action=acl_pb2.AclChange.ACTION_GRANT, entry=acl_pb2.AclEntry(principal="authenticated", permissions=4)
-        )
+        grant = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_GRANT, entry=acl_pb2.AclEntry(principal="authenticated", permissions=4))
 
         def modify(who: str, **more) -> acl_pb2.AclResult:
             return stub(who, "ModifyAcls", acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[grant], **more)).results[0]

@@ -23,7 +23,8 @@ _OWNER = "owner"
 def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
     """Return the distinct ACLs of an entry and of what the caller may list below, and how much it was not shown.
 
-    Shown are ACLs with `g`; counted are the others, or the directories that the caller may not look into if these are more.
+    Shown are ACLs with `g` or `p`, as everywhere; counted are the others, or the directories that the caller may not look into if
+    these are more.
 
     Raises:
         NotFound, Forbidden: the caller may not see the entry.
@@ -35,13 +36,11 @@ def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[Su
         raise top
     found, closed = reading.subtree_acls(caller, top.id)
     rights.load(acl.acl_id for acl in found)
-    shown = [acl for acl in found if rights.under(acl.acl_id) & Permission.GET]
+    shown = [acl for acl in found if rights.under(acl.acl_id) & (Permission.GET | Permission.CHANGE_ACL)]
     return shown, max(len(found) - len(shown), closed)
 
 
-def modify_acls(
-    writing: Writing, caller: Caller, target: Target, edit: AclEdit
-) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
+def modify_acls(writing: Writing, caller: Caller, target: Target, edit: AclEdit) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
     """Apply changes to every ACL that `list_acls` shows and the caller may change; return each, or why it stays as it is.
 
     Raises:
@@ -163,4 +162,3 @@ def _by(acl: Acl, subject: Caller, needed: Permission) -> set[str]:
     if acl.owner == subject.dn:
         return {_OWNER}
     return {entry.principal for entry in acl.entries if entry.principal in subject.principals and entry.permissions & needed}
-

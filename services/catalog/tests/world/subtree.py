@@ -45,7 +45,7 @@ def lists(world: World, who: Caller, target: Target) -> tuple[dict[UUID, Uses], 
     everywhere = Counter(acl for thing in world.things.values() for acl in {thing.acl, thing.default} - {None})
     for acl, uses in found.items():
         uses.outside = everywhere[acl] - uses.files - uses.directories - uses.links
-    shown = {acl: uses for acl, uses in found.items() if world.held(who, acl) & Permission.GET}
+    shown = {acl: uses for acl, uses in found.items() if world.held(who, acl) & (Permission.GET | Permission.CHANGE_ACL)}
     closed = sum(world.things[path].directory for path in inside) - len(opened)
     return shown, max(len(found) - len(shown), closed)
 
@@ -64,8 +64,6 @@ def modify(world: World, who: Caller, target: Target, changes: Sequence[AclChang
     reasons: dict[UUID, str] = {}
     for acl, uses in sorted(found[0].items()):
         reasons[acl] = _modify(world, who, acl, changes, others=0 if shared else uses.outside)
-    if "ACL_OWNER_UNKNOWN" in reasons.values():
-        return "ACL_OWNER_UNKNOWN"
     return reasons
 
 
