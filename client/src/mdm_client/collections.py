@@ -9,7 +9,7 @@ from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc, metadata_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.errors import ClientError, Invalid, NotFound, from_rpc_error, from_status
+from mdm_client.errors import ClientError, Invalid, NotFound, from_status
 from mdm_client.metadata import Column, Row, columns_of, decode_batch, to_values
 
 BATCH = 1_000
@@ -137,7 +137,7 @@ class CollectionsClient(Service):
         Raises:
             ClientError: what the service answered.
         """
-        self._once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change))
+        self.call_once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change), None)
 
     def add_attribute(self, path: str, attribute: Attribute) -> None:
         """Add an attribute to a collection."""
@@ -206,7 +206,7 @@ class CollectionsClient(Service):
         Raises:
             ClientError: what the service answered; nothing was changed, unless a service was away.
         """
-        response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
+        response = self.call_once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
         types = [column.type for column in response.header.columns]
         rows = decode_batch(response.rows, types) if response.rows.count else []
         return Changed(response.count, columns_of(response.header), rows)
@@ -227,7 +227,7 @@ class CollectionsClient(Service):
 
     def create_sequence(self, path: str, name: str, start: int, step: int) -> None:
         """Create a sequence of a collection."""
-        self._once(self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step))
+        self.call_once(self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step), None)
 
     def resume_sequence(self, path: str, name: str, start: int, step: int) -> None:
         """Create a sequence, or let the one that is there go on at `start`, unless it is further already.
@@ -240,7 +240,7 @@ class CollectionsClient(Service):
 
     def drop_sequence(self, path: str, name: str) -> None:
         """Drop a sequence."""
-        self._once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name))
+        self.call_once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name), None)
 
     def sequences(self, path: str) -> Sequence[SequenceState]:
         """Return a collection's sequences by name."""
@@ -249,15 +249,8 @@ class CollectionsClient(Service):
 
     def take_numbers(self, path: str, name: str, count: int = 1) -> range:
         """Return numbers of a sequence that nobody else gets."""
-        taken = self._once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count))
+        taken = self.call_once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count), None)
         return range(taken.first, taken.first + taken.step * count, taken.step)
-
-    def _once(self, method: Any, request: Any, timeout: float | None = None) -> Any:
-        """Return the response of a call that must not be repeated blindly, and that may take long."""
-        try:
-            return method(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.place) from error
 
     def _outcomes(self, statuses: Iterable[Any]) -> list[ClientError | None]:
         return [from_status(status) for status in statuses]
