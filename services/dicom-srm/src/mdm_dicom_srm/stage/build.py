@@ -17,6 +17,7 @@ from mdm_dicom_srm.stage.book import Limits, RequestBook
 from mdm_dicom_srm.stage.engine import EngineLimits, LocatorsOf, StagingEngine
 from mdm_dicom_srm.stage.journal import Journal
 from mdm_dicom_srm.stage.port import AccessChecker, KeySource, Sealer
+from mdm_dicom_srm.stage.rights import Rechecker
 from mdm_dicom_srm.stage.seal import MakeDeidentifier
 from mdm_dicom_srm.stage.sealer import ProcessSealer, ThreadSealer
 from mdm_dicom_srm.stage.service import Policy, StagingService
@@ -114,5 +115,6 @@ def build_stage(
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
     engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))
-    service = StagingService(authority, access, store, spool, book, journal, engine.submit, policy, clock)
+    rights = Rechecker(access, settings.recheck_seconds)
+    service = StagingService(authority, rights, store, spool, book, journal, engine.submit, policy, clock)
     return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, engine, journal, book, threading.Event())
