@@ -141,7 +141,7 @@ class RotatingChannel(grpc.Channel):
         self._avoid_until = [0.0] * len(self._channels)
         self._fresh_until = 0.0
         # Raw bytes: only whether there is an answer counts, an empty request is a valid one.
-        self._probes = [channel.unary_unary(_PROBE) for channel in self._channels]
+        self._probes: list[Any] = [channel.unary_unary(_PROBE) for channel in self._channels]
 
     def order(self) -> list[int]:
         """Return the indexes of the channels in the order to try them now."""
@@ -175,7 +175,7 @@ class RotatingChannel(grpc.Channel):
                 return order[0]
             time.sleep(_PAUSE_SECONDS)
 
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> "UnaryMethod":
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Return a callable that goes round the channels."""
         return UnaryMethod(self, method, [channel.unary_unary(method, *args, **kwargs) for channel in self._channels])
 

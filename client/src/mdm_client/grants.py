@@ -205,9 +205,8 @@ class Grants:
         if error is not None:
             raise error.at(place)
         places = {place: None, **self._own_of_key(entry.guid, new_id)}
-        return AclReport(
-            tuple(self._changed_at(service, str(new_id), changes, places) for service in self._services if service.place in places)
-        )
+        reached = [service for service in self._services if service.place in places]
+        return AclReport(tuple(self._changed_at(service, str(new_id), changes, places[service.place]) for service in reached))
 
     def _own_of_key(self, guid: UUID | None, acl_id: UUID) -> dict[str, ClientError | None]:
         """Put a file's key under a list of its own; return what failed by place, without keystores that have no such key."""
