@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from mdm_client.errors import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, ClientError, Unavailable, from_rpc_error
+from mdm_client.errors import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, ClientError, TimedOut, Unavailable, from_rpc_error
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -82,7 +82,11 @@ class Service:
             def attempt() -> Any:
                 return once(request, timeout, self.patience.retry_seconds)
 
-        return self._repeat(attempt, is_busy)
+        try:
+            return self._repeat(attempt, is_busy)
+        except (Unavailable, TimedOut) as failure:
+            advice = f"{failure.message}; it may have been done: look before you repeat it"
+            raise type(failure)(failure.code, failure.reason, advice) from failure
 
     def wait(self, backoff: Backoff) -> None:
         """Pause before the next attempt."""

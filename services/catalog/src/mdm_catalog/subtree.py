@@ -47,13 +47,15 @@ def modify_acls(writing: Writing, caller: Caller, target: Target, edit: AclEdit)
         NotFound, Forbidden: the caller may not see the entry. Invalid: a list would be too long, or an owner is no DN or can never
             come here; nothing is done.
     """
-    found, hidden = list_acls(writing, caller, target)
+    found, _ = list_acls(writing, caller, target)
     present = writing.lock_acls([item.acl_id for item in found])
+    # Counted again: something outside may have been put under a list before it was locked.
+    found, hidden = list_acls(writing, caller, target)
     results: list[tuple[SubtreeAcl, Acl | MdmError]] = []
     replaced: list[Acl] = []
-    for item in found:
+    for item in (item for item in found if item.acl_id in present):
         try:
-            after = edit.apply(present.get(item.acl_id), caller, AclUse(item.files + item.directories + item.links, item.outside))
+            after = edit.apply(present[item.acl_id], caller, AclUse(item.files + item.directories + item.links, item.outside))
         except (NotFound, Forbidden, FailedPrecondition) as error:
             results.append((item, error))
             continue
