@@ -125,7 +125,7 @@ def test_one_image_of_a_study_is_opened_by_a_list_of_its_own_and_the_others_stay
     assert mdm("alice", "acl", "grant", study, principal, "x").code == 0
     granted = mdm("alice", "--json", "acl", "grant", one, principal, "rg", "--own")
     assert granted.code == 0, granted.err
-    assert {row["service"].split()[0] for row in granted.rows()} == {"catalog", "keystore"}
+    assert {row["service"].split()[0] for row in granted.rows()} == {"catalog", "keystore", "metadata"}
     result, files = mdm.get("mallory", one)
     assert (result.code, len(files)) == (0, 1), result.err
     result, files = mdm.get("mallory", other)

@@ -87,8 +87,10 @@ class AclClient(Service):
 
         return self._batched(ids, call)
 
-    def copy(self, acl_id: str, new_id: str, owner: str) -> None:
+    def copy(self, acl_id: str, new_id: str, owner: str) -> dict[str, int]:
         """Make a list with the entries of another one that `owner`, the caller, owns; the other's owner may do all under it too.
+
+        Returns the entries of the new list.
 
         Raises:
             ClientError: what the service answered.
@@ -101,6 +103,7 @@ class AclClient(Service):
         if present.acl.owner != owner:
             entries[f"dn:{present.acl.owner}"] = ALL
         self.create(entries, new_id)
+        return entries
 
     def create(self, entries: Mapping[str, int], acl_id: str = "") -> str:
         """Make an ACL of the caller's with these permission bits by principal, under this id or a new one, and return its id.
@@ -186,7 +189,8 @@ class Grants:
         changes applied.
 
         With `own` it guards the object itself; with `default`, what is made in a directory from now on refers to it. What is in a
-        directory stays under its lists. A file's key gets the list too, on every keystore; its record in the metadata stays as it is.
+        directory stays under its lists. A file's key gets the list too, on every keystore; its record in the metadata stays
+        under the list it has.
 
         Raises:
             Invalid: NOT_A_DIRECTORY, NOT_A_FILE. ClientError: it may not be shown, or not be changed; nothing was.
@@ -200,18 +204,30 @@ class Grants:
             raise Invalid.because("NOT_A_DIRECTORY", f"{name}: only a directory has a list for what is made in it")
         place, new_id = self._catalog.place, uuid4()
         acls = next(service for service in self._services if service.place == place)
-        acls.copy(entry.acl_id if own else entry.default_acl_id, str(new_id), self._caller)
+        entries = acls.copy(entry.acl_id if own else entry.default_acl_id, str(new_id), self._caller)
         [error] = self._catalog.assign_acls([(name, str(new_id) if own else entry.acl_id, str(new_id) if default else "")])
         if error is not None:
             raise error.at(place)
-        places = {place: None, **self._own_of_key(entry.guid, new_id)}
+        places = {place: None} if entry.guid is None else self._elsewhere(entry.guid, new_id, entries)
         reached = [service for service in self._services if service.place in places]
         return AclReport(tuple(self._changed_at(service, str(new_id), changes, places[service.place]) for service in reached))
 
-    def _own_of_key(self, guid: UUID | None, acl_id: UUID) -> dict[str, ClientError | None]:
-        """Put a file's key under a list of its own; return what failed by place, without keystores that have no such key."""
-        parts = {} if guid is None else self._keys.give_own_acl(guid, acl_id)
-        return {f"keystore {name}": error for name, error in parts.items() if not isinstance(error, NotFound)}
+    def _elsewhere(self, guid: UUID, acl_id: UUID, entries: Mapping[str, int]) -> dict[str, ClientError | None]:
+        """Make a file's own list outside the catalog, and put the file's key under it; return what failed, by place.
+
+        Keystores without the key are left out. In the metadata the list guards nothing yet, and is there for later changes.
+        """
+        parts = self._keys.give_own_acl(guid, acl_id)
+        failed = {f"keystore {name}": error for name, error in parts.items()}
+        absent = {place for place, error in failed.items() if isinstance(error, NotFound)}
+        for service in self._services:
+            if service.place == self._catalog.place or service.place in failed:
+                continue
+            try:
+                service.create(entries, str(acl_id))
+            except ClientError as error:
+                failed[service.place] = error
+        return {service.place: failed.get(service.place) for service in self._services if service.place not in absent}
 
     @staticmethod
     def _changed_at(service: AclClient, acl_id: str, changes: Sequence[acl_pb2.AclChange], error: ClientError | None) -> AclOutcome:
