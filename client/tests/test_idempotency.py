@@ -13,10 +13,10 @@ from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
 from mdm_client.calls import Patience
-from mdm_client.channel import open_channel
-from mdm_client.collections import CollectionsClient, Entry
-from mdm_client.errors import Unavailable
-from mdm_client.idempotency import is_idempotent
+from mdm_client.metadata.collections import CollectionsClient, Entry
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import Unavailable
+from mdm_wire.idempotency import is_idempotent
 
 DEAD = "127.0.0.1:1"
 PATIENCE = Patience(call_seconds=5, retry_seconds=2)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-
-from mdm_client.errors import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, ClientError, TimedOut, Unavailable, from_rpc_error
+from mdm_wire.errors import MdmError, TimedOut, Unavailable
+from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, from_rpc_error
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -56,7 +56,7 @@ class Service:
         method declares that it is idempotent, else sent once, when the service answers; see `mdm_client.channel.UnaryMethod`.
 
         Raises:
-            ClientError: what the service answered, its message beginning with the service's place.
+            MdmError: what the service answered, its message beginning with the service's place.
         """
         seconds = timeout or self.patience.call_seconds
         if getattr(method, "is_idempotent", False):
@@ -69,7 +69,7 @@ class Service:
         What a server refuses before it looks at the request, because of other calls of the same caller, is not carried out.
 
         Raises:
-            ClientError: as `call`; where it is Unavailable the call may have been carried out.
+            MdmError: as `call`; where it is Unavailable the call may have been carried out.
         """
         once = getattr(method, "once", None)
         if once is None:  # a channel of somebody else's
@@ -96,7 +96,7 @@ class Service:
         """Return what `attempt`, which is idempotent, returns; repeat it while the service is away or busy."""
         return self._repeat(attempt, lambda failure: isinstance(failure, Unavailable) or is_busy(failure), handshake=True)
 
-    def _repeat(self, attempt: Callable[[], Any], is_worth: Callable[[ClientError], bool], handshake: bool = False) -> Any:
+    def _repeat(self, attempt: Callable[[], Any], is_worth: Callable[[MdmError], bool], handshake: bool = False) -> Any:
         give_up = time.monotonic() + self.patience.retry_seconds
         backoff = Backoff()
         while True:
@@ -118,12 +118,12 @@ def in_batches(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def is_busy(error: ClientError) -> bool:
+def is_busy(error: MdmError) -> bool:
     """Tell whether the server refused only because calls of the same caller are under way."""
     return error.reason == REASON_TOO_MANY_CALLS
 
 
-def is_passing(error: ClientError) -> bool:
+def is_passing(error: MdmError) -> bool:
     """Tell whether the same call may succeed later without anyone doing anything."""
     return error.code in (
         grpc.StatusCode.UNAVAILABLE,

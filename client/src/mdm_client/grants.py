@@ -8,11 +8,12 @@ from uuid import UUID, uuid4
 
 import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
+from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.status import from_item
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.catalog import CatalogClient, SubtreeAcl
-from mdm_client.catalog_model import SYMLINK
-from mdm_client.errors import ClientError, Invalid, NotFound, from_status
+from mdm_client.catalog.client import CatalogClient, SubtreeAcl
+from mdm_client.catalog.model import SYMLINK
 from mdm_client.names import Name
 
 MAX_BATCH = 1_000
@@ -41,7 +42,7 @@ class AclOutcome:
     service: str
     acl_id: str
     acl: AclView | None = None
-    error: ClientError | None = None
+    error: MdmError | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class AclClient(Service):
         Returns the entries of the new list.
 
         Raises:
-            ClientError: what the service answered.
+            MdmError: what the service answered.
         """
         [present] = self.get([acl_id])
         if present.acl is None:
@@ -109,12 +110,12 @@ class AclClient(Service):
         """Make an ACL of the caller's with these permission bits by principal, under this id or a new one, and return its id.
 
         Raises:
-            ClientError: what the service answered; Conflict where there is another of this id.
+            MdmError: what the service answered; Conflict where there is another of this id.
         """
         wanted = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
         acl = acl_pb2.Acl(id=acl_id or str(uuid4()), entries=wanted)
         (status,) = self.call(self._stub.CreateAcls, acl_pb2.CreateAclsRequest(acls=[acl])).statuses
-        if (error := from_status(status)) is not None:
+        if (error := from_item(status)) is not None:
             raise error.at(self.place)
         return acl.id
 
@@ -124,23 +125,23 @@ class AclClient(Service):
         for batch in in_batches(list(ids), MAX_BATCH):
             try:
                 results = call(batch)
-            except ClientError as error:
+            except MdmError as error:
                 outcomes += [AclOutcome(self.place, acl_id, error=error) for acl_id in batch]
             else:
                 outcomes += [self._outcome(acl_id, result) for acl_id, result in zip(batch, results, strict=True)]
         return outcomes
 
     def _outcome(self, acl_id: str, result: acl_pb2.AclResult) -> AclOutcome:
-        error = from_status(result.status)
+        error = from_item(result.status)
         if error:
             return AclOutcome(self.place, acl_id, error=error.at(self.place))
         return AclOutcome(self.place, acl_id, _view(result.acl))
 
 
 class KeyOwnLists(Protocol):
-    """Gives keys lists of their own on every keystore; see `mdm_client.keys.KeyManager`."""
+    """Gives keys lists of their own on every keystore; see `mdm_client.keystore.manager.KeyManager`."""
 
-    def give_own_acl(self, guid: UUID, acl_id: UUID) -> Mapping[str, ClientError | None]: ...
+    def give_own_acl(self, guid: UUID, acl_id: UUID) -> Mapping[str, MdmError | None]: ...
 
 
 class Grants:
@@ -168,7 +169,7 @@ class Grants:
 
         Raises:
             Invalid: ACL_SHARED where no ACL could be changed without reaching beyond `name`.
-            ClientError: the catalog did not change anything, and so nothing was.
+            MdmError: the catalog did not change anything, and so nothing was.
         """
         changed, hidden = self._catalog.modify_subtree_acls(name, changes, shared)
         left = [item.error for item in changed if item.error and item.error.reason == "ACL_SHARED"]
@@ -193,15 +194,15 @@ class Grants:
         under the list it has.
 
         Raises:
-            Invalid: NOT_A_DIRECTORY, NOT_A_FILE. ClientError: it may not be shown, or not be changed; nothing was.
+            Invalid: NOT_A_DIRECTORY, NOT_A_FILE. MdmError: it may not be shown, or not be changed; nothing was.
         """
         [entry] = self._catalog.stat([name])
-        if isinstance(entry, ClientError):
+        if isinstance(entry, MdmError):
             raise entry
         if entry.kind == SYMLINK:
-            raise Invalid.because("NOT_A_FILE", f"{name}: a link has no list worth keeping: name what it leads to")
+            raise Invalid("NOT_A_FILE", f"{name}: a link has no list worth keeping: name what it leads to")
         if default and not entry.default_acl_id:
-            raise Invalid.because("NOT_A_DIRECTORY", f"{name}: only a directory has a list for what is made in it")
+            raise Invalid("NOT_A_DIRECTORY", f"{name}: only a directory has a list for what is made in it")
         place, new_id = self._catalog.place, uuid4()
         acls = next(service for service in self._services if service.place == place)
         entries = acls.copy(entry.acl_id if own else entry.default_acl_id, str(new_id), self._caller)
@@ -212,7 +213,7 @@ class Grants:
         reached = [service for service in self._services if service.place in places]
         return AclReport(tuple(self._changed_at(service, str(new_id), changes, places[service.place]) for service in reached))
 
-    def _elsewhere(self, guid: UUID, acl_id: UUID, entries: Mapping[str, int]) -> dict[str, ClientError | None]:
+    def _elsewhere(self, guid: UUID, acl_id: UUID, entries: Mapping[str, int]) -> dict[str, MdmError | None]:
         """Make a file's own list outside the catalog, and put the file's key under it; return what failed, by place.
 
         Keystores without the key are left out. In the metadata the list guards nothing yet, and is there for later changes.
@@ -225,12 +226,12 @@ class Grants:
                 continue
             try:
                 service.create(entries, str(acl_id))
-            except ClientError as error:
+            except MdmError as error:
                 failed[service.place] = error
         return {service.place: failed.get(service.place) for service in self._services if service.place not in absent}
 
     @staticmethod
-    def _changed_at(service: AclClient, acl_id: str, changes: Sequence[acl_pb2.AclChange], error: ClientError | None) -> AclOutcome:
+    def _changed_at(service: AclClient, acl_id: str, changes: Sequence[acl_pb2.AclChange], error: MdmError | None) -> AclOutcome:
         if error is not None:
             return AclOutcome(service.place, acl_id, error=error)
         [changed] = service.modify([acl_id], changes)
@@ -294,5 +295,5 @@ def _view(acl: acl_pb2.Acl) -> AclView:
     return AclView(acl.id, acl.owner, {entry.principal: entry.permissions for entry in acl.entries}, acl.rev)
 
 
-def _at(error: ClientError | None, place: str) -> ClientError | None:
+def _at(error: MdmError | None, place: str) -> MdmError | None:
     return error.at(place) if error else None

@@ -3,8 +3,8 @@
 import threading
 
 import pytest
-from mdm_dicom_srm.stage.rights import Rechecker, Verdicts
-from mdm_service.errors import Forbidden, Unavailable
+from mdm_dicom_srm.stage.rules.rights import Rechecker, Verdicts
+from mdm_wire.errors import Forbidden, Unavailable
 
 from .conftest import RECHECK_SECONDS
 

@@ -3,9 +3,9 @@
 from uuid import UUID
 
 import psycopg
-from mdm_service.acl_use import MOST_COUNTED, AclScope, AclUse, of_one
+from mdm_service.access.use import MOST_COUNTED, AclScope, AclUse, of_one
 
-from mdm_metadata.model import fold_path
+from mdm_metadata.rules.model import fold_path
 
 # A collection counts once, whether the list guards it or what is made in it. Entries are counted collection by collection, so that the
 # millions of one that is meant are not read to find the others.
@@ -34,7 +34,7 @@ SELECT count(*) FILTER (WHERE is_meant), least(count(*) FILTER (WHERE NOT is_mea
 
 
 class MetadataAclUses:
-    """Counts collections, views and entries; see `mdm_service.acl_use.AclUses`."""
+    """Counts collections, views and entries; see `mdm_service.access.use.AclUses`."""
 
     def count(self, connection: psycopg.Connection, acl_id: UUID, scope: AclScope) -> AclUse:
         """Return what an ACL guards: what is meant by the scope and others, without a scope one and others.

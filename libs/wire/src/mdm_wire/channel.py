@@ -1,0 +1,290 @@
+"""Mutual-TLS channels to the services; several addresses of one service are used in turn."""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.experimental
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from mdm_wire.errors import Invalid, Unauthenticated
+from mdm_wire.idempotency import is_idempotent
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# How long an address that failed is left out while others remain.
+_AVOID_SECONDS = 2.0
+# How long one address may take to answer before a call that is sent once looks at the next one.
+_CONNECT_SECONDS = 5.0
+_PROBE = "/grpc.health.v1.Health/Check"
+_PAUSE_SECONDS = 0.2
+# An only address that answered so lately is not asked again whether it is there.
+_FRESH_SECONDS = 1.0
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Files of hundreds of kilobytes travel whole: do not start them with a 64 KiB window.
+    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
+    ("grpc.lb_policy_name", "round_robin"),
+    # An own pool: two channels of one process never share (and never block) a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    # gRPC itself repeats only what the server has not looked at; no name server may tell it to repeat more.
+    ("grpc.service_config_disable_resolution", 1),
+    # Streamed answers are read by the thread that asks: handing each message over from another one doubles what a small answer costs.
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
+]
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of one identity: its certificate (chain), its private key, the roots it trusts."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """Return the first certificate of a PEM file.
+
+    Raises:
+        Invalid: CERTIFICATE_UNREADABLE.
+    """
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Invalid("CERTIFICATE_UNREADABLE", f"{path}: no readable certificate ({_why(error)})") from error
+
+
+def check_identity(tls: TlsFiles, now: datetime | None = None) -> x509.Certificate:
+    """Return the certificate of `tls` after checking what can be checked without a server.
+
+    Raises:
+        Unauthenticated: CERTIFICATE_EXPIRED or CERTIFICATE_NOT_YET_VALID.
+        Invalid: a file is unreadable, or the key is not the certificate's (KEY_MISMATCH).
+    """
+    certificate = read_certificate(tls.certificate)
+    moment = now or datetime.now(UTC)
+    if moment > certificate.not_valid_after_utc:
+        when = certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
+        raise Unauthenticated(
+            "CERTIFICATE_EXPIRED",
+            f"{tls.certificate}: your certificate expired on {when}; ask for a new one",
+        )
+    if moment < certificate.not_valid_before_utc:
+        when = certificate.not_valid_before_utc.strftime("%Y-%m-%d %H:%M UTC")
+        raise Unauthenticated(
+            "CERTIFICATE_NOT_YET_VALID",
+            f"{tls.certificate}: your certificate is valid only from {when}; check this machine's clock",
+        )
+    try:
+        key = load_pem_private_key(tls.key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise Invalid("KEY_UNREADABLE", f"{tls.key}: no readable unencrypted key ({_why(error)})") from error
+    if key.public_key() != certificate.public_key():
+        raise Invalid("KEY_MISMATCH", f"{tls.key}: this key does not belong to {tls.certificate}")
+    return certificate
+
+
+def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float | None = None) -> grpc.Channel:
+    """Return a channel to one service over mutual TLS; connecting happens with the first call.
+
+    Each address is `host:port` and each server's certificate must name its own host. With several addresses calls
+    go round them. A unary call that finds one down tries the next: an idempotent one (see `idempotency`) after any UNAVAILABLE, another
+    one only before it is sent (see `UnaryMethod`). Looking up one address, or connecting to it until TLS and HTTP/2
+    are agreed on, takes at most `connect_seconds` (gRPC's default: minutes, 20 s).
+
+    Raises:
+        Unauthenticated, Invalid: as `check_identity`.
+    """
+    if not addresses:
+        raise Invalid("NO_ADDRESS", "a service needs at least one address host:port")
+    check_identity(tls)
+    read_certificate(tls.ca)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=tls.ca.read_bytes(),
+        private_key=tls.key.read_bytes(),
+        certificate_chain=tls.certificate.read_bytes(),
+    )
+    options = _OPTIONS if connect_seconds is None else [*_OPTIONS, *_connecting_within(connect_seconds)]
+    channels = [grpc.secure_channel(address, credentials, options=options) for address in addresses]
+    return RotatingChannel(channels)
+
+
+def _connecting_within(seconds: float) -> list[tuple[str, Any]]:
+    milliseconds = max(1, round(seconds * 1000))
+    # gRPC gives an attempt to connect as long as it would at least wait for the next one.
+    return [("grpc.min_reconnect_backoff_ms", milliseconds), ("grpc.dns_ares_query_timeout", milliseconds)]
+
+
+class RotatingChannel(grpc.Channel):
+    """One or more channels as one: calls take turns, and one that just failed is avoided for a moment.
+
+    gRPC's own list of addresses (`ipv4:a,b`) checks every server's certificate against one name; here each
+    server answers for its own.
+    """
+
+    def __init__(self, channels: Sequence[grpc.Channel]) -> None:
+        self._channels = list(channels)
+        self._turn = itertools.count()
+        self._avoid_until = [0.0] * len(self._channels)
+        self._fresh_until = 0.0
+        # Raw bytes: only whether there is an answer counts, an empty request is a valid one.
+        self._probes: list[Any] = [channel.unary_unary(_PROBE) for channel in self._channels]
+
+    def order(self) -> list[int]:
+        """Return the indexes of the channels in the order to try them now."""
+        start = next(self._turn)
+        count = len(self._channels)
+        turn = [(start + offset) % count for offset in range(count)]
+        now = time.monotonic()
+        return sorted(turn, key=lambda index: self._avoid_until[index] > now)
+
+    def note(self, index: int, code: grpc.StatusCode | None) -> None:
+        """Remember whether the channel could be reached."""
+        down, now = code is grpc.StatusCode.UNAVAILABLE, time.monotonic()
+        self._avoid_until[index] = now + _AVOID_SECONDS if down else 0.0
+        self._fresh_until = 0.0 if down else now + _FRESH_SECONDS
+
+    def noting(self, index: int) -> Callable[[Any], None]:
+        """Return a callback for a call that ends: it notes how."""
+        return lambda done: self.note(index, done.code())
+
+    def connected(self, wait_seconds: float) -> int:
+        """Return the index of a channel that answers, else, after trying for `wait_seconds`, of the one whose turn it is."""
+        order = self.order()
+        if len(order) == 1 and time.monotonic() < self._fresh_until:
+            return order[0]
+        give_up = time.monotonic() + wait_seconds
+        while True:
+            for index in order:
+                if self._answers(index):
+                    return index
+            if time.monotonic() + _PAUSE_SECONDS > give_up:
+                return order[0]
+            time.sleep(_PAUSE_SECONDS)
+
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a callable that goes round the channels."""
+        return UnaryMethod(self, method, [channel.unary_unary(method, *args, **kwargs) for channel in self._channels])
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a callable that goes round the channels, one call each."""
+        return self._rotating([channel.unary_stream(*args, **kwargs) for channel in self._channels])
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a callable that goes round the channels, one call each."""
+        return self._rotating([channel.stream_unary(*args, **kwargs) for channel in self._channels])
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a callable that goes round the channels, one call each."""
+        return self._rotating([channel.stream_stream(*args, **kwargs) for channel in self._channels])
+
+    def subscribe(self, callback: Callable[..., Any], try_to_connect: bool = False) -> None:
+        """Report every channel's connectivity to `callback`."""
+        for channel in self._channels:
+            channel.subscribe(callback, try_to_connect=try_to_connect)
+
+    def unsubscribe(self, callback: Callable[..., Any]) -> None:
+        """Stop reporting to `callback`."""
+        for channel in self._channels:
+            channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        """Close every channel."""
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> "RotatingChannel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answers(self, index: int) -> bool:
+        """Return whether the server behind a channel answers now, which a refusal does too."""
+        try:
+            self._probes[index](b"", timeout=_CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            code = _code(error)
+            self.note(index, code)
+            return code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.note(index, grpc.StatusCode.OK)
+        return True
+
+    def _rotating(self, callables: Sequence[Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            index = self.order()[0]
+            answer = callables[index](*args, **kwargs)
+            if isinstance(answer, grpc.Future):
+                answer.add_done_callback(self.noting(index))
+            return answer
+
+        return call
+
+
+class UnaryMethod:
+    """A unary method of a service at one or more addresses, sent as often as it declares.
+
+    Each call of one that `is_idempotent` tries the next address when one cannot be reached. Any other is sent at most once: before it is,
+    a question for the server's health, which changes nothing, finds an address that answers. That UNAVAILABLE is a refused connection and
+    not one lost after the server acted cannot be known from the error, so it is never followed by a second sending.
+    """
+
+    def __init__(self, owner: RotatingChannel, name: str, callables: Sequence[Any]) -> None:
+        self._owner = owner
+        self._callables = callables
+        self.is_idempotent = is_idempotent(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.with_call(*args, **kwargs)[0]
+
+    def with_call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._repeated(*args, **kwargs) if self.is_idempotent else self._sent(self._owner.connected(0), *args, **kwargs)
+
+    def once(self, request: Any, timeout: float | None, wait_seconds: float) -> Any:
+        """Return the response to one sending of `request`, which waits for a connection for at most `wait_seconds`."""
+        return self._sent(self._owner.connected(wait_seconds), request, timeout=timeout)[0]
+
+    def _repeated(self, *args: Any, **kwargs: Any) -> Any:
+        order = self._owner.order()
+        for index in order[:-1]:
+            try:
+                return self._sent(index, *args, **kwargs)
+            except grpc.RpcError as error:
+                if _code(error) is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+        return self._sent(order[-1], *args, **kwargs)
+
+    def _sent(self, index: int, *args: Any, **kwargs: Any) -> Any:
+        try:
+            answer = self._callables[index].with_call(*args, **kwargs)
+        except grpc.RpcError as error:
+            self._owner.note(index, _code(error))
+            raise
+        self._owner.note(index, grpc.StatusCode.OK)
+        return answer
+
+    def future(self, *args: Any, **kwargs: Any) -> Any:
+        index = self._owner.order()[0]
+        answer = self._callables[index].future(*args, **kwargs)
+        answer.add_done_callback(self._owner.noting(index))
+        return answer
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, grpc.Call) else None
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or "unreadable" if isinstance(error, OSError) else "not valid PEM"
