@@ -149,8 +149,10 @@ class FakeCatalog(catalog_pb2_grpc.CatalogServiceServicer):
         response = catalog_pb2.ModifySubtreeAclsResponse(hidden=self.subtree.hidden)
         for item in self.subtree.acls:
             result = response.results.add(subtree_acl=item)
-            if item.shared_outside and not request.include_shared:
-                result.status.CopyFrom(ItemStatus(code=9, reason="ACL_SHARED", message="It guards something outside too."))
+            if item.outside and not request.shared:
+                result.status.CopyFrom(
+                    ItemStatus(code=9, reason="ACL_SHARED", message="This list guards 1 other object too: --own, --shared.")
+                )
                 continue
             changed = self.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[item.acl_id], changes=request.changes), context)
             result.status.CopyFrom(changed.results[0].status)

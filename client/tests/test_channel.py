@@ -161,11 +161,15 @@ def test_calls_are_repeated_while_a_service_is_away_and_not_otherwise():
         return outcome
 
     service = Service("catalog", None, Patience(1, 5))
-    assert service.call(attempt, None) == "answer"
+    assert service.repeat(attempt) == "answer"
     outcomes += [_Broken(grpc.StatusCode.NOT_FOUND, "no"), "never"]
     with pytest.raises(NotFound):
-        service.call(attempt, None)
+        service.repeat(attempt)
     assert outcomes == ["never"]
+    outcomes[:0] = [_Broken(grpc.StatusCode.UNAVAILABLE, "connections to all backends failing; last error: Connection refused")]
+    with pytest.raises(Unavailable):
+        service.call(attempt, None)
+    assert outcomes == ["never"], "what says nothing of itself is sent once"
 
 
 def test_a_connection_lost_in_a_call_is_not_taken_for_a_refused_certificate():

@@ -156,7 +156,7 @@ def test_get_of_what_is_not_there_is_not_found(grid, tmp_path):
 def _subtree(grid, **shared: bool) -> dict[str, str]:
     ids = {name: str(uuid4()) for name in shared}
     for name, outside in shared.items():
-        acl = catalog_pb2.SubtreeAcl(acl_id=ids[name], files=3, directories=1, shared_outside=outside)
+        acl = catalog_pb2.SubtreeAcl(acl_id=ids[name], files=3, directories=1, outside=int(outside))
         grid.catalog.subtree.acls.append(acl)
         for acls in grid.acls.values():
             acls.acls[ids[name]] = {"group:/biomed/neuro": 4}

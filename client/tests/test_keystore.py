@@ -176,12 +176,13 @@ def test_only_those_whom_the_acl_names_read_and_a_grant_and_a_revocation_work_ev
     }
     entry = acl_pb2.AclEntry(principal=f"dn:{cluster.pki.subject('alice')}", permissions=READ)
     grant = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_GRANT, entry=entry)
-    assert srm.modify_acls([acl_id], [grant]) == {letter: {acl_id: None} for letter in "abc"}
+    assert {error.reason for errors in srm.modify_acls([acl_id], [grant]).values() for error in errors.values()} == {"ACL_SHARED"}
+    assert srm.modify_acls([acl_id], [grant], shared=True) == {letter: {acl_id: None} for letter in "abc"}
     assert only_keys(alice.get_keys(wanted)) == only_keys(srm.get_keys(wanted))
     assert all(isinstance(error, NotFound) for error in alice.modify_acls([acl_id], [grant])["a"].values())
     assert all(error is not None for error in alice.delete_keys(wanted).values())
     revoke = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_REVOKE, entry=entry)
-    srm.modify_acls([acl_id], [revoke])
+    srm.modify_acls([acl_id], [revoke], shared=True)
     assert all(isinstance(error, NotFound) for error in alice.get_keys(wanted).values())
     private = cluster.acl(srm)
     assert srm.assign_acls(wanted, private) == {letter: dict.fromkeys(wanted) for letter in "abc"}

@@ -116,6 +116,28 @@ def test_a_grant_gives_access_in_every_service_and_a_revocation_takes_it_back(re
     assert (result.code != 0, files) == (True, [])
 
 
+def test_one_image_of_a_study_is_opened_by_a_list_of_its_own_and_the_others_stay_closed(released, mdm):
+    one, other = released[0]["lfn"], released[1]["lfn"]
+    study = "/".join(one.split("/")[:5])
+    principal = f"dn:{mdm('mallory', '--json', 'whoami').rows()[0]['dn']}"
+    refused = mdm("alice", "acl", "grant", one, principal, "rlxg")
+    assert (refused.code, "--own" in refused.err, "--shared" in refused.err) == (2, True, True)
+    assert mdm("alice", "acl", "grant", study, principal, "x").code == 0
+    granted = mdm("alice", "--json", "acl", "grant", one, principal, "rg", "--own")
+    assert granted.code == 0, granted.err
+    assert {row["service"].split()[0] for row in granted.rows()} == {"catalog", "keystore", "metadata"}
+    result, files = mdm.get("mallory", one)
+    assert (result.code, len(files)) == (0, 1), result.err
+    result, files = mdm.get("mallory", other)
+    assert (result.code != 0, files) == (True, [])
+    for target in (one, study):
+        assert mdm("alice", "acl", "revoke", target, principal).code == 0
+    result, files = mdm.get("mallory", one)
+    assert (result.code != 0, files) == (True, [])
+    result, files = mdm.get("alice", one)
+    assert (result.code, len(files)) == (0, 1), result.err
+
+
 def test_one_keystore_may_be_down(released, stack, mdm):
     stack.stop("keystore-b")
     try:

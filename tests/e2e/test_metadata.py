@@ -143,7 +143,7 @@ def test_rights_views_and_links_by_command(room: Room):
     assert room.mdm.query("alice", f'SELECT COUNT(*) AS n FROM "{room.path}/link"') == [{"n": 4}]
     room.run("operator", "meta", "acl", "set", room.images, acl, "--entry", "i0")
     assert room.mdm.query("alice", f'SELECT COUNT(*) AS n FROM "{room.images}"') == [{"n": 3}]
-    room.run("operator", "meta", "acl", "grant", room.images, f"dn:{room.alice}", "r", "--entry", "i0")
+    room.run("operator", "meta", "acl", "grant", room.images, f"dn:{room.alice}", "r", "--entry", "i0", "--own")
     assert room.mdm.query("alice", f'SELECT COUNT(*) AS n FROM "{room.images}"') == [{"n": 4}]
     assert room.alice in room.run("operator", "meta", "acl", "get", room.images, "i0").out
     room.run("operator", "meta", "acl", "revoke", room.images, f"dn:{room.alice}", "--entry", "i0")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from mdm_wire.errors import Code, MdmError, Unauthenticated, Unavailable
+from mdm_wire.errors import Code, MdmError, TimedOut, Unauthenticated, Unavailable
 from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_NO_SUCH_HOST, REASON_TOO_MANY_CALLS, from_rpc_error
 
 _FIRST_PAUSE = 0.1
@@ -49,37 +49,67 @@ class Service:
         self.channel = channel
         self.patience = patience
 
-    def call(self, method: Callable[..., Any], request: Any) -> Any:
-        """Return the response of a unary call that is safe to repeat.
+    def call(self, method: Callable[..., Any], request: Any, timeout: float | None = None) -> Any:
+        """Return the response of a unary call, each attempt of which may take `timeout` seconds (else `patience.call_seconds`).
 
-        It is repeated while the service is away or has too many calls of this caller, for at most `patience.retry_seconds`.
+        While the service is away, or has too many calls of this caller, it is tried for at most `patience.retry_seconds`: repeated if the
+        method declares that it is idempotent, else sent once, when the service answers; see `mdm_client.channel.UnaryMethod`.
 
         Raises:
             MdmError: what the service answered, its message beginning with the service's place.
         """
-        return self.repeat(lambda: method(request, timeout=self.patience.call_seconds))
+        seconds = timeout or self.patience.call_seconds
+        if getattr(method, "is_idempotent", False):
+            return self.repeat(lambda: method(request, timeout=seconds))
+        return self.call_once(method, request, seconds)
+
+    def call_once(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        """Return the response of a unary call that is carried out at most once and may take `timeout` seconds, None: any time.
+
+        What a server refuses before it looks at the request, because of other calls of the same caller, is not carried out.
+
+        Raises:
+            MdmError: as `call`; where it is Unavailable the call may have been carried out.
+        """
+        once = getattr(method, "once", None)
+        if once is None:  # a channel of somebody else's
+
+            def attempt() -> Any:
+                return method(request, timeout=timeout)
+
+        else:
+
+            def attempt() -> Any:
+                return once(request, timeout, self.patience.retry_seconds)
+
+        try:
+            return self._repeat(attempt, is_busy)
+        except (Unavailable, TimedOut) as failure:
+            advice = f"{failure.message}; it may have been done: look before you repeat it"
+            raise failure.saying(advice) from failure
 
     def wait(self, backoff: Backoff) -> None:
         """Pause before the next attempt."""
         time.sleep(backoff.pause())
 
     def repeat(self, attempt: Callable[[], Any]) -> Any:
-        """Return what `attempt` returns, repeating it as `call` does."""
+        """Return what `attempt`, which is idempotent, returns; repeat it while the service is away or busy."""
+        return self._repeat(attempt, _may_be_repeated, handshake=True)
+
+    def _repeat(self, attempt: Callable[[], Any], is_worth: Callable[[MdmError], bool], handshake: bool = False) -> Any:
         give_up = time.monotonic() + self.patience.retry_seconds
         backoff = Backoff()
-        refused_before = False
         while True:
             try:
                 return attempt()
             except grpc.RpcError as error:
                 failure = from_rpc_error(error, self.place)
                 # A server killed while it accepts looks like a refusal, once.
-                refused_once = failure.reason == REASON_HANDSHAKE_REFUSED and not refused_before
+                refused = handshake and failure.reason == REASON_HANDSHAKE_REFUSED
                 pause = backoff.pause()
-                away = isinstance(failure, Unavailable) and not is_hopeless(failure)
-                if not (away or is_busy(failure) or refused_once) or time.monotonic() + pause > give_up:
+                if not (is_worth(failure) or refused) or time.monotonic() + pause > give_up:
                     raise failure from error
-                refused_before = refused_before or refused_once
+                handshake = handshake and not refused
             time.sleep(pause)
 
 
@@ -91,6 +121,10 @@ def in_batches(items: list[Any], size: int) -> list[list[Any]]:
 def is_busy(error: MdmError) -> bool:
     """Tell whether the server refused only because calls of the same caller are under way."""
     return error.reason == REASON_TOO_MANY_CALLS
+
+
+def _may_be_repeated(error: MdmError) -> bool:
+    return (isinstance(error, Unavailable) and not is_hopeless(error)) or is_busy(error)
 
 
 def is_hopeless(error: MdmError) -> bool:

@@ -97,8 +97,12 @@ class Client:
         """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
         from mdm_client.keystore.manager import KeyManager  # here: most commands do without
 
-        caller = dn.of_certificate(check_identity(self.config.tls))
-        return KeyManager(self.keystores, self._keystore_servers(), caller)
+        return KeyManager(self.keystores, self._keystore_servers(), self.caller)
+
+    @cached_property
+    def caller(self) -> str:
+        """Whose client this is: the DN of its certificate, as services write it."""
+        return dn.of_certificate(check_identity(self.config.tls))
 
     @cached_property
     def keystore_operator(self) -> "KeystoreOperator":
@@ -113,7 +117,7 @@ class Client:
         places = [("catalog", self.catalog.channel)]
         places += [(f"keystore {k.name}", self._keystore_channel(k.name)) for k in self.config.keystores]
         places += [("metadata", self.metadata.channel)]
-        return Grants(self.catalog, [AclClient(place, channel, self._patience) for place, channel in places])
+        return Grants(self.catalog, [AclClient(place, channel, self._patience) for place, channel in places], self.keys, self.caller)
 
     def srm(self, site: str = "") -> SrmClient:
         """Return a site's dicom-srm; without a name, the only one in the configuration.

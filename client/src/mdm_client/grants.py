@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-from uuid import uuid4
+from typing import Any, Protocol
+from uuid import UUID, uuid4
 
 import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
@@ -13,11 +13,16 @@ from mdm_wire.status import from_item
 
 from mdm_client.calls import Patience, Service, in_batches
 from mdm_client.catalog.client import CatalogClient, SubtreeAcl
+from mdm_client.catalog.model import SYMLINK
 from mdm_client.names import Name
 
 MAX_BATCH = 1_000
 GRANT = acl_pb2.AclChange.ACTION_GRANT
 REVOKE = acl_pb2.AclChange.ACTION_REVOKE
+SET = acl_pb2.AclChange.ACTION_SET
+ALL = 255
+# What a former owner keeps until the new one, who thereby proves to exist, takes it: `p`, `d` and `g`.
+_KEPT = 1 | 2 | 64
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,11 @@ class AclOutcome:
 class AclReport:
     """What became of an operation on a subtree.
 
-    `shared` are ACLs left alone because they guard objects elsewhere too; `hidden` counts those the caller may not see.
+    `shared` counts ACLs left alone because they guard objects elsewhere too, `hidden` those the caller may not see.
     """
 
     outcomes: tuple[AclOutcome, ...]
-    shared: tuple[str, ...] = ()
+    shared: int = 0
     hidden: int = 0
 
     @property
@@ -68,16 +73,38 @@ class AclClient(Service):
         """Return each ACL or why it is not given, in the order asked."""
         return self._batched(ids, lambda batch: self.call(self._stub.GetAcls, acl_pb2.GetAclsRequest(ids=batch)).results)
 
-    def modify(self, ids: Sequence[str], changes: Sequence[acl_pb2.AclChange]) -> list[AclOutcome]:
-        """Apply changes to each ACL and return it as changed, in the order asked; safe to repeat."""
-        return self._batched(
-            ids,
-            lambda batch: self.call(self._stub.ModifyAcls, acl_pb2.ModifyAclsRequest(ids=batch, changes=changes)).results,
-        )
+    def modify(
+        self, ids: Sequence[str], changes: Sequence[acl_pb2.AclChange], *, shared: bool = False, scope: acl_pb2.AclScope | None = None
+    ) -> list[AclOutcome]:
+        """Apply changes to each ACL and return it as changed, in the order asked; safe to repeat.
 
-    def change(self, ids: Sequence[str], action: int, principal: str, permissions: int) -> list[AclOutcome]:
-        """Grant (`GRANT`) or revoke (`REVOKE`) permissions in each ACL, as `modify`."""
-        return self.modify(ids, [_change(action, principal, permissions)])
+        One that guards more than `scope` (None: one object) is left alone with ACL_SHARED unless `shared`.
+        """
+
+        def call(batch: list[str]) -> Any:
+            return self.call(
+                self._stub.ModifyAcls, acl_pb2.ModifyAclsRequest(ids=batch, changes=changes, shared=shared, scope=scope)
+            ).results
+
+        return self._batched(ids, call)
+
+    def copy(self, acl_id: str, new_id: str, owner: str) -> dict[str, int]:
+        """Make a list with the entries of another one that `owner`, the caller, owns; the other's owner may do all under it too.
+
+        Returns the entries of the new list.
+
+        Raises:
+            MdmError: what the service answered.
+        """
+        [present] = self.get([acl_id])
+        if present.acl is None:
+            assert present.error is not None
+            raise present.error
+        entries = dict(present.acl.entries)
+        if present.acl.owner != owner:
+            entries[f"dn:{present.acl.owner}"] = ALL
+        self.create(entries, new_id)
+        return entries
 
     def create(self, entries: Mapping[str, int], acl_id: str = "") -> str:
         """Make an ACL of the caller's with these permission bits by principal, under this id or a new one, and return its id.
@@ -111,70 +138,104 @@ class AclClient(Service):
         return AclOutcome(self.place, acl_id, _view(result.acl))
 
 
+class KeyOwnLists(Protocol):
+    """Gives keys lists of their own on every keystore; see `mdm_client.keystore.manager.KeyManager`."""
+
+    def give_own_acl(self, guid: UUID, acl_id: UUID) -> Mapping[str, MdmError | None]: ...
+
+
 class Grants:
     """Reads and changes who may do what with a subtree, everywhere."""
 
-    def __init__(self, catalog: CatalogClient, services: Sequence[AclClient]) -> None:
-        """Take the catalog, and the ACL service of the catalog and of every other service that guards the same objects."""
+    def __init__(self, catalog: CatalogClient, services: Sequence[AclClient], keys: KeyOwnLists, caller: str) -> None:
+        """Take the catalog, the ACL service of the catalog and of every other service that guards the same objects, the keys, and
+        the caller's DN as services write it."""
         self._catalog = catalog
         self._services = services
+        self._keys = keys
+        self._caller = caller
 
     def get(self, name: Name) -> AclReport:
         """Return the ACLs at and below `name` as every service holds them."""
         acls, hidden = self._catalog.subtree_acls(name)
         return AclReport(self._everywhere(acls, lambda service, ids: service.get(ids), self._services), hidden=hidden)
 
-    def change(self, name: Name, changes: Sequence[acl_pb2.AclChange], include_shared: bool = False) -> AclReport:
+    def change(self, name: Name, changes: Sequence[acl_pb2.AclChange], shared: bool = False) -> AclReport:
         """Apply changes (see `grant`, `revoke`, `replace`, `give`) to every ACL at and below `name`: first in the catalog, in one
         transaction, then in every other service.
 
-        ACLs that guard objects elsewhere too are changed only with `include_shared`. Safe to repeat after a failure.
+        ACLs that guard objects elsewhere too are changed only with `shared`: the catalog, which has the names, decides for all
+        services. Safe to repeat after a failure.
 
         Raises:
             Invalid: ACL_SHARED where no ACL could be changed without reaching beyond `name`.
             MdmError: the catalog did not change anything, and so nothing was.
         """
-        changed, hidden = self._catalog.modify_subtree_acls(name, changes, include_shared)
-        shared = tuple(item.acl.acl_id for item in changed if item.error and item.error.reason == "ACL_SHARED")
-        rest = [item for item in changed if item.acl.acl_id not in shared]
-        if shared and not rest:
-            raise Invalid(
-                "ACL_SHARED",
-                f"{name}: its access list guards objects elsewhere too; name the directory they share, add --shared,"
-                " or give a directory a list of its own (mdm acl set --own)",
-            )
+        changed, hidden = self._catalog.modify_subtree_acls(name, changes, shared)
+        left = [item.error for item in changed if item.error and item.error.reason == "ACL_SHARED"]
+        rest = [item for item in changed if item.error is None or item.error.reason != "ACL_SHARED"]
+        if left and not rest:
+            raise left[0].at(str(name))
         place = self._catalog.place
         outcomes = tuple(
             AclOutcome(place, item.acl.acl_id, _view(item.after) if item.after else None, _at(item.error, place)) for item in rest
         )
         others = [service for service in self._services if service.place != place]
-        outcomes += self._everywhere([item.acl for item in rest], lambda service, ids: service.modify(ids, changes), others)
-        return AclReport(outcomes, shared, hidden)
+        reached = [item.acl for item in rest]
+        outcomes += self._everywhere(reached, lambda service, ids: service.modify(ids, changes, shared=True), others)
+        return AclReport(outcomes, len(left), hidden)
 
-    def set_own(self, name: Name, changes: Sequence[acl_pb2.AclChange], *, own: bool, default: bool) -> AclOutcome:
-        """Give a directory a list of its own: a copy of its present one (its default one without `own`), yours, with changes applied.
+    def set_own(self, name: Name, changes: Sequence[acl_pb2.AclChange], *, own: bool = True, default: bool = False) -> AclReport:
+        """Give a directory or file a list of its own: a copy of its present one (a directory's default one without `own`), yours, with
+        changes applied.
 
-        With `own` it guards the directory itself; with `default`, what is made in it from now on refers to it. In the catalog only:
-        what is there already, and its keys and records, stay under their lists.
+        With `own` it guards the object itself; with `default`, what is made in a directory from now on refers to it. What is in a
+        directory stays under its lists. A file's key gets the list too, on every keystore; its record in the metadata stays
+        under the list it has.
 
         Raises:
-            Invalid: NOT_A_DIRECTORY. MdmError: it may not be shown, or not be changed.
+            Invalid: NOT_A_DIRECTORY, NOT_A_FILE. MdmError: it may not be shown, or not be changed; nothing was.
         """
         [entry] = self._catalog.stat([name])
         if isinstance(entry, MdmError):
             raise entry
-        if not entry.default_acl_id:
-            raise Invalid("NOT_A_DIRECTORY", f"{name}: only a directory can be given a list of its own")
-        acls = next(service for service in self._services if service.place == self._catalog.place)
-        [present] = acls.get([entry.acl_id if own else entry.default_acl_id])
-        if present.acl is None:
-            return present
-        new_id = acls.create(present.acl.entries)
-        [changed] = acls.modify([new_id], changes)
-        if changed.error is not None:
-            return changed
-        [error] = self._catalog.assign_acls([(name, new_id if own else entry.acl_id, new_id if default else "")])
-        return AclOutcome(changed.service, new_id, changed.acl, error)
+        if entry.kind == SYMLINK:
+            raise Invalid("NOT_A_FILE", f"{name}: a link has no list worth keeping: name what it leads to")
+        if default and not entry.default_acl_id:
+            raise Invalid("NOT_A_DIRECTORY", f"{name}: only a directory has a list for what is made in it")
+        place, new_id = self._catalog.place, uuid4()
+        acls = next(service for service in self._services if service.place == place)
+        entries = acls.copy(entry.acl_id if own else entry.default_acl_id, str(new_id), self._caller)
+        [error] = self._catalog.assign_acls([(name, str(new_id) if own else entry.acl_id, str(new_id) if default else "")])
+        if error is not None:
+            raise error.at(place)
+        places = {place: None} if entry.guid is None else self._elsewhere(entry.guid, new_id, entries)
+        reached = [service for service in self._services if service.place in places]
+        return AclReport(tuple(self._changed_at(service, str(new_id), changes, places[service.place]) for service in reached))
+
+    def _elsewhere(self, guid: UUID, acl_id: UUID, entries: Mapping[str, int]) -> dict[str, MdmError | None]:
+        """Make a file's own list outside the catalog, and put the file's key under it; return what failed, by place.
+
+        Keystores without the key are left out. In the metadata the list guards nothing yet, and is there for later changes.
+        """
+        parts = self._keys.give_own_acl(guid, acl_id)
+        failed = {f"keystore {name}": error for name, error in parts.items()}
+        absent = {place for place, error in failed.items() if isinstance(error, NotFound)}
+        for service in self._services:
+            if service.place == self._catalog.place or service.place in failed:
+                continue
+            try:
+                service.create(entries, str(acl_id))
+            except MdmError as error:
+                failed[service.place] = error
+        return {service.place: failed.get(service.place) for service in self._services if service.place not in absent}
+
+    @staticmethod
+    def _changed_at(service: AclClient, acl_id: str, changes: Sequence[acl_pb2.AclChange], error: MdmError | None) -> AclOutcome:
+        if error is not None:
+            return AclOutcome(service.place, acl_id, error=error)
+        [changed] = service.modify([acl_id], changes)
+        return changed
 
     def _everywhere(
         self,
@@ -215,6 +276,14 @@ def replace(principal: str, permissions: int) -> acl_pb2.AclChange:
 def give(owner: str) -> acl_pb2.AclChange:
     """Return the change that makes a principal, a `dn:…`, the owner."""
     return _change(acl_pb2.AclChange.ACTION_SET_OWNER, owner, 0)
+
+
+def give_away(owner: str, caller: str) -> list[acl_pb2.AclChange]:
+    """Return the changes that give a list of the caller's to another owner.
+
+    The caller keeps `p`, `d` and `g` until the new owner takes them: else nobody could mend a list given to a name that nobody has.
+    """
+    return [grant(f"dn:{caller}", _KEPT), give(owner)]
 
 
 def _change(action: int, principal: str, permissions: int) -> acl_pb2.AclChange:

@@ -13,6 +13,7 @@ from mdm_service import database
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.access.servicer import FULL_NAME, add_acl_service
+from mdm_service.access.use import MOST_COUNTED, AclScope, AclUse
 from mdm_service.identity.caller import Caller
 from mdm_testing.server import channel, serve_in_process
 from mdm_wire.errors import Invalid
@@ -90,20 +91,40 @@ def test_sql_and_model_agree(conninfo, acl, caller, wanted):
     assert ((acl.id,) in granting) == (int(expected) & wanted == wanted)
 
 
+class FakeUses:
+    """Says of every list that it guards as much as the test sets."""
+
+    use = AclUse()
+    scopes: list[AclScope]
+
+    def __init__(self) -> None:
+        self.scopes = []
+
+    def count(self, connection: psycopg.Connection, acl_id: uuid.UUID, scope: AclScope) -> AclUse:
+        self.scopes.append(scope)
+        return self.use
+
+
 @pytest.mark.integration
 class TestService:
     @pytest.fixture
-    def stub(self, pool, pki):
-        def register(server, _) -> None:
-            add_acl_service(server.grpc, pool)
+    def stub(self, pool, pki, tmp_path):
+        uses = FakeUses()
+
+        def register(server, authenticator) -> None:
+            add_acl_service(server.grpc, pool, uses, authenticator)
             server.add_service(FULL_NAME)
 
-        with serve_in_process(pki.issue(pki.subject("server")), register, namespaces=(pki.namespace,)) as running:
+        bans = tmp_path / "banned.txt"
+        bans.write_text("CN=banned,O=MDM Test\n")
+        identity = pki.issue(pki.subject("server"))
+        with serve_in_process(identity, register, namespaces=(pki.namespace,), ban_list=bans) as running:
 
             def call(name: str, method: str, request):
                 with channel(running.address, pki.issue(pki.subject(name))) as opened:
                     return getattr(acl_pb2_grpc.AclServiceStub(opened), method)(request, timeout=5)
 
+            call.uses = uses
             yield call
 
     def test_only_the_owner_and_holders_of_p_change_an_acl(self, stub, pki):
@@ -136,6 +157,59 @@ class TestService:
         assert change("alice", give, bob).acl.owner == pki.subject("bob")
         assert change("alice", grant, bob, 4).status.reason == "ACL_NOT_FOUND"
         assert change("bob", give, bob).acl.rev == 3, "repeating it changes nothing"
+
+    def test_a_list_that_guards_more_than_is_meant_is_changed_only_when_shared(self, stub, pki):
+        acl_id = str(uuid.uuid4())
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
+        grant = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_GRANT, entry=acl_pb2.AclEntry(principal="authenticated", permissions=4))
+
+        def modify(who: str, **more) -> acl_pb2.AclResult:
+            return stub(who, "ModifyAcls", acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[grant], **more)).results[0]
+
+        stub.uses.use = AclUse(1, 3)
+        refused = modify("alice").status
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "ACL_SHARED")
+        assert "guards 3 other objects" in refused.message
+        assert "--own" in refused.message
+        assert "--shared" in refused.message
+        assert modify("bob").status.reason == "ACL_NOT_FOUND", "how many share a list is told to who controls it alone"
+        assert modify("alice", scope=acl_pb2.AclScope(keys=["k"], path="/c")).status.reason == "ACL_SHARED"
+        assert stub.uses.scopes[-1] == AclScope(("k",), "/c")
+        assert modify("alice", shared=True).acl.rev == 2
+        assert modify("alice").status.reason == "ACL_SHARED", "also where nothing would change"
+        stub.uses.use = AclUse(1, MOST_COUNTED)
+        assert f"at least {MOST_COUNTED}" in modify("alice").status.message
+        stub.uses.use = AclUse(7, 0)
+        assert modify("alice").status.code == 0
+
+    def test_who_changes_a_list_that_guards_something_still_controls_it(self, stub, pki):
+        acl_id, alice, bob = str(uuid.uuid4()), f"dn:{pki.subject('alice')}", f"dn:{pki.subject('bob')}"
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
+        stub.uses.use = AclUse(1)
+
+        def change(who: str, *changes: tuple[int, str, int]) -> acl_pb2.AclResult:
+            messages = [
+                acl_pb2.AclChange(action=action, entry=acl_pb2.AclEntry(principal=principal, permissions=bits))
+                for action, principal, bits in changes
+            ]
+            return stub(who, "ModifyAcls", acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=messages)).results[0]
+
+        grant, revoke, put, give = 1, 2, 3, 4
+        assert change("alice", (give, bob, 0)).status.reason == "ACL_CONTROL_LOST"
+        assert change("alice", (grant, "group:/vo/a", 1), (give, bob, 0)).status.reason == "ACL_CONTROL_LOST", "others' `p` is no proof"
+        assert change("alice", (grant, alice, 1 | 2), (give, bob, 0)).acl.owner == pki.subject("bob")
+        for lost in ((revoke, alice, 1), (put, alice, 2), (put, alice, 0)):
+            assert change("alice", lost).status.reason == "ACL_CONTROL_LOST"
+        assert change("bob", (revoke, alice, 255)).status.code == 0, "who got it takes it"
+        assert change("alice", (grant, alice, 1)).status.reason == "ACL_NOT_FOUND"
+
+    @pytest.mark.parametrize("owner", ["dn:CN=bob,O=Elsewhere", "dn:CN=banned,O=MDM Test"])
+    def test_nothing_is_given_to_who_can_never_come(self, stub, owner):
+        acl_id = str(uuid.uuid4())
+        stub("alice", "CreateAcls", acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)]))
+        give = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_SET_OWNER, entry=acl_pb2.AclEntry(principal=owner))
+        result = stub("alice", "ModifyAcls", acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[give])).results[0]
+        assert result.status.reason == "ACL_OWNER_UNKNOWN"
 
     def test_revoking_the_last_permission_removes_the_entry(self, stub):
         acl_id = str(uuid.uuid4())

@@ -219,8 +219,8 @@ class Comparison(RuleBasedStateMachine):
     @rule(who=callers, top=TARGETS, changes=st.lists(ACL_CHANGES, min_size=1, max_size=2), shared=st.booleans())
     def change_subtree(self, who, top, changes, shared):
         before = subtree.lists(self.world, who, top)
-        expected = subtree.modify(self.world, who, top, changes, include_shared=shared)
-        got = answer(lambda: self.service.modify_subtree_acls(who, top, changes, include_shared=shared))
+        expected = subtree.modify(self.world, who, top, changes, shared=shared)
+        got = answer(lambda: self.service.modify_subtree_acls(who, top, changes, shared=shared))
         if isinstance(got, str):
             assert got == expected
             return

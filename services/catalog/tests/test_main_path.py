@@ -212,12 +212,12 @@ def test_one_grant_on_the_acls_of_a_subtree_reaches_all_of_it(catalog, study):
         return client.catalog.ListSubtreeAcls(catalog_pb2.ListSubtreeAclsRequest(target=catalog_pb2.Target(lfn=lfn)))
 
     answer = subtree(catalog.alice, "/biomed/hospital-a/p/study")
-    assert [(acl.acl_id, acl.files, acl.directories, acl.shared_outside) for acl in answer.acls] == [(study, 4, 3, False)]
+    assert [(acl.acl_id, acl.files, acl.directories, acl.outside) for acl in answer.acls] == [(study, 4, 3, 0)]
     assert answer.hidden == 1
     [series] = subtree(catalog.alice, "/biomed/hospital-a/p/study/1").acls
-    assert (series.files, series.directories, series.shared_outside) == (2, 1, True)
+    assert (series.files, series.directories, series.outside) == (2, 1, 4)
     [file] = subtree(catalog.alice, "/biomed/hospital-a/p/study/1/1.dcm").acls
-    assert (file.files, file.directories, file.shared_outside) == (1, 0, True)
+    assert (file.files, file.directories, file.outside) == (1, 0, 6)
     with pytest.raises(Exception) as caught:
         subtree(catalog.mallory, "/biomed/hospital-a/p/study")
     assert caught.value.code().name == "NOT_FOUND"

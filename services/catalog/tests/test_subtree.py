@@ -14,7 +14,7 @@ def _change(action, principal, permissions):
 
 
 def _modify(client, lfn, *changes, shared=False):
-    request = pb.ModifySubtreeAclsRequest(target=pb.Target(lfn=lfn), changes=changes, include_shared=shared)
+    request = pb.ModifySubtreeAclsRequest(target=pb.Target(lfn=lfn), changes=changes, shared=shared)
     return client.catalog.ModifySubtreeAcls(request)
 
 
@@ -82,7 +82,13 @@ def test_a_change_that_cannot_be_is_refused_as_a_whole(catalog, site):
 
 def test_a_list_is_given_to_another_owner_by_its_own(catalog, site):
     owner = _change(4, f"dn:{catalog.alice.dn}", 0)
-    answer = _modify(catalog.dicom_srm, "/biomed/hospital-a/q/1", owner)
+    lost = _modify(catalog.dicom_srm, "/biomed/hospital-a/q/1", owner)
+    assert [item.status.reason for item in lost.results] == ["ACL_CONTROL_LOST"]
+    nobody = [_change(1, f"dn:{catalog.dicom_srm.dn}", 3), _change(4, "dn:CN=nobody,O=Elsewhere", 0)]
+    with pytest.raises(Exception) as caught:
+        _modify(catalog.dicom_srm, "/biomed/hospital-a/q/1", *nobody)
+    assert caught.value.code().name == "INVALID_ARGUMENT"
+    answer = _modify(catalog.dicom_srm, "/biomed/hospital-a/q/1", _change(1, f"dn:{catalog.dicom_srm.dn}", 3), owner)
     assert [item.acl.owner for item in answer.results] == [catalog.alice.dn]
     assert catalog.alice.stat("/biomed/hospital-a/q/1/0")[0].entry.owner == catalog.alice.dn
 
@@ -128,3 +134,34 @@ def test_reports_are_for_operators_and_who_controls_the_entry(catalog, study, si
     with pytest.raises(Exception) as caught:
         _report(catalog.operator, "/biomed/none")
     assert caught.value.code().name == "NOT_FOUND"
+
+
+def test_a_directory_given_to_nobody_can_still_be_removed(catalog, study):
+    srm = catalog.dicom_srm
+    assert srm.mkdir("/biomed/hospital-a/gone", acl=srm.new_acl()) == [""]
+    keep, give = _change(1, f"dn:{srm.dn}", 3 | 64), _change(4, "dn:CN=never existed,O=MDM Test", 0)
+    answer = _modify(srm, "/biomed/hospital-a/gone", keep, give)
+    assert [item.acl.owner for item in answer.results] == ["CN=never existed,O=MDM Test"]
+    drop = _modify(srm, "/biomed/hospital-a/gone", _change(2, f"dn:{srm.dn}", 255))
+    assert [item.status.reason for item in drop.results] == ["ACL_CONTROL_LOST"]
+    assert _modify(srm, "/biomed/hospital-a/gone", _change(1, f"dn:{srm.dn}", 255)).results[0].status.code == 0
+    removed = srm.catalog.Remove(pb.RemoveRequest(targets=[pb.Target(lfn="/biomed/hospital-a/gone")], recursive=True))
+    assert [item.reason for item in removed.statuses] == [""]
+
+
+def test_one_file_does_not_open_the_others_of_its_study(catalog, study):
+    srm, mallory = catalog.dicom_srm, f"dn:{catalog.mallory.dn}"
+    change = _change(1, mallory, 4 | 16 | 32 | 64)
+    [refused] = _modify(srm, f"{BASE}/1/1.dcm", change).results
+    assert (refused.status.reason, refused.subtree_acl.outside) == ("ACL_SHARED", 6)
+    assert "guards 6 other objects" in refused.status.message
+    [named] = srm.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[study], changes=[change])).results
+    assert named.status.reason == "ACL_SHARED", "by its id it is the same list"
+    assert _readable(catalog.mallory, [f"{BASE}/1/1.dcm"]) == [False]
+    [whole] = _modify(srm, BASE, change).results
+    assert whole.status.code == 0, "the study's directory holds the study's list"
+
+
+def test_how_many_share_a_list_is_told_only_to_who_controls_it(catalog, study):
+    [refused] = _modify(catalog.alice, f"{BASE}/1/1.dcm", _change(1, "authenticated", 4)).results
+    assert refused.status.reason == "ACL_CHANGE_FORBIDDEN"

@@ -130,6 +130,38 @@ def test_an_operator_lists_page_by_page_and_gets_no_share(stub, srm, address, pk
         assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_the_list_of_several_keys_is_changed_for_those_that_are_meant_or_when_shared(srm, pki):
+    shares = [shamir.split(None, 2, 3, uuid4())[1] for _ in range(3)]
+    acls, acl_id = acl_pb2_grpc.AclServiceStub(srm), str(uuid4())
+    assert acls.CreateAcls(acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)])).statuses[0].code == 0
+    keys = [keystore_pb2.NewKey(share=message_of(share), acl_id=acl_id) for share in shares]
+    stub = keystore_pb2_grpc.KeystoreServiceStub(srm)
+    assert {s.code for s in stub.CreateKeys(keystore_pb2.CreateKeysRequest(keys=keys)).statuses} == {0}
+    guids = [str(share.guid) for share in shares]
+    entry = acl_pb2.AclEntry(principal=f"dn:{pki.subject('mallory')}", permissions=4)
+    change = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_GRANT, entry=entry)
+
+    def modify(**more) -> str:
+        status = acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[change], **more)).results[0].status
+        return status.message if status.reason == "ACL_SHARED" else status.reason
+
+    others = len(guids) - 1
+    assert f"guards {others} other object" in modify()
+    assert f"guards {others} other object" in modify(scope=acl_pb2.AclScope(keys=guids[:1]))
+    assert f"guards {len(guids)} other objects" in modify(scope=acl_pb2.AclScope(keys=[str(uuid4())]))
+    assert modify(scope=acl_pb2.AclScope(keys=guids)) == ""
+    assert modify(shared=True) == ""
+    own = str(uuid4())
+    acls.CreateAcls(acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=own)]))
+    assert (
+        stub.AssignAcls(keystore_pb2.AssignAclsRequest(assignments=[keystore_pb2.AclAssignment(guid=guids[0], acl_id=own)]))
+        .statuses[0]
+        .code
+        == 0
+    )
+    assert acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[own], changes=[change])).results[0].status.code == 0
+
+
 def test_what_is_done_to_acls_and_what_is_refused_is_in_the_audit(srm, address, pki, real_keys):
     acls, acl_id = acl_pb2_grpc.AclServiceStub(srm), str(uuid4())
     assert acls.CreateAcls(acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=acl_id)])).statuses[0].code == 0

@@ -88,7 +88,7 @@ def test_a_list_that_is_there_stays_as_it_is_so_that_a_load_undoes_no_revocation
     here, _ = sites
     file, mdm = tmp_path / "vo.jsonl", command(here, pki, "alice", tmp_path)
     mdm("dump", "/vo/images", "-o", str(file))
-    assert mdm("acl", "revoke", "/vo/images", f"dn:{pki.subject('bob')}").exit_code == 0
+    assert mdm("acl", "revoke", "/vo/images", f"dn:{pki.subject('bob')}", "--shared").exit_code == 0
     assert mdm("load", "/vo/images", str(file)).exit_code == 0
     assert mdm("load", "/vo/copy", str(file), "--create").exit_code == 0
     assert seen(here, "bob", "/vo/copy") == seen(here, "bob", "/vo/images") == "COLLECTION_NOT_FOUND"
@@ -320,7 +320,7 @@ def test_a_view_shows_what_its_loader_may_read(shown, pki, tmp_path):
     assert (done.exit_code, reasons(done)) == (1, [("/copy/views/odd", "VIEW_SHOWS_NOTHING")])
     assert rows(there, "bob", "/copy/views/odd") == "COLLECTION_NOT_FOUND"
     assert len(rows(there, "bob", "/copy/views/link")) == len(rows(here, "bob", "/vo/views/link")) == 1
-    command(there, pki, "alice", tmp_path)("acl", "grant", "/copy/images", f"dn:{pki.subject('loader')}", "r")
+    command(there, pki, "alice", tmp_path)("acl", "grant", "/copy/images", f"dn:{pki.subject('loader')}", "r", "--shared")
     assert rows(there, "bob", "/copy/views/odd") == [("i3", 3, "s2"), ("i5", 5, "s2")]  # the others have a list of their own
 
 

@@ -101,14 +101,12 @@ class CatalogClient(ReplicaCalls):
         response = self.call(self.stub.ListSubtreeAcls, catalog_pb2.ListSubtreeAclsRequest(target=name.to_proto()))
         return [_subtree_acl(acl) for acl in response.acls], response.hidden
 
-    def modify_subtree_acls(
-        self, name: Name, changes: Sequence[acl_pb2.AclChange], include_shared: bool = False
-    ) -> tuple[list[ChangedAcl], int]:
+    def modify_subtree_acls(self, name: Name, changes: Sequence[acl_pb2.AclChange], shared: bool = False) -> tuple[list[ChangedAcl], int]:
         """Apply changes to every ACL at and below an entry that the caller may change, in one transaction of the catalog.
 
         Returns each ACL that the caller may see with what became of it, and how many more there are. Safe to repeat.
         """
-        request = catalog_pb2.ModifySubtreeAclsRequest(target=name.to_proto(), changes=changes, include_shared=include_shared)
+        request = catalog_pb2.ModifySubtreeAclsRequest(target=name.to_proto(), changes=changes, shared=shared)
         response = self.call(self.stub.ModifySubtreeAcls, request)
         found = []
         for result in response.results:
@@ -128,4 +126,4 @@ class CatalogClient(ReplicaCalls):
 
 
 def _subtree_acl(acl: catalog_pb2.SubtreeAcl) -> SubtreeAcl:
-    return SubtreeAcl(acl.acl_id, acl.files, acl.directories, acl.shared_outside)
+    return SubtreeAcl(acl.acl_id, acl.files, acl.directories, acl.outside)

@@ -61,12 +61,12 @@ class Location:
 
 @dataclass(frozen=True)
 class SubtreeAcl:
-    """An ACL in a subtree, how many files and directories there refer to it, and whether others do too."""
+    """An ACL in a subtree, how many files and directories there refer to it, and how many others do."""
 
     acl_id: str
     files: int
     directories: int
-    shared_outside: bool
+    outside: int
 
 
 @dataclass(frozen=True)

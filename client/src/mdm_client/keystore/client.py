@@ -131,11 +131,14 @@ class KeystoreClient:
 
         return self._fan_out(list(by_id), lambda server: server.acls.CreateAcls, request, _statuses)
 
-    def modify_acls(self, acl_ids: Sequence[UUID], changes: Sequence[acl_pb2.AclChange]) -> dict[str, Outcomes]:
-        """Apply the same changes to ACLs on every keystore; return what became of each, by keystore name and ACL id."""
+    def modify_acls(self, acl_ids: Sequence[UUID], changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, Outcomes]:
+        """Apply the same changes to ACLs on every keystore; return what became of each, by keystore name and ACL id.
+
+        An ACL that guards more than one key is left alone with ACL_SHARED unless `shared`.
+        """
 
         def request(batch: Sequence[UUID]) -> acl_pb2.ModifyAclsRequest:
-            return acl_pb2.ModifyAclsRequest(ids=[str(acl_id) for acl_id in batch], changes=changes)
+            return acl_pb2.ModifyAclsRequest(ids=[str(acl_id) for acl_id in batch], changes=changes, shared=shared)
 
         def statuses(response: acl_pb2.ModifyAclsResponse) -> Any:
             return [result.status for result in response.results]

@@ -13,7 +13,7 @@ from mdm.keystore.v1 import keystore_pb2
 from mdm_wire.errors import MdmError, NotFound
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.grants import AclOutcome, AclView
+from mdm_client.grants import AclClient, AclOutcome, AclView, give_away
 from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, item_answers, item_errors
 from mdm_client.keystore.client import MAX_BATCH, TIMEOUT_SECONDS, KeystoreClient
 
@@ -21,8 +21,6 @@ Part = TypeVar("Part")
 #: How long a listing waits for a keystore that is away.
 RETRY_SECONDS = 3.0
 
-SET = acl_pb2.AclChange.ACTION_SET
-SET_OWNER = acl_pb2.AclChange.ACTION_SET_OWNER
 PENDING = "pending"
 CONFIRMED = "confirmed"
 
@@ -190,21 +188,39 @@ class KeyManager:
         """Return the ACL of a key as each keystore holds it, by the keystore's name."""
         return self._on_acls(guid, lambda server: server.acls.GetAcls, lambda acl_id: acl_pb2.GetAclsRequest(ids=[acl_id]))
 
-    def change_acl(self, guid: UUID, action: int, principal: str, permissions: int) -> dict[str, AclOutcome]:
-        """Grant, revoke or SET permissions in the ACL of a key on every keystore; return it as changed, by the keystore's name."""
-        entry = acl_pb2.AclEntry(principal=principal, permissions=permissions)
-        change = acl_pb2.AclChange(action=action, entry=entry)  # type: ignore[arg-type]
-        return self._on_acls(
-            guid, lambda server: server.acls.ModifyAcls, lambda acl_id: acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=[change])
-        )
+    def change_acl(self, guid: UUID, changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, AclOutcome]:
+        """Apply changes to the ACL of a key on every keystore; return it as changed, by the keystore's name.
 
-    def change_owner(self, guid: UUID, owner: str) -> Deed:
-        """Give the ACL of a key, the caller's own, to another one (`dn:…`) on every keystore.
-
-        Where it was given away before, the caller does not find it any more, unless its entries show it.
+        One that guards other keys too is left alone with ACL_SHARED unless `shared`.
         """
-        outcomes = self.change_acl(guid, SET_OWNER, owner, 0)
+        scope = acl_pb2.AclScope(keys=[str(guid)])
+
+        def request(acl_id: str) -> acl_pb2.ModifyAclsRequest:
+            return acl_pb2.ModifyAclsRequest(ids=[acl_id], changes=changes, shared=shared, scope=scope)
+
+        return self._on_acls(guid, lambda server: server.acls.ModifyAcls, request)
+
+    def change_owner(self, guid: UUID, owner: str, *, shared: bool = False) -> Deed:
+        """Give the ACL of a key, the caller's own, to another one (`dn:…`) on every keystore; the caller keeps `p`, `d` and `g`."""
+        outcomes = self.change_acl(guid, give_away(owner, self._caller), shared=shared)
         return Deed(guid, {name: outcome.error for name, outcome in outcomes.items()})
+
+    def give_own_acl(self, guid: UUID, acl_id: UUID) -> dict[str, MdmError | None]:
+        """Put a key under a new list of its own, of the caller's, a copy of the present one, on every keystore; by keystore name."""
+        (status,) = self.stat([guid])
+        outcomes: dict[str, MdmError | None] = {}
+        for server in self._servers:
+            part = status.parts[server.name]
+            if isinstance(part, MdmError):
+                outcomes[server.name] = part
+                continue
+            acls = AclClient(server.place, server.channel, Patience(TIMEOUT_SECONDS, RETRY_SECONDS))
+            try:
+                acls.copy(part.acl_id, str(acl_id), self._caller)
+            except MdmError as error:
+                outcomes[server.name] = error
+        assigned = self._keystores.assign_acls([guid], acl_id)
+        return {server.name: outcomes.get(server.name) or assigned[server.name][guid] for server in self._servers}
 
     def _on_acls(
         self, guid: UUID, method: Callable[[KeystoreServer], Callable[..., Any]], request: Callable[[str], Any]

@@ -8,7 +8,7 @@ import grpc
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc, metadata_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_wire.errors import Invalid, MdmError, NotFound
-from mdm_wire.status import from_item, from_rpc_error
+from mdm_wire.status import from_item
 
 from mdm_client.calls import Patience, Service, in_batches
 from mdm_client.metadata.client import Column, Row, columns_of, decode_batch, to_values
@@ -138,7 +138,7 @@ class CollectionsClient(Service):
         Raises:
             MdmError: what the service answered.
         """
-        self._once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change))
+        self.call_once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change), None)
 
     def add_attribute(self, path: str, attribute: Attribute) -> None:
         """Add an attribute to a collection."""
@@ -207,7 +207,7 @@ class CollectionsClient(Service):
         Raises:
             MdmError: what the service answered; nothing was changed, unless a service was away.
         """
-        response = self._once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
+        response = self.call_once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
         types = [column.type for column in response.header.columns]
         rows = decode_batch(response.rows, types) if response.rows.count else []
         return Changed(response.count, columns_of(response.header), rows)
@@ -228,7 +228,7 @@ class CollectionsClient(Service):
 
     def create_sequence(self, path: str, name: str, start: int, step: int) -> None:
         """Create a sequence of a collection."""
-        self._once(self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step))
+        self.call_once(self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step), None)
 
     def resume_sequence(self, path: str, name: str, start: int, step: int) -> None:
         """Create a sequence, or let the one that is there go on at `start`, unless it is further already.
@@ -241,7 +241,7 @@ class CollectionsClient(Service):
 
     def drop_sequence(self, path: str, name: str) -> None:
         """Drop a sequence."""
-        self._once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name))
+        self.call_once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name), None)
 
     def sequences(self, path: str) -> Sequence[SequenceState]:
         """Return a collection's sequences by name."""
@@ -250,15 +250,8 @@ class CollectionsClient(Service):
 
     def take_numbers(self, path: str, name: str, count: int = 1) -> range:
         """Return numbers of a sequence that nobody else gets."""
-        taken = self._once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count))
+        taken = self.call_once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count), None)
         return range(taken.first, taken.first + taken.step * count, taken.step)
-
-    def _once(self, method: Any, request: Any, timeout: float | None = None) -> Any:
-        """Return the response of a call that must not be repeated blindly, and that may take long."""
-        try:
-            return method(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.place) from error
 
     def _outcomes(self, statuses: Iterable[Any]) -> list[MdmError | None]:
         return [from_item(status) for status in statuses]

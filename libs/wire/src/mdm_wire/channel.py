@@ -13,10 +13,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mdm_wire.errors import Invalid, Unauthenticated
+from mdm_wire.idempotency import is_idempotent
 from mdm_wire.tls import TlsFiles, secure_channel
 
 # How long an address that failed is left out while others remain.
 _AVOID_SECONDS = 2.0
+# How long one address may take to answer before a call that is sent once looks at the next one.
+_CONNECT_SECONDS = 5.0
+_PROBE = "/grpc.health.v1.Health/Check"
+_PAUSE_SECONDS = 0.2
+# An only address that answered so lately is not asked again whether it is there.
+_FRESH_SECONDS = 1.0
 
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_time_ms", 60_000),
@@ -28,6 +35,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.lb_policy_name", "round_robin"),
     # An own pool: two channels of one process never share (and never block) a connection.
     ("grpc.use_local_subchannel_pool", 1),
+    # gRPC itself repeats only what the server has not looked at; no name server may tell it to repeat more.
+    ("grpc.service_config_disable_resolution", 1),
     # Streamed answers are read by the thread that asks: handing each message over from another one doubles what a small answer costs.
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
@@ -79,7 +88,8 @@ def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float
     """Return a channel to one service over mutual TLS; connecting happens with the first call.
 
     Each address is `host:port` and each server's certificate must name its own host. With several addresses calls
-    go round them, and a unary call that finds one down tries the next. Looking up one address, or connecting to it until TLS and HTTP/2
+    go round them. A unary call that finds one down tries the next: an idempotent one (see `idempotency`) after any UNAVAILABLE, another
+    one only before it is sent (see `UnaryMethod`). Looking up one address, or connecting to it until TLS and HTTP/2
     are agreed on, takes at most `connect_seconds` (gRPC's default: minutes, 20 s).
 
     Raises:
@@ -91,7 +101,7 @@ def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float
     read_certificate(tls.ca)
     options = _OPTIONS if connect_seconds is None else [*_OPTIONS, *_connecting_within(connect_seconds)]
     channels = [secure_channel(address, tls, options) for address in addresses]
-    return channels[0] if len(channels) == 1 else RotatingChannel(channels)
+    return RotatingChannel(channels)
 
 
 def _connecting_within(seconds: float) -> list[tuple[str, Any]]:
@@ -101,7 +111,7 @@ def _connecting_within(seconds: float) -> list[tuple[str, Any]]:
 
 
 class RotatingChannel(grpc.Channel):
-    """Several channels as one: calls take turns, and one that just failed is avoided for a moment.
+    """One or more channels as one: calls take turns, and one that just failed is avoided for a moment.
 
     gRPC's own list of addresses (`ipv4:a,b`) checks every server's certificate against one name; here each
     server answers for its own.
@@ -111,6 +121,9 @@ class RotatingChannel(grpc.Channel):
         self._channels = list(channels)
         self._turn = itertools.count()
         self._avoid_until = [0.0] * len(self._channels)
+        self._fresh_until = 0.0
+        # Raw bytes: only whether there is an answer counts, an empty request is a valid one.
+        self._probes: list[Any] = [channel.unary_unary(_PROBE) for channel in self._channels]
 
     def order(self) -> list[int]:
         """Return the indexes of the channels in the order to try them now."""
@@ -122,16 +135,31 @@ class RotatingChannel(grpc.Channel):
 
     def note(self, index: int, code: grpc.StatusCode | None) -> None:
         """Remember whether the channel could be reached."""
-        down = code is grpc.StatusCode.UNAVAILABLE
-        self._avoid_until[index] = time.monotonic() + _AVOID_SECONDS if down else 0.0
+        down, now = code is grpc.StatusCode.UNAVAILABLE, time.monotonic()
+        self._avoid_until[index] = now + _AVOID_SECONDS if down else 0.0
+        self._fresh_until = 0.0 if down else now + _FRESH_SECONDS
 
     def noting(self, index: int) -> Callable[[Any], None]:
         """Return a callback for a call that ends: it notes how."""
         return lambda done: self.note(index, done.code())
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def connected(self, wait_seconds: float) -> int:
+        """Return the index of a channel that answers, else, after trying for `wait_seconds`, of the one whose turn it is."""
+        order = self.order()
+        if len(order) == 1 and time.monotonic() < self._fresh_until:
+            return order[0]
+        give_up = time.monotonic() + wait_seconds
+        while True:
+            for index in order:
+                if self._answers(index):
+                    return index
+            if time.monotonic() + _PAUSE_SECONDS > give_up:
+                return order[0]
+            time.sleep(_PAUSE_SECONDS)
+
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Return a callable that goes round the channels."""
-        return _RotatingUnary(self, [channel.unary_unary(*args, **kwargs) for channel in self._channels])
+        return UnaryMethod(self, method, [channel.unary_unary(method, *args, **kwargs) for channel in self._channels])
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
         """Return a callable that goes round the channels, one call each."""
@@ -166,6 +194,17 @@ class RotatingChannel(grpc.Channel):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _answers(self, index: int) -> bool:
+        """Return whether the server behind a channel answers now, which a refusal does too."""
+        try:
+            self._probes[index](b"", timeout=_CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            code = _code(error)
+            self.note(index, code)
+            return code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.note(index, grpc.StatusCode.OK)
+        return True
+
     def _rotating(self, callables: Sequence[Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             index = self.order()[0]
@@ -177,36 +216,57 @@ class RotatingChannel(grpc.Channel):
         return call
 
 
-class _RotatingUnary:
-    """A unary call that tries the next channel when one cannot be reached."""
+class UnaryMethod:
+    """A unary method of a service at one or more addresses, sent as often as it declares.
 
-    def __init__(self, owner: RotatingChannel, callables: Sequence[Any]) -> None:
+    Each call of one that `is_idempotent` tries the next address when one cannot be reached. Any other is sent at most once: before it is,
+    a question for the server's health, which changes nothing, finds an address that answers. That UNAVAILABLE is a refused connection and
+    not one lost after the server acted cannot be known from the error, so it is never followed by a second sending.
+    """
+
+    def __init__(self, owner: RotatingChannel, name: str, callables: Sequence[Any]) -> None:
         self._owner = owner
         self._callables = callables
+        self.is_idempotent = is_idempotent(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.with_call(*args, **kwargs)[0]
 
     def with_call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._repeated(*args, **kwargs) if self.is_idempotent else self._sent(self._owner.connected(0), *args, **kwargs)
+
+    def once(self, request: Any, timeout: float | None, wait_seconds: float) -> Any:
+        """Return the response to one sending of `request`, which waits for a connection for at most `wait_seconds`."""
+        return self._sent(self._owner.connected(wait_seconds), request, timeout=timeout)[0]
+
+    def _repeated(self, *args: Any, **kwargs: Any) -> Any:
         order = self._owner.order()
-        for index in order:
+        for index in order[:-1]:
             try:
-                answer = self._callables[index].with_call(*args, **kwargs)
+                return self._sent(index, *args, **kwargs)
             except grpc.RpcError as error:
-                code = error.code() if isinstance(error, grpc.Call) else None
-                self._owner.note(index, code)
-                if code is not grpc.StatusCode.UNAVAILABLE or index == order[-1]:
+                if _code(error) is not grpc.StatusCode.UNAVAILABLE:
                     raise
-            else:
-                self._owner.note(index, grpc.StatusCode.OK)
-                return answer
-        raise AssertionError("a rotating channel has no channels")
+        return self._sent(order[-1], *args, **kwargs)
+
+    def _sent(self, index: int, *args: Any, **kwargs: Any) -> Any:
+        try:
+            answer = self._callables[index].with_call(*args, **kwargs)
+        except grpc.RpcError as error:
+            self._owner.note(index, _code(error))
+            raise
+        self._owner.note(index, grpc.StatusCode.OK)
+        return answer
 
     def future(self, *args: Any, **kwargs: Any) -> Any:
         index = self._owner.order()[0]
         answer = self._callables[index].future(*args, **kwargs)
         answer.add_done_callback(self._owner.noting(index))
         return answer
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, grpc.Call) else None
 
 
 def _why(error: Exception) -> str:

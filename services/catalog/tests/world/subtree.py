@@ -18,12 +18,12 @@ _OPEN = Permission.LIST | Permission.TRAVERSE
 
 @dataclass
 class Uses:
-    """How often a list is used in a subtree, and whether it is outside too."""
+    """How often a list is used in a subtree, and how often outside."""
 
     files: int = 0
     directories: int = 0
     links: int = 0
-    shared: bool = False
+    outside: int = 0
 
 
 def lists(world: World, who: Caller, target: Target) -> tuple[dict[UUID, Uses], int] | str:
@@ -44,8 +44,8 @@ def lists(world: World, who: Caller, target: Target) -> tuple[dict[UUID, Uses], 
             found.setdefault(thing.default, Uses()).directories += 1
     everywhere = Counter(acl for thing in world.things.values() for acl in {thing.acl, thing.default} - {None})
     for acl, uses in found.items():
-        uses.shared = everywhere[acl] > uses.files + uses.directories + uses.links
-    shown = {acl: uses for acl, uses in found.items() if world.held(who, acl) & Permission.GET}
+        uses.outside = everywhere[acl] - uses.files - uses.directories - uses.links
+    shown = {acl: uses for acl, uses in found.items() if world.held(who, acl) & (Permission.GET | Permission.CHANGE_ACL)}
     closed = sum(world.things[path].directory for path in inside) - len(opened)
     return shown, max(len(found) - len(shown), closed)
 
@@ -56,23 +56,22 @@ def _opened(world: World, who: Caller, top: Path) -> list[Path]:
     return [top, *(path for child in world.children(top) for path in _opened(world, who, child))]
 
 
-def modify(world: World, who: Caller, target: Target, changes: Sequence[AclChange], *, include_shared: bool) -> dict[UUID, str] | str:
+def modify(world: World, who: Caller, target: Target, changes: Sequence[AclChange], *, shared: bool) -> dict[UUID, str] | str:
     """Change the lists of a subtree; return why each stays as it is."""
     found = lists(world, who, target)
     if isinstance(found, str):
         return found
     reasons: dict[UUID, str] = {}
     for acl, uses in sorted(found[0].items()):
-        if uses.shared and not include_shared:
-            reasons[acl] = "ACL_SHARED"
-        else:
-            reasons[acl] = _modify(world, who, acl, changes)
+        reasons[acl] = _modify(world, who, acl, changes, others=0 if shared else uses.outside)
     return reasons
 
 
-def _modify(world: World, who: Caller, acl: UUID, changes: Sequence[AclChange]) -> str:
+def _modify(world: World, who: Caller, acl: UUID, changes: Sequence[AclChange], others: int) -> str:
     if not world.held(who, acl) & Permission.CHANGE_ACL:
         return "ACL_CHANGE_FORBIDDEN"
+    if others:
+        return "ACL_SHARED"
     present = world.acls[acl]
     owner, entries = present.owner, dict(present.entries)
     for change in changes:
@@ -85,6 +84,8 @@ def _modify(world: World, who: Caller, acl: UUID, changes: Sequence[AclChange]) 
     entries = {principal: bits for principal, bits in entries.items() if bits}
     if owner != present.owner and who.dn != present.owner:
         return "ACL_OWNER_FORBIDDEN"
+    if who.dn != owner and not any(bits & Permission.CHANGE_ACL for principal, bits in entries.items() if principal in who.principals):
+        return "ACL_CONTROL_LOST"
     if (owner, entries) != (present.owner, present.entries):
         present.owner, present.entries, present.rev = owner, entries, present.rev + 1
     return OK

@@ -18,6 +18,7 @@ from mdm_dicom_srm.stage.rules.book import Limits, RequestBook
 from mdm_dicom_srm.stage.rules.engine import EngineLimits, LocatorsOf, StagingEngine
 from mdm_dicom_srm.stage.rules.journal import Journal
 from mdm_dicom_srm.stage.rules.port import AccessChecker, KeySource, Sealer
+from mdm_dicom_srm.stage.rules.rights import Rechecker
 from mdm_dicom_srm.stage.rules.service import Policy, StagingService
 from mdm_dicom_srm.stage.sealing.seal import MakeDeidentifier
 from mdm_dicom_srm.stage.sealing.sealer import ProcessSealer, ThreadSealer
@@ -114,5 +115,6 @@ def build_stage(
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
     engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))
-    service = StagingService(authority, access, store, spool, book, journal, engine.submit, policy, clock)
+    rights = Rechecker(access, settings.recheck_seconds)
+    service = StagingService(authority, rights, store, spool, book, journal, engine.submit, policy, clock)
     return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, engine, journal, book, threading.Event())

@@ -17,12 +17,14 @@ from mdm_dicom_srm.stage.rules.engine import EngineLimits, StagingEngine
 from mdm_dicom_srm.stage.rules.journal import Journal
 from mdm_dicom_srm.stage.rules.model import Request
 from mdm_dicom_srm.stage.rules.port import FileChange
+from mdm_dicom_srm.stage.rules.rights import Rechecker
 from mdm_dicom_srm.stage.rules.service import Policy, StagingService
 from mdm_dicom_srm.stage.sealing.sealer import ThreadSealer
 from mdm_dicom_srm.stage.store.spool import LocalSpool
 from mdm_wire.errors import Unavailable
 
 AUTHORITY = "hospital-a"
+RECHECK_SECONDS = 60.0
 PROLOGUE = bytes(128) + b"DICM"
 
 
@@ -86,8 +88,10 @@ class FakeAccess:
 
     forbidden: set[UUID] = field(default_factory=set)
     away: bool = False
+    asked: list[set[UUID]] = field(default_factory=list)
 
     def readable(self, subject: str, guids: Sequence[UUID]) -> set[UUID]:
+        self.asked.append(set(guids))
         if self.away:
             raise Unavailable("CATALOG_UNAVAILABLE", "away")
         return set(guids) - self.forbidden
@@ -141,7 +145,7 @@ class World:
         self.engine = StagingEngine(self.pacs, self.locators_of, self.keys, sealer, self.spool, self.book, limits)
         self.service = StagingService(
             AUTHORITY,
-            self.access,
+            Rechecker(self.access, RECHECK_SECONDS, lambda: self.now),
             self.store,
             self.spool,
             self.book,

@@ -287,3 +287,25 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(tmp_path, database,
         if site is not None:
             site.stop()
         subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+@pytest.fixture
+def strict(tmp_path, database, pki, fakes):
+    """A site that asks for rights again each second."""
+    site = Site(tmp_path / "site-spool", database, pki, fakes, recheck_seconds=1)
+    yield site
+    site.stop()
+
+
+def test_a_stream_under_way_stops_when_the_right_is_taken_away(strict):
+    site = strict
+    guid = site.image(4096)
+    file = site.finished(site.prepare([guid]).token)[0][str(guid)]
+    reading = transfer_pb2_grpc.TransferServiceStub(site.channels["alice"]).Read(transfer_pb2.ReadRequest(turl=file.turl))
+    size = len(next(reading).data)
+    site.access.forbidden.add(guid)
+    time.sleep(1.1)
+    with pytest.raises(grpc.RpcError) as caught:
+        size += sum(len(message.data) for message in reading)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert size < file.size

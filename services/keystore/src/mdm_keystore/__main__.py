@@ -12,7 +12,7 @@ MIGRATIONS = ("mdm_service.acl_migrations", "mdm_keystore.migrations")
 def build(settings: KeystoreSettings, runtime: Runtime) -> None:
     """Compose the service on its store and register it."""
     keystore = compose(settings.keystore, settings.tls, runtime.database, Sealer.from_file(settings.keystore.kek_file))
-    for name in keystore.register(runtime.server, runtime.database):
+    for name in keystore.register(runtime.server, runtime.database, runtime.authenticator):
         runtime.add_service(name)
     keystore.start()
     runtime.on_stop(keystore.stop)

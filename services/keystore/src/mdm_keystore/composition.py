@@ -10,6 +10,7 @@ from cryptography import x509
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc, peer_pb2_grpc
 from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
 from mdm_service.access.servicer import add_acl_service
+from mdm_service.identity.authentication import Authenticator
 from mdm_service.settings import TlsSettings
 from mdm_wire import dn
 from psycopg_pool import ConnectionPool
@@ -26,6 +27,7 @@ from mdm_keystore.rules.resharing.participant import Participant
 from mdm_keystore.rules.rewrapping import Rewrapping
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import KeystoreService
+from mdm_keystore.store.acl import KeyAclUses
 from mdm_keystore.store.audit import ChainedAclAudit, PostgresTrail
 from mdm_keystore.store.job import PostgresJobs
 from mdm_keystore.store.part import PostgresTable
@@ -53,6 +55,7 @@ class Keystore:
         self,
         server: grpc.Server,
         pool: ConnectionPool,
+        authenticator: Authenticator,
         keys: Callable[[KeystoreService], keystore_pb2_grpc.KeystoreServiceServicer] = servicer.KeystoreServicer,
     ) -> Sequence[str]:
         """Add every service to a server; return their names."""
@@ -61,7 +64,7 @@ class Keystore:
         admin_pb2_grpc.add_KeystoreAdminServiceServicer_to_server(admin, server)
         peer = peer_servicer.PeerServicer(self.participant, self.trail)
         peer_pb2_grpc.add_KeystorePeerServiceServicer_to_server(peer, server)
-        add_acl_service(server, pool, ChainedAclAudit())
+        add_acl_service(server, pool, KeyAclUses(), authenticator, ChainedAclAudit())
         return servicer.FULL_NAME, admin_servicer.FULL_NAME, peer_servicer.FULL_NAME, ACL_SERVICE
 
     def start(self) -> None:

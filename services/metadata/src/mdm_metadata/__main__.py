@@ -14,6 +14,7 @@ from mdm_metadata.rpc.feed_servicer import FeedServicer
 from mdm_metadata.rpc.servicer import FULL_NAME, MetadataServicer
 from mdm_metadata.rules.service import MetadataService
 from mdm_metadata.store import PostgresStore, session
+from mdm_metadata.store.acl import MetadataAclUses
 from mdm_metadata.store.feed_copy import list_replicas, remove_others
 from mdm_metadata.store.feed_origin import FeedOrigin
 from mdm_metadata.store.recovery import Recovery
@@ -35,7 +36,7 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     recovery = Recovery(store)
     recovery.start()
     runtime.on_stop(recovery.stop)
-    add_acl_service(runtime.server, runtime.database)
+    add_acl_service(runtime.server, runtime.database, MetadataAclUses(), runtime.authenticator)
     subscribers = settings.feed.subtrees_by_subject()
     origin = FeedOrigin(runtime.database)
     origin.configure({path for paths in subscribers.values() for path in paths}, settings.feed.keep_days)

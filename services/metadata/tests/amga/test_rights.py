@@ -64,8 +64,8 @@ def test_access_lists_of_collections_and_of_entries_are_changed_and_shown(users:
     alice(f"mdm meta acl set /vo/patients {closed['acl_id']} --entry p1 --entry p2 --entry p3")
     read = """mdm query 'SELECT entry FROM "/vo/patients" '"""
     assert bob(read) == []
-    alice("mdm meta acl grant /vo/patients group:/biomed/neuro r --entry p1")
-    assert len(bob(read)) == 3
+    alice("mdm meta acl grant /vo/patients group:/biomed/neuro r --entry p1 --own")
+    assert bob(read) == [{"entry": "p1"}], "the other two shared its list and keep it"
     (shown,) = alice("mdm meta acl get /vo/patients p1")
     assert shown["entries"] == {"group:/biomed/neuro": "r"}
     alice("mdm meta acl revoke /vo/patients group:/biomed/neuro --entry p1")

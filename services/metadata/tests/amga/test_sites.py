@@ -77,7 +77,7 @@ def test_a_query_over_sites_is_merged_and_each_evaluates_under_the_callers_certi
     counted = 'SELECT Modality, COUNT(*) AS n, AVG(Rows) AS mean FROM "/vo/images" GROUP BY Modality HAVING COUNT(*) > 1'
     merged = here.alice(f"mdm query --sites here,there '{counted}'")
     assert [(item["Modality"], item["n"], round(item["mean"], 6)) for item in merged] == [("CT", 3, 0.333333)]
-    here.alice(f"mdm meta acl grant /vo/images 'dn:{here.bob.dn}' r")
+    here.alice(f"mdm meta acl grant /vo/images 'dn:{here.bob.dn}' r --shared")
     everything = """mdm query --sites all 'SELECT Modality FROM "/vo/images" ORDER BY 1'"""
     assert here.bob.refused(everything) == ["COLLECTION_NOT_FOUND"]  # of the other site: its part is missing
     assert there.alice(everything) == [{"Modality": name} for name in ("CT", "CT", "CT", "MR", "US")]

@@ -56,8 +56,8 @@ def serve_keystore(
     tls = TlsSettings(certificate=identity.certificate, key=identity.key, ca=identity.ca)
     keystore = compose(section, tls, pool, sealer)
 
-    def register(server: ServiceServer, _: Authenticator) -> None:
-        for name in keystore.register(server.grpc, pool, servicer):
+    def register(server: ServiceServer, authenticator: Authenticator) -> None:
+        for name in keystore.register(server.grpc, pool, authenticator, servicer):
             server.add_service(name)
 
     try:

@@ -10,8 +10,9 @@ from mdm_wire.permission import format_permissions
 
 from mdm_client import grants
 from mdm_client.cli.catalog.lfn import LFN
-from mdm_client.cli.context import common_options, session
+from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.outcome import OK, SOME_FAILED, about, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.sharing import check_sharing, sharing_options
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.grants import AclOutcome, AclReport, AclView
 from mdm_client.names import parse_acl_change, parse_name, parse_permissions, parse_principal
@@ -49,33 +50,32 @@ def get_acl(context: click.Context, target: str) -> int:
 @click.argument("target", type=LFN)
 @click.argument("principal")
 @click.argument("permissions")
-@click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
+@sharing_options
 @common_options
 @click.pass_context
-def grant(context: click.Context, target: str, principal: str, permissions: str, shared: bool) -> int:
+def grant(context: click.Context, target: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
     """Allow a principal on a subtree."""
     changes = [grants.grant(parse_principal(principal), parse_permissions(permissions))]
-    return _change(context, target, changes, shared, "granted")
+    return _change(context, target, changes, shared, own, "granted")
 
 
 @acl.command(help="Take PERMISSIONS (default: all) from PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
 @click.argument("target", type=LFN)
 @click.argument("principal")
 @click.argument("permissions", default="prwlxgsd")
-@click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
+@sharing_options
 @common_options
 @click.pass_context
-def revoke(context: click.Context, target: str, principal: str, permissions: str, shared: bool) -> int:
+def revoke(context: click.Context, target: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
     """Take permissions from a principal on a subtree."""
     changes = [grants.revoke(parse_principal(principal), parse_permissions(permissions))]
-    return _change(context, target, changes, shared, "revoked")
+    return _change(context, target, changes, shared, own, "revoked")
 
 
 @acl.command("set")
 @click.argument("target", type=LFN)
 @click.argument("changes", nargs=-1, required=True, metavar="CHANGE...")
-@click.option("--shared", is_flag=True, help="Also change lists that guard objects outside TARGET.")
-@click.option("--own", is_flag=True, help="Give the directory TARGET itself a list of its own; what is in it stays as it is.")
+@sharing_options
 @click.option("--default", is_flag=True, help="Only for what is made in the directory TARGET from now on.")
 @common_options
 @click.pass_context
@@ -89,19 +89,14 @@ def set_acl(context: click.Context, target: str, changes: tuple[str, ...], share
     actions = {"+": grants.grant, "-": grants.revoke, "=": grants.replace}
     parsed = [parse_acl_change(change) for change in changes]
     messages = [actions[operator](principal, bits) for principal, operator, bits in parsed]
-    if not own and not default:
-        return _change(context, target, messages, shared, "changed")
+    if not default:
+        return _change(context, target, messages, shared, own, "changed")
     if shared:
-        raise click.UsageError("--shared does not go with --own or --default: their list is a new one")
+        raise click.UsageError("--shared does not go with --default: its list is a new one")
     run = session(context)
     with about(target):
-        outcome = run.client(context).grants.set_own(parse_name(target), messages, own=own, default=default)
-    if run.as_json:
-        print_json(outcome_facts(outcome))
-    elif outcome.acl:
-        print_line(f"{'' if own else 'default '}access list {outcome.acl_id}")
-        print_line("\n".join(entry_lines(outcome.acl)))
-    return _finish(AclReport((outcome,)), run.as_json, "")
+        report = run.client(context).grants.set_own(parse_name(target), messages, own=own, default=True)
+    return _show_own(run, report, "access list" if own else "default access list")
 
 
 @acl.command()
@@ -130,25 +125,30 @@ def who(context: click.Context, target: str, permissions: str) -> int:
 @click.command()
 @click.argument("owner")
 @click.argument("target", type=LFN)
-@click.option("--shared", is_flag=True, help="Also give away lists that guard objects outside TARGET.")
+@sharing_options
 @click.option("-R", "--recursive", is_flag=True, expose_value=False, hidden=True, help="Accepted and without effect: it always is.")
 @common_options
 @click.pass_context
-def chown(context: click.Context, owner: str, target: str, shared: bool) -> int:
+def chown(context: click.Context, owner: str, target: str, shared: bool, own: bool) -> int:
     """Make OWNER, a DN, the owner of the access lists of TARGET and everything below it, in every service.
 
-    Only their owner may. You keep what the lists' entries give you.
+    Only their owner may. You keep what the lists' entries give you, and p, d and g until OWNER takes them (mdm acl revoke): who can never
+    come here is refused, but whether there is an OWNER shows only when it comes.
     """
     principal = parse_principal(owner)
     if not principal.startswith("dn:"):
         raise click.UsageError(f"{owner}: an owner is a DN, such as dn:CN=alice,O=Lab")
-    return _change(context, target, [grants.give(principal)], shared, "given away")
+    changes = grants.give_away(principal, session(context).client(context).caller)
+    return _change(context, target, changes, shared, own, "given away")
 
 
-def _change(context: click.Context, target: str, changes: Sequence[acl_pb2.AclChange], shared: bool, done: str) -> int:
+def _change(context: click.Context, target: str, changes: Sequence[acl_pb2.AclChange], shared: bool, own: bool, done: str) -> int:
+    check_sharing(shared, own)
     run = session(context)
     with about(target):
-        report = run.client(context).grants.change(parse_name(target), changes, include_shared=shared)
+        if own:
+            return _show_own(run, run.client(context).grants.set_own(parse_name(target), changes), "access list")
+        report = run.client(context).grants.change(parse_name(target), changes, shared)
     if run.as_json:
         for outcome in report.outcomes:
             print_json(outcome_facts(outcome))
@@ -157,7 +157,17 @@ def _change(context: click.Context, target: str, changes: Sequence[acl_pb2.AclCh
             good = sum(outcome.error is None for outcome in outcomes)
             print_line(f"{service:<14} {done} on {good} of {len(outcomes)} access lists")
         if report.shared:
-            print_line(f"{len(report.shared)} access lists that also guard objects elsewhere were left as they are (--shared)")
+            print_line(f"{report.shared} access lists that also guard objects elsewhere were left as they are (--shared)")
+    return _finish(report, run.as_json, "run it again to complete it")
+
+
+def _show_own(run: Session, report: AclReport, what: str) -> int:
+    """Write a list that was made for an object alone; return the exit code."""
+    if run.as_json:
+        for outcome in report.outcomes:
+            print_json(outcome_facts(outcome))
+    else:
+        _print_lists(report, what)
     return _finish(report, run.as_json, "run it again to complete it")
 
 
@@ -183,7 +193,7 @@ def _by_service(report: AclReport) -> dict[str, list[AclOutcome]]:
     return services
 
 
-def _print_lists(report: AclReport) -> None:
+def _print_lists(report: AclReport, what: str = "access list") -> None:
     """Print each ACL once where the services agree, and otherwise as each holds it."""
     by_id: dict[str, list[AclOutcome]] = defaultdict(list)
     for outcome in report.outcomes:
@@ -194,7 +204,7 @@ def _print_lists(report: AclReport) -> None:
         for outcome in outcomes:
             if outcome.acl:
                 variants["\n".join(entry_lines(outcome.acl))].append(outcome.service)
-        print_line(f"access list {acl_id}")
+        print_line(f"{what} {acl_id}")
         for lines, services in variants.items():
             note = " DIFFERENT: grant or revoke again to align them" if len(variants) > 1 else ""
             print_line(f"  in {', '.join(services)}:{note}")

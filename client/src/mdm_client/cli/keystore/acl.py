@@ -1,26 +1,31 @@
 """Commands for who may use a key: key acl get, grant, revoke, set, assign, chown."""
 
-from uuid import UUID
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import click
-from mdm_wire.errors import Invalid
 
+from mdm_client import grants
 from mdm_client.cli.catalog.acl import entry_lines, outcome_facts
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keystore.key import report_deed
 from mdm_client.cli.keystore.key_name import find_key
 from mdm_client.cli.outcome import OK, SOME_FAILED, exit_code, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.sharing import check_sharing, sharing_options
 from mdm_client.cli.table import print_json, print_line
-from mdm_client.grants import GRANT, REVOKE, AclOutcome
-from mdm_client.keystore.manager import SET, KeyManager
+from mdm_client.grants import AclOutcome
 from mdm_client.names import parse_permissions, parse_principal
+
+if TYPE_CHECKING:
+    from mdm.acl.v1 import acl_pb2
+
+    from mdm_client.client import Client
 
 _ARGUMENTS_HELP = """
     ID is a key's GUID, or a file in the catalog. PRINCIPAL is dn:CN=…,O=… (or /O=…/CN=…), group:/vo/group or authenticated. PERMISSIONS are
     letters: r use the key, g see its attributes, l list it, d destroy it, p change the list, w register keys under the list; s and x
     mean nothing for keys. Images have lists in catalog and metadata too: mdm acl grant acts on all of them.
 """
-_shared = click.option("--shared", is_flag=True, help="Also if the list may guard other keys, such as those of a whole study.")
 
 
 @click.group("acl")
@@ -44,36 +49,36 @@ def get_acl(context: click.Context, identifier: str) -> int:
 @click.argument("identifier", metavar="ID")
 @click.argument("principal")
 @click.argument("permissions")
-@_shared
+@sharing_options
 @common_options
 @click.pass_context
-def grant(context: click.Context, identifier: str, principal: str, permissions: str, shared: bool) -> int:
+def grant(context: click.Context, identifier: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
     """Add permissions."""
-    return _change(context, GRANT, identifier, principal, parse_permissions(permissions), shared)
+    return _change(context, identifier, [grants.grant(parse_principal(principal), parse_permissions(permissions))], shared, own)
 
 
 @key_acl.command(help="Take PERMISSIONS (default: all) on a key from PRINCIPAL." + "\n\n" + _ARGUMENTS_HELP)
 @click.argument("identifier", metavar="ID")
 @click.argument("principal")
 @click.argument("permissions", default="prwlxgsd")
-@_shared
+@sharing_options
 @common_options
 @click.pass_context
-def revoke(context: click.Context, identifier: str, principal: str, permissions: str, shared: bool) -> int:
+def revoke(context: click.Context, identifier: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
     """Take permissions."""
-    return _change(context, REVOKE, identifier, principal, parse_permissions(permissions), shared)
+    return _change(context, identifier, [grants.revoke(parse_principal(principal), parse_permissions(permissions))], shared, own)
 
 
 @key_acl.command("set", help="Replace what PRINCIPAL may do with a key by PERMISSIONS." + "\n\n" + _ARGUMENTS_HELP)
 @click.argument("identifier", metavar="ID")
 @click.argument("principal")
 @click.argument("permissions")
-@_shared
+@sharing_options
 @common_options
 @click.pass_context
-def set_acl(context: click.Context, identifier: str, principal: str, permissions: str, shared: bool) -> int:
+def set_acl(context: click.Context, identifier: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
     """Replace one entry."""
-    return _change(context, SET, identifier, principal, parse_permissions(permissions), shared)
+    return _change(context, identifier, [grants.replace(parse_principal(principal), parse_permissions(permissions))], shared, own)
 
 
 @key_acl.command()
@@ -92,42 +97,38 @@ def assign(context: click.Context, identifier: str, acl_id: UUID) -> int:
 @key_acl.command()
 @click.argument("identifier", metavar="ID")
 @click.argument("owner", metavar="DN")
-@_shared
+@sharing_options
 @common_options
 @click.pass_context
-def chown(context: click.Context, identifier: str, owner: str, shared: bool) -> int:
-    """Give the access list of a key to another owner. Only its owner may, and then has only what the list grants.
+def chown(context: click.Context, identifier: str, owner: str, shared: bool, own: bool) -> int:
+    """Give the access list of a key to another owner. Only its owner may.
 
-    To keep a right, grant it to yourself before. A keystore that is away is named; run it again.
+    You keep what the list grants you, and p, d and g until the new owner takes them. A keystore that is away is named; run it again.
     """
     run = session(context)
     who = parse_principal(owner)
     client = run.client(context)
-    guid = find_key(client, identifier)
-    if not shared:
-        _check_own_list(client.keys, guid)
-    deed = client.keys.change_owner(guid, who)
+    guid = _target(client, identifier, shared, own)
+    deed = client.keys.change_owner(guid, who, shared=shared)
     return exit_code_of_items(1, report_deed(run, deed, "given away", "not found: given away before?"))
 
 
-def _change(context: click.Context, action: int, identifier: str, principal: str, bits: int, shared: bool) -> int:
+def _change(context: click.Context, identifier: str, changes: "list[acl_pb2.AclChange]", shared: bool, own: bool) -> int:
     run = session(context)
-    who = parse_principal(principal)
     client = run.client(context)
+    guid = _target(client, identifier, shared, own)
+    return _report(run, client.keys.change_acl(guid, changes, shared=shared), "run it again to complete it")
+
+
+def _target(client: "Client", identifier: str, shared: bool, own: bool) -> UUID:
+    """Return the key that is meant, with `own` after giving it a list of its own."""
+    check_sharing(shared, own)
     guid = find_key(client, identifier)
-    if not shared:
-        _check_own_list(client.keys, guid)
-    return _report(run, client.keys.change_acl(guid, action, who, bits), "run it again to complete it")
-
-
-def _check_own_list(keys: KeyManager, guid: UUID) -> None:
-    """Refuse to change a list that was not made for this key alone: nobody knows what else it guards."""
-    (status,) = keys.stat([guid])
-    if status.error:
-        raise status.error
-    foreign = {facts.acl_id for facts in status.known.values()} - {str(keys.own_acl_id([guid]))}
-    if foreign:
-        raise Invalid("ACL_SHARED", f"{guid}: the access list {min(foreign)} may guard other keys too: add --shared to change it")
+    if own:
+        for error in client.keys.give_own_acl(guid, uuid4()).values():
+            if error is not None:
+                raise error
+    return guid
 
 
 def _report(run: Session, outcomes: dict[str, AclOutcome], advice: str) -> int:

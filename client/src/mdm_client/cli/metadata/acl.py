@@ -1,17 +1,24 @@
 """Commands of metadata's access lists alone: meta acl. To share images everywhere at once: mdm acl."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import click
+from mdm.acl.v1 import acl_pb2
+from mdm.metadata.v1.metadata_pb2 import CollectionAcls
 from mdm_wire.errors import MdmError, NotFound
 from mdm_wire.permission import format_permissions
 
+from mdm_client import grants
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.keystore.key import entries_of
 from mdm_client.cli.metadata.entry import quoted_path, quoted_text
 from mdm_client.cli.outcome import exit_code_of_items, show_client_error
+from mdm_client.cli.sharing import check_sharing, sharing_options
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.grants import GRANT, REVOKE, AclOutcome
+from mdm_client.client import Client
+from mdm_client.grants import AclOutcome
 from mdm_client.names import parse_permissions, parse_principal
 
 
@@ -20,19 +27,20 @@ from mdm_client.names import parse_permissions, parse_principal
 def acl() -> None:
     """Access lists of collections, views and entries, in the metadata alone. To share images everywhere: mdm acl.
 
-    A list may guard many collections and entries: changing it changes them all.
+    A list may guard many collections and entries. It is changed for a collection with all that is in it and below it, or for the entries
+    named; where it guards anything else too, only with --shared.
     """
 
 
 @acl.command("create")
-@click.argument("grants", nargs=-1, metavar="[PRINCIPAL=PERMISSIONS]...")
+@click.argument("pairs", nargs=-1, metavar="[PRINCIPAL=PERMISSIONS]...")
 @common_options
 @click.pass_context
-def create(context: click.Context, grants: tuple[str, ...]) -> None:
+def create(context: click.Context, pairs: tuple[str, ...]) -> None:
     """Make an access list, such as group:/vo/physicians=rl, that you own, and print its id."""
     run = session(context)
-    pairs = tuple((text.rpartition("=")[0], text.rpartition("=")[2]) for text in grants)
-    acl_id = run.client(context).metadata_acls.create(entries_of(pairs))
+    entries = entries_of(tuple((text.rpartition("=")[0], text.rpartition("=")[2]) for text in pairs))
+    acl_id = run.client(context).metadata_acls.create(entries)
     print_json({"acl_id": acl_id}) if run.as_json else print_line(acl_id)
 
 
@@ -44,7 +52,7 @@ def create(context: click.Context, grants: tuple[str, ...]) -> None:
 def get(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
     """Show the access list of a collection, or of entries."""
     run = session(context)
-    outcomes = run.client(context).metadata_acls.get(_ids(context, run, path, keys, default=False))
+    outcomes = run.client(context).metadata_acls.get(_ids(run.client(context), _Target(path, keys)))
     for outcome in outcomes:
         _show(run, outcome)
     return _finish(run, outcomes)
@@ -56,11 +64,15 @@ def get(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
 @click.argument("permissions")
 @click.option("--entry", "keys", multiple=True, metavar="KEY", help="The list of this entry instead; may be repeated.")
 @click.option("--default", is_flag=True, help="The list that new entries and collections get instead.")
+@sharing_options
 @common_options
 @click.pass_context
-def grant(context: click.Context, path: str, principal: str, permissions: str, keys: tuple[str, ...], default: bool) -> int:
+def grant(
+    context: click.Context, path: str, principal: str, permissions: str, keys: tuple[str, ...], default: bool, shared: bool, own: bool
+) -> int:
     """Allow PRINCIPAL on what the access list of a collection or entry guards."""
-    return _change(context, GRANT, path, principal, permissions, keys, default)
+    change = grants.grant(parse_principal(principal), parse_permissions(permissions))
+    return _change(context, change, _Target(path, keys, default), shared, own)
 
 
 @acl.command("revoke")
@@ -69,11 +81,15 @@ def grant(context: click.Context, path: str, principal: str, permissions: str, k
 @click.argument("permissions", default="prwlxgsd")
 @click.option("--entry", "keys", multiple=True, metavar="KEY", help="The list of this entry instead; may be repeated.")
 @click.option("--default", is_flag=True, help="The list that new entries and collections get instead.")
+@sharing_options
 @common_options
 @click.pass_context
-def revoke(context: click.Context, path: str, principal: str, permissions: str, keys: tuple[str, ...], default: bool) -> int:
+def revoke(
+    context: click.Context, path: str, principal: str, permissions: str, keys: tuple[str, ...], default: bool, shared: bool, own: bool
+) -> int:
     """Take PERMISSIONS (default: all) from PRINCIPAL on what the access list guards."""
-    return _change(context, REVOKE, path, principal, permissions, keys, default)
+    change = grants.revoke(parse_principal(principal), parse_permissions(permissions))
+    return _change(context, change, _Target(path, keys, default), shared, own)
 
 
 @acl.command("set")
@@ -86,41 +102,65 @@ def revoke(context: click.Context, path: str, principal: str, permissions: str, 
 def set_acl(context: click.Context, path: str, acl_id: str, keys: tuple[str, ...], default: bool) -> int:
     """Guard a collection, or entries, by another access list."""
     run = session(context)
-    collections = run.client(context).collections
-    if not keys:
-        from mdm.metadata.v1.metadata_pb2 import CollectionAcls
-
-        collections.alter(path, acls=CollectionAcls(**{"default_acl_id" if default else "acl_id": acl_id}))
-        return 0
     failures: list[MdmError] = []
-    for key, error in zip(keys, collections.assign_acl(path, keys, acl_id), strict=True):
+    for key, error in _put(run.client(context), _Target(path, keys, default), acl_id).items():
         if error is not None:
             failures.append(error)
             show_client_error(error, run.as_json, key)
-    return exit_code_of_items(len(keys), failures)
+    return exit_code_of_items(max(1, len(keys)), failures)
 
 
-def _change(context: click.Context, action: int, path: str, principal: str, permissions: str, keys: Sequence[str], default: bool) -> int:
+@dataclass(frozen=True)
+class _Target:
+    """A collection, or the list of what is made in it (`default`), or entries of it."""
+
+    path: str
+    keys: Sequence[str] = ()
+    default: bool = False
+
+
+def _change(context: click.Context, change: acl_pb2.AclChange, target: _Target, shared: bool, own: bool) -> int:
+    check_sharing(shared, own)
     run = session(context)
-    who, bits = parse_principal(principal), parse_permissions(permissions)
-    acls = run.client(context).metadata_acls
-    outcomes = acls.change(_ids(context, run, path, keys, default=default), action, who, bits)
+    client = run.client(context)
+    if own:
+        _give_own(client, target)
+    scope = acl_pb2.AclScope(path=target.path, keys=target.keys)
+    outcomes = client.metadata_acls.modify(_ids(client, target), [change], shared=shared, scope=scope)
     if run.as_json:
         for outcome in outcomes:
             _show(run, outcome)
     return _finish(run, outcomes)
 
 
-def _ids(context: click.Context, run: Session, path: str, keys: Sequence[str], *, default: bool) -> list[str]:
-    client = run.client(context)
-    if not keys:
-        described = client.collections.describe(path)
-        return [described.default_acl_id if default else described.acl_id]
-    chosen = ", ".join(quoted_text(key) for key in keys)
-    sql = f"SELECT DISTINCT entry_acl FROM {quoted_path(path)} WHERE entry IN ({chosen})"  # noqa: S608 - parsed again there
+def _give_own(client: Client, target: _Target) -> None:
+    """Put each object under a new list of its own, of the caller's: a copy of its present one."""
+    for part in [replace(target, keys=[key]) for key in target.keys] or [target]:
+        [present] = _ids(client, part)
+        new_id = str(uuid4())
+        client.metadata_acls.copy(present, new_id, client.caller)
+        for error in _put(client, part, new_id).values():
+            if error is not None:
+                raise error
+
+
+def _put(client: Client, target: _Target, acl_id: str) -> dict[str, MdmError | None]:
+    """Guard a collection, or entries, by a list; return what is wrong with each entry. A collection's failure is raised."""
+    if target.keys:
+        return dict(zip(target.keys, client.collections.assign_acl(target.path, target.keys, acl_id), strict=True))
+    client.collections.alter(target.path, acls=CollectionAcls(**{"default_acl_id" if target.default else "acl_id": acl_id}))
+    return {}
+
+
+def _ids(client: Client, target: _Target) -> list[str]:
+    if not target.keys:
+        described = client.collections.describe(target.path)
+        return [described.default_acl_id if target.default else described.acl_id]
+    chosen = ", ".join(quoted_text(key) for key in target.keys)
+    sql = f"SELECT DISTINCT entry_acl FROM {quoted_path(target.path)} WHERE entry IN ({chosen})"  # noqa: S608 - parsed again there
     found = [str(row[0]) for row in client.metadata.query(sql)]
     if not found:
-        raise NotFound("ENTRY_NOT_FOUND", f"{path}: no such entry, or you may not read it")
+        raise NotFound("ENTRY_NOT_FOUND", f"{target.path}: no such entry, or you may not read it")
     return found
 
 

@@ -16,7 +16,9 @@ from psycopg_pool import ConnectionPool
 
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry
-from mdm_service.access.change import AclChange, Action, changed
+from mdm_service.access.change import AclChange, AclEdit, Action
+from mdm_service.access.use import AclScope, AclUse, AclUses
+from mdm_service.identity.authentication import Authenticator
 from mdm_service.identity.caller import Caller, current_caller
 from mdm_service.policy import DICOM_SRM, OPERATOR
 
@@ -36,16 +38,20 @@ class AclAudit(Protocol):
         """Record a deed; `outcome` is OK or the reason of a refusal. An error undoes the change."""
 
 
-def add_acl_service(server: grpc.Server, pool: ConnectionPool, audit: AclAudit | None = None) -> None:
-    """Register AclService on `server`, working on the ACL tables of `pool`."""
-    acl_pb2_grpc.add_AclServiceServicer_to_server(AclServicer(pool, audit), server)
+def add_acl_service(
+    server: grpc.Server, pool: ConnectionPool, uses: AclUses, authenticator: Authenticator, audit: AclAudit | None = None
+) -> None:
+    """Register AclService on `server`, working on the ACL tables of `pool`; `uses` counts what they guard there."""
+    acl_pb2_grpc.add_AclServiceServicer_to_server(AclServicer(pool, uses, authenticator, audit), server)
 
 
 class AclServicer(acl_pb2_grpc.AclServiceServicer):
     """Creates, shows and changes ACLs of one service."""
 
-    def __init__(self, pool: ConnectionPool, audit: AclAudit | None = None) -> None:
+    def __init__(self, pool: ConnectionPool, uses: AclUses, authenticator: Authenticator, audit: AclAudit | None = None) -> None:
         self._pool = pool
+        self._uses = uses
+        self._authenticator = authenticator
         self._audit = audit
 
     def CreateAcls(self, request: acl_pb2.CreateAclsRequest, context: grpc.ServicerContext) -> acl_pb2.CreateAclsResponse:
@@ -76,8 +82,10 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         _check_batch(request.ids)
         _check_entries(max(1, len(request.ids)) * len(request.changes))
         changes = [parse_change(change) for change in request.changes]
+        edit = AclEdit(changes, self._authenticator.check_owner, request.shared)
+        scope = AclScope(tuple(request.scope.keys), request.scope.path)
         return acl_pb2.ModifyAclsResponse(
-            results=[_result(lambda text: self._modify(caller, _uuid(text), changes), text) for text in request.ids]
+            results=[_result(lambda text: self._modify(caller, _uuid(text), edit, scope), text) for text in request.ids]
         )
 
     def _create(self, caller: Caller, message: acl_pb2.Acl) -> common_pb2.ItemStatus:
@@ -98,9 +106,9 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             return status.failed(error)
         return status.ok()
 
-    def _modify(self, caller: Caller, acl_id: UUID, changes: Sequence[AclChange]) -> Acl:
+    def _modify(self, caller: Caller, acl_id: UUID, edit: AclEdit, scope: AclScope) -> Acl:
         try:
-            return self._modified(caller, acl_id, changes)
+            return self._modified(caller, acl_id, edit, scope)
         except MdmError as error:
             self._refused(caller, "acl-modify", str(acl_id), error)
             raise
@@ -118,11 +126,13 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             with self._pool.connection() as connection:
                 self._audit.record(connection, caller, action, UUID(acl_id), error.reason)
 
-    def _modified(self, caller: Caller, acl_id: UUID, changes: Sequence[AclChange]) -> Acl:
+    def _modified(self, caller: Caller, acl_id: UUID, edit: AclEdit, scope: AclScope) -> Acl:
         with self._pool.connection() as connection:
             self._begin(connection)
+            # Locked, so that nothing can be put under the list between counting and changing.
             acl = acl_store.load(connection, [acl_id], lock=True).get(acl_id)
-            after = changed(acl, caller, changes)
+            use = self._uses.count(connection, acl_id, scope) if acl else AclUse()
+            after = edit.apply(acl, caller, use)
             if after is acl:
                 return after
             self._record(connection, caller, "acl-modify", acl_id)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from mdm_wire import dn
-from mdm_wire.errors import Unauthenticated
+from mdm_wire.errors import Invalid, Unauthenticated
 
 from mdm_service.identity.caller import Caller
 from mdm_service.identity.membership import Membership
@@ -49,6 +49,15 @@ class Authenticator:
         if self._trust.is_banned(name):
             raise Unauthenticated("SUBJECT_BANNED", "This subject is banned.")
         return self._caller(name)
+
+    def check_owner(self, subject: str) -> None:
+        """Check that a canonical subject could come here, before something is made its own.
+
+        Raises:
+            Invalid: ACL_OWNER_UNKNOWN: no authority may sign it, or it is banned.
+        """
+        if self._trust.is_banned(subject) or not self._trust.could_accept(subject):
+            raise Invalid("ACL_OWNER_UNKNOWN", "Nobody of this DN can come here: no trusted authority may sign it, or it is banned.")
 
     def members_of(self, group: str) -> frozenset[str]:
         """Return the canonical subjects of a group, banned ones too."""

@@ -162,6 +162,11 @@ class TrustStore:
         except (OSError, ValueError, MdmError):
             return True
 
+    def could_accept(self, subject: str) -> bool:
+        """Return whether any authority may sign `subject`; whether there is such a certificate is not known here."""
+        name = dn.parse(subject)
+        return any(authority.allows(name) for authority in self._authorities)
+
     def _accept(self, pem: bytes) -> AcceptedCertificate:
         try:
             certificate = x509.load_pem_x509_certificate(pem)

@@ -25,13 +25,19 @@ _sym_db = _symbol_database.Default()
 from mdm.common.v1 import common_pb2 as mdm_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mdm/acl/v1/acl.proto\x12\nmdm.acl.v1\x1a\x1amdm/common/v1/common.proto\"2\n\x08\x41\x63lEntry\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x01(\r\"T\n\x03\x41\x63l\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12%\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x14.mdm.acl.v1.AclEntry\x12\x0b\n\x03rev\x18\x04 \x01(\x03\"2\n\x11\x43reateAclsRequest\x12\x1d\n\x04\x61\x63ls\x18\x01 \x03(\x0b\x32\x0f.mdm.acl.v1.Acl\"A\n\x12\x43reateAclsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"\x1d\n\x0eGetAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"9\n\x0fGetAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult\"T\n\tAclResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x1c\n\x03\x61\x63l\x18\x02 \x01(\x0b\x32\x0f.mdm.acl.v1.Acl\"\xcb\x01\n\tAclChange\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.mdm.acl.v1.AclChange.Action\x12#\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x14.mdm.acl.v1.AclEntry\"k\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_GRANT\x10\x01\x12\x11\n\rACTION_REVOKE\x10\x02\x12\x0e\n\nACTION_SET\x10\x03\x12\x14\n\x10\x41\x43TION_SET_OWNER\x10\x04\"H\n\x11ModifyAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12&\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x15.mdm.acl.v1.AclChange\"<\n\x12ModifyAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult2\xea\x01\n\nAclService\x12K\n\nCreateAcls\x12\x1d.mdm.acl.v1.CreateAclsRequest\x1a\x1e.mdm.acl.v1.CreateAclsResponse\x12\x42\n\x07GetAcls\x12\x1a.mdm.acl.v1.GetAclsRequest\x1a\x1b.mdm.acl.v1.GetAclsResponse\x12K\n\nModifyAcls\x12\x1d.mdm.acl.v1.ModifyAclsRequest\x1a\x1e.mdm.acl.v1.ModifyAclsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mdm/acl/v1/acl.proto\x12\nmdm.acl.v1\x1a\x1amdm/common/v1/common.proto\"2\n\x08\x41\x63lEntry\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x01(\r\"T\n\x03\x41\x63l\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12%\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x14.mdm.acl.v1.AclEntry\x12\x0b\n\x03rev\x18\x04 \x01(\x03\"2\n\x11\x43reateAclsRequest\x12\x1d\n\x04\x61\x63ls\x18\x01 \x03(\x0b\x32\x0f.mdm.acl.v1.Acl\"A\n\x12\x43reateAclsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"\x1d\n\x0eGetAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"9\n\x0fGetAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult\"T\n\tAclResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x1c\n\x03\x61\x63l\x18\x02 \x01(\x0b\x32\x0f.mdm.acl.v1.Acl\"\xcb\x01\n\tAclChange\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.mdm.acl.v1.AclChange.Action\x12#\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x14.mdm.acl.v1.AclEntry\"k\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_GRANT\x10\x01\x12\x11\n\rACTION_REVOKE\x10\x02\x12\x0e\n\nACTION_SET\x10\x03\x12\x14\n\x10\x41\x43TION_SET_OWNER\x10\x04\"}\n\x11ModifyAclsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12&\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x15.mdm.acl.v1.AclChange\x12\x0e\n\x06shared\x18\x03 \x01(\x08\x12#\n\x05scope\x18\x04 \x01(\x0b\x32\x14.mdm.acl.v1.AclScope\"&\n\x08\x41\x63lScope\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"<\n\x12ModifyAclsResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.mdm.acl.v1.AclResult2\xf9\x01\n\nAclService\x12P\n\nCreateAcls\x12\x1d.mdm.acl.v1.CreateAclsRequest\x1a\x1e.mdm.acl.v1.CreateAclsResponse\"\x03\x90\x02\x02\x12G\n\x07GetAcls\x12\x1a.mdm.acl.v1.GetAclsRequest\x1a\x1b.mdm.acl.v1.GetAclsResponse\"\x03\x90\x02\x01\x12P\n\nModifyAcls\x12\x1d.mdm.acl.v1.ModifyAclsRequest\x1a\x1e.mdm.acl.v1.ModifyAclsResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mdm.acl.v1.acl_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ACLSERVICE'].methods_by_name['CreateAcls']._loaded_options = None
+  _globals['_ACLSERVICE'].methods_by_name['CreateAcls']._serialized_options = b'\220\002\002'
+  _globals['_ACLSERVICE'].methods_by_name['GetAcls']._loaded_options = None
+  _globals['_ACLSERVICE'].methods_by_name['GetAcls']._serialized_options = b'\220\002\001'
+  _globals['_ACLSERVICE'].methods_by_name['ModifyAcls']._loaded_options = None
+  _globals['_ACLSERVICE'].methods_by_name['ModifyAcls']._serialized_options = b'\220\002\002'
   _globals['_ACLENTRY']._serialized_start=64
   _globals['_ACLENTRY']._serialized_end=114
   _globals['_ACL']._serialized_start=116
@@ -51,9 +57,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACLCHANGE_ACTION']._serialized_start=594
   _globals['_ACLCHANGE_ACTION']._serialized_end=701
   _globals['_MODIFYACLSREQUEST']._serialized_start=703
-  _globals['_MODIFYACLSREQUEST']._serialized_end=775
-  _globals['_MODIFYACLSRESPONSE']._serialized_start=777
-  _globals['_MODIFYACLSRESPONSE']._serialized_end=837
-  _globals['_ACLSERVICE']._serialized_start=840
-  _globals['_ACLSERVICE']._serialized_end=1074
+  _globals['_MODIFYACLSREQUEST']._serialized_end=828
+  _globals['_ACLSCOPE']._serialized_start=830
+  _globals['_ACLSCOPE']._serialized_end=868
+  _globals['_MODIFYACLSRESPONSE']._serialized_start=870
+  _globals['_MODIFYACLSRESPONSE']._serialized_end=930
+  _globals['_ACLSERVICE']._serialized_start=933
+  _globals['_ACLSERVICE']._serialized_end=1182
 # @@protoc_insertion_point(module_scope)

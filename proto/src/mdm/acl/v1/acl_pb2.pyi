@@ -229,7 +229,10 @@ class AclChange(_message.Message):
         ACTION_SET: AclChange._Action.ValueType  # 3
         """Replaces the principal's entry; no permissions removes it."""
         ACTION_SET_OWNER: AclChange._Action.ValueType  # 4
-        """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may; the former one keeps what the entries grant."""
+        """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may, who keeps what the entries
+        grant, which must include `p` where the ACL guards anything (FAILED_PRECONDITION `ACL_CONTROL_LOST`). The new owner must be able
+        to come here: under a namespace of a trusted authority, and not banned (INVALID_ARGUMENT `ACL_OWNER_UNKNOWN`).
+        """
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
         """What a change does."""
@@ -243,7 +246,10 @@ class AclChange(_message.Message):
     ACTION_SET: AclChange.Action.ValueType  # 3
     """Replaces the principal's entry; no permissions removes it."""
     ACTION_SET_OWNER: AclChange.Action.ValueType  # 4
-    """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may; the former one keeps what the entries grant."""
+    """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may, who keeps what the entries
+    grant, which must include `p` where the ACL guards anything (FAILED_PRECONDITION `ACL_CONTROL_LOST`). The new owner must be able
+    to come here: under a namespace of a trusted authority, and not banned (INVALID_ARGUMENT `ACL_OWNER_UNKNOWN`).
+    """
 
     ACTION_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
@@ -275,6 +281,10 @@ class ModifyAclsRequest(_message.Message):
 
     IDS_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    shared: _builtins.bool
+    """Change the ACLs whatever else they guard."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000 ACL ids."""
@@ -283,19 +293,53 @@ class ModifyAclsRequest(_message.Message):
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AclChange]:
         """Applied in order to each ACL."""
 
+    @_builtins.property
+    def scope(self) -> Global___AclScope:
+        """What the changes are meant for; absent: one object, whichever."""
+
     def __init__(
         self,
         *,
         ids: _abc.Iterable[_builtins.str] | None = ...,
         changes: _abc.Iterable[Global___AclChange] | None = ...,
+        shared: _builtins.bool = ...,
+        scope: Global___AclScope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "ids", b"ids", "scope", b"scope", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModifyAclsRequest: _TypeAlias = ModifyAclsRequest  # noqa: Y015
+
+@_typing.final
+class AclScope(_message.Message):
+    """What changes of ACLs are meant for: one object or several. Catalog: not read, as ModifySubtreeAcls names its target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Metadata: path of a collection or view; without `keys` it stands for everything in it and below it too."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keystore: GUIDs of keys. Metadata: keys of entries of the collection `path`."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AclScope: _TypeAlias = AclScope  # noqa: Y015
 
 @_typing.final
 class ModifyAclsResponse(_message.Message):

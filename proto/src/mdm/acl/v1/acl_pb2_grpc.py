@@ -73,7 +73,8 @@ class AclServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModifyAcls(self, request, context):
-        """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless.
+        """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless. One that guards
+        more than `scope` names is left as it is (FAILED_PRECONDITION `ACL_SHARED`) unless the request says `shared`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class AclServiceStub:
     GetAcls: _grpc.UnaryUnaryMultiCallable[_acl_pb2.GetAclsRequest, _acl_pb2.GetAclsResponse]
     """Returns ACLs. Needs `g` or `p` on each; a forbidden ACL and an absent one look alike."""
     ModifyAcls: _grpc.UnaryUnaryMultiCallable[_acl_pb2.ModifyAclsRequest, _acl_pb2.ModifyAclsResponse]
-    """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless."""
+    """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless. One that guards
+    more than `scope` names is left as it is (FAILED_PRECONDITION `ACL_SHARED`) unless the request says `shared`.
+    """
 
 @_typing.type_check_only
 class AclServiceAsyncStub(AclServiceStub):
@@ -54,7 +56,9 @@ class AclServiceAsyncStub(AclServiceStub):
     GetAcls: _aio.UnaryUnaryMultiCallable[_acl_pb2.GetAclsRequest, _acl_pb2.GetAclsResponse]  # type: ignore[assignment]
     """Returns ACLs. Needs `g` or `p` on each; a forbidden ACL and an absent one look alike."""
     ModifyAcls: _aio.UnaryUnaryMultiCallable[_acl_pb2.ModifyAclsRequest, _acl_pb2.ModifyAclsResponse]  # type: ignore[assignment]
-    """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless."""
+    """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless. One that guards
+    more than `scope` names is left as it is (FAILED_PRECONDITION `ACL_SHARED`) unless the request says `shared`.
+    """
 
 class AclServiceServicer(metaclass=_abc_1.ABCMeta):
     """Access control lists of one server. Objects (files, directories, keys, entries) refer to an ACL by its id, so that one
@@ -83,6 +87,8 @@ class AclServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _acl_pb2.ModifyAclsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_acl_pb2.ModifyAclsResponse, _abc.Awaitable[_acl_pb2.ModifyAclsResponse]]:
-        """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless."""
+        """Applies the same changes to several ACLs, each atomically. Needs `p` on each. Repeating a change is harmless. One that guards
+        more than `scope` names is left as it is (FAILED_PRECONDITION `ACL_SHARED`) unless the request says `shared`.
+        """
 
 def add_AclServiceServicer_to_server(servicer: AclServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1437,7 +1437,7 @@ class SubtreeAcl(_message.Message):
     ACL_ID_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     DIRECTORIES_FIELD_NUMBER: _builtins.int
-    SHARED_OUTSIDE_FIELD_NUMBER: _builtins.int
+    OUTSIDE_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     acl_id: _builtins.str
     """Id of the ACL."""
@@ -1445,8 +1445,8 @@ class SubtreeAcl(_message.Message):
     """Files that refer to it."""
     directories: _builtins.int
     """Directories that refer to it."""
-    shared_outside: _builtins.bool
-    """Whether anything outside the subtree refers to it too: changing it would reach beyond."""
+    outside: _builtins.int
+    """How many entries outside the subtree refer to it too: changing it would reach them."""
     links: _builtins.int
     """Symbolic links that refer to it."""
     def __init__(
@@ -1455,12 +1455,12 @@ class SubtreeAcl(_message.Message):
         acl_id: _builtins.str = ...,
         files: _builtins.int = ...,
         directories: _builtins.int = ...,
-        shared_outside: _builtins.bool = ...,
+        outside: _builtins.int = ...,
         links: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "directories", b"directories", "files", b"files", "links", b"links", "shared_outside", b"shared_outside"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_id", b"acl_id", "directories", b"directories", "files", b"files", "links", b"links", "outside", b"outside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1474,8 +1474,8 @@ class ModifySubtreeAclsRequest(_message.Message):
 
     TARGET_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
-    INCLUDE_SHARED_FIELD_NUMBER: _builtins.int
-    include_shared: _builtins.bool
+    SHARED_FIELD_NUMBER: _builtins.int
+    shared: _builtins.bool
     """Also change ACLs that something outside of the subtree refers to."""
     @_builtins.property
     def target(self) -> Global___Target:
@@ -1490,11 +1490,11 @@ class ModifySubtreeAclsRequest(_message.Message):
         *,
         target: Global___Target | None = ...,
         changes: _abc.Iterable[_acl_pb2.AclChange] | None = ...,
-        include_shared: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "include_shared", b"include_shared", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "shared", b"shared", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mdm/srm/v1/transfer.proto\x12\nmdm.srm.v1\"+\n\x0bReadRequest\x12\x0c\n\x04turl\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\x1c\n\x0cReadResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32N\n\x0fTransferService\x12;\n\x04Read\x12\x17.mdm.srm.v1.ReadRequest\x1a\x18.mdm.srm.v1.ReadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mdm/srm/v1/transfer.proto\x12\nmdm.srm.v1\"+\n\x0bReadRequest\x12\x0c\n\x04turl\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\x1c\n\x0cReadResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32S\n\x0fTransferService\x12@\n\x04Read\x12\x17.mdm.srm.v1.ReadRequest\x1a\x18.mdm.srm.v1.ReadResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mdm.srm.v1.transfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TRANSFERSERVICE'].methods_by_name['Read']._loaded_options = None
+  _globals['_TRANSFERSERVICE'].methods_by_name['Read']._serialized_options = b'\220\002\001'
   _globals['_READREQUEST']._serialized_start=41
   _globals['_READREQUEST']._serialized_end=84
   _globals['_READRESPONSE']._serialized_start=86
   _globals['_READRESPONSE']._serialized_end=114
   _globals['_TRANSFERSERVICE']._serialized_start=116
-  _globals['_TRANSFERSERVICE']._serialized_end=194
+  _globals['_TRANSFERSERVICE']._serialized_end=199
 # @@protoc_insertion_point(module_scope)

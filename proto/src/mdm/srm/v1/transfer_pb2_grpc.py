@@ -47,7 +47,8 @@ class TransferServiceServicer:
     """
 
     def Read(self, request, context):
-        """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs.
+        """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
+        and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

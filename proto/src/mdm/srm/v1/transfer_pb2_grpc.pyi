@@ -34,7 +34,9 @@ class TransferServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TransferServiceAsyncStub: ...
     Read: _grpc.UnaryStreamMultiCallable[_transfer_pb2.ReadRequest, _transfer_pb2.ReadResponse]
-    """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs."""
+    """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
+    and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
+    """
 
 @_typing.type_check_only
 class TransferServiceAsyncStub(TransferServiceStub):
@@ -42,7 +44,9 @@ class TransferServiceAsyncStub(TransferServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Read: _aio.UnaryStreamMultiCallable[_transfer_pb2.ReadRequest, _transfer_pb2.ReadResponse]  # type: ignore[assignment]
-    """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs."""
+    """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
+    and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
+    """
 
 class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads staged files. What is read is ciphertext: Tink streaming AEAD, AES-256-GCM-HKDF, associated data = the 16 bytes of the GUID."""
@@ -53,6 +57,8 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transfer_pb2.ReadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_transfer_pb2.ReadResponse], _abc.AsyncIterator[_transfer_pb2.ReadResponse]]:
-        """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs."""
+        """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
+        and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
+        """
 
 def add_TransferServiceServicer_to_server(servicer: TransferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

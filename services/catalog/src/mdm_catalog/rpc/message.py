@@ -185,7 +185,7 @@ def show_usage(usage: model.Usage) -> catalog_pb2.Usage:
 def show_subtree_acl(acl: model.SubtreeAcl) -> catalog_pb2.SubtreeAcl:
     """Return an ACL of a subtree, with what refers to it."""
     return catalog_pb2.SubtreeAcl(
-        acl_id=str(acl.acl_id), files=acl.files, directories=acl.directories, links=acl.links, shared_outside=acl.shared_outside
+        acl_id=str(acl.acl_id), files=acl.files, directories=acl.directories, links=acl.links, outside=acl.outside
     )
 
 

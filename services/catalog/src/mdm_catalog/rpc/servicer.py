@@ -226,7 +226,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
             current_caller(),
             message.parse_target(request.target),
             [parse_change(change) for change in request.changes],
-            include_shared=request.include_shared,
+            shared=request.shared,
         )
         return catalog_pb2.ModifySubtreeAclsResponse(results=(message.show_subtree_result(*item) for item in results), hidden=hidden)
 

@@ -257,13 +257,13 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class SubtreeAcl:
-    """An ACL in a subtree, how many entries there refer to it, and whether one outside does."""
+    """An ACL in a subtree, how many entries there refer to it, and how many outside do."""
 
     acl_id: UUID
     files: int
     directories: int
     links: int
-    shared_outside: bool
+    outside: int
 
 
 class SubtreeDirectory(NamedTuple):

@@ -179,5 +179,8 @@ class People(Protocol):
     def caller_for(self, subject: str) -> Caller:
         """Return the caller a subject would be. Raises Invalid: not a DN; Unauthenticated: banned."""
 
+    def check_owner(self, subject: str) -> None:
+        """Check that a subject could come here. Raises Invalid: no authority may sign it, or it is banned."""
+
     def members_of(self, group: str) -> Collection[str]:
         """Return the subjects of a group."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
 from mdm_service.access.acl import Acl
-from mdm_service.access.change import AclChange
+from mdm_service.access.change import AclChange, AclEdit
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Forbidden, Invalid, MdmError, Unauthenticated
 from mdm_wire.path import Lfn
@@ -200,11 +200,12 @@ class CatalogService:
         return self._store.read(lambda reading: subtree.list_acls(reading, caller, target))
 
     def modify_subtree_acls(
-        self, caller: Caller, target: Target, changes: Sequence[AclChange], *, include_shared: bool
+        self, caller: Caller, target: Target, changes: Sequence[AclChange], *, shared: bool
     ) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
         """Change the ACLs of a subtree as one; see `subtree.modify_acls`. At most 100 changes."""
         check_batch(changes, MAX_ACL_CHANGES)
-        return self._store.write(lambda writing: subtree.modify_acls(writing, caller, target, changes, include_shared=include_shared))
+        edit = AclEdit(changes, self._people.check_owner, shared)
+        return self._store.write(lambda writing: subtree.modify_acls(writing, caller, target, edit))
 
     def report_access(self, caller: Caller, target: Target, needed: Permission) -> AccessReport:
         """Tell who holds `needed`; see `subtree.report_access`."""

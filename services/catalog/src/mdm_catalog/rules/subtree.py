@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from mdm_service.access.acl import Acl
-from mdm_service.access.change import AclChange, changed
+from mdm_service.access.change import AclEdit
+from mdm_service.access.use import AclUse
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
@@ -23,7 +24,8 @@ _OWNER = "owner"
 def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
     """Return the distinct ACLs of an entry and of what the caller may list below, and how much it was not shown.
 
-    Shown are ACLs with `g`; counted are the others, or the directories that the caller may not look into if these are more.
+    Shown are ACLs with `g` or `p`, as everywhere; counted are the others, or the directories that the caller may not look into if
+    these are more.
 
     Raises:
         NotFound, Forbidden: the caller may not see the entry.
@@ -35,29 +37,27 @@ def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[Su
         raise top
     found, closed = reading.subtree_acls(caller, top.id)
     rights.load(acl.acl_id for acl in found)
-    shown = [acl for acl in found if rights.under(acl.acl_id) & Permission.GET]
+    shown = [acl for acl in found if rights.under(acl.acl_id) & (Permission.GET | Permission.CHANGE_ACL)]
     return shown, max(len(found) - len(shown), closed)
 
 
-def modify_acls(
-    writing: Writing, caller: Caller, target: Target, changes: Sequence[AclChange], *, include_shared: bool
-) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
+def modify_acls(writing: Writing, caller: Caller, target: Target, edit: AclEdit) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
     """Apply changes to every ACL that `list_acls` shows and the caller may change; return each, or why it stays as it is.
 
     Raises:
-        NotFound, Forbidden: the caller may not see the entry. Invalid: a list would be too long, or an owner is no DN; nothing is done.
+        NotFound, Forbidden: the caller may not see the entry. Invalid: a list would be too long, or an owner is no DN or can never
+            come here; nothing is done.
     """
-    found, hidden = list_acls(writing, caller, target)
+    found, _ = list_acls(writing, caller, target)
     present = writing.lock_acls([item.acl_id for item in found])
+    # Counted again: something outside may have been put under a list before it was locked.
+    found, hidden = list_acls(writing, caller, target)
     results: list[tuple[SubtreeAcl, Acl | MdmError]] = []
     replaced: list[Acl] = []
-    for item in found:
-        if item.shared_outside and not include_shared:
-            results.append((item, _shared()))
-            continue
+    for item in (item for item in found if item.acl_id in present):
         try:
-            after = changed(present.get(item.acl_id), caller, changes)
-        except (NotFound, Forbidden) as error:
+            after = edit.apply(present[item.acl_id], caller, AclUse(item.files + item.directories + item.links, item.outside))
+        except (NotFound, Forbidden, FailedPrecondition) as error:
             results.append((item, error))
             continue
         if after is not present[item.acl_id]:
@@ -165,7 +165,3 @@ def _by(acl: Acl, subject: Caller, needed: Permission) -> set[str]:
     if acl.owner == subject.dn:
         return {_OWNER}
     return {entry.principal for entry in acl.entries if entry.principal in subject.principals and entry.permissions & needed}
-
-
-def _shared() -> MdmError:
-    return FailedPrecondition("ACL_SHARED", "This list guards something outside too and was left as it is.")

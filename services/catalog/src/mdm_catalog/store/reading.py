@@ -143,8 +143,8 @@ WITH RECURSIVE directory (id) AS (
     FROM below GROUP BY acl_id
 )
 SELECT i.acl_id, i.files::bigint, (i.directories + i.defaults)::bigint, i.links::bigint,
-       (SELECT sum(o.files + o.directories + o.links + o.defaults) FROM directory_content o WHERE o.acl_id = i.acl_id)
-           > i.files + i.directories + i.links + i.defaults,
+       greatest(0, (SELECT sum(o.files + o.directories + o.links + o.defaults) FROM directory_content o WHERE o.acl_id = i.acl_id)
+                   - i.files - i.directories - i.links - i.defaults)::bigint,
        ((SELECT coalesce(sum(directories), 0) FROM below) - (SELECT count(*) FROM directory))::bigint
 FROM inside i ORDER BY i.acl_id
 """

@@ -20,6 +20,7 @@ class SpoolSettings(Section):
     request_seconds: Seconds = 3600
     retention_seconds: Seconds = 3600
     stall_seconds: Seconds = 120
+    recheck_seconds: Seconds = 60
     retrievals: Annotated[int, Field(ge=1, le=64)] = 2
     processes: Annotated[int, Field(ge=0, le=256)] = 0
     bytes_in_flight: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024

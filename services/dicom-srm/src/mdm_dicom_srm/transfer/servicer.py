@@ -16,7 +16,8 @@ CHUNK_SIZE = 256 * 1024
 
 
 class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
-    """Reads from the spool. The pin is checked once, at the start; a file that is open can be read to its end."""
+    """Reads from the spool. The pin is checked once, at the start: a file that is open can be read to its end, as long as its reader
+    holds the right to it, which is checked again before each chunk; see `stage.rights`."""
 
     def __init__(self, service: StagingService) -> None:
         self._service = service
@@ -24,14 +25,17 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
     def Read(self, request: transfer_pb2.ReadRequest, context: grpc.ServicerContext) -> Iterator[transfer_pb2.ReadResponse]:
         """See the proto."""
         token, guid = parse_turl(self._service.authority, request.turl)
-        file, data = self._service.open(current_caller().dn, token, guid)
+        owner = current_caller().dn
+        file, data = self._service.open(owner, token, guid)
         with data:
             if not 0 <= request.offset <= file.size:
                 raise Invalid("BAD_OFFSET", f"The file has {file.size} bytes.", fields={"offset": "outside the file"})
+            check = self._service.reading(owner, token, guid)
             descriptor, position = data.fileno(), request.offset
             # Equal chunks near the best size: a small rest would cost a message of its own.
             rest = file.size - position
             size = -(-rest // max(1, round(rest / CHUNK_SIZE)))
             while context.is_active() and (chunk := os.pread(descriptor, size, position)):
                 position += len(chunk)
+                check()
                 yield transfer_pb2.ReadResponse(data=chunk)

@@ -13,6 +13,7 @@ from mdm_wire.errors import Exhausted, NotFound
 
 from mdm_dicom_srm.stage.rules.model import PENDING, Request, StagedFile, State, same_owner, token_digest
 from mdm_dicom_srm.stage.rules.port import Clock, Spool
+from mdm_dicom_srm.stage.rules.rights import Verdicts
 
 # Pins of one request that end within this time are ended together.
 _LOOK_SECONDS = 1.0
@@ -38,13 +39,14 @@ class View:
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """A request in memory with the log of positions that changed, which watchers follow, and when it is next looked at."""
+    """A request in memory with the log of positions that changed, which watchers follow, when it is next looked at, and rights."""
 
     request: Request
     changed: threading.Condition
     log: list[int] = field(default_factory=list)
     due: float = math.inf
     over_since: float = math.inf
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,10 @@ class RequestBook:
             if self._owned[owner] + files > self._limits.files_per_owner:
                 raise Exhausted("TOO_MANY_FILES", f"At most {self._limits.files_per_owner} files at a time; release some first.")
 
-    def add(self, request: Request) -> list[UUID]:
+    def add(self, request: Request, verdicts: Verdicts | None = None) -> list[UUID]:
         """Take a request, pin what the spool has, and return the files that are to be staged."""
         with self._lock:
-            live = Live(request, threading.Condition(self._lock))
+            live = Live(request, threading.Condition(self._lock), verdicts=verdicts or Verdicts())
             self._live[request.digest] = live
             self._owned[request.owner] += len(request.files)
             missing: list[UUID] = []
@@ -137,6 +139,11 @@ class RequestBook:
             if position is None or live.request.files[position].state is not State.FILE_PINNED:
                 raise NotFound("NOT_PINNED", "The file is not pinned by this request; ask for it again.")
             return live.request.files[position].copy()
+
+    def all_pinned(self, live: Live) -> list[UUID]:
+        """Return the files of a request that are pinned now."""
+        with self._lock:
+            return [file.guid for file in live.request.files if file.guid is not None and file.state is State.FILE_PINNED]
 
     def release(self, live: Live, guids: Iterable[UUID] | None) -> list[StagedFile]:
         """Release files of a request (None: all) and return them; queued ones are dropped, ended ones stay as they are."""

@@ -12,7 +12,8 @@ from mdm_wire.url import guid_of_surl
 from mdm_dicom_srm.stage.rules.book import Live, RequestBook, View
 from mdm_dicom_srm.stage.rules.journal import Journal
 from mdm_dicom_srm.stage.rules.model import MAX_FILES, Request, StagedFile, State, files_of_surls, new_token, refused_file, token_digest
-from mdm_dicom_srm.stage.rules.port import AccessChecker, Clock, RequestStore, Spool
+from mdm_dicom_srm.stage.rules.port import Clock, RequestStore, Spool
+from mdm_dicom_srm.stage.rules.rights import Rechecker, Verdicts
 
 # A watcher gets the first change at once and what follows gathered over this time: a message per file would cost more than
 # the file.
@@ -35,7 +36,7 @@ class StagingService:
     def __init__(
         self,
         authority: str,
-        access: AccessChecker,
+        rights: Rechecker,
         store: RequestStore,
         spool: Spool,
         book: RequestBook,
@@ -45,7 +46,7 @@ class StagingService:
         clock: Clock,
     ) -> None:
         self.authority = authority
-        self._access = access
+        self._rights = rights
         self._store = store
         self._spool = spool
         self._book = book
@@ -81,12 +82,13 @@ class StagingService:
         if pin_seconds < 0:
             raise Invalid("BAD_PIN_TIME", "The pin time cannot be negative.", fields={"pin_seconds": "negative"})
         self._book.check_room(owner, len(surls))
-        files = self._allowed(owner, files_of_surls(self.authority, surls))
+        verdicts = Verdicts()
+        files = self._allowed(owner, files_of_surls(self.authority, surls), verdicts)
         token = new_token()
         seconds = min(pin_seconds or self._policy.default_pin_seconds, self._policy.max_pin_seconds)
         request = Request(token_digest(token), owner, seconds, self._clock(), files)
         self._store.add(request)
-        self._submit(self._book.add(request))
+        self._submit(self._book.add(request, verdicts))
         return token, self._book.view(self._book.find(owner, token))
 
     def status(self, owner: str, token: str) -> View:
@@ -156,21 +158,31 @@ class StagingService:
 
         Raises:
             NotFound: no such request of this caller, or the file is not pinned by it.
-            Unavailable: the file vanished from the spool; ask for it again.
+            Forbidden: the caller may not read it any more.
+            Unavailable: the file vanished from the spool, ask for it again; or rights cannot be checked now.
         """
         file = self._book.pinned(self._book.find(owner, token), guid)
+        self.reading(owner, token, guid)()
         data = self._spool.open(guid)
         if data is None:
             raise Unavailable("STAGED_FILE_GONE", "The staged file is gone; release it and ask for it again.")
         return file, data
 
+    def reading(self, owner: str, token: str, guid: UUID) -> Callable[[], None]:
+        """Return a check to make before each part of a file is sent; see `Rechecker.confirm`.
+
+        Raises:
+            NotFound: no such request of this caller.
+        """
+        live = self._book.find(owner, token)
+        return lambda: self._rights.confirm(owner, guid, live.verdicts, lambda: self._book.all_pinned(live))
+
     def forget(self, guids: Iterable[UUID]) -> None:
         """Remove files from the spool at once, pinned or not: their registration was removed."""
         self._spool.forget(guids)
 
-    def _allowed(self, owner: str, files: list[StagedFile]) -> list[StagedFile]:
-        asked = [file.guid for file in files if file.guid is not None]
-        readable = self._access.readable(owner, asked) if asked else set()
+    def _allowed(self, owner: str, files: list[StagedFile], verdicts: Verdicts) -> list[StagedFile]:
+        readable = self._rights.ask(owner, [file.guid for file in files if file.guid is not None], verdicts)
         return [file if file.guid is None or file.guid in readable else refused_file(file.surl) for file in files]
 
     def _release_surls(self, owner: str, live: Live | None, surls: Sequence[str]) -> list[StagedFile]:
