@@ -14,7 +14,7 @@ from mdm_service.main import Runtime, run
 
 from mdm_dicom_srm import toolkit
 from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
-from mdm_dicom_srm.deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.deid import Profile, ProfileError
 from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.profile import SHIPPED
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
@@ -22,11 +22,14 @@ from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.pacs.fallback import open_pacs
+from mdm_dicom_srm.pacs.port import Pacs
 from mdm_dicom_srm.register import attribute
 from mdm_dicom_srm.register.description import Describer
+from mdm_dicom_srm.register.judge import PooledJudge, Rejudge
 from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.register.names import Names
 from mdm_dicom_srm.register.pipeline import Grid, Pipeline
+from mdm_dicom_srm.register.port import Judge
 from mdm_dicom_srm.register.scp import StorageScp
 from mdm_dicom_srm.register.service import RegistrationService
 from mdm_dicom_srm.register.servicer import FULL_NAME, RegistrationServicer
@@ -58,24 +61,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
     except ClientError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
-    describer = Describer(
-        names, Deidentifier(profile, Pseudonymiser(secret), pixels), attribute.load(settings.registration.attributes_file)
-    )
-    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
-    acls = SiteAcls(names, _acl_entries(settings.acl))
-    pipeline = Pipeline(store, describer, acls, names, grid, settings.registration.max_attempts)
-    workers = Workers(
-        store,
-        pipeline,
-        count=settings.registration.workers,
-        batch=settings.registration.batch,
-        lease_seconds=settings.registration.lease_seconds,
-    )
-    registration = RegistrationService(store, names, pacs, workers.wake)
-    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
-    runtime.add_service(FULL_NAME)
-    runtime.on_stop(watch_registrations(lambda: store.summary([])))
-
+    rules = generation(profile, secret, pixels, settings.deid.self_check)
     stage = build_stage(
         settings.spool,
         site=settings.site,
@@ -83,20 +69,44 @@ def build(settings: Settings, runtime: Runtime) -> None:
         pool=runtime.database,
         pacs=pacs,
         locators_of=store.locators_of,
+        hold_back=store.hold_back,
         keys=keystores,
         access=CatalogAccess(catalog),
         make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check),
-        generation=generation(profile, secret, pixels),
+        generation=rules,
         threads=settings.threads,
     )
     stage.add_to(runtime.server)
     for full_name in STAGE_SERVICES:
         runtime.add_service(full_name)
 
+    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
+    judge = PooledJudge(stage.sealer.judge, rules)
+    workers, registration = _registration(settings, names, store, pacs, judge, grid)
+    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
+    runtime.add_service(FULL_NAME)
+    runtime.on_stop(watch_registrations(lambda: store.summary([])))
+
     scp = StorageScp(registration, settings.scp.host, settings.scp.port, settings.scp.ae_title, settings.scp.allowed_calling_ae_titles)
     for begin, end in ((stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
         runtime.on_stop(end)
         begin()
+
+
+def _registration(
+    settings: Settings, names: Names, store: RegistrationStore, pacs: Pacs, judge: Judge, grid: Grid
+) -> tuple[Workers, RegistrationService]:
+    describer = Describer(names, attribute.load(settings.registration.attributes_file))
+    acls = SiteAcls(names, _acl_entries(settings.acl))
+    pipeline = Pipeline(store, Rejudge(judge, pacs), describer, acls, names, grid, settings.registration.max_attempts)
+    workers = Workers(
+        store,
+        pipeline,
+        count=settings.registration.workers,
+        batch=settings.registration.batch,
+        lease_seconds=settings.registration.lease_seconds,
+    )
+    return workers, RegistrationService(store, names, pacs, judge, workers.wake)
 
 
 def _keystores(grid: GridSettings, tls: TlsFiles) -> KeystoreClient:

@@ -11,13 +11,13 @@ import grpc
 from mdm.srm.v1 import srm_pb2_grpc, transfer_pb2_grpc
 from psycopg_pool import ConnectionPool
 
+from mdm_dicom_srm.judgement import MakeDeidentifier
 from mdm_dicom_srm.pacs.port import Pacs
 from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.book import Limits, RequestBook
-from mdm_dicom_srm.stage.engine import EngineLimits, LocatorsOf, StagingEngine
+from mdm_dicom_srm.stage.engine import EngineLimits, HoldBack, LocatorsOf, StagingEngine
 from mdm_dicom_srm.stage.journal import Journal
 from mdm_dicom_srm.stage.port import AccessChecker, KeySource, Sealer
-from mdm_dicom_srm.stage.seal import MakeDeidentifier
 from mdm_dicom_srm.stage.sealer import ProcessSealer, ThreadSealer
 from mdm_dicom_srm.stage.service import Policy, StagingService
 from mdm_dicom_srm.stage.servicer import SrmServicer
@@ -42,6 +42,7 @@ class Stage:
     srm: SrmServicer
     transfer: TransferServicer
     spool: LocalSpool
+    sealer: Sealer
     _engine: StagingEngine
     _journal: Journal
     _book: RequestBook
@@ -84,6 +85,7 @@ def build_stage(
     pool: ConnectionPool[Any],
     pacs: Pacs,
     locators_of: LocatorsOf,
+    hold_back: HoldBack,
     keys: KeySource,
     access: AccessChecker,
     make_deidentifier: MakeDeidentifier,
@@ -112,7 +114,7 @@ def build_stage(
     else:
         sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS)
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
-    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits)
+    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits, hold_back)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))
     service = StagingService(authority, access, store, spool, book, journal, engine.submit, policy, clock)
-    return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, engine, journal, book, threading.Event())
+    return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, sealer, engine, journal, book, threading.Event())
