@@ -13,6 +13,7 @@ from mdm_service.errors import ConfigurationError
 from mdm_service.main import Runtime, run
 
 from mdm_dicom_srm import toolkit
+from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
 from mdm_dicom_srm.deid import Profile, ProfileError
 from mdm_dicom_srm.deid.pixelrule import PixelRules
@@ -87,6 +88,8 @@ def build(settings: Settings, runtime: Runtime) -> None:
     runtime.add_service(FULL_NAME)
     runtime.on_stop(watch_registrations(lambda: store.summary([])))
 
+    runtime.watch("pacs", pacs.ping)
+
     scp = StorageScp(registration, settings.scp.host, settings.scp.port, settings.scp.ae_title, settings.scp.allowed_calling_ae_titles)
     for begin, end in ((stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
         runtime.on_stop(end)
@@ -149,7 +152,7 @@ def _pixel_rules(name: str) -> PixelRules:
 
 def main() -> None:
     """Run the command line."""
-    run("dicom-srm", Settings, build, MIGRATIONS)
+    run("dicom-srm", Settings, build, MIGRATIONS, targets)
 
 
 if __name__ == "__main__":
