@@ -33,7 +33,7 @@ def targets(settings: Settings, seconds: float) -> list[Target]:
         *(_grid(f"catalog {address}", grid, address, partial(_catalog, seconds)) for address in grid.catalog),
         *(_grid(f"metadata {address}", grid, address, partial(_metadata, f"/{settings.vo}", seconds)) for address in grid.metadata),
         *(
-            _grid(f"{keystore.name} {address}", grid, address, partial(_keystore, keystore, seconds))
+            _grid(f"keystore {keystore.name} {address}", grid, address, partial(_keystore, keystore, seconds))
             for keystore in grid.keystores
             for address in keystore.addresses
         ),
