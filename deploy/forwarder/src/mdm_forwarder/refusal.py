@@ -9,7 +9,7 @@ from mdm_forwarder.delivery import DeliveryQueue
 
 
 def main() -> None:
-    """List refusals, one a line: when, reason, the PACS's name of the instance. Exit with 1 if there are any."""
+    """List refusals, one a line: when, reason, the PACS's name of the instance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queue", type=Path, required=True, help="the forwarder's queue file")
     parser.add_argument("--retry", action="store_true", help="send everything listed once more, after dicom-srm was mended")
@@ -27,8 +27,6 @@ def main() -> None:
     for refusal in refusals:
         moment = datetime.fromtimestamp(refusal.since, UTC)
         print(f"{moment:%Y-%m-%dT%H:%M:%SZ}  {refusal.reason:<16}  {refusal.name}")
-    if refusals:
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ _NOBODY = "CN=nobody"
 def targets(settings: Settings, seconds: float) -> list[Target]:
     """Return the PACS by each adapter and operation, and each address of catalog, metadata and keystores."""
     toolkit.silence()
-    grid = settings.grid
+    return [*_pacs(settings.pacs, seconds), *_grid_targets(settings.grid, settings.vo, seconds)]
+
+
+def _grid_targets(grid: GridSettings, vo: str, seconds: float) -> list[Target]:
     return [
-        *_pacs(settings.pacs, seconds),
         *(_grid(f"catalog {address}", grid, address, partial(_catalog, seconds)) for address in grid.catalog),
-        *(_grid(f"metadata {address}", grid, address, partial(_metadata, f"/{settings.vo}", seconds)) for address in grid.metadata),
+        *(_grid(f"metadata {address}", grid, address, partial(_metadata, f"/{vo}", seconds)) for address in grid.metadata),
         *(
             _grid(f"keystore {keystore.name} {address}", grid, address, partial(_keystore, keystore, seconds))
             for keystore in grid.keystores
