@@ -43,8 +43,6 @@ def test_a_pacs_that_is_away_half_says_which_half(orthanc: RunningPacs) -> None:
         "pacs C-ECHO": "ok",
         "pacs C-FIND": "ok",
     }
-        ("pacs C-ECHO", "pacs C-FIND"), "ok"
-    )
 
 
 class Catalog(catalog_pb2_grpc.CatalogServiceServicer):

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from mdm_dicom_srm.register import listener
 from mdm_dicom_srm.register.scp import StorageScp, is_storage_class
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE

@@ -9,7 +9,8 @@ import pynetdicom
 import pynetdicom._config
 from mdm_service.errors import ConfigurationError, Invalid
 from pydicom import Dataset
-from pydicom.uid import UID, UID_dictionary
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
 from pynetdicom import AE
 
 from mdm_dicom_srm.pacs.part10 import Header, header_of, unread_header

@@ -149,7 +149,7 @@ class RegistrationStore:
                 """,
                 (str(State(outcome.value)), reason, guid),
             )
-        return done.rowcount > 0
+        return bool(done.rowcount > 0)
 
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None:
         """Try registrations again later, with pauses that double up to five minutes; the last attempt makes them FAILED."""

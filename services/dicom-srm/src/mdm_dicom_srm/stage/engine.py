@@ -32,7 +32,7 @@ _KEY_BATCH = 200
 
 LocatorsOf = Callable[[Sequence[UUID]], Mapping[UUID, InstanceLocator]]
 #: Takes a file that de-identification does not release out of what can be fetched, with outcome and reason.
-HoldBack = Callable[[UUID, Outcome, str], None]
+HoldBack = Callable[[UUID, Outcome, str], object]
 
 
 @dataclass(slots=True, eq=False)
