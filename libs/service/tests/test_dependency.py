@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from mdm_service import probe
-from mdm_service.dependency import DependencyWatch
-from mdm_service.errors import Unavailable
-from mdm_service.testing import serve_in_process
+from mdm_service.server import probe
+from mdm_service.server.dependency import DependencyWatch
+from mdm_testing.server import serve_in_process
+from mdm_wire.errors import Unavailable
 from prometheus_client import REGISTRY
 
 

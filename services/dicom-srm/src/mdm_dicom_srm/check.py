@@ -8,12 +8,13 @@ import grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_service.acl import Permission
-from mdm_service.errors import Invalid
-from mdm_service.target import Target
+from mdm_service.process.target import Target
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import Invalid
+from mdm_wire.permission import Permission
+from mdm_wire.tls import TlsFiles
 
-from mdm_dicom_srm import toolkit
+from mdm_dicom_srm import dicom_log
 from mdm_dicom_srm.config import GridSettings, KeystoreSettings, PacsSettings, Settings
 from mdm_dicom_srm.grid.error import calling
 from mdm_dicom_srm.pacs.fallback import open_adapter
@@ -26,7 +27,7 @@ _NOBODY = "CN=nobody"
 
 def targets(settings: Settings, seconds: float) -> list[Target]:
     """Return the PACS by each adapter and operation, and each address of catalog, metadata and keystores."""
-    toolkit.silence()
+    dicom_log.silence()
     return [*_pacs(settings.pacs, seconds), *_grid_targets(settings.grid, settings.vo, seconds)]
 
 

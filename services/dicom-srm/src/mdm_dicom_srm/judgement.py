@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from mdm_service.errors import Invalid
+from mdm_deid.outcome import Outcome, Result
+from mdm_wire.errors import Invalid
 
-from mdm_dicom_srm.deid.outcome import Outcome, Result
 from mdm_dicom_srm.pacs.part10 import header_of
 
 

@@ -7,8 +7,8 @@ from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm_dicom_srm import check
 from mdm_dicom_srm.config import GridSettings, PacsSettings
 from mdm_service.policy import DICOM_SRM
-from mdm_service.target import Answer, Target, try_all
-from mdm_service.testing import serve_in_process
+from mdm_service.process.target import Answer, Target, try_all
+from mdm_testing.server import serve_in_process
 
 from .conftest import RunningPacs, free_port
 

@@ -10,15 +10,15 @@ from uuid import uuid4
 import pydicom
 import pydicom.data
 import pytest
-from mdm_dicom_srm.deid import Outcome, Profile, Pseudonymiser
-from mdm_dicom_srm.deid.pixelrule import PixelRules
-from mdm_dicom_srm.deid.rle import encode_frame
-from mdm_dicom_srm.deid.worker import FileWorker, Order, Task
+from mdm_deid import Outcome, Profile, Pseudonymiser
+from mdm_deid.cli.worker import FileWorker, Order, Task
+from mdm_deid.pixels.rle import encode_frame
+from mdm_deid.pixels.rule import PixelRules
 from mdm_dicom_srm.deidentification import make_deidentifier
 from mdm_dicom_srm.pacs.part10 import header_of
-from mdm_dicom_srm.register.model import State
-from mdm_dicom_srm.stage.seal import seal
-from mdm_service.errors import Invalid
+from mdm_dicom_srm.register.rules.model import State
+from mdm_dicom_srm.stage.sealing.seal import seal
+from mdm_wire.errors import Invalid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, RLELossless

@@ -12,8 +12,8 @@ from typing import Any
 
 import pydicom
 import pytest
-from mdm_dicom_srm.register import listener
-from mdm_dicom_srm.register.scp import StorageScp, is_storage_class
+from mdm_dicom_srm.register.rpc import listener
+from mdm_dicom_srm.register.rpc.storage_scp import StorageScp, is_storage_class
 from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE

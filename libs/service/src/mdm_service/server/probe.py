@@ -1,0 +1,65 @@
+"""Asking a service how it is, over mutual TLS: `python -m mdm_service.server.probe --config FILE` asks the one of that configuration.
+
+A program of its own and not a command of each service: containers run it every few seconds, so it imports little.
+"""
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+_ANY_HOST = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
+_METHOD = "/grpc.health.v1.Health/Check"
+
+
+SERVING = "SERVING"
+
+
+def is_serving(address: str, certificate: Path, key: Path, ca: Path, timeout: float = 2.0, service: str = "") -> bool:
+    """Return whether the service at `host:port` says that it serves; False also where nobody answers in `timeout` seconds.
+
+    `service` is one of its services by full name, or one of its dependencies, such as `pacs`; by default all of it.
+    """
+    try:
+        return ask(address, certificate, key, ca, timeout, service) == SERVING
+    except grpc.RpcError:
+        return False
+
+
+def ask(address: str, certificate: Path, key: Path, ca: Path, timeout: float, service: str = "") -> str:
+    """Return the health that the service at `host:port` reports: SERVING, NOT_SERVING, …
+
+    Raises:
+        grpc.RpcError: nobody answers in `timeout` seconds, one side does not trust the other, or there is no such `service`.
+    """
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), certificate.read_bytes())
+    with grpc.secure_channel(address, credentials, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        check = channel.unary_unary(
+            _METHOD,
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        answer = check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def main() -> None:
+    """Exit with 0 if the service of a configuration serves, or with `--service` a part or dependency of it; with 1 if not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the service's configuration file")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait (default: 5)")
+    parser.add_argument("--service", default="", help="a service by full name, or a dependency such as pacs (default: all of it)")
+    arguments = parser.parse_args()
+    document = tomllib.loads(arguments.config.read_text())
+    listen, tls = document["listen"], document["tls"]
+    host = "127.0.0.1" if listen.get("host", "127.0.0.1") in _ANY_HOST else listen["host"]
+    certificate, key, ca = (arguments.config.parent / tls[name] for name in ("certificate", "key", "ca"))
+    if not is_serving(f"{host}:{listen['port']}", certificate, key, ca, arguments.timeout, arguments.service):
+        sys.exit(f"{arguments.service or 'the service'}: not serving")
+
+
+if __name__ == "__main__":
+    main()
