@@ -81,7 +81,8 @@ def test_a_user_is_added_banned_and_revoked(stack: ComposeStack, mdm: Mdm, regis
 
 def test_the_hospitals_own_pacs_forwards_through_the_relay(stack: ComposeStack, mdm: Mdm, tmp_path):
     """The test plays the PACS that forwards; dicom-srm finds the image in its PACS, where it was stored unnoticed."""
-    execute("connect-pacs", SITE=stack.site)
+    answers = execute("connect-pacs", SITE=stack.site).splitlines()
+    assert len([line for line in answers if "  ok  " in line]) >= 8 and not [line for line in answers if "FAILED" in line]
     everybody_is_healthy(stack)
     stack.stop("pacs-forwarder")
     image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
@@ -199,6 +200,11 @@ def test_a_service_gets_more_workers(stack: ComposeStack, mdm: Mdm, registered: 
         file.write_bytes(saved)
         stack.docker("restart", stack.container("catalog"))
         stack.start("catalog")
+
+
+def test_what_dicom_srm_refuses_is_in_the_forwarders_list(stack: ComposeStack):
+    everybody_is_healthy(stack)
+    assert "Traceback" not in execute("refused", SITE=stack.site)
 
 
 def test_no_procedure_is_left_out():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from mdm_forwarder.delivery import DeliveryQueue, Refusal
 from mdm_local import credential, health, port, process
 from mdm_local.component import FORWARDER, LISTENERS, PACS, PACS_HTTP, SCP
 from mdm_local.launch import Launcher
@@ -28,11 +29,14 @@ class Site:
     pacs: Pacs
     scp_port: int
     received: list[str] = field(default_factory=list)
-    refuse: bool = False
+    asked: int = 0
+    queue: Path = Path()
+    status: int = 0
 
     def on_store(self, event: evt.Event) -> int:
-        if self.refuse:
-            return 0xA700
+        self.asked += 1
+        if self.status:
+            return self.status
         self.received.append(str(event.request.AffectedSOPInstanceUID))
         return 0x0000
 
@@ -63,7 +67,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     running = [process.spawn(launcher.command(name), layout.log(name), launcher.environment()) for name in names]
     try:
         _until(lambda: health.of_pacs(pacs) == health.SERVING)
-        yield Site(pacs, ports[SCP])
+        yield Site(pacs, ports[SCP], queue=layout.pacs / "forward.sqlite")
     finally:
         process.end(running, 10)
 
@@ -82,13 +86,39 @@ def test_images_stored_while_dicom_srm_is_down_or_refuses_are_forwarded_later(si
     images = [dcmread(get_testdata_file(name)) for name in ("CT_small.dcm", "MR_small_jpeg_ls_lossless.dcm", "examples_ybr_color.dcm")]
     _store(site, images)
     time.sleep(1)
-    site.refuse = True
+    site.status = 0xA700
     stop = site.listen()
     try:
         time.sleep(2)
         assert site.received == []
-        site.refuse = False
+        site.status = 0
         _until(lambda: set(site.received) == {image.SOPInstanceUID for image in images}, seconds=20)
+    finally:
+        stop()
+
+
+def test_what_is_refused_for_good_is_listed_and_not_sent_for_ever(site: Site) -> None:
+    site.status = 0xC000
+    stop = site.listen()
+    try:
+        _store(site, [dcmread(get_testdata_file("CT_small.dcm"))])
+        _until(lambda: bool(_refusals(site)))
+        assert [refusal.reason for refusal in _refusals(site)] == ["DIMSE_0xC000"]
+        asked = site.asked
+        time.sleep(3)
+        assert site.asked == asked
+    finally:
+        stop()
+
+
+def test_a_private_class_that_nobody_negotiates_is_listed(site: Site) -> None:
+    image = dcmread(get_testdata_file("CT_small.dcm"))
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.9.1"
+    stop = site.listen()
+    try:
+        _store(site, [image])
+        _until(lambda: bool(_refusals(site)))
+        assert [refusal.reason for refusal in _refusals(site)] == ["NOT_NEGOTIATED"]
     finally:
         stop()
 
@@ -125,6 +155,16 @@ def test_a_calling_ae_title_that_is_not_listed_is_refused(site: Site) -> None:
     if not refused:
         association.abort()
     assert refused
+
+
+def _refusals(site: Site) -> list[Refusal]:
+    if not site.queue.is_file():
+        return []
+    queue = DeliveryQueue(site.queue)
+    try:
+        return queue.refusals()
+    finally:
+        queue.close()
 
 
 def _store(site: Site, images: list[Dataset]) -> None:

@@ -23,21 +23,22 @@ def test_a_worker_makes_the_de_identifier_from_what_it_is_sent(check: bool) -> N
     assert (result.outcome, result.checked) == (Outcome.RELEASED, check)
 
 
-def test_the_spool_is_emptied_when_profile_pixel_rules_or_secret_change() -> None:
+def test_the_spool_is_emptied_when_profile_pixel_rules_check_or_secret_change() -> None:
     basic, research = Profile.shipped("basic"), Profile.shipped("research")
     none, shipped = PixelRules(), PixelRules.load("shipped")
     made = [
-        generation(basic, SECRET, none),
-        generation(research, SECRET, none),
-        generation(basic, SECRET, shipped),
-        generation(basic, SECRET[::-1], none),
+        generation(basic, SECRET, none, check=True),
+        generation(research, SECRET, none, check=True),
+        generation(basic, SECRET, shipped, check=True),
+        generation(basic, SECRET[::-1], none, check=True),
+        generation(basic, SECRET, none, check=False),
     ]
-    assert len(set(made)) == 4
-    assert generation(basic, SECRET, PixelRules.load("shipped")) == made[2]
+    assert len(set(made)) == 5
+    assert generation(basic, SECRET, PixelRules.load("shipped"), check=True) == made[2]
 
 
 def test_the_revision_is_of_the_packages_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = generation(Profile.shipped("basic"), SECRET, PixelRules())
+    before = generation(Profile.shipped("basic"), SECRET, PixelRules(), check=True)
     assert re.fullmatch("[0-9a-f]{16}", revision())
     monkeypatch.setattr("mdm_dicom_srm.deidentification.revision", lambda: "another")
-    assert generation(Profile.shipped("basic"), SECRET, PixelRules()) != before
+    assert generation(Profile.shipped("basic"), SECRET, PixelRules(), check=True) != before

@@ -1,14 +1,18 @@
 """Orthanc's REST interface as far as forwarding needs it."""
 
+import re
 from collections.abc import Sequence
 
 import httpx
 
-from mdm_forwarder.delivery import TargetDown
+from mdm_forwarder.delivery import NOT_NEGOTIATED, Sent, TargetDown, final_reason
 
 #: Name of dicom-srm's Storage SCP among Orthanc's modalities, and of the account that Orthanc knows.
 TARGET = "mdm"
 HTTP_USER = "mdm"
+# How Orthanc (1.10, 1.12) words the details of a C-STORE that failed.
+_STATUS = re.compile(r"DIMSE status 0x([0-9A-Fa-f]{4})")
+_NO_CONTEXT = "No valid presentation context was negotiated"
 
 
 class OrthancSource:
@@ -25,21 +29,40 @@ class OrthancSource:
         stored = [change["ID"] for change in answer["Changes"] if change["ChangeType"] == "NewInstance"]
         return stored, int(answer["Last"])
 
-    def send(self, instances: Sequence[str]) -> set[str]:
-        """Have instances sent to dicom-srm and return those it accepted or that no longer exist.
+    def send(self, instances: Sequence[str]) -> Sent:
+        """Have instances sent to dicom-srm; those that no longer exist count as accepted.
 
         Raises:
             TargetDown: dicom-srm does not answer.
         """
-        if self._store(instances):
-            return set(instances)
+        if self._store(instances).status_code == httpx.codes.OK:
+            return Sent(set(instances))
         if self._client.post(f"/modalities/{TARGET}/echo", json={"Timeout": 5}).status_code != httpx.codes.OK:
             raise TargetDown("dicom-srm does not answer C-ECHO")
-        return {instance for instance in instances if self._store([instance]) or self._is_gone(instance)}
+        accepted, refused = set[str](), dict[str, str]()
+        for instance in instances:
+            response = self._store([instance])
+            if response.status_code == httpx.codes.OK or self._is_gone(instance):
+                accepted.add(instance)
+            elif reason := _final_reason(response):
+                refused[instance] = reason
+        return Sent(accepted, refused)
 
-    def _store(self, instances: Sequence[str]) -> bool:
+    def _store(self, instances: Sequence[str]) -> httpx.Response:
         request = {"Resources": list(instances), "Synchronous": True, "Timeout": 30}
-        return self._client.post(f"/modalities/{TARGET}/store", json=request).status_code == httpx.codes.OK
+        return self._client.post(f"/modalities/{TARGET}/store", json=request)
 
     def _is_gone(self, instance: str) -> bool:
         return self._client.get(f"/instances/{instance}").status_code == httpx.codes.NOT_FOUND
+
+
+def _final_reason(response: httpx.Response) -> str:
+    """Return why an instance is not to be sent again; empty where it is, or where Orthanc does not say."""
+    try:
+        details = str(response.json().get("Details", ""))
+    except (ValueError, AttributeError):
+        return ""
+    if _NO_CONTEXT in details:
+        return NOT_NEGOTIATED
+    found = _STATUS.search(details)
+    return final_reason(int(found[1], 16)) if found else ""

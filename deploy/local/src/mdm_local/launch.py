@@ -62,7 +62,7 @@ class Launcher:
 
     def _forwarder(self) -> list[str | Path]:
         program = [sys.executable, "-m", "mdm_forwarder", "--url", self._pacs.http]
-        return [*program, "--password-file", self._layout.secret("pacs-password"), "--queue", self._layout.pacs / "forward.sqlite"]
+        return [*program, "--password-file", self._layout.secret("pacs-password"), "--queue", self._layout.forward_queue]
 
     def _archive(self) -> list[str | Path]:
         program: list[str | Path] = [sys.executable, "-m", "mdm_local.pacs.archive", "--directory", self._layout.pacs]

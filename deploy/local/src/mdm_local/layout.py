@@ -56,6 +56,11 @@ class Layout:
         """The PACS: its configuration, storage and log, which hold patients' names as any PACS does."""
         return self.root / "pacs"
 
+    @property
+    def forward_queue(self) -> Path:
+        """What the PACS still has to forward to dicom-srm, and what was refused there for good."""
+        return self.pacs / "forward.sqlite"
+
     def secret(self, name: str) -> Path:
         """A secret of one component."""
         return self.root / "secret" / name

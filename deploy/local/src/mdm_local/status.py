@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from mdm_forwarder.delivery import DeliveryQueue
 from mdm_site.configuration import MDM_AE_TITLE
 from mdm_site.service import DICOM_SRM
 
@@ -45,6 +46,10 @@ def lines(status: Document) -> list[str]:
         rows.append((f"pacs ({pacs['kind']})", f"{pacs['aet']}@{pacs['host']}:{pacs['port']}", pacs))
     rows.append(("postgres", "Unix socket", postgres))
     table = [f"{name:<20} {address:<24} {entry['health']:<12} {entry['pid'] or '-'}" for name, address, entry in rows]
+    if isinstance(pacs, dict) and pacs["refused"]:
+        table.append(
+            f"{pacs['refused']} instances were refused for good: `python -m mdm_forwarder.refusal --queue {pacs['queue']}` lists them"
+        )
     clients = status["client_config"]
     assert isinstance(clients, dict)
     return [
@@ -80,7 +85,21 @@ def _pacs(stack: Stack, state: dict[str, str]) -> dict[str, object]:
         "http": pacs.http or None,
         "http_credentials_file": str(stack.layout.secret("pacs-credentials.json")) if pacs.http else None,
         **_process(stack, PACS, state),
+        "queue": str(stack.layout.forward_queue),
     }
     if pacs.kind == ORTHANC:
         described["forwarder"] = _process(stack, FORWARDER, state)
+    described["refused"] = _refused(stack)
     return described
+
+
+def _refused(stack: Stack) -> int:
+    """Return how many instances dicom-srm refused for good."""
+    file = stack.layout.forward_queue
+    if not file.is_file():
+        return 0
+    queue = DeliveryQueue(file)
+    try:
+        return len(queue.refusals())
+    finally:
+        queue.close()

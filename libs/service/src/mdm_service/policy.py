@@ -14,6 +14,7 @@ MONITOR = "monitor"
 ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, METADATA_PEER, MONITOR})
 
 _EVERYONE = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
+_ASKERS = _EVERYONE | {MONITOR, METADATA_PEER}
 _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
 _READERS = frozenset({USER, DICOM_SRM})
 _OPERATORS = frozenset({OPERATOR})
@@ -27,7 +28,7 @@ def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
 
 #: Full method name → roles. What a caller may do with an object is a matter of its ACL; this says who may ask at all.
 POLICY: Mapping[str, frozenset[str]] = {
-    **_rows("grpc.health.v1.Health", Check=_EVERYONE | {MONITOR}, List=_EVERYONE | {MONITOR}, Watch=_EVERYONE | {MONITOR}),
+    **_rows("grpc.health.v1.Health", Check=_ASKERS, List=_ASKERS, Watch=_ASKERS),
     **_rows("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=_OPERATORS),
     **_rows("mdm.acl.v1.AclService", CreateAcls=_CLIENTS, GetAcls=_CLIENTS, ModifyAcls=_CLIENTS),
     **_rows(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mdm.srm.v1 import registration_pb2_grpc
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
-from mdm_deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_deid import Profile, ProfileError
 from mdm_deid.pixels.rule import PixelRules
 from mdm_deid.rules.profile import SHIPPED
 from mdm_service.access.acl import AclEntry
@@ -17,6 +17,7 @@ from mdm_wire.errors import MdmError
 from mdm_wire.tls import TlsFiles
 
 from mdm_dicom_srm import dicom_log
+from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.composition import SERVICES as STAGE_SERVICES
 from mdm_dicom_srm.composition import build_stage
 from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
@@ -26,14 +27,17 @@ from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.pacs.fallback import open_pacs
+from mdm_dicom_srm.pacs.port import Pacs
 from mdm_dicom_srm.record_seal import RecordSealer
 from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.register.rpc.servicer import FULL_NAME, RegistrationServicer
 from mdm_dicom_srm.register.rpc.storage_scp import StorageScp
 from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.description import Describer
+from mdm_dicom_srm.register.rules.judge import PooledJudge, Rejudge
 from mdm_dicom_srm.register.rules.names import Names
 from mdm_dicom_srm.register.rules.pipeline import Grid, Pipeline
+from mdm_dicom_srm.register.rules.port import Judge
 from mdm_dicom_srm.register.rules.service import RegistrationService
 from mdm_dicom_srm.register.rules.site import SiteAcls
 from mdm_dicom_srm.register.store.queue import RegistrationStore
@@ -59,24 +63,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
     except MdmError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
-    describer = Describer(
-        names, Deidentifier(profile, Pseudonymiser(secret), pixels), attribute.load(settings.registration.attributes_file)
-    )
-    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
-    acls = SiteAcls(names, _acl_entries(settings.acl))
-    pipeline = Pipeline(store, describer, acls, names, grid, settings.registration.max_attempts)
-    workers = Workers(
-        store,
-        pipeline,
-        count=settings.registration.workers,
-        batch=settings.registration.batch,
-        lease_seconds=settings.registration.lease_seconds,
-    )
-    registration = RegistrationService(store, names, pacs, workers.wake)
-    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
-    runtime.add_service(FULL_NAME)
-    runtime.on_stop(watch_registrations(lambda: store.summary([])))
-
+    rules = generation(profile, secret, pixels, settings.deid.self_check)
     stage = build_stage(
         settings.spool,
         site=settings.site,
@@ -84,20 +71,46 @@ def build(settings: Settings, runtime: Runtime) -> None:
         pool=runtime.database,
         pacs=pacs,
         locators_of=store.locators_of,
+        hold_back=store.hold_back,
         keys=keystores,
         access=CatalogAccess(catalog),
         make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check),
-        generation=generation(profile, secret, pixels),
+        generation=rules,
         threads=settings.threads,
     )
     stage.add_to(runtime.server)
     for full_name in STAGE_SERVICES:
         runtime.add_service(full_name)
 
+    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
+    judge = PooledJudge(stage.sealer.judge, rules)
+    workers, registration = _registration(settings, names, store, pacs, judge, grid)
+    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
+    runtime.add_service(FULL_NAME)
+    runtime.on_stop(watch_registrations(lambda: store.summary([])))
+
+    runtime.watch("pacs", pacs.ping)
+
     scp = StorageScp(registration, settings.scp.host, settings.scp.port, settings.scp.ae_title, settings.scp.allowed_calling_ae_titles)
     for begin, end in ((stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
         runtime.on_stop(end)
         begin()
+
+
+def _registration(
+    settings: Settings, names: Names, store: RegistrationStore, pacs: Pacs, judge: Judge, grid: Grid
+) -> tuple[Workers, RegistrationService]:
+    describer = Describer(names, attribute.load(settings.registration.attributes_file))
+    acls = SiteAcls(names, _acl_entries(settings.acl))
+    pipeline = Pipeline(store, Rejudge(judge, pacs), describer, acls, names, grid, settings.registration.max_attempts)
+    workers = Workers(
+        store,
+        pipeline,
+        count=settings.registration.workers,
+        batch=settings.registration.batch,
+        lease_seconds=settings.registration.lease_seconds,
+    )
+    return workers, RegistrationService(store, names, pacs, judge, workers.wake)
 
 
 def _keystores(grid: GridSettings, tls: TlsFiles) -> KeystoreClient:
@@ -140,7 +153,7 @@ def _pixel_rules(name: str) -> PixelRules:
 
 def main() -> None:
     """Run the command line."""
-    run("dicom-srm", Settings, build, MIGRATIONS)
+    run("dicom-srm", Settings, build, MIGRATIONS, targets)
 
 
 if __name__ == "__main__":

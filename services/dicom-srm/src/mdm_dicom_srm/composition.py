@@ -11,16 +11,16 @@ import grpc
 from mdm.srm.v1 import srm_pb2_grpc, transfer_pb2_grpc
 from psycopg_pool import ConnectionPool
 
+from mdm_dicom_srm.judgement import MakeDeidentifier
 from mdm_dicom_srm.pacs.port import Pacs
 from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.rpc.servicer import SrmServicer
 from mdm_dicom_srm.stage.rules.book import Limits, RequestBook
-from mdm_dicom_srm.stage.rules.engine import EngineLimits, LocatorsOf, StagingEngine
+from mdm_dicom_srm.stage.rules.engine import EngineLimits, HoldBack, LocatorsOf, StagingEngine
 from mdm_dicom_srm.stage.rules.journal import Journal
 from mdm_dicom_srm.stage.rules.port import AccessChecker, KeySource, Sealer
 from mdm_dicom_srm.stage.rules.rights import Rechecker
 from mdm_dicom_srm.stage.rules.service import Policy, StagingService
-from mdm_dicom_srm.stage.sealing.seal import MakeDeidentifier
 from mdm_dicom_srm.stage.sealing.sealer import ProcessSealer, ThreadSealer
 from mdm_dicom_srm.stage.settings import SpoolSettings
 from mdm_dicom_srm.stage.store.request import PostgresRequestStore
@@ -43,6 +43,7 @@ class Stage:
     srm: SrmServicer
     transfer: TransferServicer
     spool: LocalSpool
+    sealer: Sealer
     _engine: StagingEngine
     _journal: Journal
     _book: RequestBook
@@ -85,6 +86,7 @@ def build_stage(
     pool: ConnectionPool[Any],
     pacs: Pacs,
     locators_of: LocatorsOf,
+    hold_back: HoldBack,
     keys: KeySource,
     access: AccessChecker,
     make_deidentifier: MakeDeidentifier,
@@ -113,8 +115,8 @@ def build_stage(
     else:
         sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS)
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
-    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits)
+    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits, hold_back)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))
     rights = Rechecker(access, settings.recheck_seconds)
     service = StagingService(authority, rights, store, spool, book, journal, engine.submit, policy, clock)
-    return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, engine, journal, book, threading.Event())
+    return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, sealer, engine, journal, book, threading.Event())

@@ -18,7 +18,7 @@ def make_deidentifier(profile: Profile, secret: bytes, pixels: PixelRules, check
     return CheckedDeidentifier(deidentifier, profile) if check else deidentifier
 
 
-def generation(profile: Profile, secret: bytes, pixels: PixelRules) -> str:
+def generation(profile: Profile, secret: bytes, pixels: PixelRules, check: bool) -> str:
     """Return a digest that changes with the rules of de-identification, those of a new version of this package included."""
-    rules = (revision() + profile.fingerprint() + pixels.fingerprint()).encode()
+    rules = (revision() + profile.fingerprint() + pixels.fingerprint() + str(check)).encode()
     return hashlib.sha256(rules + derive_key(secret, "spool")).hexdigest()

@@ -1,21 +1,27 @@
 """Fakes of the grid, headers of real images, and the queue in a real database."""
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pydicom
 import pytest
 from mdm_deid import Deidentifier, Profile, Pseudonymiser
+from mdm_deid.check.self_check import CheckedDeidentifier
+from mdm_deid.pixels.rule import PixelRules
 from mdm_dicom_srm import dicom_log
+from mdm_dicom_srm.judgement import Judgement, judge
 from mdm_dicom_srm.pacs.part10 import Header, header_of
+from mdm_dicom_srm.pacs.port import InstanceLocator, RetrievedInstance
 from mdm_dicom_srm.record_seal import RecordSealer
 from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.description import Describer
+from mdm_dicom_srm.register.rules.judge import Rejudge
 from mdm_dicom_srm.register.rules.names import Names
 from mdm_dicom_srm.register.rules.pipeline import Grid, Pipeline
 from mdm_dicom_srm.register.rules.port import Collection, Directory, Entry, File, Queue
+from mdm_dicom_srm.register.rules.service import RegistrationService
 from mdm_dicom_srm.register.rules.site import SiteAcls
 from mdm_dicom_srm.register.store.queue import RegistrationStore
 from mdm_service.access.acl import Acl, AclEntry
@@ -137,15 +143,36 @@ class FakeCatalog(FakeService):
         return [None] * len(files)
 
 
+class InlineJudge:
+    """Judges at once, by a profile and pixel rules; `rules` is theirs to change."""
+
+    def __init__(self, profile: Profile | None = None, pixels: PixelRules | None = None, rules: str = "first") -> None:
+        profile = profile or Profile.shipped("basic")
+        self.rules = rules
+        self.judged = 0
+        self._deidentifier = CheckedDeidentifier(Deidentifier(profile, Pseudonymiser(SECRET), pixels), profile)
+
+    def judge(self, part10: bytes) -> Judgement:
+        self.judged += 1
+        return replace(judge(self._deidentifier, part10), rules=self.rules)
+
+
 @dataclass
 class FakePacs:
-    """A PACS that has some headers."""
+    """A PACS that has some studies."""
 
     studies: dict[str, list[Header]] = field(default_factory=dict)
     away: bool = False
+    retrieved: int = 0
 
-    def retrieve(self, instances: object) -> Iterator[object]:
-        raise AssertionError("registration retrieves no pixels")
+    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance]:
+        if self.away:
+            raise Unavailable("PACS_UNAVAILABLE", "away")
+        wanted = {locator.sop_uid for locator in instances}
+        for header in (header for study in self.studies.values() for header in study):
+            if header.sop_uid in wanted:
+                self.retrieved += 1
+                yield RetrievedInstance(header.sop_uid, header.whole)
 
     def headers(self, study_uid: str) -> Iterator[Header]:
         if self.away:
@@ -168,15 +195,22 @@ class Site:
     catalog: FakeCatalog
     describer: Describer
     acls: SiteAcls
+    judge: InlineJudge
+    pacs: FakePacs = field(default_factory=FakePacs)
     max_attempts: int = 3
+
+    def service(self, pacs: FakePacs | None = None, wake: Callable[[], None] = lambda: None) -> RegistrationService:
+        """Registration as triggers and operators meet it."""
+        return RegistrationService(self.store, self.names, pacs or self.pacs, self.judge, wake)
 
     def pipeline(self, queue: Queue | None = None) -> Pipeline:
         """A new pipeline, as after a restart: it remembers nothing."""
         grid = Grid(self.keys, self.metadata, self.catalog)
-        return Pipeline(queue or self.store, self.describer, self.acls, self.names, grid, self.max_attempts)
+        rejudge = Rejudge(self.judge, self.pacs)
+        return Pipeline(queue or self.store, rejudge, self.describer, self.acls, self.names, grid, self.max_attempts)
 
     def enqueue(self, *headers: Header) -> list[UUID]:
-        candidates = [self.names.candidate(item) for item in headers]
+        candidates = [self.names.candidate(item, self.judge.judge(item.whole)) for item in headers]
         self.store.enqueue(candidates)
         return [candidate.guid for candidate in candidates]
 
@@ -225,6 +259,7 @@ def site(pool: ConnectionPool) -> Site:
         keys=FakeKeys(),
         metadata=FakeMetadata(),
         catalog=FakeCatalog(),
-        describer=Describer(names, Deidentifier(Profile.shipped("basic"), Pseudonymiser(SECRET)), attribute.load(None)),
+        describer=Describer(names, attribute.load(None)),
+        judge=InlineJudge(),
         acls=SiteAcls(names, entries),
     )

@@ -97,7 +97,6 @@ def test_the_series_counts_its_instances_over_batches_and_repetitions(site: Site
     [
         ({"BurnedInAnnotation": "YES"}, "QUARANTINED", "BURNED_IN_ANNOTATION"),
         ({"Modality": "SR"}, "QUARANTINED", "STRUCTURED_REPORT"),
-        ({"PixelData": None}, "QUARANTINED", "NO_PIXEL_DATA"),
         ({"StudyInstanceUID": None}, "QUARANTINED", "NO_STUDY_OR_SERIES_UID"),
         ({"SeriesInstanceUID": None}, "QUARANTINED", "NO_STUDY_OR_SERIES_UID"),
         ({"SOPClassUID": "1.2.3.4"}, "QUARANTINED", "UNKNOWN_SOP_CLASS"),

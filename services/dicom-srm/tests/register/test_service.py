@@ -27,7 +27,7 @@ def pacs() -> FakePacs:
 
 @pytest.fixture
 def service(site: Site, pacs: FakePacs) -> RegistrationService:
-    return RegistrationService(site.store, site.names, pacs, lambda: None)
+    return site.service(pacs)
 
 
 def test_registering_a_study_queues_all_its_instances_once(service: RegistrationService) -> None:
@@ -146,7 +146,7 @@ def test_no_two_workers_hold_the_same_series(site: Site) -> None:
 
 def test_workers_publish_everything_and_stop(site: Site) -> None:
     workers = Workers(site.store, site.pipeline(), count=3, batch=10, lease_seconds=3)
-    service = RegistrationService(site.store, site.names, FakePacs(), workers.wake)
+    service = site.service(wake=workers.wake)
     workers.start()
     headers = [header(number=n, SeriesInstanceUID=f"{SERIES}.{n % 4}") for n in range(1, 41)]
     threads = [threading.Thread(target=service.enqueue, args=(headers[start::4],)) for start in range(4)]

@@ -132,6 +132,7 @@ class World:
         self.options = options
         self.pacs, self.keys, self.access, self.store = FakePacs(), FakeKeys(), FakeAccess(), MemoryStore()
         self.locators: dict[UUID, InstanceLocator] = {}
+        self.held_back: dict[UUID, tuple[Outcome, str]] = {}
         self.now = 1_000_000.0
         self.build()
 
@@ -142,7 +143,7 @@ class World:
         self.book = RequestBook(self.spool, self.journal, lambda: self.now, get.limits)
         sealer = ThreadSealer(FakeDeidentifier)
         limits = EngineLimits(get.retrievals, get.stall_seconds)
-        self.engine = StagingEngine(self.pacs, self.locators_of, self.keys, sealer, self.spool, self.book, limits)
+        self.engine = StagingEngine(self.pacs, self.locators_of, self.keys, sealer, self.spool, self.book, limits, self.hold_back)
         self.service = StagingService(
             AUTHORITY,
             Rechecker(self.access, RECHECK_SECONDS, lambda: self.now),
@@ -159,6 +160,9 @@ class World:
 
     def locators_of(self, guids: Sequence[UUID]) -> dict[UUID, InstanceLocator]:
         return {guid: self.locators[guid] for guid in guids if guid in self.locators}
+
+    def hold_back(self, guid: UUID, outcome: Outcome, reason: str) -> None:
+        self.held_back[guid] = outcome, reason
 
     def stop(self) -> None:
         self.pacs.gate.set()

@@ -52,6 +52,7 @@ class Site:
             pool=pool,
             pacs=self.pacs,
             locators_of=lambda guids: {guid: self.locators[guid] for guid in guids if guid in self.locators},
+            hold_back=lambda *_: False,
             keys=self.keys,
             access=self.access,
             make_deidentifier=make,

@@ -123,6 +123,21 @@ def test_another_callers_token_is_as_unknown_as_a_wrong_one(world):
     assert world.settled(ALICE, token) == ["FILE_PINNED"]
 
 
+def test_registration_follows_what_only_staging_could_see(world, caplog):
+    held, defect, good = world.image(content=b"QUARANTINE Doe^John"), world.image(content=b"CRASH"), world.image()
+    token = world.get([held, defect, good])
+    assert world.settled(ALICE, token) == ["FAILURE", "INTERNAL_ERROR", "FILE_PINNED"]
+    assert world.held_back == {held: ("QUARANTINED", "BURNED_IN")}
+    told = {record.guid: (record.state, record.reason) for record in caplog.records if record.message == "not staged"}
+    assert told == {str(held): ("FAILURE", "QUARANTINED_BURNED_IN"), str(defect): ("INTERNAL_ERROR", "DEFECT_RUNTIMEERROR")}
+    assert "Doe" not in caplog.text
+
+
+def test_a_registration_that_cannot_follow_does_not_keep_the_caller_waiting(world, monkeypatch):
+    monkeypatch.setattr(world.engine, "_hold_back", lambda *_: 1 / 0)
+    assert world.settled(ALICE, world.get([world.image(content=b"QUARANTINE")])) == ["FAILURE"]
+
+
 @pytest.mark.parametrize(
     ("prepare", "state", "reason"),
     [
@@ -130,7 +145,7 @@ def test_another_callers_token_is_as_unknown_as_a_wrong_one(world):
         (lambda w, g: w.pacs.content.clear(), "FILE_LOST", "NOT_IN_PACS"),
         (lambda w, g: w.locators.clear(), "FILE_LOST", "NOT_REGISTERED"),
         (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"QUARANTINE"}), "FAILURE", "QUARANTINED_BURNED_IN"),
-        (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"CRASH"}), "INTERNAL_ERROR", "DEIDENTIFICATION_RuntimeError"),
+        (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"CRASH"}), "INTERNAL_ERROR", "DEFECT_RUNTIMEERROR"),
         (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"GARBLE"}), "INTERNAL_ERROR", "DEIDENTIFIED_FILE_MALFORMED"),
         (lambda w, g: w.keys.missing.update({g: KeysAway("QUORUM", "x")}), "FILE_UNAVAILABLE", "KEY_UNAVAILABLE"),
         (lambda w, g: w.keys.missing.update({g: KeyNotFound("KEY_NOT_FOUND", "x")}), "FILE_LOST", "KEY_NOT_FOUND"),

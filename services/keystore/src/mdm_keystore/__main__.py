@@ -1,6 +1,7 @@
 """The keystore's command line: serve, migrate, check-config."""
 
 from mdm_service.process.main import Runtime, run
+from mdm_service.process.target import Target, service_target
 
 from mdm_keystore.composition import compose
 from mdm_keystore.config import KeystoreSettings
@@ -18,9 +19,14 @@ def build(settings: KeystoreSettings, runtime: Runtime) -> None:
     runtime.on_stop(keystore.stop)
 
 
+def targets(settings: KeystoreSettings, seconds: float) -> list[Target]:
+    """Return the other keystores, for `check-config --connect`."""
+    return [service_target(f"keystore {peer.index}", peer.address, settings.tls, seconds) for peer in settings.keystore.peers]
+
+
 def main() -> None:
     """Run the command line."""
-    run("keystore", KeystoreSettings, build, migrations=MIGRATIONS)
+    run("keystore", KeystoreSettings, build, MIGRATIONS, targets)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ from mdm.metadata.v1 import feed_pb2_grpc, metadata_pb2_grpc
 from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
 from mdm_service.access.servicer import add_acl_service
 from mdm_service.process.main import Runtime, run
+from mdm_service.process.target import Target, service_target
+from mdm_service.settings import TlsSettings
 
-from mdm_metadata.config import MetadataSettings
+from mdm_metadata.config import MetadataSettings, ReplicaSettings
 from mdm_metadata.feed.subscription import Subscription
 from mdm_metadata.rpc.feed_servicer import FULL_NAME as FEED_SERVICE
 from mdm_metadata.rpc.feed_servicer import FeedServicer
@@ -48,15 +50,28 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     remove_others(runtime.database, settings.copied())
     for replica in settings.replicas:
         for subtree in replica.subtrees:
-            tls = settings.tls.model_copy(update={"ca": replica.ca or settings.tls.ca})
-            subscription = Subscription(runtime.database, replica.origin, replica.addresses, subtree, tls)
+            subscription = Subscription(runtime.database, replica.origin, replica.addresses, subtree, _tls(settings, replica))
             subscription.start()
             runtime.on_stop(subscription.stop)
 
 
+def targets(settings: MetadataSettings, seconds: float) -> list[Target]:
+    """Return the metadata services that this one copies from, for `check-config --connect`."""
+    return [
+        service_target(f"origin {replica.origin}", address, _tls(settings, replica), seconds)
+        for replica in settings.replicas
+        for address in replica.addresses
+    ]
+
+
+def _tls(settings: MetadataSettings, replica: ReplicaSettings) -> TlsSettings:
+    """Return how to call an origin: it may have to be certified by one authority and no other."""
+    return settings.tls.model_copy(update={"ca": replica.ca or settings.tls.ca})
+
+
 def main() -> None:
     """Run the command line."""
-    run("metadata", MetadataSettings, build, MIGRATIONS)
+    run("metadata", MetadataSettings, build, MIGRATIONS, targets)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdm_forwarder.delivery import DeliveryQueue, TargetDown, deliver
+from mdm_forwarder.delivery import NOT_NEGOTIATED, DeliveryQueue, Sent, TargetDown, deliver, final_reason
 from mdm_site.configuration import MDM_AE_TITLE
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 
 from mdm_local.pacs.kind import CALLING_AE_TITLES, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 from mdm_local.pacs.storage import LEVELS, Archive, keys_of
@@ -113,18 +113,21 @@ class Sender:
         self._ae.connection_timeout = 5
         self._destination = destination
 
-    def send(self, uids: Sequence[str]) -> set[str]:
-        """Send instances and return the UIDs of those accepted or no longer there.
+    def send(self, uids: Sequence[str]) -> Sent:
+        """Send instances; those no longer there count as accepted.
 
         Raises:
             TargetDown: there is no association to be had.
         """
         found = self._archive.instances({"SOPInstanceUID": uids})
-        contexts = list(dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in found))[:_MAX_CONTEXTS]
+        contexts = list(dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in found))[: _MAX_CONTEXTS - 1]
         accepted = set(uids) - {item.sop_instance_uid for item in found}
+        refused: dict[str, str] = {}
         if not found:
-            return accepted
+            return Sent(accepted)
+        # With C-ECHO negotiated there is an association to be had, even if nothing of this batch is wanted.
         self._ae.requested_contexts = []
+        self._ae.add_requested_context(VERIFICATION)
         for sop_class, transfer_syntax in contexts:
             self._ae.add_requested_context(sop_class, transfer_syntax)
         association = self._ae.associate(*self._destination, ae_title=MDM_AE_TITLE)
@@ -134,19 +137,26 @@ class Sender:
             for item in found:
                 try:
                     status = association.send_c_store(item.path)
-                except (ValueError, AttributeError, RuntimeError):
+                except ValueError:
+                    refused[item.sop_instance_uid] = NOT_NEGOTIATED
+                    continue
+                except (AttributeError, RuntimeError):
                     continue
                 if "Status" in status and int(status.Status) == _SUCCESS:
                     accepted.add(item.sop_instance_uid)
+                elif "Status" in status and (reason := final_reason(int(status.Status))):
+                    refused[item.sop_instance_uid] = reason
         finally:
             association.release()
-        return accepted
+        return Sent(accepted, refused)
 
 
 def application(ae_title: str) -> AE:
     """Return the application entity: what it supports and who may call."""
     ae = AE(ae_title)
     ae.maximum_pdu_size = 131072
+    # As PACSs do, take also classes that no list has; pynetdicom's setting for it is the process's.
+    _config.UNRESTRICTED_STORAGE_SERVICE = True
     ae.require_calling_aet = [*CALLING_AE_TITLES, MDM_AE_TITLE]
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES, scu_role=True, scp_role=True)

@@ -21,8 +21,10 @@ from mdm_service.errors import ConfigurationError
 from mdm_service.identity.authentication import Authenticator
 from mdm_service.process.reservation import reserve
 from mdm_service.process.supervisor import Supervisor
+from mdm_service.process.target import Target, database_target, report, try_all
 from mdm_service.process.worker import ORPHAN_GRACE_SECONDS, Worker
 from mdm_service.server import logs, metrics
+from mdm_service.server.dependency import DependencyWatch
 from mdm_service.server.server import GRACE_SECONDS, ServiceServer
 from mdm_service.settings import MAX_WORKERS, Address, ServiceSettings
 
@@ -59,6 +61,12 @@ class Runtime:
         """Announce a registered service to health and reflection."""
         self.service_server.add_service(full_name)
 
+    def watch(self, name: str, ask: Callable[[], object]) -> None:
+        """Report by health, metric and log whether a dependency answers: `ask` raises where it does not."""
+        watch = DependencyWatch(name, ask, self.service_server.set_health)
+        self.on_stop(watch.stop)
+        watch.start()
+
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Call `callback` at shutdown, after the last call has ended, last registered first."""
         self._callbacks.append(callback)
@@ -71,7 +79,17 @@ class Runtime:
             self.pool.close()
 
 
-def run(name: str, settings_class: type[S], build: Callable[[S, Runtime], None], migrations: Sequence[str] = ()) -> None:
+#: What a service connects to besides its database, each to be asked for at most so many seconds.
+TargetsOf = Callable[[S, float], Sequence[Target]]
+
+
+def run(
+    name: str,
+    settings_class: type[S],
+    build: Callable[[S, Runtime], None],
+    migrations: Sequence[str] = (),
+    targets: TargetsOf[S] | None = None,
+) -> None:
     """Be the whole `main` of service `name`: parse the command line, do it, exit."""
     arguments = _parser(name).parse_args()
     worker: Worker | None = arguments.as_worker
@@ -85,6 +103,8 @@ def run(name: str, settings_class: type[S], build: Callable[[S, Runtime], None],
         elif arguments.command == "check-config":
             check(loaded)
             _say_totals(name, loaded)
+            if arguments.connect:
+                sys.exit(connect(loaded, migrations, targets, arguments.timeout))
         else:
             if arguments.migrate and worker is None:
                 _migrate(loaded, migrations)
@@ -111,6 +131,16 @@ def check(loaded: ServiceSettings) -> None:
             raise ConfigurationError(f"tls: {path}: no such file")
     if loaded.database is not None:
         loaded.database.full_conninfo()
+
+
+def connect(loaded: S, migrations: Sequence[str], targets: TargetsOf[S] | None, seconds: float) -> int:
+    """Try everything that the service connects to and say what each answered; return 1 if any failed, else 0."""
+    asked = [*(targets(loaded, seconds) if targets else ())]
+    if loaded.database is not None:
+        asked.insert(0, database_target(loaded.database, migrations, seconds))
+    answers = try_all(asked, seconds)
+    sys.stdout.write("".join(f"{line}\n" for line in report(answers)))
+    return 0 if all(answer.ok for answer in answers) else 1
 
 
 def supervise(name: str, loaded: ServiceSettings, migrations: Sequence[str]) -> int:
@@ -198,6 +228,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--migrate", action="store_true", help="serve: bring the database to this program's version first")
     parser.add_argument("--workers", type=_count, help="processes that share the port (default: as configured)")
     parser.add_argument("--config", type=Path, required=True, help="TOML file; see config.example.toml")
+    parser.add_argument("--connect", action="store_true", help="check-config: also try everything that the service connects to")
+    parser.add_argument("--timeout", type=_seconds, default=10.0, help="--connect: seconds for each (default: 10)")
     parser.add_argument("--as-worker", type=Worker.parse, help=argparse.SUPPRESS)  # what a supervisor starts its workers with
     return parser
 
@@ -206,6 +238,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
         raise argparse.ArgumentTypeError(f"needs a number from 1 to {MAX_WORKERS}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError("needs a number of seconds, at most 3600")
+    return seconds
 
 
 def _say_totals(name: str, loaded: ServiceSettings) -> None:

@@ -75,6 +75,11 @@ class ServiceServer:
         """Announce a registered service, such as `mdm.catalog.v1.CatalogService`."""
         self._services.append(full_name)
 
+    def set_health(self, name: str, serving: bool) -> None:
+        """Report by gRPC health how a dependency is; the health of the service itself is another name's."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        self._health.set(name, status)
+
     def enable_reflection(self) -> None:
         """Answer reflection requests of operators."""
         reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)

@@ -64,22 +64,20 @@ def open_pacs(settings: PacsSettings) -> Pacs:
     Raises:
         ConfigurationError: the password file cannot be read.
     """
-    adapters: list[Pacs] = []
-    for kind in settings.retrieve:
-        if kind == "wado-rs":
-            password = _password(settings)
-            adapters.append(WadoRs(settings.dicomweb_url, user=settings.dicomweb_user, password=password, timeout=settings.timeout_seconds))
-        else:
-            adapters.append(
-                CGet(
-                    settings.host,
-                    settings.port,
-                    ae_title=settings.ae_title,
-                    calling_ae_title=settings.calling_ae_title,
-                    timeout=settings.timeout_seconds,
-                )
-            )
+    adapters = [open_adapter(settings, kind, settings.timeout_seconds) for kind in settings.retrieve]
     return adapters[0] if len(adapters) == 1 else Fallback(adapters)
+
+
+def open_adapter(settings: PacsSettings, kind: str, timeout: float) -> Pacs:
+    """Return one way to the PACS, `wado-rs` or `c-get`.
+
+    Raises:
+        ConfigurationError: the password file cannot be read.
+    """
+    if kind == "wado-rs":
+        return WadoRs(settings.dicomweb_url, user=settings.dicomweb_user, password=_password(settings), timeout=timeout)
+    calling = settings.calling_ae_title
+    return CGet(settings.host, settings.port, ae_title=settings.ae_title, calling_ae_title=calling, timeout=timeout)
 
 
 def _password(settings: PacsSettings) -> str:

@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mdm_wire.errors import Invalid
 
@@ -29,9 +29,13 @@ _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A Part 10 file up to its pixel data, where an empty (7FE0,0010) stands for those it had; and its UIDs, "" if absent."""
+    """A Part 10 file up to its pixel data, where an empty (7FE0,0010) stands for those it had; and its UIDs, "" if absent.
 
-    part10: bytes
+    `whole` is the file that it was cut from, to be judged and then let go.
+    """
+
+    part10: bytes = field(repr=False)
+    whole: bytes = field(repr=False)
     transfer_syntax: str
     sop_class: str
     sop_uid: str
@@ -78,6 +82,7 @@ def header_of(part10: bytes) -> Header:
     uid = {tag: _text(walk.values.get(tag, b"")) for tag in _WANTED}
     return Header(
         part10=part10[:start] + (_deflate(header) if syntax == DEFLATED else header),
+        whole=part10,
         transfer_syntax=syntax,
         sop_class=uid[_SOP_CLASS],
         sop_uid=uid[_SOP_INSTANCE],
@@ -85,6 +90,16 @@ def header_of(part10: bytes) -> Header:
         series_uid=uid[_SERIES],
         has_pixels=walk.has_pixels,
     )
+
+
+def unread_header(part10: bytes, transfer_syntax: str, sop_class: str, sop_uid: str) -> Header:
+    """Return the header of a file whose data set cannot be read: its meta information, and what its sender called it.
+
+    Raises:
+        Invalid: NOT_DICOM, DICOM_TRUNCATED.
+    """
+    _, start = _file_meta(part10)
+    return Header(part10[:start], part10, transfer_syntax, sop_class, sop_uid, study_uid="", series_uid="", has_pixels=False)
 
 
 def headers_of(files: Iterable[bytes]) -> Iterator[Header]:

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mdm_dicom_srm.register.rules.model import State
 
 _log = logging.getLogger(__name__)
+REFUSED = Counter("mdm_scp_refused_total", "Instances that the Storage SCP refused, by reason.", ("reason",))
 
 
 class _Registrations(Collector):

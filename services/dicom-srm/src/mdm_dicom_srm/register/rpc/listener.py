@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pynetdicom
 from pynetdicom import AE, evt
 from pynetdicom.transport import AssociationServer
 
@@ -33,7 +34,7 @@ class GuardedServer(AssociationServer):
 
 def make_server(ae: AE, address: tuple[str, int], store: Callable[[Any], Any]) -> GuardedServer:
     """Return a server that calls `store` for each C-STORE, bound to `address` but not yet serving."""
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _bound), (evt.EVT_C_STORE, store)]
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _bound), (evt.EVT_REQUESTED, _prefer_known), (evt.EVT_C_STORE, store)]
     server = GuardedServer(ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=handlers)
     # It removes itself from this list at shutdown.
     ae._servers.append(server)  # type: ignore[arg-type]
@@ -44,6 +45,12 @@ def _bound(event: Any) -> None:
     """Make the connection read PDUs by `_receive`: pynetdicom reads as many bytes as a peer announces, however slowly they come."""
     connection = event.assoc.dul.socket
     connection.recv = partial(_receive, connection.socket)
+
+
+def _prefer_known(event: Any) -> None:
+    """Put transfer syntaxes that can be read first: of a class that pynetdicom does not know it accepts the first one proposed."""
+    for context in event.assoc.requestor.primitive.presentation_context_definition_list:
+        context.transfer_syntax = sorted(context.transfer_syntax, key=lambda syntax: syntax not in pynetdicom.ALL_TRANSFER_SYNTAXES)
 
 
 def _receive(connection: socket.socket, size: int) -> bytearray:

@@ -1,15 +1,13 @@
-"""From a header to what the grid is told: the verdict, the anonymous entries, the patient's entry, the LFN."""
+"""From a judged header to what the grid is told: the verdict, the anonymous entries, the patient's entry, the LFN."""
 
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 from uuid import UUID
 
 import pydicom
-from mdm_deid import Outcome, Result
+from mdm_deid import Outcome
 from pydicom import Dataset
-from pydicom.uid import UID
 
 from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.model import Job, State
@@ -19,7 +17,6 @@ from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, 
 PATIENTS, STUDIES, SERIES, IMAGES = "patients", "studies", "series", "images"
 INSTANCES = "NumberOfSeriesRelatedInstances"
 _LONG, _SHORT = 1023, 64
-_PIXEL_DATA = 0x7FE00010  # an empty one stands for whatever pixel data the instance has
 
 _PATIENT_ATTRIBUTES = (
     Attribute("PatientName", "text", 324),
@@ -70,20 +67,11 @@ class Description:
     file: File
 
 
-class Deidentifier(Protocol):
-    """Removes what identifies; `mdm_deid.Deidentifier` is one."""
-
-    def deidentify(self, part10: bytes) -> Result:
-        """Return the released file or why it is not released."""
-        ...
-
-
 class Describer:
-    """Applies the site's de-identification to headers."""
+    """Turns an instance's header and its judgement into entries."""
 
-    def __init__(self, names: Names, deidentifier: Deidentifier, attributes: Mapping[str, tuple[Attribute, ...]]) -> None:
+    def __init__(self, names: Names, attributes: Mapping[str, tuple[Attribute, ...]]) -> None:
         self._names = names
-        self._deidentifier = deidentifier
         self._attributes = attributes
 
     def collections(self) -> list[Collection]:
@@ -102,15 +90,14 @@ class Describer:
         return [*above, identifying, *anonymous]
 
     def describe(self, job: Job) -> Description | Verdict:
-        """Judge an instance by its header and describe it; never raises for bad input."""
-        if not (job.locator.study_uid and job.locator.series_uid):
+        """Describe an instance that was judged, or say why it is not registered; never raises for bad input."""
+        judgement = job.judgement
+        if judgement is not None and judgement.outcome is not Outcome.RELEASED:
+            return Verdict(State(judgement.outcome.value), judgement.reason)
+        # Without these the PACS cannot be asked for it.
+        if judgement is None or job.header is None or not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
-        result = self._deidentifier.deidentify(job.header)
-        if result.outcome is not Outcome.RELEASED or result.data is None:
-            return Verdict(State(result.outcome.value), result.reason.upper() or "NOT_RELEASED")
-        original, anonymous = _read(job.header), _read(b"".join(result.data))
-        if _PIXEL_DATA not in original and _needs_pixels(original):
-            return Verdict(State.QUARANTINED, "NO_PIXEL_DATA")
+        original, anonymous = _read(job.header), _read(judgement.header)
         anonymous.TransferSyntaxUID = anonymous.file_meta.TransferSyntaxUID
         return self._description(job, original, anonymous)
 
@@ -154,8 +141,3 @@ class Describer:
 
 def _read(part10: bytes) -> Dataset:
     return pydicom.dcmread(io.BytesIO(part10), force=True)
-
-
-def _needs_pixels(dataset: Dataset) -> bool:
-    """Tell whether an instance is an image by its SOP class's name (PS3.6 table A-1) or by having rows."""
-    return "Rows" in dataset or "Image Storage" in UID(str(dataset.get("SOPClassUID", ""))).name

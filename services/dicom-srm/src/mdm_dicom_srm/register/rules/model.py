@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from mdm_dicom_srm.judgement import Judgement
 from mdm_dicom_srm.pacs.port import InstanceLocator
 
 
@@ -29,23 +30,25 @@ RETRIABLE = (State.FAILED, State.QUARANTINED)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An instance to be registered. `header` is its Part 10 file without pixel data."""
+    """An instance to be registered. `header` is its Part 10 file without pixel data, `judgement` what all of it led to."""
 
     guid: UUID
     study_token: bytes
     series_token: bytes
     locator: InstanceLocator
     header: bytes
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A registration that a worker holds."""
+    """A registration that a worker holds. What is not kept (any more) is None: the PACS has it."""
 
     guid: UUID
     state: State
     locator: InstanceLocator
-    header: bytes
+    header: bytes | None
+    judgement: Judgement | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from uuid import UUID
 from mdm_deid import Pseudonymiser
 from mdm_wire.url import surl
 
+from mdm_dicom_srm.judgement import Judgement
 from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import InstanceLocator
 from mdm_dicom_srm.record_seal import derive_key
@@ -23,7 +24,7 @@ class Names:
         self._token_key = derive_key(site_secret, "token")
         self._acl_key = derive_key(site_secret, "acl")
 
-    def candidate(self, header: Header) -> Candidate:
+    def candidate(self, header: Header, judgement: Judgement) -> Candidate:
         """Return the registration of an instance that has a SOP Instance UID."""
         return Candidate(
             guid=self._pseudonymiser.guid(header.sop_uid),
@@ -31,6 +32,7 @@ class Names:
             series_token=self._token("series", header.study_uid, header.series_uid),
             locator=InstanceLocator(header.study_uid, header.series_uid, header.sop_uid),
             header=header.part10,
+            judgement=judgement,
         )
 
     def study_token(self, study_uid: str) -> bytes:

@@ -9,7 +9,8 @@ from uuid import UUID
 from mdm_wire.errors import Invalid, MdmError
 
 from mdm_dicom_srm.register.rules.description import IMAGES, INSTANCES, PATIENTS, SERIES, STUDIES, Describer, Description, Verdict
-from mdm_dicom_srm.register.rules.model import Batch, State
+from mdm_dicom_srm.register.rules.judge import Rejudge
+from mdm_dicom_srm.register.rules.model import Batch, Job, State
 from mdm_dicom_srm.register.rules.names import Names
 from mdm_dicom_srm.register.rules.port import AclHolder, Catalog, Keys, Metadata, Outcomes, Queue
 from mdm_dicom_srm.register.rules.site import SiteAcls
@@ -33,8 +34,11 @@ class Grid:
 class Pipeline:
     """Takes batches from RECEIVED to PUBLISHED. Safe for several threads, each with its own batch."""
 
-    def __init__(self, queue: Queue, describer: Describer, acls: SiteAcls, names: Names, grid: Grid, max_attempts: int) -> None:
+    def __init__(
+        self, queue: Queue, rejudge: Rejudge, describer: Describer, acls: SiteAcls, names: Names, grid: Grid, max_attempts: int
+    ) -> None:
         self._queue = queue
+        self._rejudge = rejudge
         self._describer = describer
         self._acls = acls
         self._names = names
@@ -71,12 +75,16 @@ class Pipeline:
         self._queue.release(batch.lease_id)
 
     def _describe(self, batch: Batch) -> list[Description]:
-        """Return what can be registered; the rest is settled by its verdict."""
+        """Return what can be registered; the rest is settled by its verdict, or waits for the PACS to be judged."""
         works: list[Description] = []
+        errors: dict[UUID, MdmError] = {}
         verdicts: dict[State, dict[UUID, str]] = {}
         for job in batch.jobs:
             try:
-                outcome = self._describer.describe(job)
+                outcome = self._describer.describe(self._judged(batch, job))
+            except MdmError as error:
+                errors[job.guid] = error
+                continue
             except Exception as error:
                 _log.error("a header could not be read", extra={"guid": str(job.guid), "error": type(error).__name__})
                 outcome = Verdict(State.FAILED, "HEADER_UNREADABLE")
@@ -86,7 +94,16 @@ class Pipeline:
                 works.append(outcome)
         for state, reasons in verdicts.items():
             self._settle(batch, reasons, state)
+        self._fail(batch, errors)
         return works
+
+    def _judged(self, batch: Batch, job: Job) -> Job:
+        """Return the job with a judgement under the present rules, which is kept so that a repetition need not retrieve again."""
+        if not self._rejudge.is_due(job):
+            return job
+        judged = self._rejudge(job)
+        self._queue.keep(batch.lease_id, judged)
+        return judged
 
     def _step(self, batch: Batch, works: list[Description], states: dict[UUID, State], reached: State, action: Action) -> list[Description]:
         """Do one step for those that have not done it; return those that have it behind them."""

@@ -8,7 +8,8 @@ from uuid import UUID
 from mdm_service.access.acl import Acl
 from mdm_wire.errors import MdmError
 
-from mdm_dicom_srm.register.rules.model import Batch, Candidate, Page, Queued, State
+from mdm_dicom_srm.judgement import Judgement
+from mdm_dicom_srm.register.rules.model import Batch, Candidate, Job, Page, Queued, State
 
 #: By item: None where it succeeded, else why not.
 Outcomes = Mapping[UUID, MdmError | None]
@@ -108,6 +109,20 @@ class Catalog(AclHolder, Protocol):
         ...
 
 
+class Judge(Protocol):
+    """Decides about whole instances; `rules` names the rules by which, so that a judgement made under others is known to be void."""
+
+    rules: str
+
+    def judge(self, part10: bytes) -> Judgement:
+        """Return what becomes of a complete Part 10 file.
+
+        Raises:
+            MdmError: it cannot be judged now.
+        """
+        ...
+
+
 class Queue(Protocol):
     """The durable queue; `register.store.RegistrationStore` has each method's contract."""
 
@@ -116,6 +131,7 @@ class Queue(Protocol):
     def renew(self, lease_ids: Sequence[UUID], lease_seconds: int) -> None: ...
     def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State) -> set[UUID]: ...
     def settle(self, lease_id: UUID, reasons: Mapping[UUID, str], state: State) -> None: ...
+    def keep(self, lease_id: UUID, job: Job) -> None: ...
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None: ...
     def release(self, lease_id: UUID) -> None: ...
     def count_described(self, series_token: bytes) -> int: ...

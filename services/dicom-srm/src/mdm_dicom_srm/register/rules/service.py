@@ -10,9 +10,9 @@ from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import Pacs
-from mdm_dicom_srm.register.rules.model import Page, Queued, State
+from mdm_dicom_srm.register.rules.model import Candidate, Page, Queued, State
 from mdm_dicom_srm.register.rules.names import Names
-from mdm_dicom_srm.register.rules.port import Queue
+from mdm_dicom_srm.register.rules.port import Judge, Queue
 
 _log = logging.getLogger(__name__)
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9.1
@@ -22,26 +22,34 @@ MAX_PAGE = 1000
 
 
 class RegistrationService:
-    """Queues instances and tells what became of them. `wake` is called when something was queued."""
+    """Judges and queues instances and tells what became of them. `wake` is called when something was queued."""
 
-    def __init__(self, queue: Queue, names: Names, pacs: Pacs, wake: Callable[[], None]) -> None:
+    def __init__(self, queue: Queue, names: Names, pacs: Pacs, judge: Judge, wake: Callable[[], None]) -> None:
         self._queue = queue
+        self._judge = judge
         self._names = names
         self._pacs = pacs
         self._wake = wake
 
     def enqueue(self, headers: Sequence[Header]) -> Queued:
-        """Queue instances durably by their headers; instances already known are left.
+        """Judge instances and queue them durably by their headers; instances already known are left.
 
         Raises:
             Invalid: NO_SOP_INSTANCE_UID, one of them has no name; none is queued.
+            Unavailable: one of them cannot be judged now; none is queued.
         """
-        if not all(header.sop_uid for header in headers):
-            raise Invalid("NO_SOP_INSTANCE_UID", "The instance has no SOP Instance UID.")
-        result = self._queue.enqueue([self._names.candidate(header) for header in headers])
+        return self._enqueue([self._candidate(header) for header in headers])
+
+    def _enqueue(self, candidates: Sequence[Candidate]) -> Queued:
+        result = self._queue.enqueue(candidates)
         if result.queued:
             self._wake()
         return result
+
+    def _candidate(self, header: Header) -> Candidate:
+        if not header.sop_uid:
+            raise Invalid("NO_SOP_INSTANCE_UID", "The instance has no SOP Instance UID.")
+        return self._names.candidate(header, self._judge.judge(header.whole))
 
     def register_study(self, study_uid: str) -> Queued:
         """Queue every instance of a study that the PACS holds.
@@ -54,9 +62,10 @@ class RegistrationService:
         if not _UID.fullmatch(study_uid):
             raise Invalid("STUDY_UID_MALFORMED", "Not a Study Instance UID: digits and dots, at most 64.")
         result = Queued()
-        headers = iter(self._pacs.headers(study_uid))
-        while chunk := list(islice(headers, _CHUNK)):
-            result += self.enqueue(chunk)
+        # Each is judged as it comes, so that no more than one is in memory with its pixels.
+        candidates = map(self._candidate, self._pacs.headers(study_uid))
+        while chunk := list(islice(candidates, _CHUNK)):
+            result += self._enqueue(chunk)
         if result == Queued():
             raise NotFound("STUDY_NOT_FOUND", "The PACS does not have this study.")
         return result

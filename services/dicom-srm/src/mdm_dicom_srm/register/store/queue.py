@@ -6,10 +6,12 @@ from dataclasses import astuple
 from typing import Any
 from uuid import UUID, uuid4
 
+from mdm_deid.outcome import Outcome
 from mdm_wire.errors import FailedPrecondition, MdmError, NotFound
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from mdm_dicom_srm.judgement import Judgement
 from mdm_dicom_srm.pacs.port import InstanceLocator
 from mdm_dicom_srm.record_seal import RecordSealer
 from mdm_dicom_srm.register.rules.model import OPEN, RETRIABLE, Batch, Candidate, Job, Page, Queued, Registration, State
@@ -30,15 +32,22 @@ class RegistrationStore:
         """Queue instances durably. A known one is left as it is, but a failed one is queued again with the new header."""
         unique = {candidate.guid: candidate for candidate in candidates}
         rows = [
-            (c.guid, c.study_token, c.series_token, self._seal_locator(c), self._sealer.seal(c.guid, "header", c.header))
+            (
+                c.guid,
+                c.study_token,
+                c.series_token,
+                self._seal_locator(c),
+                self._sealer.seal(c.guid, "header", c.header),
+                self._sealer.seal(c.guid, "judgement", c.judgement.to_bytes()),
+            )
             for c in sorted(unique.values(), key=lambda candidate: candidate.guid)
         ]
         sql = """
-            INSERT INTO registration AS r (guid, study_token, series_token, state, locator, header)
-            VALUES (%s, %s, %s, 'RECEIVED', %s, %s)
+            INSERT INTO registration AS r (guid, study_token, series_token, state, locator, header, judgement)
+            VALUES (%s, %s, %s, 'RECEIVED', %s, %s, %s)
             ON CONFLICT (guid) DO UPDATE SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(),
                 study_token = excluded.study_token, series_token = excluded.series_token,
-                locator = excluded.locator, header = excluded.header
+                locator = excluded.locator, header = excluded.header, judgement = excluded.judgement
             WHERE r.state = 'FAILED'
         """
         with self._pool.connection() as connection, connection.cursor() as cursor:
@@ -70,13 +79,13 @@ class RegistrationStore:
                     WHERE series_token = %s AND state = ANY(%s) AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
                     ORDER BY guid LIMIT %s FOR UPDATE SKIP LOCKED)
                 UPDATE registration AS r SET lease_id = %s, lease_until = now() + make_interval(secs => %s)
-                FROM due WHERE r.guid = due.guid RETURNING r.guid, r.state, r.locator, r.header
+                FROM due WHERE r.guid = due.guid RETURNING r.guid, r.state, r.locator, r.header, r.judgement
                 """,
                 (found[0], _OPEN, limit, lease_id, lease_seconds),
             ).fetchall()
         jobs = tuple(
-            Job(guid, State(state), self._open_locator(guid, locator), self._open_header(guid, header))
-            for guid, state, locator, header in rows
+            Job(guid, State(state), self._open_locator(guid, locator), self._open_header(guid, header), self._open_judgement(guid, judged))
+            for guid, state, locator, header, judged in rows
         )
         return Batch(lease_id, found[0], jobs) if jobs else None
 
@@ -96,6 +105,7 @@ class RegistrationStore:
                 """
                 UPDATE registration SET state = %(state)s, reason = '', attempts = 0, modified_at = now(),
                     header = CASE WHEN %(published)s THEN NULL ELSE header END,
+                    judgement = CASE WHEN %(published)s THEN NULL ELSE judgement END,
                     lease_id = CASE WHEN %(published)s THEN NULL ELSE lease_id END,
                     lease_until = CASE WHEN %(published)s THEN NULL ELSE lease_until END
                 WHERE lease_id = %(lease)s AND guid = ANY(%(guids)s) RETURNING guid
@@ -110,11 +120,36 @@ class RegistrationStore:
             cursor.executemany(
                 """
                 UPDATE registration SET state = %s, reason = %s, modified_at = now(), lease_id = NULL, lease_until = NULL,
-                    header = CASE WHEN %s THEN NULL ELSE header END
+                    header = CASE WHEN %s THEN NULL ELSE header END, judgement = CASE WHEN %s THEN NULL ELSE judgement END
                 WHERE lease_id = %s AND guid = %s
                 """,
-                [(str(state), reason, state is State.FILTERED, lease_id, guid) for guid, reason in reasons.items()],
+                [(str(state), reason, *[state is State.FILTERED] * 2, lease_id, guid) for guid, reason in reasons.items()],
             )
+
+    def keep(self, lease_id: UUID, job: Job) -> None:
+        """Keep header and judgement of a job that was judged anew, if this lease still holds it."""
+        header = None if job.header is None else self._sealer.seal(job.guid, "header", job.header)
+        judgement = None if job.judgement is None else self._sealer.seal(job.guid, "judgement", job.judgement.to_bytes())
+        with self._pool.connection() as connection:
+            connection.execute(
+                "UPDATE registration SET header = %s, judgement = %s WHERE lease_id = %s AND guid = %s",
+                (header, judgement, lease_id, job.guid),
+            )
+
+    def hold_back(self, guid: UUID, outcome: Outcome, reason: str) -> bool:
+        """Take a published instance back by what staging found; return whether it was published. From then on nothing stages it.
+
+        What was kept of it is void: a retry retrieves it from the PACS.
+        """
+        with self._pool.connection() as connection:
+            done = connection.execute(
+                """
+                UPDATE registration SET state = %s, reason = %s, attempts = 0, modified_at = now(), header = NULL, judgement = NULL
+                WHERE guid = %s AND state = 'PUBLISHED'
+                """,
+                (str(State(outcome.value)), reason, guid),
+            )
+        return bool(done.rowcount > 0)
 
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None:
         """Try registrations again later, with pauses that double up to five minutes; the last attempt makes them FAILED."""
@@ -183,11 +218,15 @@ class RegistrationStore:
         return Page(found, found[-1].guid if len(rows) > limit else None)
 
     def retry(self, guids: Sequence[UUID]) -> dict[UUID, MdmError | None]:
-        """Queue failed or quarantined registrations again; one that is under way or published is FailedPrecondition."""
+        """Queue failed or quarantined registrations again; one that is under way or published is FailedPrecondition.
+
+        What a judgement ended is judged anew; where a step failed, it is the step that is repeated.
+        """
         with self._pool.connection() as connection:
             rows = connection.execute(
                 """
-                UPDATE registration SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now()
+                UPDATE registration SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(),
+                    judgement = CASE WHEN attempts = 0 THEN NULL ELSE judgement END
                 WHERE guid = ANY(%s) AND state = ANY(%s) RETURNING guid
                 """,
                 (list(guids), [str(state) for state in RETRIABLE]),
@@ -202,8 +241,11 @@ class RegistrationStore:
     def _open_locator(self, guid: UUID, sealed: bytes) -> InstanceLocator:
         return InstanceLocator(*json.loads(self._sealer.open(guid, "locator", sealed)))
 
-    def _open_header(self, guid: UUID, sealed: bytes) -> bytes:
-        return self._sealer.open(guid, "header", sealed)
+    def _open_header(self, guid: UUID, sealed: bytes | None) -> bytes | None:
+        return None if sealed is None else self._sealer.open(guid, "header", sealed)
+
+    def _open_judgement(self, guid: UUID, sealed: bytes | None) -> Judgement | None:
+        return None if sealed is None else Judgement.from_bytes(self._sealer.open(guid, "judgement", sealed))
 
 
 def _scalar(connection: Connection[Any], sql: str, parameters: tuple[object, ...]) -> int:

@@ -1,6 +1,7 @@
 """The requests in memory: who waits for which file, which pins are held and until when."""
 
 import heapq
+import logging
 import math
 import threading
 from collections import Counter, defaultdict
@@ -11,10 +12,12 @@ from uuid import UUID
 
 from mdm_wire.errors import Exhausted, NotFound
 
+from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.rules.model import PENDING, Request, StagedFile, State, same_owner, token_digest
 from mdm_dicom_srm.stage.rules.port import Clock, Spool
 from mdm_dicom_srm.stage.rules.rights import Verdicts
 
+_log = logging.getLogger(__name__)
 # Pins of one request that end within this time are ended together.
 _LOOK_SECONDS = 1.0
 
@@ -303,6 +306,9 @@ class RequestBook:
         for position, file in enumerate(request.files):
             pending, pinned = file.state in PENDING, file.state is State.FILE_PINNED
             if pending and late <= now:
+                metrics.FILES.labels(State.FILE_UNAVAILABLE.value).inc()
+                told = {"guid": str(file.guid), "state": State.FILE_UNAVAILABLE.value, "reason": "REQUEST_TIMED_OUT"}
+                _log.warning("not staged", extra=told)
                 self._end(live, position, State.FILE_UNAVAILABLE, "REQUEST_TIMED_OUT")
             elif pinned and file.pin_until <= now:
                 self._end(live, position, State.FILE_LIFETIME_EXPIRED)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID, uuid4
 
+from mdm_deid.outcome import Outcome
 from mdm_wire.errors import MdmError, Unavailable
 from mdm_wire.errors import NotFound as KeyNotFound
 
@@ -29,6 +30,8 @@ _HOLD = "engine"
 _KEY_BATCH = 200
 
 LocatorsOf = Callable[[Sequence[UUID]], Mapping[UUID, InstanceLocator]]
+#: Takes a file that de-identification does not release out of what can be fetched, with outcome and reason.
+HoldBack = Callable[[UUID, Outcome, str], object]
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +85,7 @@ class StagingEngine:
         spool: Spool,
         listener: Listener,
         limits: EngineLimits,
+        hold_back: HoldBack,
     ) -> None:
         self._pacs = pacs
         self._locators_of = locators_of
@@ -90,6 +94,7 @@ class StagingEngine:
         self._spool = spool
         self._listener = listener
         self._limits = limits
+        self._hold_back = hold_back
         self._budget = _Budget(limits.bytes_in_flight)
         self._key_threads = ThreadPoolExecutor(limits.retrievals, thread_name_prefix="stage-keys")
         self._wake = threading.Condition()
@@ -277,6 +282,8 @@ class StagingEngine:
                 sealed = Sealed(state=State.INTERNAL_ERROR, reason="SPOOL_WRITE")
         if sealed.state is not None:
             self._spool.discard(slot)
+        if sealed.verdict is not None:
+            self._refused(slot.guid, *sealed.verdict)
         self._finish(job, (slot.guid,))
         if sealed.state is None:
             self._listener.ready(slot.guid)
@@ -285,6 +292,13 @@ class StagingEngine:
             metrics.BYTES.inc(sealed.size)
         else:
             self._tell((slot.guid,), sealed.state, sealed.reason)
+
+    def _refused(self, guid: UUID, outcome: Outcome, reason: str) -> None:
+        """Have registration follow a verdict that it has not seen: the PACS holds another file now than the one registered."""
+        try:
+            self._hold_back(guid, outcome, reason)
+        except Exception as error:
+            _log_failure("a file that may not leave is still listed", error)
 
     def _fail(self, job: _Job, state: State, reason: str) -> None:
         """Fail what has not arrived."""
@@ -296,6 +310,8 @@ class StagingEngine:
         # What a shutdown breaks off has not failed: the next process stages it.
         if not self._stopping:
             metrics.FILES.labels(state.value).inc(len(guids))
+            for guid in guids:
+                _log.warning("not staged", extra={"guid": str(guid), "state": state.value, "reason": reason})
             self._listener.failed(guids, state, reason)
 
     def _finish(self, job: _Job | None, guids: Iterable[UUID]) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
+from mdm_deid.outcome import Outcome
+
+from mdm_dicom_srm.judgement import Judgement
 from mdm_dicom_srm.stage.rules.model import Request, StagedFile, State
 
 
@@ -87,18 +90,26 @@ class KeySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What became of an instance: `state` None means its ciphertext, `size` bytes, was written."""
+    """What became of an instance: `state` None means its ciphertext, `size` bytes, was written.
+
+    `verdict` are outcome and reason of de-identification where it did not release the instance.
+    """
 
     size: int = 0
     state: State | None = None
     reason: str = ""
+    verdict: tuple[Outcome, str] | None = None
 
 
 class Sealer(Protocol):
-    """De-identifies and encrypts instances, several at once."""
+    """De-identifies instances and encrypts or judges them, several at once."""
 
     def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """De-identify a DICOM file, encrypt it under `key` and write only the ciphertext to `path`."""
+        ...
+
+    def judge(self, part10: bytes) -> "Future[Judgement]":
+        """Judge a DICOM file by de-identifying it; nothing is written."""
         ...
 
     def close(self) -> None: ...

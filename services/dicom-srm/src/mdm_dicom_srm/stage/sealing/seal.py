@@ -2,14 +2,14 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 from uuid import UUID
 
 from mdm_crypto import stream
-from mdm_deid.outcome import Outcome, Result
+from mdm_deid.outcome import Outcome
 
+from mdm_dicom_srm.judgement import DEFECTS, Deidentifier, decide
 from mdm_dicom_srm.stage.rules.model import State
 from mdm_dicom_srm.stage.rules.port import Sealed
 
@@ -18,29 +18,16 @@ _PROLOGUE = bytes(128) + b"DICM"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class Deidentifier(Protocol):
-    """Removes what identifies; `mdm_deid.Deidentifier` is one."""
-
-    def deidentify(self, part10: bytes) -> Result:
-        """Return the released file or why it is not released."""
-        ...
-
-
-#: Makes a de-identifier; sent to worker processes, so a module-level function or a functools.partial of one.
-MakeDeidentifier = Callable[[], Deidentifier]
-
-
 def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path: Path) -> Sealed:
     """De-identify a DICOM file and write its ciphertext, associated data = GUID, to the new file `path` (mode 0600).
 
     Nothing but ciphertext of a released file is ever written. Never raises: what went wrong is in the result.
     """
-    try:
-        result = deidentifier.deidentify(part10)
-    except Exception as error:
-        return Sealed(state=State.INTERNAL_ERROR, reason=f"DEIDENTIFICATION_{type(error).__name__}")
+    result = decide(deidentifier, part10)
+    if result.reason.startswith(DEFECTS):
+        return Sealed(state=State.INTERNAL_ERROR, reason=result.reason)
     if result.outcome is not Outcome.RELEASED:
-        return Sealed(state=State.FAILURE, reason=f"{result.outcome}_{result.reason}".rstrip("_").upper())
+        return Sealed(state=State.FAILURE, reason=f"{result.outcome}_{result.reason}".rstrip("_"), verdict=(result.outcome, result.reason))
     if not result.data or bytes(b"".join(result.data[:1])[: len(_PROLOGUE)]) != _PROLOGUE:
         return Sealed(state=State.INTERNAL_ERROR, reason="DEIDENTIFIED_FILE_MALFORMED")
     try:

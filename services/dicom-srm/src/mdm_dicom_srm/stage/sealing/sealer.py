@@ -1,27 +1,35 @@
-"""Sealing several instances at once: in worker processes (one core each), or in threads of this process."""
+"""Sealing and judging several instances at once: in worker processes (one core each), or in threads of this process."""
 
 import contextlib
+import functools
 import logging
 import queue
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from mdm_deid.outcome import Outcome
 from mdm_service.errors import ConfigurationError
 
+from mdm_dicom_srm.judgement import Deidentifier, Judgement, MakeDeidentifier, judge
 from mdm_dicom_srm.stage.rules.model import State
 from mdm_dicom_srm.stage.rules.port import Sealed
-from mdm_dicom_srm.stage.sealing.seal import Deidentifier, MakeDeidentifier, seal
+from mdm_dicom_srm.stage.sealing.seal import seal
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 60.0
 
-_Task = tuple[bytes, UUID, bytes, Path, "Future[Sealed]"]
+#: What a worker does with an instance; sent to processes, so a module-level function or a functools.partial of one.
+Work = Callable[[Deidentifier, bytes], Any]
+# The work, the instance, what comes of it when the worker is lost, and where the answer goes.
+_Task = tuple[Work, bytes, Any, "Future[Any]"]
 
 
 class ThreadSealer:
@@ -34,6 +42,10 @@ class ThreadSealer:
     def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """See `seal.seal`."""
         return self._pool.submit(seal, self._deidentifier, part10, guid, key, path)
+
+    def judge(self, part10: bytes) -> "Future[Judgement]":
+        """See `judgement.judge`."""
+        return self._pool.submit(judge, self._deidentifier, part10)
 
     def close(self) -> None:
         """End; what waits is cancelled."""
@@ -68,8 +80,16 @@ class ProcessSealer:
 
     def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """See `seal.seal`."""
-        future: Future[Sealed] = Future()
-        self._tasks.put((part10, guid, key, path, future))
+        work = functools.partial(seal, guid=guid, key=key, path=path)
+        return self._put(work, part10, Sealed(state=State.INTERNAL_ERROR, reason="STAGING_WORKER_LOST"))
+
+    def judge(self, part10: bytes) -> "Future[Judgement]":
+        """See `judgement.judge`; an instance that costs its worker has failed."""
+        return self._put(judge, part10, Judgement(Outcome.FAILED, "WORKER_LOST"))
+
+    def _put(self, work: Work, part10: bytes, lost: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        self._tasks.put((work, part10, lost, future))
         return future
 
     def close(self) -> None:
@@ -82,17 +102,17 @@ class ProcessSealer:
     def _feed(self, first: "_Worker") -> None:
         worker: _Worker | None = first
         while (task := self._tasks.get()) is not None:
-            part10, guid, key, path, future = task
+            work, part10, lost, future = task
             worker = worker or self._started()
-            sealed = worker.seal(part10, guid, key, path, self._timeout) if worker else None
-            if sealed is None:
+            answer = worker.do(work, part10, self._timeout) if worker else None
+            if answer is None:
                 _log.error("a staging worker ended or hung; it is replaced")
                 if worker is not None:
                     worker.end()
                 worker = None
-                sealed = Sealed(state=State.INTERNAL_ERROR, reason="STAGING_WORKER_LOST")
-            del part10, key, task
-            future.set_result(sealed)
+                answer = lost
+            del work, part10, task
+            future.set_result(answer)
         if worker is not None:
             worker.end()
 
@@ -126,14 +146,13 @@ class _Worker:
                 return True
         return False
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path, timeout: float) -> Sealed | None:
-        """Return the result, or None when the worker is lost."""
+    def do(self, work: Work, part10: bytes, timeout: float) -> Any:
+        """Return what `work` returns, or None when the worker is lost."""
         with contextlib.suppress(EOFError, OSError):
-            self._pipe.send((guid, key, path))
+            self._pipe.send(work)
             self._pipe.send_bytes(part10)
             if self._pipe.poll(timeout):
-                sealed: Sealed = self._pipe.recv()
-                return sealed
+                return self._pipe.recv()
         return None
 
     def end(self) -> None:

@@ -4,11 +4,11 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from mdm_dicom_srm.stage.sealing.seal import MakeDeidentifier, seal
+from mdm_dicom_srm.judgement import MakeDeidentifier
 
 
 def main(descriptor: int) -> None:
-    """Seal what comes over the pipe until the other end closes it. Keys and plaintext stay in memory."""
+    """Do the work that comes over the pipe until the other end closes it. Keys and plaintext stay in memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Connection(descriptor) as pipe:
         try:
@@ -16,8 +16,8 @@ def main(descriptor: int) -> None:
             deidentifier = make()
             pipe.send(None)
             while True:
-                guid, key, path = pipe.recv()
-                pipe.send(seal(deidentifier, pipe.recv_bytes(), guid, key, path))
+                work = pipe.recv()
+                pipe.send(work(deidentifier, pipe.recv_bytes()))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
