@@ -306,6 +306,6 @@ def test_an_unknown_and_a_forbidden_collection_are_told_alike(service):
         for sql in (f'SELECT i FROM "{path}"', f'SELECT nonsense FROM "{path}"', f'SELECT COUNT(*) FROM "{path}"'):
             with pytest.raises(service.failed) as raised:
                 mallory.rows(sql)
-            told.add((raised.value.code, raised.value.reason, raised.value.message.partition(":")[2]))
+            told.add((raised.value.code, raised.value.reason, raised.value.message.partition(":")[2].replace(path, "")))
     assert len(told) == 1
     assert service.client("alice").rows('SELECT i FROM "/closed"') == []

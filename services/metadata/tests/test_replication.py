@@ -169,7 +169,7 @@ def test_rights_follow_too_and_the_copy_is_read_only(sites):
     eventually(lambda: alice.rows("""SELECT entry FROM "/biomed/a/images" WHERE entry = 'e0500'"""), [])
     described = loader.describe("/biomed/a/images")
     revoke = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_REVOKE, entry=acl_pb2.AclEntry(principal=f"dn:{alice.dn}", permissions=255))
-    loader.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[described.acl_id], changes=[revoke]), timeout=10)
+    loader.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[described.acl_id], changes=[revoke], shared=True), timeout=10)
     eventually(lambda: not alice.call("ListCollections", pb.ListCollectionsRequest(path="/")).collections)
     owner = b.client("loader")
     assert len(owner.rows(EVERYTHING)) == 2_500
@@ -362,7 +362,7 @@ def test_an_origin_certified_by_another_authority_than_the_named_one_is_not_beli
     with ExitStack() as stack:
         replica = {"origin": "a", "addresses": [f"127.0.0.1:{a.port}"], "subtrees": ["/biomed/a"], "ca": stranger.certificate_file}
         c = Site("c", postgres, pki, stack, replicas=[replica])
-        eventually(lambda: [found.problem for found in c.replicas()], ["UNAVAILABLE"])
+        eventually(lambda: [found.problem for found in c.replicas()], ["SERVER_NOT_TRUSTED"])
         assert [found.position.copying for found in c.replicas()] == [True]
 
 
