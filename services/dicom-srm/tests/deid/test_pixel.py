@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from mdm_dicom_srm.deid import Deidentifier, Outcome, Profile, ProfileError, Pseudonymiser
 from mdm_dicom_srm.deid.pixelrule import PixelRules
-from mdm_dicom_srm.deid.rle import encode_frame
+from mdm_dicom_srm.deid.stream.rle import encode_frame
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders import RLELosslessDecoder

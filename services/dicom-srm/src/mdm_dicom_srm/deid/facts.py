@@ -1,15 +1,14 @@
 """The few header values that decisions and pseudonyms depend on, gathered before anything is changed."""
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import pydicom
 from pydicom.dataelem import RawDataElement
 
 from mdm_dicom_srm.deid.charset import Charset, charset
-from mdm_dicom_srm.deid.codec import UNDEFINED, Encoding, skip
+from mdm_dicom_srm.deid.codec import PIXELS, UNDEFINED, Encoding, skip
 from mdm_dicom_srm.deid.outcome import Malformed
-from mdm_dicom_srm.deid.payload import GEOMETRY, PIXELS
 from mdm_dicom_srm.deid.profile import CONDITIONS
 
 CHARACTER_SET: Final = 0x00080005
@@ -19,6 +18,13 @@ PATIENT_NAME: Final = 0x00100010
 PATIENT_ID: Final = 0x00100020
 ISSUER: Final = 0x00100021
 STUDY: Final = 0x0020000D
+SAMPLES: Final = 0x00280002
+ROWS: Final = 0x00280010
+COLUMNS: Final = 0x00280011
+BITS: Final = 0x00280100
+_GEOMETRY: Final = frozenset({SAMPLES, ROWS, COLUMNS, BITS})
+# Pixel data and the extended offset table: what is looked at as bytes.
+_BULK: Final = PIXELS | {0x7FE00001, 0x7FE00002, 0x7FE00003}
 _FRAMES: Final = 0x00280008
 _PHOTOMETRIC: Final = 0x00280004
 _TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, _FRAMES, _PHOTOMETRIC, *CONDITIONS.values()}
@@ -26,11 +32,20 @@ _OVERLAY_TYPE, _OVERLAY_BIT, _OVERLAY_DATA = 0x0040, 0x0102, 0x3000
 _MAX_TEXT = 16384
 
 
+class Extent(NamedTuple):
+    """Where the value of an element lies in the data set, and with which VR and length."""
+
+    vr: bytes
+    value: int
+    length: int
+    end: int
+
+
 @dataclass
 class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
-    `geometry` are the numbers that tell how long the pixel data should be.
+    `geometry` are the numbers that say how long the pixel data should be, 0 where one cannot be read; `bulk` says where they lie.
     `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest.
     """
 
@@ -40,6 +55,7 @@ class Facts:
     overlay_bits: set[int] = field(default_factory=set)
     overlay_data: set[int] = field(default_factory=set)
     geometry: dict[int, int] = field(default_factory=dict)
+    bulk: dict[int, Extent] = field(default_factory=dict)
 
     def uid(self, tag: int) -> str:
         """Return the value of a UI attribute without padding."""
@@ -57,9 +73,9 @@ class Facts:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
     @property
-    def subsampled(self) -> bool:
-        """Tell whether two pixels share their colour."""
-        return self.texts.get(_PHOTOMETRIC, "").strip(" \0") in ("YBR_FULL_422", "YBR_PARTIAL_422")
+    def photometric(self) -> str:
+        """Photometric Interpretation."""
+        return self.texts.get(_PHOTOMETRIC, "").strip(" \0")
 
     def patient(self) -> tuple[str, str]:
         """Return the patient's id and issuer; without an id the study stands for the patient, so strangers stay apart."""
@@ -85,7 +101,7 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
     facts, raw, limit = Facts(), dict[int, bytes](), len(data)
     while pos < limit:
         head = encoding.header(data, pos, limit)
-        tag, _, value, length = head
+        tag, vr, value, length = head
         pos = value + length if length <= limit - value else skip(data, head, limit, encoding)
         if tag in _TEXTS:
             if tag in raw:
@@ -93,10 +109,13 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
             if length == UNDEFINED or length > _MAX_TEXT:
                 raise Malformed("invalid_value")
             raw[tag] = bytes(data[value:pos])
-        elif tag in GEOMETRY or tag in PIXELS:
-            if tag in facts.geometry:
+        elif tag in _GEOMETRY or tag in _BULK:
+            if tag in facts.geometry or tag in facts.bulk:
                 raise Malformed("duplicate_element")
-            facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
+            if tag in _BULK:
+                facts.bulk[tag] = Extent(vr, value, length, pos)
+            else:
+                facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
         elif tag >> 24 == 0x60:
             bit_position = tag & 0xFFFF == _OVERLAY_BIT and length == 2
             facts.overlay(tag, encoding.uint(data[value:pos]) if bit_position else 0)

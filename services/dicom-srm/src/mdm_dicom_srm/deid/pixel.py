@@ -9,9 +9,10 @@ from pydicom.uid import UID
 
 from mdm_dicom_srm.deid.codec import EXPLICIT_LE, PIXEL_DATA, UNDEFINED
 from mdm_dicom_srm.deid.image import IMAGE_TYPE, LOSSY, PHOTOMETRIC, PLANAR, Image
+from mdm_dicom_srm.deid.outcome import Withheld
 from mdm_dicom_srm.deid.part10 import Part10
 from mdm_dicom_srm.deid.pixelrule import PixelRule
-from mdm_dicom_srm.deid.rle import encode_frame
+from mdm_dicom_srm.deid.stream.rle import encode_frame
 
 # What one cleaned instance may have in decoded pixels: they are held in memory.
 MAX_PIXEL_BYTES: Final = 512 << 20
@@ -25,12 +26,8 @@ _SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 
 
-class Uncleanable(Exception):
-    """A rule wants pixels blanked that cannot be; `reason` is a stable code."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class Uncleanable(Withheld):
+    """A rule wants pixels blanked that cannot be."""
 
 
 @dataclass(frozen=True)

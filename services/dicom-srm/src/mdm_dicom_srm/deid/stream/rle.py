@@ -1,7 +1,11 @@
-"""RLE Lossless encoding of one frame (PS3.5 annex G): the lossless compression that every DICOM reader undoes."""
+"""RLE Lossless frames (PS3.5 annex G): writing one, the lossless compression that every DICOM reader undoes, and walking one."""
 
+import itertools
 import re
 import struct
+from collections.abc import Iterator
+
+from mdm_dicom_srm.deid.stream.patch import Patch, blank, demand
 
 # G.3.1: replicate runs of 3 to 128 equal bytes; shorter ones are cheaper inside a literal run.
 _RUN = re.compile(rb"(.)\1{2,127}", re.DOTALL)
@@ -53,3 +57,34 @@ def _literal(row: bytes, pos: int, end: int, out: bytearray) -> None:
         stop = min(start + _LONGEST, end)
         out.append(stop - start - 1)
         out += row[start:stop]
+
+
+def walk(data: memoryview, pixels: int, segments: int) -> Iterator[Patch]:
+    """Yield what is to be written over a frame of so many pixels and segments: what follows the last pixel of a segment.
+
+    Raises:
+        Unreadable: there are more or fewer segments, they overlap or leave gaps, or one has fewer pixels or ends within a run.
+    """
+    demand(len(data) >= _HEADER.size)
+    count, *offsets = _HEADER.unpack_from(data)
+    demand(count == segments and 0 < count < len(offsets) + 1 and offsets[0] == _HEADER.size and not any(offsets[count:]))
+    bounds = [*offsets[:count], len(data)]
+    for start, end in itertools.pairwise(bounds):
+        demand(start < end)
+        yield from blank(data, _decoded_end(data, start, end, pixels), end)
+
+
+def _decoded_end(data: memoryview, pos: int, end: int, pixels: int) -> int:
+    """Return where a segment has given all its pixels (G.3.2)."""
+    left = pixels
+    while left > 0 and pos < end:
+        head = data[pos]
+        if head < _LONGEST:
+            left -= head + 1
+            pos += head + 2
+        else:
+            # 128 stands for nothing.
+            left -= 257 - head if head > _LONGEST else 0
+            pos += 2 if head > _LONGEST else 1
+    demand(left == 0 and pos <= end)
+    return pos
