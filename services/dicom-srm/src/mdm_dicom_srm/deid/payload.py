@@ -106,10 +106,12 @@ def _lengths(tag: int, facts: Facts) -> list[int]:
     bits, samples = facts.geometry.get(BITS, 0), facts.geometry.get(SAMPLES, 1)
     if not rows * columns * bits * samples * facts.frames or bits != _FLOAT_BITS.get(tag, bits):
         raise Withheld("pixel_layout")
+    pixels = [(columns, Fraction(samples))]
     shared = _SUBSAMPLED.get(facts.photometric) if samples == _COLOURS else None
-    per_pixel = [shared or Fraction(samples), Fraction(samples)]
+    if shared:
+        pixels = [(columns, shared), (columns + columns % 2, shared), *pixels]
     lengths = []
-    for sample_bits, count, width in product((bits, -(-bits // 8) * 8), per_pixel, (columns, columns + columns % 2)):
+    for sample_bits, (width, count) in product((bits, -(-bits // 8) * 8), pixels):
         frame_bits = rows * width * count * sample_bits
         frame = -(-frame_bits // 8)
         lengths += [-(-frame_bits * facts.frames // 8), frame * facts.frames, (frame + frame % 2) * facts.frames]
@@ -134,7 +136,7 @@ def _encapsulated(opened: Part10, facts: Facts, pixels: Extent, tables: frozense
     except Unreadable:
         raise Withheld("unreadable_frame") from None
     right = _tables_hold(opened, facts, fragments, groups)
-    return Payload(patches, frozenset() if right else tables)
+    return Payload(sorted(patches), frozenset() if right else tables)
 
 
 def _walk_for(transfer_syntax: str, facts: Facts) -> Walk:

@@ -15,7 +15,7 @@ _NUMBERS: Final = frozenset(
     b"A2B0 A2B1 A2B2 A2B3 B2A0 B2A1 B2A2 B2A3 D2B0 D2B1 D2B2 D2B3 B2D0 B2D1 B2D2 B2D3 pre0 pre1 pre2".split()
 )
 # Types of fixed length, and those of which a length in the content decides (10).
-_LENGTHS: Final = {b"XYZ ": 20, b"sig ": 12, b"meas": 36, b"view": 36}
+_LENGTHS: Final = {b"XYZ ": 20, b"sig ": 12, b"meas": 36, b"view": 36, b"sf32": 44}
 _PARAMETERS: Final = (1, 3, 4, 5, 7)
 _TEXT: Final = b"text\0\0\0\0"
 
@@ -89,6 +89,8 @@ def _length(data: memoryview, start: int, end: int) -> int:
         length = _LENGTHS[kind]
     elif kind == b"curv":
         length = 12 + 2 * uint(data, start + 8, 4, end)
+    elif kind == b"chrm":
+        length = 12 + 8 * uint(data, start + 8, 2, end)
     elif kind == b"para":
         function = uint(data, start + 8, 2, end)
         demand(function < len(_PARAMETERS))
@@ -96,7 +98,7 @@ def _length(data: memoryview, start: int, end: int) -> int:
     elif kind in (b"mft1", b"mft2"):
         length = _table_length(data, start, end, 1 if kind == b"mft1" else 2)
     else:
-        demand(kind in (b"sf32", b"chrm", b"mAB ", b"mBA ", b"mpet"))
+        demand(kind in (b"mAB ", b"mBA ", b"mpet"))
         length = given
     demand(length <= given)
     return length

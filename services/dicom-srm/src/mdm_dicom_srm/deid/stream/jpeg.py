@@ -6,7 +6,8 @@ from typing import Final
 
 from mdm_dicom_srm.deid.stream.patch import Patch, Unreadable, after_the_end, blank, comment, demand, refuse_text, uint
 
-_SOI, _EOI, _SOS, _DNL = 0xD8, 0xD9, 0xDA, 0xDC
+_START: Final = b"\xff\xd8"
+_EOI, _SOS, _DNL = 0xD9, 0xDA, 0xDC
 _DQT, _DHT, _DAC, _DRI, _COM, _APP0, _APP8, _APP14, _LSE = 0xDB, 0xC4, 0xCC, 0xDD, 0xFE, 0xE0, 0xE8, 0xEE, 0xF8
 _SOF_LS: Final = 0xF7
 _APPS: Final = range(0xE0, 0xF0)
@@ -51,8 +52,8 @@ class _Frame:
         self._waiting: dict[int, bytes] = {}
 
     def patches(self) -> Iterator[Patch]:
-        if self._marker() != _SOI:
-            raise Unreadable
+        demand(bytes(self._data[:2]) == _START)
+        self._pos = 2
         while (code := self._marker()) != _EOI:
             start, end = self._segment()
             self._pos = end
@@ -60,7 +61,7 @@ class _Frame:
             if code == _SOS:
                 self._scan()
         demand(self._scanned and self._tables <= self._named)
-        yield from after_the_end(self._data, self._pos, b"\xff\xd8")
+        yield from after_the_end(self._data, self._pos, _START)
 
     def _marker(self) -> int:
         """Return the code of the marker here and step behind it; any number of fill bytes FF may precede it (T.81 B.1.1.2)."""

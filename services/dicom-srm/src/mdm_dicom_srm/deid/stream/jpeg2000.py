@@ -1,11 +1,11 @@
 """JPEG 2000 codestreams, high-throughput ones too (ITU-T T.800 annex A, T.801 annex A, T.814 annex A), and JP2 files around them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 from mdm_dicom_srm.deid.stream.box import MAGIC, walk_boxes
-from mdm_dicom_srm.deid.stream.patch import Patch, Unreadable, after_the_end, comment, demand, refuse_text, uint
+from mdm_dicom_srm.deid.stream.patch import Patch, after_the_end, comment, demand, refuse_text, uint
 
 _SOC, _SOT, _SOD, _EOC, _SIZ, _COM = 0x4F, 0x90, 0x93, 0xD9, 0x51, 0x64
 _COD, _COC, _QCD, _QCC, _RGN, _POC, _PPM, _PPT, _PLM, _PLT, _TLM, _CRG = (
@@ -63,9 +63,7 @@ def _codestream(data: memoryview) -> Iterator[Patch]:
             pos = end
             continue
         tiles += 1
-        limit = _tile_part_end(data, pos)
-        yield from _tile_part(data, end, limit)
-        pos = limit
+        pos = yield from _tile_part(data, pos)
         if pos == len(data):
             return  # every byte is accounted for, though the last marker is missing
     yield from after_the_end(data, pos, b"\xff\x4f\xff\x51")
@@ -102,36 +100,28 @@ def _header(data: memoryview, code: int, known: frozenset[int], start: int, end:
         demand(end - start == 10 + (levels + 1) * (data[start] & 1))
 
 
-def _tile_part_end(data: memoryview, pos: int) -> int:
-    """Return the end of the tile-part whose SOT marker is at `pos`; the last one may leave it open (A.4.2)."""
+def _tile_part(data: memoryview, pos: int) -> Generator[Patch, None, int]:
+    """Walk the tile-part whose SOT marker is at `pos`: its header and what cannot be in its coded data; return where it ends."""
     length = uint(data, pos + 6, 4, len(data))
-    demand(uint(data, pos + 2, 2, len(data)) == _SOT_LENGTH - 2)
-    if length:
-        demand(_SOT_LENGTH <= length <= len(data) - pos)
-        return pos + length
-    start = pos + _SOT_LENGTH
-    while (found := _MARKER.search(data, start)) is not None:
-        if found[0][1] == _EOC:
-            return found.start()
-        start = found.end()
-        if found[0][1] not in (0x91, 0x92, _SOD):
-            start = _segment(data, found.start())[1]
-    raise Unreadable
-
-
-def _tile_part(data: memoryview, pos: int, limit: int) -> Iterator[Patch]:
-    """Walk the header of a tile-part and look for what cannot be in its coded data."""
+    demand(uint(data, pos + 2, 2, len(data)) == _SOT_LENGTH - 2 and length <= len(data) - pos)
+    # The last one may leave its length open (A.4.2).
+    limit = pos + length if length else len(data)
     view = data[:limit]
+    pos += _SOT_LENGTH
     while (code := _marker(view, pos)) != _SOD:
         start, end = _segment(view, pos)
         yield from _header(view, code, _TILE, start, end)
         pos = end
-    pos += 2
-    refuse_text(view, pos, limit)
+    start = pos = pos + 2
     while (found := _MARKER.search(view, pos)) is not None:
-        at = found.start()
-        if bytes(view[at : at + 4]) == _START_OF_PACKET and at + 6 <= limit:
-            pos = at + 6
+        pos = found.end()
+        if found[0][1] == _EOC and not length:
+            limit = found.start()
+            break
+        if bytes(view[found.start() : pos + 2]) == _START_OF_PACKET and pos + 4 <= limit:
+            pos += 4
         else:
             demand(found[0] == _END_OF_PACKET_HEADER)
-            pos = at + 2
+    demand(bool(length) or limit < len(data))
+    refuse_text(view, start, limit)
+    return limit

@@ -27,7 +27,7 @@ class SecondImage(Unreadable):
     """After a frame's image there is another one."""
 
 
-# Yields the patches of one frame in their order. Raises Unreadable.
+# Yields the patches of one frame, none over another. Raises Unreadable.
 Walk = Callable[[memoryview], Iterator[Patch]]
 
 _WORD: Final = re.compile(rb"[0-9A-Za-z]+")

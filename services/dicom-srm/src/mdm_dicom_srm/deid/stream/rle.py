@@ -10,6 +10,8 @@ from mdm_dicom_srm.deid.stream.patch import Patch, blank, demand
 # G.3.1: replicate runs of 3 to 128 equal bytes; shorter ones are cheaper inside a literal run.
 _RUN = re.compile(rb"(.)\1{2,127}", re.DOTALL)
 _LONGEST = 128
+# A head that stands for no bytes.
+_NOTHING = b"\x80"
 _HEADER = struct.Struct("<16I")
 
 
@@ -71,7 +73,10 @@ def walk(data: memoryview, pixels: int, segments: int) -> Iterator[Patch]:
     bounds = [*offsets[:count], len(data)]
     for start, end in itertools.pairwise(bounds):
         demand(start < end)
-        yield from blank(data, _decoded_end(data, start, end, pixels), end)
+        last = _decoded_end(data, start, end, pixels)
+        if any(data[last:end]):
+            # Zeros would be decoded.
+            yield from blank(data, last, end, _NOTHING)
 
 
 def _decoded_end(data: memoryview, pos: int, end: int, pixels: int) -> int:
@@ -83,7 +88,6 @@ def _decoded_end(data: memoryview, pos: int, end: int, pixels: int) -> int:
             left -= head + 1
             pos += head + 2
         else:
-            # 128 stands for nothing.
             left -= 257 - head if head > _LONGEST else 0
             pos += 2 if head > _LONGEST else 1
     demand(left == 0 and pos <= end)
