@@ -1,5 +1,6 @@
 """The few header values that decisions and pseudonyms depend on, gathered before anything is changed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -28,7 +29,11 @@ _BULK: Final = PIXELS | {0x7FE00001, 0x7FE00002, 0x7FE00003}
 _FRAMES: Final = 0x00280008
 _PHOTOMETRIC: Final = 0x00280004
 _TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, _FRAMES, _PHOTOMETRIC, *CONDITIONS.values()}
-_OVERLAY_TYPE, _OVERLAY_BIT, _OVERLAY_DATA = 0x0040, 0x0102, 0x3000
+# Of an overlay (PS3.3 C.9.2): size, number of frames, type, bits per pixel, where in a pixel its bit is, and its own data.
+_OVERLAY_ROWS, _OVERLAY_COLUMNS, _OVERLAY_FRAMES, _OVERLAY_TYPE = 0x0010, 0x0011, 0x0015, 0x0040
+_OVERLAY_BITS, _OVERLAY_BIT, _OVERLAY_DATA = 0x0100, 0x0102, 0x3000
+# Numbers by which one says that it lies in the pixels' unused bits, and the greatest one by which it does not.
+_EMBEDDED: Final = {_OVERLAY_BITS: 1, _OVERLAY_BIT: 0}
 _MAX_TEXT = 16384
 
 
@@ -46,7 +51,8 @@ class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
     `geometry` are the numbers that say how long the pixel data should be, 0 where one cannot be read; `bulk` says where they lie.
-    `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest.
+    `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest
+    and whose data are as long as their size demands.
     """
 
     texts: dict[int, str] = field(default_factory=dict)
@@ -84,12 +90,13 @@ class Facts:
             return patient_id, self.texts.get(ISSUER, "").strip(" \0")
         return "", "study:" + self.uid(STUDY)
 
-    def overlay(self, tag: int, value: int) -> None:
-        """Note an element of a 60xx group; `value` is its number if it is the bit position."""
-        if tag & 0xFFFF == _OVERLAY_DATA:
-            self.overlay_data.add(tag >> 16)
-        elif tag & 0xFFFF == _OVERLAY_BIT and value > 0:
-            self.overlay_bits.add(tag >> 16)
+    def overlay(self, tag: int, value: int | None) -> None:
+        """Note an element of a 60xx group; `value` is its number, None if it is not one that can be read."""
+        group, element = tag >> 16, tag & 0xFFFF
+        if element == _OVERLAY_DATA:
+            self.overlay_data.add(group)
+        elif element in _EMBEDDED and (value is None or value > _EMBEDDED[element]):
+            self.overlay_bits.add(group)
 
 
 def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
@@ -99,6 +106,7 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
         Malformed: the top level cannot be walked, or an attribute that decides comes twice.
     """
     facts, raw, limit = Facts(), dict[int, bytes](), len(data)
+    overlays = dict[int, dict[int, memoryview]]()
     while pos < limit:
         head = encoding.header(data, pos, limit)
         tag, vr, value, length = head
@@ -117,13 +125,21 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
             else:
                 facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
         elif tag >> 24 == 0x60:
-            bit_position = tag & 0xFFFF == _OVERLAY_BIT and length == 2
-            facts.overlay(tag, encoding.uint(data[value:pos]) if bit_position else 0)
-            if tag & 0xFFFF == _OVERLAY_TYPE and bytes(data[value:pos]).strip(b" \0") == b"R":
-                facts.regions.add(tag >> 16)
+            facts.overlay(tag, encoding.uint(data[value:pos]) if length == 2 else None)
+            overlays.setdefault(tag >> 16, {})[tag & 0xFFFF] = data[value:pos]
+    facts.regions = {group for group, overlay in overlays.items() if _is_region(overlay, encoding)}
     facts.charset = charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
     facts.texts = {tag: facts.charset.by_first_set(value) for tag, value in raw.items()}
     return facts
+
+
+def _is_region(overlay: Mapping[int, memoryview], encoding: Encoding) -> bool:
+    """Return whether an overlay draws a region of interest with one bit a pixel and nothing after the last one."""
+    rows, columns = (encoding.uint(overlay.get(element, b"")) for element in (_OVERLAY_ROWS, _OVERLAY_COLUMNS))
+    frames = bytes(overlay.get(_OVERLAY_FRAMES, b"1")).strip(b" \0")
+    length = -(-rows * columns * (int(frames) if frames.isdigit() and len(frames) < 10 else 0) // 8)
+    fits = length > 0 and len(overlay.get(_OVERLAY_DATA, b"")) == length + length % 2
+    return fits and bytes(overlay.get(_OVERLAY_TYPE, b"")).strip(b" \0") == b"R"
 
 
 def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
@@ -138,8 +154,8 @@ def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
             element = dataset.get_item(tag)
             value = element.value if element is not None else 0
             if isinstance(element, RawDataElement) and isinstance(value, bytes):
-                value = int.from_bytes(value, "little" if element.is_little_endian else "big")
-            facts.overlay(int(tag), value if isinstance(value, int) else 0)
+                value = int.from_bytes(value, "little" if element.is_little_endian else "big") if len(value) == 2 else None
+            facts.overlay(int(tag), value if isinstance(value, int) else None)
     return facts
 
 

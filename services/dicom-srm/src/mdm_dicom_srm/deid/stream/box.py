@@ -13,6 +13,7 @@ _HEADER, _CODESTREAM, _FILE_TYPE = b"jp2h", b"jp2c", b"ftyp"
 _IMAGE: Final = frozenset({b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef"})
 # T.801 M.11.18: contents of no meaning.
 _FREE: Final = b"free"
+_BRANDS: Final = (b"jp2 ", b"jpx ", b"jpxb", b"jph ")
 _ENUMERATED: Final = 1
 _PROFILES: Final = (2, 3)
 
@@ -73,11 +74,13 @@ def _colours(data: memoryview, start: int, end: int) -> Iterator[Patch]:
 
 
 def _brands(data: memoryview, start: int, end: int) -> Iterator[Patch]:
-    """Write the one brand that a JP2 file has over all that its file type box lists; the second word is a version."""
+    """Write the brand that every JP2 file has over unknown ones; the second word is a version."""
     for at in range(start, end, 4):
-        brand = bytes(4) if at == start + 4 else b"jp2 "
-        if bytes(data[at : at + 4]) != brand:
-            yield Patch(at, brand)
+        said = bytes(data[at : at + 4])
+        if at == start + 4:
+            yield from blank(data, at, at + 4)
+        elif said not in _BRANDS:
+            yield Patch(at, _BRANDS[0])
 
 
 def _freed(data: memoryview, kind: bytes, start: int, end: int) -> Iterator[Patch]:

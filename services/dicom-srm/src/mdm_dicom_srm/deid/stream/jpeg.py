@@ -19,6 +19,10 @@ _MARKER: Final = re.compile(rb"\xff[^\0]")
 _MARKER_LS: Final = re.compile(rb"\xff[\x80-\xff]")
 _MOST_COMPONENTS: Final = 4
 _JFIF_LENGTH, _ADOBE_LENGTH = 14, 12
+# T.84 F.2: version, profile, components; height and width; colour space, depth, compression; unit and two resolutions.
+_SPIFF: Final = re.compile(
+    rb"SPIFF\0[\1\2][\0-\2][\0-\4][\1-\4](?:\0\0..){2}[\0-\x0f][\1-\x10][\0-\5][\0-\2](?:\0\0..){2}|\0\0\0\1\xff\xd8", re.DOTALL
+)
 _JFIF_VERSIONS: Final = (b"\1\1", b"\1\0", b"\1\2")
 _DENSITY_UNITS: Final = range(3)
 # In the upper byte, below any letter.
@@ -144,6 +148,8 @@ def _application(data: memoryview, code: int, start: int, end: int) -> Iterator[
         kept = _adobe(content)
     elif code == _APP8 and _HP_TRANSFORM.match(content):
         kept = content[:5]
+    elif code == _APP8 and _SPIFF.fullmatch(content):
+        kept = content
     if content[: len(kept)] != kept:
         yield Patch(start, kept)
     yield from blank(data, start + len(kept), end)
