@@ -21,7 +21,7 @@ _MOST_COMPONENTS: Final = 4
 _JFIF_LENGTH, _ADOBE_LENGTH = 14, 12
 # T.84 F.2: version, profile, components; height and width; colour space, depth, compression; unit and two resolutions.
 _SPIFF: Final = re.compile(
-    rb"SPIFF\0[\1\2][\0-\2][\0-\4][\1-\4](?:\0\0..){2}[\0-\x0f][\1-\x10][\0-\5][\0-\2](?:\0\0..){2}|\0\0\0\x01\xff\xd8", re.DOTALL
+    rb"SPIFF\0[\1\2][\0-\2][\0-\4][\1-\4](?:\0\0..){2}[\0-\x0f][\1-\x10][\0-\x08][\0-\2](?:\0\0..){2}|\0\0\0\x01\xff\xd8", re.DOTALL
 )
 _JFIF_VERSIONS: Final = (b"\1\1", b"\1\0", b"\1\2")
 _DENSITY_UNITS: Final = range(3)
