@@ -23,6 +23,8 @@ _JFIF_LENGTH, _ADOBE_LENGTH = 14, 12
 _SPIFF: Final = re.compile(
     rb"SPIFF\0[\1\2][\0-\2][\0-\4][\1-\4](?:\0\0..){2}[\0-\x0f][\1-\x10][\0-\x08][\0-\2](?:\0\0..){2}|\0\0\0\x01\xff\xd8", re.DOTALL
 )
+# Of an old lossless encoder.
+_LJIF: Final = re.compile(rb"LJIF\0[\0-\2]{1,2}\0*")
 _JFIF_VERSIONS: Final = (b"\1\1", b"\1\0", b"\1\2")
 _DENSITY_UNITS: Final = range(3)
 # In the upper byte, below any letter.
@@ -142,13 +144,13 @@ def _application(data: memoryview, code: int, start: int, end: int) -> Iterator[
     """Blank an application segment but for what decoders go by."""
     content = bytes(data[start:end])
     kept = b""
-    if code == _APP0 and content[:5] in (b"JFIF\0", b"LJIF\0") and len(content) >= _JFIF_LENGTH:
+    if code == _APP0 and content[:5] == b"JFIF\0" and len(content) >= _JFIF_LENGTH:
         kept = _jfif(content)
     elif code == _APP14 and content[:5] == b"Adobe" and len(content) >= _ADOBE_LENGTH:
         kept = _adobe(content)
     elif code == _APP8 and _HP_TRANSFORM.match(content):
         kept = content[:5]
-    elif code == _APP8 and _SPIFF.fullmatch(content):
+    elif (code == _APP8 and _SPIFF.fullmatch(content)) or (code == _APP0 and _LJIF.fullmatch(content)):
         kept = content
     if content[: len(kept)] != kept:
         yield Patch(start, kept)
