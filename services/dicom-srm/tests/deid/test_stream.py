@@ -17,46 +17,9 @@ from mdm_dicom_srm.deid import Deidentifier, Outcome
 from PIL import Image, ImageCms
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
-from stream_grammar import COLUMNS, FORMATS, JPEG, JPEG_2000, JPEG_LS, RLE, ROWS, TEXT, Grammar, jpeg_parts, segment
+from stream_grammar import COLUMNS, FORMATS, JPEG, JPEG_2000, JPEG_LS, RLE, ROWS, TEXT, Grammar, dicom, jpeg_parts, segment
 
 EVERY_FORMAT = pytest.mark.parametrize("syntax", FORMATS, ids=lambda syntax: UID(syntax).name.split(" (")[0])
-
-
-def element(tag: int, vr: bytes, value: bytes) -> bytes:
-    value += b"\0" * (len(value) % 2)
-    long = vr in (b"OB", b"OW", b"OV", b"OF", b"SQ")
-    return (
-        struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
-        + (struct.pack("<HI", 0, len(value)) if long else struct.pack("<H", len(value)))
-        + value
-    )
-
-
-def dicom(syntax: str, items: bytes, samples: int, frames: int, more: dict[int, bytes] | None = None) -> bytes:
-    """Return a Part 10 file with encapsulated pixel data; `items` come without the delimiter."""
-    number = lambda value: struct.pack("<H", value)  # noqa: E731
-    photometric = {1: b"MONOCHROME2", 3: b"RGB" if syntax == RLE else b"YBR_RCT" if syntax == JPEG_2000 else b"YBR_FULL_422"}[samples]
-    values = {
-        (0x00080016, b"UI"): b"1.2.840.10008.5.1.4.1.1.77.1.1",
-        (0x00080018, b"UI"): b"1.2.3.4.5",
-        (0x0020000D, b"UI"): b"1.2.3.4",
-        (0x00280002, b"US"): number(samples),
-        (0x00280004, b"CS"): photometric,
-        (0x00280008, b"IS"): str(frames).encode(),
-        (0x00280010, b"US"): number(ROWS),
-        (0x00280011, b"US"): number(COLUMNS),
-        (0x00280100, b"US"): number(8),
-        (0x00280101, b"US"): number(8),
-        (0x00280102, b"US"): number(7),
-        (0x00280103, b"US"): number(0),
-    }
-    if samples == 3:
-        values[0x00280006, b"US"] = number(0)
-    values |= {(tag, b"OV" if tag >> 16 == 0x7FE0 else b"OB"): value for tag, value in (more or {}).items()}
-    body = b"".join(element(tag, vr, value) for (tag, vr), value in sorted(values.items()))
-    body += struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-    meta = element(0x00020002, b"UI", values[0x00080016, b"UI"]) + element(0x00020010, b"UI", syntax.encode())
-    return bytes(128) + b"DICM" + element(0x00020000, b"UL", struct.pack("<I", len(meta))) + meta + body
 
 
 def frames_of(content: bytes) -> list[bytes]:

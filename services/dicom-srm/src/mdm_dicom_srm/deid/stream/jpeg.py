@@ -18,6 +18,7 @@ _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB})
 _MARKER: Final = re.compile(rb"\xff[^\0]")
 _MARKER_LS: Final = re.compile(rb"\xff[\x80-\xff]")
 _MOST_COMPONENTS: Final = 4
+_LONGEST_DIFFERENCE: Final = 16
 _JFIF_LENGTH, _ADOBE_LENGTH = 14, 12
 # T.84 F.2: version, profile, components; height and width; colour space, depth, compression; unit and two resolutions.
 _SPIFF: Final = re.compile(
@@ -173,12 +174,12 @@ def _adobe(content: bytes) -> bytes:
 
 
 def _huffman(data: memoryview, pos: int, end: int) -> None:
-    """Check Huffman tables; none has a symbol twice (T.81 C.2), as text has letters."""
+    """Check Huffman tables: none has a symbol twice (T.81 C.2), as text has letters; those of differences have small ones (H.1.2.2)."""
     while pos < end:
         demand(pos + 17 <= end and data[pos] >> 4 <= 1 and data[pos] & 15 < 4)
         count = sum(data[pos + 1 : pos + 17])
         symbols = bytes(data[pos + 17 : pos + 17 + count])
-        demand(len(set(symbols)) == count)
+        demand(len(set(symbols)) == count and (data[pos] >> 4 == 1 or max(symbols, default=0) <= _LONGEST_DIFFERENCE))
         pos += 17 + count
     demand(pos == end)
 

@@ -30,6 +30,8 @@ _TILE: Final = frozenset({_COD, _COC, _QCD, _QCC, _RGN, _POC, _PPT, _PLT, *range
 _MARKER: Final = re.compile(rb"\xff[\x90-\xff]")
 _START_OF_PACKET, _END_OF_PACKET_HEADER = b"\xff\x91\0\4", b"\xff\x92"
 _SOT_LENGTH: Final = 12
+# The first segment has their number.
+_COMPONENTS_AT: Final = 40
 _MOST_COMPONENTS: Final = 16384
 # Rcom: binary, or ISO 8859-15.
 _REGISTRATIONS: Final = (b"\0\0", b"\0\1")
@@ -98,6 +100,8 @@ def _header(data: memoryview, code: int, known: frozenset[int], start: int, end:
         # With precincts of its own every resolution has one byte more.
         levels = uint(data, start + 5, 1, end)
         demand(end - start == 10 + (levels + 1) * (data[start] & 1))
+    elif code == _CRG:
+        demand(end - start == 4 * uint(data, _COMPONENTS_AT, 2, len(data)))
 
 
 def _tile_part(data: memoryview, pos: int) -> Generator[Patch, None, int]:
