@@ -124,7 +124,7 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
                 facts.bulk[tag] = Extent(vr, value, length, pos)
             else:
                 facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
-        elif tag >> 24 == 0x60:
+        elif tag >> 24 == 0x60 and not tag & 0x10000:
             facts.overlay(tag, encoding.uint(data[value:pos]) if length == 2 else None)
             overlays.setdefault(tag >> 16, {})[tag & 0xFFFF] = data[value:pos]
     facts.regions = {group for group, overlay in overlays.items() if _is_region(overlay, encoding)}
@@ -150,7 +150,7 @@ def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
     facts.charset = charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
     facts.texts = {tag: facts.charset.by_first_set(value) if isinstance(value, bytes) else value for tag, value in texts.items()}
     for tag in dataset.keys():  # noqa: SIM118 - iterating the data set itself would convert every value
-        if tag >> 24 == 0x60:
+        if tag >> 24 == 0x60 and not tag & 0x10000:
             element = dataset.get_item(tag)
             value = element.value if element is not None else 0
             if isinstance(element, RawDataElement) and isinstance(value, bytes):

@@ -1,5 +1,6 @@
 """What pixel data hold besides pixels: bytes after the last one, comments in frames, wrong tables; the pixels stay as they are."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -161,17 +162,14 @@ def _tables_hold(opened: Part10, facts: Facts, fragments: Fragments, groups: Seq
     present = {tag: opened.data[extent.value : extent.end] for tag, extent in facts.bulk.items() if tag in OFFSET_TABLES}
     if any(len(value) % 8 for value in present.values()):
         return False
-    numbers = {tag: list(value.cast("B").cast("Q")) for tag, value in present.items()}
+    numbers = {tag: list(struct.unpack(f"<{len(value) // 8}Q", value)) for tag, value in present.items()}
     lengths = [sum(end - start for start, end in group) for group in groups]
-    offsets_hold = _OFFSETS not in numbers or numbers[_OFFSETS] == [fragments.offset(group[0]) for group in groups]
-    return (
-        offsets_hold
-        and (_LENGTHS in numbers) is (_OFFSETS in numbers)
-        and all(
-            len(said) == len(real) and all(0 <= b - a <= slack for a, b in zip(said, real, strict=True))
-            for said, real, slack in (
-                (numbers.get(_LENGTHS, lengths), lengths, 1),
-                (numbers.get(_TOTAL, [sum(lengths)]), [sum(lengths)], len(fragments.places)),
-            )
-        )
+    starts = [fragments.offset(group[0]) for group in groups]
+    if (_LENGTHS in numbers) is not (_OFFSETS in numbers) or numbers.get(_OFFSETS, starts) != starts:
+        return False
+    total = sum(lengths)
+    without_padding = [(numbers.get(_LENGTHS, lengths), lengths, 1), (numbers.get(_TOTAL, [total]), [total], len(fragments.places))]
+    return all(
+        len(said) == len(real) and all(0 <= longer - shorter <= padding for shorter, longer in zip(said, real, strict=True))
+        for said, real, padding in without_padding
     )

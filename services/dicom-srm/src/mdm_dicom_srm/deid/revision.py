@@ -1,8 +1,10 @@
 """Which rules these are: a digest of this package's code and tables, so that what older ones released can be told."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Final
 
 _SUFFIXES: Final = (".py", ".csv", ".toml", ".tsv", ".txt")
@@ -11,9 +13,16 @@ _SUFFIXES: Final = (".py", ".csv", ".toml", ".tsv", ".txt")
 @cache
 def revision() -> str:
     """Return 16 hexadecimal digits that change whenever a file of the package does."""
-    package = resources.files("mdm_dicom_srm.deid")
-    files = [file for folder in (package, package / "data") for file in folder.iterdir() if file.name.endswith(_SUFFIXES)]
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.name):
-        digest.update(hashlib.sha256(file.name.encode() + b"\0" + file.read_bytes()).digest())
+    for name, file in sorted(_files(resources.files("mdm_dicom_srm.deid"))):
+        digest.update(hashlib.sha256(name.encode() + b"\0" + file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _files(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield the package's code and tables, in its rooms too, with their paths in it."""
+    for file in folder.iterdir():
+        if file.is_dir():
+            yield from _files(file, f"{path}{file.name}/")
+        elif file.name.endswith(_SUFFIXES):
+            yield path + file.name, file
