@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_dicom_srm.deid import Deidentifier, Outcome
 from PIL import Image, ImageCms
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_frames, parse_basic_offsets
 from pydicom.uid import UID
 from stream_grammar import COLUMNS, FORMATS, JPEG, JPEG_2000, JPEG_LS, RLE, ROWS, TEXT, Grammar, dicom, jpeg_parts, segment
 
@@ -187,3 +187,75 @@ def test_high_throughput_streams_have_the_same_grammar(unjudged: Deidentifier, f
     result = unjudged.deidentify(one_frame("1.2.840.10008.1.2.4.201", frame))
     assert result.outcome is outcome
     assert b"Wendeline" not in b"".join(result.data or [])
+
+
+def items(*contents: bytes) -> bytes:
+    return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content for content in contents)
+
+
+def plain_frame() -> bytes:
+    frame = b"".join(part for _, part in plain_jpeg())
+    return frame + b"\0" * (len(frame) % 2)
+
+
+@pytest.mark.parametrize("table, mended", [((0, 1), True), ((0, 0), True), ((), True), ((0,), False), ((0, 1, 2), False)])
+def test_a_basic_offset_table_says_where_the_frames_are(unjudged: Deidentifier, table: tuple[int, ...], mended: bool) -> None:
+    """One of another length than the frames demand has no right value of the same length."""
+    frame = plain_frame()
+    content = dicom(JPEG, items(struct.pack(f"<{len(table)}I", *table), frame, frame), 1, 2)
+    result = unjudged.deidentify(content)
+    if not mended:
+        assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "unreadable_fragments")
+        return
+    output = pydicom.dcmread(io.BytesIO(b"".join(result.data)))
+    assert parse_basic_offsets(output.PixelData) == ([0, 8 + len(frame)] if table else [])
+
+
+@pytest.mark.parametrize("frames, fragments", [(1, 0), (2, 1), (2, 3), (3, 4)])
+def test_fragments_that_no_table_tells_apart_hold_the_file_back(unjudged: Deidentifier, frames: int, fragments: int) -> None:
+    result = unjudged.deidentify(dicom(JPEG, items(b"", *[plain_frame()] * fragments), 1, frames))
+    assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "unreadable_fragments")
+
+
+def test_more_images_than_frames_hold_the_file_back(unjudged: Deidentifier) -> None:
+    for contents in ([plain_frame()] * 2, [plain_frame() * 2]):
+        result = unjudged.deidentify(dicom(JPEG, items(b"", *contents), 1, 1))
+        assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "surplus_pixels")
+
+
+@pytest.mark.parametrize(
+    "offsets, lengths, total, stays",
+    [
+        ((0, 1), (0, 0), None, True),
+        ((0, 1), (-1, 0), None, True),
+        ((0, 1), None, None, False),
+        ((0, 0), (0, 0), None, False),
+        ((0, 1), (-2, 0), None, False),
+        ((0, 1), (1, 0), None, False),
+        ((0, 1), (0, 0), 0, True),
+        ((0, 1), (0, 0), 1, False),
+    ],
+)
+def test_an_extended_offset_table_stays_if_it_is_right(
+    unjudged: Deidentifier, offsets: tuple[int, int], lengths: tuple[int, int] | None, total: int | None, stays: bool
+) -> None:
+    """Offsets in frames; lengths and the total as differences from the right ones."""
+    frame = plain_frame()
+    tables = {0x7FE00001: struct.pack("<2Q", *(number * (8 + len(frame)) for number in offsets))}
+    if lengths:
+        tables[0x7FE00002] = struct.pack("<2Q", *(len(frame) + difference for difference in lengths))
+    if total is not None:
+        tables[0x7FE00003] = struct.pack("<Q", 2 * len(frame) + total)
+    output = pydicom.dcmread(io.BytesIO(b"".join(unjudged.deidentify(dicom(JPEG, items(b"", frame, frame), 1, 2, tables)).data)))
+    assert [tag in output for tag in tables] == [stays] * len(tables)
+    assert len(list(generate_frames(output.PixelData, number_of_frames=2))) == 2
+
+
+def test_a_comment_across_fragments_is_blanked_in_both(unjudged: Deidentifier) -> None:
+    frame = plain_frame()
+    frame = frame[:2] + segment(0xFE, TEXT + b" ") + frame[2:]
+    middle = 2 + 4 + len(TEXT) // 2 // 2 * 2
+    result = unjudged.deidentify(dicom(JPEG, items(b"", frame[:middle], frame[middle:]), 1, 1))
+    output = b"".join(result.data)
+    assert not any(word in output for word in TEXT.split(b", "))
+    assert frames_of(output)[0][6 : 6 + len(TEXT)] == b" " * len(TEXT)
