@@ -259,3 +259,41 @@ def test_a_comment_across_fragments_is_blanked_in_both(unjudged: Deidentifier) -
     output = b"".join(result.data)
     assert not any(word in output for word in TEXT.split(b", "))
     assert frames_of(output)[0][6 : 6 + len(TEXT)] == b" " * len(TEXT)
+
+
+@pytest.mark.parametrize(
+    "comment, stays",
+    [
+        (b"Created by GDCM/OpenJPEG version 2.3.0", True),
+        (b"Kakadu-v7.3.3", True),
+        (b"MITRA_DICOM_STANDARD", True),
+        (b"1970 01 02", False),
+        (b"555 1234", False),
+        (b"Kakadu 1970 0102", False),
+        (b"Kakadu for Ostrogard", False),
+        ("Kakadu für".encode(), False),
+    ],
+)
+def test_comments_with_the_names_of_encoders_stay(unjudged: Deidentifier, comment: bytes, stays: bool) -> None:
+    frame = plain_frame()
+    result = unjudged.deidentify(one_frame(JPEG, frame[:2] + segment(0xFE, comment) + frame[2:]))
+    assert (comment in b"".join(result.data)) is stays
+
+
+@pytest.mark.parametrize(
+    "marker, content, left",
+    [
+        (0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0", b"JFIF\0\1\1\0\0\1\0\1\0\0"),
+        (0xE0, b"JFIF\0\1\1\0\0\1\0\1\1\1abc", b"JFIF\0\1\1\0\0\1\0\1\1\1\0\0\0"),
+        (0xE0, b"JFIF\0\1\1\0\0\1\0\1\1\1Anybody", b"JFIF\0\1\1\0\0\1\0\1" + bytes(9)),
+        (0xE0, b"JFIF\0AnybodyEls", b"JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(1)),
+        (0xEE, b"Adobe\0e\0\0\0\0\1", b"Adobe\0e\0\0\0\0\1"),
+        (0xEE, b"AdobeAnybod\1yElse", b"Adobe\0d\0\0\0\0\1" + bytes(5)),
+        (0xE8, b"mrfx\1Anybody", b"mrfx\1" + bytes(7)),
+    ],
+)
+def test_application_segments_keep_what_decoders_read(unjudged: Deidentifier, marker: int, content: bytes, left: bytes) -> None:
+    frame = plain_frame()
+    result = unjudged.deidentify(one_frame(JPEG, frame[:2] + segment(marker, content) + frame[2:]))
+    (output,) = frames_of(b"".join(result.data))
+    assert output[6 : 6 + len(content)] == left

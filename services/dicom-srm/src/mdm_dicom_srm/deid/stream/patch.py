@@ -31,6 +31,8 @@ class SecondImage(Unreadable):
 Walk = Callable[[memoryview], Iterator[Patch]]
 
 _WORD: Final = re.compile(rb"[0-9A-Za-z]+")
+_NAME: Final = re.compile(rb"[A-Za-z]{4}")
+_DIGITS, _MOST_DIGITS = b"0123456789", 6
 _LETTER: Final = re.compile(rb"[A-Za-z]")
 # In coded data every byte is about as likely as another: so many printable ones in a row come once in 10^10 places.
 _LONGEST_BY_CHANCE: Final = 24
@@ -49,7 +51,9 @@ def blank(data: memoryview, start: int, end: int, fill: bytes = b"\0") -> Iterat
 def comment(data: memoryview, start: int, end: int) -> Iterator[Patch]:
     """Yield the patch that blanks a comment, none if it has only the names and versions of encoders."""
     text = bytes(data[start:end])
-    if not text.isascii() or not all(known_to_encoders(word.decode("ascii")) for word in _WORD.findall(text)):
+    known = text.isascii() and all(known_to_encoders(word.decode("ascii")) for word in _WORD.findall(text))
+    # Numbers alone, or more digits than a version has, may be a date or an identifier.
+    if not (known and _NAME.search(text) and sum(byte in _DIGITS for byte in text) <= _MOST_DIGITS):
         yield from blank(data, start, end, b" ")
 
 
