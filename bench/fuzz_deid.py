@@ -17,16 +17,16 @@ from pathlib import Path
 import atheris
 import pydicom
 
-with atheris.instrument_imports(include=["mdm_dicom_srm.deid"]):
-    from mdm_dicom_srm.deid import Deidentifier, Malformed, Outcome, Profile, Pseudonymiser
-    from mdm_dicom_srm.deid.part10 import open_part10
-    from mdm_dicom_srm.deid.pixelrule import PixelRules
-    from mdm_dicom_srm.deid.preview import Uncleanable, preview
-    from mdm_dicom_srm.deid.profile import SHIPPED
-    from mdm_dicom_srm.deid.quiet import silence_pydicom
-    from mdm_dicom_srm.deid.verify import CheckedDeidentifier
+with atheris.instrument_imports(include=["mdm_deid"]):
+    from mdm_deid import Deidentifier, Malformed, Outcome, Profile, Pseudonymiser
+    from mdm_deid.check.self_check import CheckedDeidentifier
+    from mdm_deid.cli.preview import Uncleanable, preview
+    from mdm_deid.encoding.part10 import open_part10
+    from mdm_deid.encoding.pydicom_log import silence_pydicom
+    from mdm_deid.pixels.rule import PixelRules
+    from mdm_deid.rules.profile import SHIPPED
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "services/dicom-srm/tests/grammar"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "libs/deid/tests/grammar"))
 from data_set_grammar import DataSetGrammar
 from stream_grammar import FORMATS, TEXT, Grammar, dicom
 

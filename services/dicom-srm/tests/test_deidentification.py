@@ -6,12 +6,12 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import mdm_dicom_srm.deid
+import mdm_deid
 import pydicom
 import pytest
-from mdm_dicom_srm.deid import Outcome, Profile
-from mdm_dicom_srm.deid.pixelrule import PixelRules
-from mdm_dicom_srm.deid.revision import revision
+from mdm_deid import Outcome, Profile
+from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.revision import revision
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -48,8 +48,8 @@ def test_the_revision_is_of_the_packages_own_files(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["engine.py", "stream/jpeg.py", "data/words.txt"])
 def test_the_revision_changes_with_every_file_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     package = tmp_path / "deid"
-    shutil.copytree(Path(mdm_dicom_srm.deid.__file__).parent, package)
-    monkeypatch.setattr("mdm_dicom_srm.deid.revision.resources.files", lambda _: package)
+    shutil.copytree(Path(mdm_deid.__file__).parent, package)
+    monkeypatch.setattr("mdm_deid.rules.revision.resources.files", lambda _: package)
     before = revision.__wrapped__()
     with (package / name).open("a") as file:
         file.write("# another")
