@@ -15,10 +15,10 @@ from pydicom.filewriter import write_dataset
 
 from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
 from mdm_deid.encoding.part10 import Part10, open_part10, write_part10
-from mdm_deid.outcome import Malformed, Outcome, Result
-from mdm_deid.pixels.blanking import Cleaned, Uncleanable, clean
+from mdm_deid.outcome import Malformed, Outcome, Result, Withheld
+from mdm_deid.pixels.blanking import Cleaned, clean
 from mdm_deid.pixels.image import read_image
-from mdm_deid.pixels.payload import SurplusPixels
+from mdm_deid.pixels.payload import Payload, examine
 from mdm_deid.pixels.rule import PixelRule, PixelRules
 from mdm_deid.rules.engine import Pass, is_uid
 from mdm_deid.rules.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
@@ -67,7 +67,8 @@ class Deidentifier:
             if outcome is not Outcome.RELEASED:
                 return Result(outcome, reason)
             cleaned = _cleaned(rule, opened)
-            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned)
+            payload = examine(opened, facts, replaced=cleaned is not None)
+            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned, payload)
             if cleaned:
                 opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
             data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
@@ -75,10 +76,8 @@ class Deidentifier:
             return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
-        except Uncleanable as error:
+        except Withheld as error:
             return Result(Outcome.QUARANTINED, error.reason)
-        except SurplusPixels:
-            return Result(Outcome.QUARANTINED, "surplus_pixels")
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
 
@@ -94,7 +93,13 @@ class Deidentifier:
         return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
 
     def _apply(
-        self, data: memoryview, start: int, encoding: Encoding, facts: Facts, cleaned: Cleaned | None = None
+        self,
+        data: memoryview,
+        start: int,
+        encoding: Encoding,
+        facts: Facts,
+        cleaned: Cleaned | None = None,
+        payload: Payload = Payload(),  # noqa: B008 - it cannot change
     ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
         """Return the data set after the rules, with cleaned pixels if any, and the actions counted.
 
@@ -103,12 +108,13 @@ class Deidentifier:
         patient, issuer = facts.patient()
         offset = self._pseudonymiser.date_offset_days(patient, issuer)
         rules = self._rules_for(facts)
-        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
-        work = Pass(data, rules, self._pseudonymiser, offset, facts)
+        pixels = dict.fromkeys(payload.dropped, b"") | (cleaned.elements if cleaned else {})
+        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, pixels, cleaned is not None)
+        work = Pass(data, rules, self._pseudonymiser, offset, facts, payload)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)
         if second is not None:
-            work = Pass(data, rules, self._pseudonymiser, offset, facts, *second)
+            work = Pass(data, rules, self._pseudonymiser, offset, facts, payload, *second)
             content = work.data_set(start, encoding, written)
         return content, work.counts
 
@@ -131,8 +137,10 @@ class Deidentifier:
             rules = self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
         return rules
 
-    def _written(self, pseudonym: bytes, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, bytes | memoryview]]:
-        """Return the elements every output carries, and those of cleaned pixels, in tag order."""
+    def _written(
+        self, pseudonym: bytes, encoding: Encoding, pixels: Mapping[int, bytes | memoryview], cleaned: bool
+    ) -> list[tuple[int, bytes | memoryview]]:
+        """Return the elements every output carries, and those that replace others, empty ones to leave them out, in tag order."""
         codes = b"".join(
             encoding.item(
                 encoding.element(0x00080100, b"SH", code.encode("ascii"))
@@ -150,7 +158,7 @@ class Deidentifier:
             (0x00280303, b"CS", _DATES_CODE[self._profile.dates]),
         )
         elements: dict[int, bytes | memoryview] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}
-        return sorted((elements | (cleaned.elements if cleaned else {})).items())
+        return sorted((elements | dict(pixels)).items())
 
     def _judge(self, facts: Facts, pixel_rule: PixelRule | None) -> tuple[Outcome, str]:
         """Decide; a suspicion about pixels does not count where a pixel rule answers it."""
@@ -163,6 +171,8 @@ class Deidentifier:
             return Outcome.FAILED, "no_sop_instance"
         if sop_class not in UID_dictionary and not known_sop_class(sop_class):
             return Outcome.QUARANTINED, "unknown_sop_class"
+        if not facts.frames:
+            return Outcome.QUARANTINED, "pixel_layout"
         if facts.embedded_overlay:
             return Outcome.QUARANTINED, "embedded_overlay"
         return Outcome.RELEASED, ""

@@ -11,6 +11,8 @@ ITEM: Final = 0xFFFEE000
 ITEM_END: Final = 0xFFFEE00D
 SEQUENCE_END: Final = 0xFFFEE0DD
 PIXEL_DATA: Final = 0x7FE00010
+# Float, double float and integer pixel data.
+PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))
 MAX_DEPTH: Final = 64
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())

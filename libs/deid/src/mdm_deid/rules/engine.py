@@ -3,16 +3,17 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
+from mdm_deid.encoding.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, PIXELS, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
 from mdm_deid.outcome import Malformed
-from mdm_deid.pixels.payload import PIXELS, encapsulated, native
+from mdm_deid.pixels.icc import cleaned
+from mdm_deid.pixels.payload import Payload, patched
 from mdm_deid.rules.date import capped_age, shifted
 from mdm_deid.rules.dummy import BINARY_VRS, RESCALE_TERMS
 from mdm_deid.rules.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
@@ -52,6 +53,7 @@ class Pass:
         pseudonymiser: Pseudonymiser,
         offset_days: int,
         facts: Facts,
+        payload: Payload,
         cleaner: Cleaner | None = None,
         sweep: bool = False,
     ) -> None:
@@ -60,7 +62,7 @@ class Pass:
         self._rules = rules
         self._pseudonymiser = pseudonymiser
         self._offset = timedelta(days=offset_days)
-        self._facts = facts
+        self._payload = payload
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
@@ -225,6 +227,8 @@ class Pass:
         if op.kind is Kind.TERMS:
             left = terms(old)
             return self._sweeper.left_of(0, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
+        if op.kind is Kind.COLOURS:
+            return cleaned(old) if old else b""
         if op.kind is Kind.SHIFT:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)
@@ -241,10 +245,7 @@ class Pass:
         if length == UNDEFINED and (tag not in PIXELS or vr == b"UN"):
             raise Malformed("undefined_length")
         if tag in PIXELS and depth == 0:
-            pixels = self._pixels(head, end, encoding)
-            self._bulk.add(len(out))
-            out.append(self._data[start:value])
-            for part in pixels:
+            for part in patched(self._data, start, end, [patch for patch in self._payload.patches if start <= patch.start < end]):
                 self._bulk.add(len(out))
                 out.append(part)
             return
@@ -261,13 +262,6 @@ class Pass:
                 out.append(encoding.element(tag, vr, new))
                 return
         out.append(self._data[start:end])
-
-    def _pixels(self, head: Header, end: int, encoding: Encoding) -> Iterator[memoryview | bytes]:
-        """Return what of the pixel data is passed on: all, but for what is no pixel."""
-        _, _, value, length = head
-        if length == UNDEFINED:
-            return encapsulated(self._data, value, end, encoding)
-        return native(self._data[value:end], self._facts.geometry, self._facts.frames, self._facts.subsampled)
 
     def _remove(
         self, head: Header, start: int, limit: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]

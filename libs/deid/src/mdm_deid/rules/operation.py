@@ -9,8 +9,8 @@ from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_deid.encoding.codec import Buffer, Encoding
-from mdm_deid.pixels.payload import PIXELS
+from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding
+from mdm_deid.pixels.icc import readable
 from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_deid.rules.profile import Action, Edit, Profile
 from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
@@ -21,6 +21,7 @@ FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
+_COLOUR_PROFILE: Final = 0x00282000
 # Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position.
 _TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101))
 _MAC_GROUP: Final = 0x4FFE
@@ -90,6 +91,7 @@ class Kind(Enum):
     VALID_UID = "kept uid"
     TERM = "term"
     TERMS = "terms"
+    COLOURS = "colours"
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,8 @@ class Rules:
         same_class = {met.vr, met.standard} <= TEXT_VRS or {met.vr, met.standard} <= BINARY_VRS
         if met.vr not in (b"", b"UN", met.standard) and not same_class:
             return _DROP
+        if met.tag == _COLOUR_PROFILE:
+            return Op(Kind.COLOURS, met.written, form=readable)
         form = _FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
         if form:
             return Op(Kind.KEEP, form=form)
