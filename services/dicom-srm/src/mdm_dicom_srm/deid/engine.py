@@ -19,7 +19,7 @@ from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.payload import PIXELS, encapsulated, native
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
-from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_dicom_srm.deid.rules import FORMS, PLAIN, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.text import Cleaner
@@ -73,6 +73,8 @@ class Pass:
         self._again = False
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
+        # Where the elements of the item begin that was entered last.
+        self._item = 0
         self._bulk: set[int] = set()
         self.counts: Counter[str] = Counter()
 
@@ -104,7 +106,7 @@ class Pass:
         dates_stay = profile.dates == "keep"
         readings = frozenset((vr, text) for vr, value, charset in self._learnt for text in charset.readings(value))
         known = identity(readings, dates_stay)
-        certain = all(value.isascii() or charset.decode(value) is not None for _, value, charset in self._learnt)
+        certain = all(charset.decode(value) is not None for _, value, charset in self._learnt)
         ages_stay = "retain_patient_characteristics" in profile.options
         cleaner = Cleaner(known, dates_stay, ages_stay, certain, profile.words)
         sweep = self._foreign or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
@@ -193,6 +195,9 @@ class Pass:
             self._write_sequence(tag, vr, content, encoding, out)
             return end
         end = skip(self._data, head, limit, encoding, depth)
+        if op.kind is Kind.CHARSET:
+            self._character_set(head, start, end, encoding, depth, out)
+            return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)
         if op.kind is Kind.PRIVATE:
@@ -248,9 +253,7 @@ class Pass:
                 self._bulk.add(len(out))
                 out.append(part)
             return
-        if tag == CHARACTER_SET:
-            self._charset = charset(bytes(self._data[value:end]).decode("latin-1"))
-        elif self._sweeper is not None:
+        if self._sweeper is not None:
             old = bytes(self._data[value:end])
             new = self._sweeper.left_of(tag, vr, old, self._charset, level.node.types.get(tag, "3").startswith("1"))
             if not new and old:
@@ -261,6 +264,34 @@ class Pass:
                 out.append(encoding.element(tag, vr, new))
                 return
         out.append(self._data[start:end])
+
+    def _character_set(self, head: Header, start: int, end: int, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
+        """Read text from here on by this character set, and write it as the standard spells it.
+
+        Without it only ASCII can be read, so it goes where it is the default repertoire or not known.
+
+        Raises:
+            Malformed: text stands before it in its item, or it comes twice there.
+        """
+        tag, vr, value, length = head
+        if length == UNDEFINED:
+            raise Malformed("undefined_length")
+        pos = self._item if depth else start
+        while pos < start:
+            before = encoding.header(self._data, pos, start)
+            if before[0] >= CHARACTER_SET:
+                raise Malformed("late_character_set")
+            pos = skip(self._data, before, start, encoding, depth)
+        old = bytes(self._data[value:end])
+        self._charset = charset(old.decode("latin-1"))
+        term = (self._charset.term or "").encode("ascii")
+        if not term:
+            self.counts["removed"] += 1
+        elif vr in (b"CS", b"") and old.rstrip(b" ") == term:
+            out.append(self._data[start:end])
+        else:
+            self.counts["replaced"] += 1
+            out.append(encoding.element(tag, b"CS", term))
 
     def _pixels(self, head: Header, end: int, encoding: Encoding) -> Iterator[memoryview | bytes]:
         """Return what of the pixel data is passed on: all, but for what is no pixel."""
@@ -332,6 +363,7 @@ class Pass:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
             outside = self._charset
+            self._item = value
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
@@ -378,7 +410,7 @@ class Pass:
             plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
             plain = plain and (form is None or form(self._data, value, end) is not None)
             content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
-            self._foreign |= plain and listed in TEXT_VRS and not bytes(self._data[value:end]).isascii()
+            self._foreign |= plain and listed in TEXT_VRS and not PLAIN(self._data, value, end)
             if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):
                 out.append(self._data[start:end])
                 return

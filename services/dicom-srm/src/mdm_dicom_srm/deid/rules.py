@@ -11,6 +11,7 @@ from pydicom._dicom_dict import DicomDictionary
 
 from mdm_dicom_srm.deid.codec import Buffer, Encoding
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
+from mdm_dicom_srm.deid.facts import CHARACTER_SET
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
@@ -56,7 +57,7 @@ _OVERLAY: Final = {
 # What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
 _NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
 # Text outside ASCII is not found by a search over bytes; it is looked at closely.
-_PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
+PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
 FORMS: Final[dict[bytes, "Form"]] = {
     b"DS": _NUMBERS,
     b"IS": _NUMBERS,
@@ -65,7 +66,6 @@ FORMS: Final[dict[bytes, "Form"]] = {
     b"DT": re.compile(rb"[-+0-9. \\\0]*").fullmatch,
 }
 _FORMS_BY_TAG: Final[dict[int, "Form"]] = {
-    0x00080005: re.compile(rb"(?:(?:ISO_IR \d{1,3}|ISO 2022 IR \d{1,3}|GB18030|GBK|[ \0]?)[ \0]*(?:\\|\Z))*").fullmatch,
     0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
     0x00100040: re.compile(rb"[MFO]?[ \0]*").fullmatch,
 }
@@ -90,6 +90,7 @@ class Kind(Enum):
     VALID_UID = "kept uid"
     TERM = "term"
     TERMS = "terms"
+    CHARSET = "character set"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ class Op:
 
 _DROP = Op(Kind.DROP)
 _KEEP = Op(Kind.KEEP)
-_KEEP_TEXT = Op(Kind.KEEP, form=_PLAIN, text=True)
+_KEEP_TEXT = Op(Kind.KEEP, form=PLAIN, text=True)
 _PRIVATE = Op(Kind.PRIVATE)
+_CHARSET = Op(Kind.CHARSET, b"CS")
 
 
 def _known_terms(data: Buffer, first: int, last: int) -> bool:
@@ -223,6 +225,8 @@ class Rules:
         standard = standard_vr(tag)
         written = (standard or b"UN") if standard == b"SQ" or vr in (b"", b"UN") else vr
         met = _Element(level, tag, vr, standard, written, encoding)
+        if tag == CHARACTER_SET:
+            return _CHARSET
         for edit in self._edits:
             if edit.names(tag):
                 return self._edited(edit, met)

@@ -101,7 +101,7 @@ class _Search:
         yield from self._in_pixels()
 
     def _occurs(self, value: bytes, words: set[bytes]) -> bool:
-        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codec)]
+        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codecs)]
         return any(self._occurs_as(variant, words) for variant in variants)
 
     def _occurs_as(self, value: bytes, words: set[bytes]) -> bool:
