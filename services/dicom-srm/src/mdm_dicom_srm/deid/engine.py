@@ -22,7 +22,7 @@ from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import FORMS, PLAIN, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
-from mdm_dicom_srm.deid.text import Cleaner
+from mdm_dicom_srm.deid.text import Cleaner, fit
 from mdm_dicom_srm.deid.vocabulary import terms
 
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
@@ -234,6 +234,8 @@ class Pass:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)
             return self._dates[old, op.value]
+        if op.kind is Kind.LABEL:
+            return self._label(old) or op.value
         if op.kind is Kind.AGE:
             return capped_age(old)
         return b""
@@ -319,14 +321,22 @@ class Pass:
     def _cleaned(self, op: Op, tag: int, old: bytes, encoding: Encoding) -> bytes:
         """Return the element with clean text, or what is left if nothing of it can stay."""
         text = self._charset.decode(old.rstrip(b" \0")) if self._cleaner is not None else None
-        clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
-        new = old if clean == text and clean else self._charset.encode(clean) if clean else b""
+        if op.whole:
+            new = old if self._cleaner is not None and text and self._cleaner.keeps(text) else self._label(old)
+        else:
+            clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
+            new = old if clean == text and clean else self._charset.encode(fit(clean, op.vr)) or b""
         if new:
             return encoding.element(tag, op.vr, new)
         fallback = op.fallback
         if fallback is None or fallback.kind is Kind.DROP:
             return b""
         return encoding.element(tag, fallback.vr, fallback.value)
+
+    def _label(self, old: bytes) -> bytes:
+        """Return the pseudonym of a label, so that what had different names still has; nothing for an empty one."""
+        text = self._charset.guess(old).strip(" \0")
+        return self._pseudonymiser.label(*self._facts.patient(), text).encode("ascii") if text else b""
 
     def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
         """Note what is about to be taken away; of a sequence, all that names someone inside it."""

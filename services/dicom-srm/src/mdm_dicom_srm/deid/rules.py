@@ -12,6 +12,7 @@ from pydicom._dicom_dict import DicomDictionary
 from mdm_dicom_srm.deid.codec import Buffer, Encoding
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_dicom_srm.deid.facts import CHARACTER_SET
+from mdm_dicom_srm.deid.label import label_tags
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
@@ -91,6 +92,7 @@ class Kind(Enum):
     TERM = "term"
     TERMS = "terms"
     CHARSET = "character set"
+    LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Op:
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
     `fallback`: of CLEAN, what to do if nothing of the text can stay.
+    `whole`: of CLEAN, the text is a label, which stays as it is or becomes a pseudonym.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
     `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
@@ -113,6 +116,7 @@ class Op:
     fallback: "Op | None" = None
     form: Form | None = None
     text: bool = False
+    whole: bool = False
 
 
 _DROP = Op(Kind.DROP)
@@ -272,7 +276,7 @@ class Rules:
         if met.is_sequence:
             return self._enter(met)
         text = met.standard in FREE_TEXT_VRS and met.vr in FREE_TEXT_VRS | {b"", b"UN"}
-        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False)) if text else basic
+        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False), whole=met.tag in label_tags()) if text else basic
 
     def _unlisted_attribute(self, met: _Element) -> Op:
         """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs, long text."""
@@ -290,6 +294,8 @@ class Rules:
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
             return Op(Kind.VALID_UID if self._keeps_uids and standard == b"UI" else Kind.UID, met.written)
+        if met.tag in label_tags():
+            return self._clean(met, self._by_code("X/Z/D", met, identifies=False))
         if standard in _NARRATIVE_VRS:
             basic = self._by_code("X/Z/D", met, identifies=False)
             return self._clean(met, basic) if self._cleans_narrative(met.tag) else basic
@@ -328,6 +334,8 @@ class Rules:
         learn = identifies and (met.standard in _IDENTIFYING_VRS or met.vr in _IDENTIFYING_VRS or met.is_sequence)
         if code == "X":
             return Op(Kind.DROP, met.standard, identifies=learn)
+        if met.tag in label_tags() and met.written in FREE_TEXT_VRS:
+            return Op(Kind.LABEL, met.written, DUMMY_BY_VR.get(met.written, b"ANONYMIZED") if code == "D" else b"", identifies=learn)
         if code == "Z":
             return Op(Kind.EMPTY, met.written, identifies=learn)
         child = met.level.node.children.get(met.tag, TypeNode())

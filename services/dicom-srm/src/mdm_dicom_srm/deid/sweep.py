@@ -8,7 +8,7 @@ from mdm_dicom_srm.deid.dummy import BINARY_VRS
 from mdm_dicom_srm.deid.identity import LONG_NUMBER, speaks_of_none
 from mdm_dicom_srm.deid.rules import FREE_TEXT_VRS
 from mdm_dicom_srm.deid.table import standard_vr
-from mdm_dicom_srm.deid.text import Cleaner
+from mdm_dicom_srm.deid.text import Cleaner, fit
 from mdm_dicom_srm.deid.vocabulary import names_nobody
 
 _NUMBER_VRS: Final = frozenset({b"DS", b"IS"})
@@ -40,7 +40,7 @@ class Sweeper:
         swept = self._cleaner.sweep(text)
         if swept == text:
             return old
-        return b"" if vr == b"UN" else charset.encode(swept) or b""
+        return b"" if vr == b"UN" else charset.encode(fit(swept, vr or standard_vr(tag))) or b""
 
     def repeats(self, vr: bytes, old: bytes, charset: Charset) -> bool:
         """Tell whether a private value repeats what is known; one of VR UN is looked at both as text and as binary."""

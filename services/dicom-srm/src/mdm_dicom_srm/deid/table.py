@@ -51,7 +51,12 @@ def _lines(name: str) -> list[str]:
     return (resources.files("mdm_dicom_srm.deid") / "data" / name).read_text(encoding="utf-8").splitlines()
 
 
-def _tag(text: str) -> int:
+def tag_of(text: str) -> int:
+    """Return the number of a tag written `(0010,0020)`.
+
+    Raises:
+        ValueError: it names no single tag.
+    """
     return int(text.strip("()").replace(",", ""), 16)
 
 
@@ -61,7 +66,7 @@ def load_rows() -> tuple[Row, ...]:
     rows = []
     for line in csv.DictReader(_lines("table_e1_1.csv")):
         try:
-            tag = _tag(line["tag"])
+            tag = tag_of(line["tag"])
         except ValueError:
             continue
         options = {name: line[column] for name, column in OPTION_COLUMNS.items() if line[column]}
@@ -73,7 +78,7 @@ def load_rows() -> tuple[Row, ...]:
 def load_additional() -> tuple[Row, ...]:
     """Return the attributes the table leaves alone and this project does not, with the action X/Z/D."""
     lines = csv.DictReader(_lines("additional.csv"))
-    return tuple(Row(_tag(line["tag"]), line["name"], "X/Z/D", {}) for line in lines)
+    return tuple(Row(tag_of(line["tag"]), line["name"], "X/Z/D", {}) for line in lines)
 
 
 @cache
