@@ -14,8 +14,18 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from mdm_dicom_srm.deid.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
-from mdm_dicom_srm.deid.engine import Pass, is_uid
-from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
+from mdm_dicom_srm.deid.engine import Pass, Written, is_uid
+from mdm_dicom_srm.deid.facts import (
+    DATES_MODIFIED,
+    METHOD,
+    METHOD_CODES,
+    PATIENT_ID,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    Facts,
+    facts_of_bytes,
+    facts_of_dataset,
+)
 from mdm_dicom_srm.deid.image import read_image
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
 from mdm_dicom_srm.deid.part10 import Part10, open_part10, write_part10
@@ -24,13 +34,11 @@ from mdm_dicom_srm.deid.pixel import Cleaned, Uncleanable, clean
 from mdm_dicom_srm.deid.pixelrule import PixelRule, PixelRules
 from mdm_dicom_srm.deid.profile import OPTION_CODES, Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
+from mdm_dicom_srm.deid.record import BASIC, CLEAN_PIXELS, Record, code_items, read_record
 from mdm_dicom_srm.deid.rules import Rules
 from mdm_dicom_srm.deid.table import EDITION, known_sop_class
 
-# PS3.16 CID 7050: what was done, in the order of the codes.
-_BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
-_CLEAN_PIXELS_CODE = ("113101", "Clean Pixel Data Option")
-_DATES_CODE = {"remove": b"REMOVED", "shift": b"MODIFIED", "keep": b"UNMODIFIED"}
+_DATES_TERM = {"remove": "REMOVED", "shift": "MODIFIED", "keep": "UNMODIFIED"}
 # As many as there are SOP classes, and more.
 _MAX_RULES = 1024
 
@@ -44,8 +52,7 @@ class Deidentifier:
         self._pseudonymiser = pseudonymiser
         self._pixels = pixels or PixelRules()
         self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
-        codes = [_BASIC_CODE, *(OPTION_CODES[option] for option in profile.options)]
-        self._codes = sorted(codes)
+        self._codes = [BASIC, *(OPTION_CODES[option][0] for option in profile.options)]
         self._method = f"MDM {profile.name}, PS3.15 {EDITION}".encode("ascii", "replace")[:64]
 
     def judge(self, dataset: pydicom.Dataset) -> tuple[Outcome, str]:
@@ -103,7 +110,8 @@ class Deidentifier:
         patient, issuer = facts.patient()
         offset = self._pseudonymiser.date_offset_days(patient, issuer)
         rules = self._rules_for(facts)
-        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
+        record = read_record(data, facts.record, encoding, facts.charset)
+        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), record, encoding, cleaned)
         work = Pass(data, rules, self._pseudonymiser, offset, facts)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)
@@ -131,25 +139,22 @@ class Deidentifier:
             rules = self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
         return rules
 
-    def _written(self, pseudonym: bytes, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, bytes | memoryview]]:
-        """Return the elements every output carries, and those of cleaned pixels, in tag order."""
-        codes = b"".join(
-            encoding.item(
-                encoding.element(0x00080100, b"SH", code.encode("ascii"))
-                + encoding.element(0x00080102, b"SH", b"DCM")
-                + encoding.element(0x00080104, b"LO", meaning.encode("ascii"))
-            )
-            for code, meaning in sorted([*self._codes, _CLEAN_PIXELS_CODE] if cleaned else self._codes)
-        )
+    def _written(self, pseudonym: bytes, record: Record, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, Written]]:
+        """Return the elements every output carries, and those of cleaned pixels, in tag order.
+
+        What earlier steps said of their method can be cleaned only when all of the file is known.
+        """
+        dates = _DATES_TERM[self._profile.dates]
+        codes = record.codes_with([*self._codes, CLEAN_PIXELS] if cleaned else self._codes, dates)
         values = (
             (0x00100010, b"PN", pseudonym),
             (PATIENT_ID, b"LO", pseudonym),
             (0x00120062, b"CS", b"YES"),
-            (0x00120063, b"LO", self._method),
-            (0x00120064, b"SQ", codes),
-            (0x00280303, b"CS", _DATES_CODE[self._profile.dates]),
+            (METHOD_CODES, b"SQ", code_items(codes, encoding)),
+            (DATES_MODIFIED, b"CS", record.dates_with(dates).encode("ascii")),
         )
-        elements: dict[int, bytes | memoryview] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}
+        elements: dict[int, Written] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}
+        elements[METHOD] = lambda cleaner: encoding.element(METHOD, b"LO", record.methods_with(self._method, cleaner))
         return sorted((elements | (cleaned.elements if cleaned else {})).items())
 
     def _judge(self, facts: Facts, pixel_rule: PixelRule | None) -> tuple[Outcome, str]:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -42,6 +42,10 @@ def _of_the_standard(uid: str) -> bool:
     return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
 
 
+# An element that is written whatever the input has, or what makes it when all that the file names is known.
+Written = bytes | memoryview | Callable[[Cleaner], bytes]
+
+
 class Pass:
     """De-identifies one data set; holds what is particular to it."""
 
@@ -70,6 +74,7 @@ class Pass:
         self._learnt: set[tuple[bytes, bytes, Charset]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
+        self._made_later: list[tuple[int, Callable[[Cleaner], bytes]]] = []
         self._again = False
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
@@ -78,7 +83,7 @@ class Pass:
         self._bulk: set[int] = set()
         self.counts: Counter[str] = Counter()
 
-    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes | memoryview]]) -> list[memoryview | bytes]:
+    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, Written]]) -> list[memoryview | bytes]:
         """Return the data set from `pos` to the end of the buffer, with the elements `written` in their places.
 
         `written` is in tag order; what the input has under these tags is dropped.
@@ -93,9 +98,16 @@ class Pass:
             pos = self._walk(pos, limit, self._rules.root, encoding, 0, out, stop=tag, ours=ours)
             if tag in PIXELS:
                 self._bulk.add(len(out))
-            out.append(element)
+            out.append(self._made(element, len(out)) if callable(element) else element)
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
+
+    def _made(self, make: Callable[[Cleaner], bytes], index: int) -> bytes:
+        """Return an element that depends on what the file names: in the first pass when that is over, until then nothing."""
+        if self._cleaner is None:
+            self._made_later.append((index, make))
+            return b""
+        return make(self._cleaner)
 
     def finish(self, out: list[memoryview | bytes], profile: Profile) -> tuple[Cleaner, bool] | None:
         """Finish the first pass: clean the text of the top level in `out`.
@@ -115,6 +127,8 @@ class Pass:
         self._cleaner = cleaner
         for index, op, tag, old, encoding in self._later:
             out[index] = self._cleaned(op, tag, old, encoding)
+        for index, make in self._made_later:
+            out[index] = make(cleaner)
         return None
 
     def _walk(
@@ -127,7 +141,7 @@ class Pass:
         out: list[memoryview | bytes],
         *,
         stop: int = 1 << 32,
-        ours: dict[int, bytes | memoryview] | None = None,
+        ours: dict[int, Written] | None = None,
         delimited: bool = False,
     ) -> int:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""

@@ -11,8 +11,14 @@ from mdm_dicom_srm.deid.codec import UNDEFINED, Encoding, skip
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.payload import GEOMETRY, PIXELS
 from mdm_dicom_srm.deid.profile import CONDITIONS
+from mdm_dicom_srm.deid.walk import Element
 
 CHARACTER_SET: Final = 0x00080005
+# De-identification Method, its codes, and what was done to dates.
+METHOD: Final = 0x00120063
+METHOD_CODES: Final = 0x00120064
+DATES_MODIFIED: Final = 0x00280303
+RECORD_TAGS: Final = frozenset((METHOD, METHOD_CODES, DATES_MODIFIED))
 SOP_CLASS: Final = 0x00080016
 SOP_INSTANCE: Final = 0x00080018
 PATIENT_NAME: Final = 0x00100010
@@ -31,6 +37,7 @@ class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
     `geometry` are the numbers that tell how long the pixel data should be.
+    `record` are the elements that tell of earlier de-identification.
     `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest.
     """
 
@@ -40,6 +47,7 @@ class Facts:
     overlay_bits: set[int] = field(default_factory=set)
     overlay_data: set[int] = field(default_factory=set)
     geometry: dict[int, int] = field(default_factory=dict)
+    record: list[Element] = field(default_factory=list)
 
     def uid(self, tag: int) -> str:
         """Return the value of a UI attribute without padding."""
@@ -85,7 +93,7 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
     facts, raw, limit = Facts(), dict[int, bytes](), len(data)
     while pos < limit:
         head = encoding.header(data, pos, limit)
-        tag, _, value, length = head
+        start, (tag, vr, value, length) = pos, head
         pos = value + length if length <= limit - value else skip(data, head, limit, encoding)
         if tag in _TEXTS:
             if tag in raw:
@@ -97,6 +105,8 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
             if tag in facts.geometry:
                 raise Malformed("duplicate_element")
             facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
+        elif tag in RECORD_TAGS:
+            facts.record.append(Element(tag, vr, start, value, length, pos))
         elif tag >> 24 == 0x60:
             bit_position = tag & 0xFFFF == _OVERLAY_BIT and length == 2
             facts.overlay(tag, encoding.uint(data[value:pos]) if bit_position else 0)

@@ -11,7 +11,7 @@ from pydicom._dicom_dict import DicomDictionary
 
 from mdm_dicom_srm.deid.codec import Buffer, Encoding
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
-from mdm_dicom_srm.deid.facts import CHARACTER_SET
+from mdm_dicom_srm.deid.facts import CHARACTER_SET, METHOD
 from mdm_dicom_srm.deid.label import label_tags
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
@@ -23,8 +23,10 @@ FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
-# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position.
-_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101))
+# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position, what draws and what is a region.
+_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101, 0x30060036, 0x300600A4))
+# Belongs to Frame of Reference UID, which stays also where its module is an optional one.
+_POSITION_REFERENCE: Final = 0x00201040
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
 _ADDRESS_VRS = (b"AE", b"UR")
@@ -294,7 +296,7 @@ class Rules:
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
             return Op(Kind.VALID_UID if self._keeps_uids and standard == b"UI" else Kind.UID, met.written)
-        if met.tag in label_tags():
+        if met.tag in label_tags() or met.tag == METHOD:
             return self._clean(met, self._by_code("X/Z/D", met, identifies=False))
         if standard in _NARRATIVE_VRS:
             basic = self._by_code("X/Z/D", met, identifies=False)
@@ -356,7 +358,8 @@ class Rules:
         """Of an attribute that is not on the list, leave what the IOD cannot do without, and no text at all."""
         if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
             return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
-        kind = met.level.node.demanded.get(met.tag)
+        demanded = met.level.node.types if met.tag == _POSITION_REFERENCE else met.level.node.demanded
+        kind = demanded.get(met.tag)
         # What the patient module demands under a condition goes with that on which it depends.
         if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP
