@@ -11,7 +11,7 @@ _COLUMN = "TG263-Primary Name"
 # What the grammar of a label adds to a name: side or place, planning risk volume, a number to be filled in, what is taken off.
 _ADDED = re.compile(r"(?:[_-](?:[LRAPISM]|L[IS]|R[IS]|NAdj|Dist|Prox|PRV.*|[PCGI]TV.*|Ev\d+.*|x+.*|[LR]xx))+$|^E-PTV.*")
 _HEAD = (
-    "# Names of structures in radiotherapy, without side, margin and number: AAPM Task Group 263 (2018), nomenclature worksheet of 2017-08-15.\n"
+    "# Names of structures in radiotherapy, without side, margin and number: nomenclature worksheet of AAPM Task Group 263, 2017-08-15.\n"
     "# Written by tools/generate_structures.py.\n"
 )
 

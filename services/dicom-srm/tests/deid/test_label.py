@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,34 @@ from mdm_dicom_srm.deid.identity import identity, words
 from mdm_dicom_srm.deid.label import label_tags
 from mdm_dicom_srm.deid.profile import SHIPPED
 from mdm_dicom_srm.deid.text import MARK, Cleaner, fit
-from mdm_dicom_srm.deid.vocabulary import names_nobody, structures
 from mdm_dicom_srm.deid.verify import CheckedDeidentifier
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from mdm_dicom_srm.deid.vocabulary import names_nobody, structures
 from pydicom.datadict import dictionary_description, dictionary_VR
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 CLEANER = Cleaner(identity(frozenset({(b"PN", "Zorgvliet^Quirine"), (b"LO", "TRAWL-0001")}), False), dates_stay=False, ages_stay=True)
 
-KEPT = """
-Lung_L SpinalCord SpinalCord_PRV05 Brainstem_PRV Parotid_R~ BrachialPlex_L GTVp GTVn GTVn1_R CTV_High PTV_Mid01 PTV_6000 CTV_4500 PTV_5040cGy
-PTVp1_6996cGyx33 PTV_45p0Gyx5 PTV! PTV!_Eval ITV IGTV ICTVsb PTV1_45Gy GTVp_CT1PT1 PTV-03 zPTV_Opt z_Ring zRing _Lung xCouch Lungs-GTV Body-PTV
-Bolus_5mm Bowel_Bag Bag_Bowel Bone_Mandible Mandible_Bone Femur_Head_R R_Head_Femur Cavity_Oral Glnd_Submand_L Musc_Constrict CouchSurface
-CouchInterior PenileBulb Carina CARINA carina_PRV03 Foley Lips Pons SpinalCord_Lum BODY External PTV^Boost PTV_boost 95%_iso 50Gy Ring Rib05_L
-VB_T12 LN_Neck_IIA_L OpticNrv_PRV03_L Rückenmark Moelle Hippocampus_L kidney_right vertebrae_L5 lung_upper_lobe_left iliopsoas_right NS_Ring Skin-5mm
-Heart+A_Pulmonary Lung_L+R Eye_L(opt)
-""".split()
+KEPT = re.findall(
+    r"\S+",
+    """
+    Lung_L SpinalCord SpinalCord_PRV05 Brainstem_PRV Parotid_R~ BrachialPlex_L GTVp GTVn GTVn1_R CTV_High PTV_Mid01 PTV_6000
+    CTV_4500 PTV_5040cGy PTVp1_6996cGyx33 PTV_45p0Gyx5 PTV! PTV!_Eval ITV IGTV ICTVsb PTV1_45Gy GTVp_CT1PT1 PTV-03 zPTV_Opt
+    z_Ring zRing _Lung xCouch Lungs-GTV Body-PTV Bolus_5mm Bowel_Bag Bag_Bowel Bone_Mandible Mandible_Bone Femur_Head_R
+    R_Head_Femur Cavity_Oral Glnd_Submand_L Musc_Constrict CouchSurface CouchInterior PenileBulb Carina CARINA carina_PRV03
+    Foley Lips Pons SpinalCord_Lum BODY External PTV^Boost PTV_boost 95%_iso 50Gy Ring Rib05_L VB_T12 LN_Neck_IIA_L
+    OpticNrv_PRV03_L Rückenmark Moelle Hippocampus_L kidney_right vertebrae_L5 lung_upper_lobe_left iliopsoas_right NS_Ring
+    Skin-5mm Heart+A_Pulmonary Lung_L+R Eye_L(opt)
+    """,
+)
 
-GONE = """
-PTV_Mueller Mueller_PTV GTV_HansMeier HansMeier_GTV Zorgvliet_tumor zorgvliet QZorgvliet_PTV PTV_Quirine PTV_q_zorgvliet PTV^Mueller zMueller JMueller_PTV
-Carina_Schmidt PTV_1234567 ROI_12345 GTV_19630412 PTV_TRAWL0001 PTVZorgvliet PTV_Dr_Meier Lunge_Yilmaz PTV_王小东 GTV_Иванов 12.04.1963 Rose_GTV PTV_Mark
-""".split()
+GONE = re.findall(
+    r"\S+",
+    """
+    PTV_Mueller Mueller_PTV GTV_HansMeier HansMeier_GTV Zorgvliet_tumor zorgvliet QZorgvliet_PTV PTV_Quirine PTV_q_zorgvliet
+    PTV^Mueller zMueller JMueller_PTV Carina_Schmidt PTV_1234567 ROI_12345 GTV_19630412 PTV_TRAWL0001 PTVZorgvliet
+    PTV_Dr_Meier Lunge_Yilmaz PTV_王小东 GTV_Иванов 12.04.1963 Rose_GTV PTV_Mark
+    """,
+)
 
 
 @pytest.mark.parametrize("label", KEPT)

@@ -32,7 +32,7 @@ class Charset:
         first, *others = (self.term or "").split("\\")
         # Without a character set only ASCII has a meaning (ISO-IR 6).
         self.codec = _CODECS[first] if first and first != "ISO 2022 IR 6" else "ascii"
-        self._spelt = _CODECS.get(value.split("\\")[0].strip(" \0"), "latin-1")
+        self._spelt = python_encoding.get(value.split("\\")[0].strip(" \0"), "latin-1")
         self._extended = bool(others) or first.startswith("ISO 2022")
         self._single_byte = self.term not in ALONE and self.codec != _JAPANESE_SINGLE_BYTE
 

@@ -14,7 +14,7 @@ _DEFAULT: Final = 6
 # Part of ISO 8859, or number of the Latin alphabet -> number of the ISO registry.
 _PARTS: Final = {1: 100, 2: 101, 3: 109, 4: 110, 5: 144, 6: 127, 7: 126, 8: 138, 9: 148, 11: 166, 15: 203}
 _LATIN: Final = {1: 100, 2: 101, 3: 109, 4: 110, 5: 148, 9: 203}
-_NAMES: Final = {
+_NAMES: Final[dict[str, int | str]] = {
     **dict.fromkeys(("ASCII", "USASCII", "ISO646", "ISO646US", "ISO646IRV"), _DEFAULT),
     **dict.fromkeys(("CYRILLIC", "ISOCYRILLIC"), 144),
     "ARABIC": 127,
@@ -38,7 +38,7 @@ _SEPARATORS: Final = re.compile(r"[\s\0_\-./]+")
 
 @lru_cache(64)
 def canonical(value: str) -> str | None:
-    """Return a value of Specific Character Set as PS3.3 spells it; nothing for the default repertoire, None if it is not certain what it says.
+    """Return a value of Specific Character Set as PS3.3 spells it; nothing for the default repertoire, None if it is not certain.
 
     Other spellings of the defined terms are understood: case, blanks, hyphens for underscores, the names of IANA. A set that needs
     code extensions is written with the default repertoire before it.
