@@ -238,3 +238,14 @@ def test_pseudonyms_do_not_depend_on_how_misspelt_sets_are_understood(explicit: 
     _, output = released(explicit, pseudonymiser, "basic", elements)
     read = {b"ISO-IR 192": "latin-1", b"ISO_IR 192": "utf-8"}[written]
     assert output.PatientID == pseudonymiser.patient("ä1".encode().decode(read))
+
+
+@pytest.mark.parametrize("declared, codec", [(b"ISO 2022 IR 100", "latin-1"), (b"ISO 2022 IR 100\\ISO 2022 IR 144", "latin-1")])
+def test_text_of_the_first_set_can_be_shortened(explicit: Any, pseudonymiser: Pseudonymiser, declared: bytes, codec: str) -> None:
+    elements = {
+        SET: explicit.element(SET, "CS", declared),
+        NAME: explicit.element(NAME, "PN", "Müller^Jörg".encode(codec)),
+        SERIES: explicit.element(SERIES, "LO", "Schädel Müller nativ".encode(codec)),
+    }
+    content, _ = released(explicit, pseudonymiser, "research", elements)
+    assert "Schädel [...] nativ".encode(codec) in content

@@ -98,7 +98,7 @@ class Charset:
     def encode(self, text: str) -> bytes | None:
         """Return the bytes of a text that was shortened, or None where they would need code extensions."""
         try:
-            return text.encode("ascii" if self._extended else self.codec)
+            return text.encode("ascii" if self._extended and self.codec == _JAPANESE_SINGLE_BYTE else self.codec)
         except (UnicodeError, LookupError):
             return None
 
