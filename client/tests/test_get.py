@@ -1,4 +1,5 @@
 """mdm get: what it leaves alone, how it tells what failed, and what stops it at once."""
+
 import errno
 import json
 import os

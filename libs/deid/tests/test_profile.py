@@ -76,7 +76,7 @@ keywords = ["StudyDate"]
         assert level.ProtocolName == "Protocol 5"
         assert level[0x50003000].value == b"CURVE_"
         assert "BodyPartExamined" not in level and 0x60003000 not in level
-        assert level.StudyDescription == "Knee of"
+        assert level.StudyDescription == "Knee of [...]"
         assert level.StudyDate not in ("", "20200102")
         assert not [element for element in level if element.tag.is_private]
 
@@ -176,7 +176,7 @@ def test_overlays_that_draw_a_region_stay_under_clean_graphics_and_others_go(bui
     output = read(site('name = "site"\noptions = ["clean_graphics"]'), builder.file(elements))
     kept = [element.tag for element in output if element.tag.group >= 0x5000]
     assert kept == ([0x60000010, 0x60000011, 0x60000022, 0x60000040, 0x60003000, 0x60004000] if stays else [])
-    assert not stays or (output[0x60000022].value, output[0x60004000].value) == ("ROI by", "seen")
+    assert not stays or (output[0x60000022].value, output[0x60004000].value) == ("ROI by [...]", "seen [...]")
     assert not [e for e in read(site('name = "site"'), builder.file(elements)) if e.tag.group >= 0x5000]
 
 
@@ -238,7 +238,7 @@ def test_words_of_a_site_may_stay_in_text_that_is_cleaned(tmp_path: Path, pseudo
         0x00081030: explicit.element(0x00081030, "LO", "RÖNTGEN doe pilvi berta".encode()),
     }
     output = b"".join(Deidentifier(profile, pseudonymiser).deidentify(explicit.file(elements)).data)
-    assert "RÖNTGEN pilvi".encode() in output
+    assert "RÖNTGEN [...] pilvi [...]".encode() in output
     assert b"berta" not in output
     assert profile.fingerprint() != Profile.shipped("research").fingerprint()
     path.write_text('name = "site"\n\nwords = ["two words"]\n')

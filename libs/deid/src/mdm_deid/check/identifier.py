@@ -1,15 +1,15 @@
 """Which values of an original identify, and the forms in which each could still stand in what was made of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.charset import python_encoding
 
+from mdm_deid.encoding.charset import Charset, charset
 from mdm_deid.encoding.codec import (
     EXPLICIT_LE,
     IMPLICIT_LE,
@@ -41,6 +41,7 @@ _LONGEST = 4096
 _TERM = re.compile(rb"[0-9a-z]+")
 _WORDS = re.compile(rb"[ ^=\-,;.'_]+")
 _STANDARD_UID = re.compile(rb"1\.2\.840\.10008\.[0-9.]+")
+_PLAIN = re.compile(rb"[\x00-\x1a\x1c-\x7f]*")
 _PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{6,256}")
 _LETTERS = re.compile(rb"[A-Za-z\x80-\xff]{4}")
 # What this package writes itself, and what stands where nothing was known.
@@ -63,7 +64,9 @@ class Needles:
     uids: dict[bytes, int] = field(default_factory=dict)
     honest: list[bytes] = field(default_factory=list)
     terms: set[bytes] = field(default_factory=set)
-    codec: str = "latin-1"
+    #: The character set where the walk has come to, and the codecs of all that were met.
+    charset: Charset = field(default_factory=Charset)
+    codecs: set[str] = field(default_factory=lambda: {"latin-1"})
     #: Length of the value of the top level's pixel data.
     pixel_bytes: int = 0
 
@@ -104,7 +107,7 @@ class NeedleCase:
             tag, _, value, length = EXPLICIT_LE.header(content, pos, len(content))
             pos = value + length
             if tag in _APPLICATION_ENTITIES:
-                self._add(needles.own, tag, bytes(content[value:pos]))
+                self._add(needles, needles.own, tag, bytes(content[value:pos]))
 
     def _level(self, needles: Needles, data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int, private: bool) -> int:
         """Gather from elements up to `limit` or the item delimiter; return where to go on. Nothing is read twice."""
@@ -140,19 +143,21 @@ class NeedleCase:
             if tag != ITEM or (length != UNDEFINED and value + length > limit):
                 raise Malformed("sequence_items")
             end = limit if length == UNDEFINED else value + length
+            outside = needles.charset
             pos = self._level(needles, data, value, end, encoding, depth, private)
+            needles.charset = outside
         return pos
 
     def _value(self, needles: Needles, tag: int, read: bytes, raw: bytes, private: bool) -> None:
         """Note a value; `read` is the VR as the file has it."""
         if tag == CHARACTER_SET:
-            needles.codec = _codec(raw)
+            needles.charset = charset(raw.decode("latin-1"))
+            needles.codecs.add(needles.charset.codec)
         vr = standard_vr(tag) or read
         if private:
             self._private(needles, tag, read, raw)
         elif b"PN" in (vr, read):
-            for part in _name_parts(raw):
-                needles.own.setdefault(part, tag)
+            self._names(needles, tag, raw)
         elif vr == b"UI":
             self._uid_values(needles, tag, raw)
         elif vr in _TEXT_VRS:
@@ -160,9 +165,9 @@ class NeedleCase:
             if row is None or self._may_stay(row, vr) or any(edit.names(tag) for edit in self._staying):
                 needles.honest.append(raw.lower())
             elif any(option in row.options for option in _SHARED_OPTIONS):
-                self._add(needles.shared, tag, raw)
+                self._add(needles, needles.shared, tag, raw)
             else:
-                self._add(needles.own, tag, raw)
+                self._add(needles, needles.own, tag, raw)
         elif vr == b"CS":
             needles.honest.append(raw.lower())
             needles.terms.update(_TERM.findall(raw.lower()))
@@ -185,19 +190,25 @@ class NeedleCase:
     def _private(self, needles: Needles, tag: int, vr: bytes, raw: bytes) -> None:
         """Names in private elements identify; other text counts unless the profile keeps private elements."""
         if vr == b"PN":
-            for part in _name_parts(raw):
-                needles.own.setdefault(part, tag)
+            self._names(needles, tag, raw)
         elif not self._private_stays and vr in (b"", b"LO", b"LT", b"SH", b"ST", b"UN", b"UT"):
             value = raw.strip(b" \0")
             if tag & 0xFFFF >= 0x1000 and _PRINTABLE.fullmatch(value) and _LETTERS.search(value):
                 needles.shared.setdefault(value.lower(), tag)
 
     @staticmethod
-    def _add(where: dict[bytes, int], tag: int, raw: bytes) -> None:
-        for part in raw.split(b"\\"):
-            value = part.strip(b" \0").lower()
-            if len(value) >= _SHORTEST and value not in _NO_ONE:
-                where.setdefault(value, tag)
+    def _names(needles: Needles, tag: int, raw: bytes) -> None:
+        for writing in _writings(raw, needles.charset):
+            for part in _name_parts(writing):
+                needles.own.setdefault(part, tag)
+
+    @staticmethod
+    def _add(needles: Needles, where: dict[bytes, int], tag: int, raw: bytes) -> None:
+        for writing in _writings(raw, needles.charset):
+            for part in writing.split(b"\\"):
+                value = part.strip(b" \0").lower()
+                if len(value) >= _SHORTEST and value not in _NO_ONE:
+                    where.setdefault(value, tag)
 
 
 def _is_sequence(head: Header) -> bool:
@@ -214,19 +225,24 @@ def _name_parts(raw: bytes) -> Iterator[bytes]:
                 yield part
 
 
-def _codec(raw: bytes) -> str:
-    name = raw.decode("latin-1").split("\\")[0].strip(" \0")
-    return python_encoding.get(name, "latin-1")
+def _writings(raw: bytes, charset: Charset) -> Iterator[bytes]:
+    """Yield a value as it stands, and as UTF-8 what it says in its character set where that is more than ASCII."""
+    yield raw
+    if not _PLAIN.fullmatch(raw):
+        for text in charset.readings(raw):
+            # One sign of Chinese says too little.
+            words = re.split(r"([\^=\\])", text)
+            yield "".join(word if len(word) > 1 or not word.strip() or word in "^=\\" else "" for word in words).lower().encode()
 
 
-def forms(value: bytes, codec: str) -> Iterator[bytes]:
+def forms(value: bytes, codecs: Iterable[str]) -> Iterator[bytes]:
     """Yield a value that is not plain ASCII as it would stand in other encodings and cases."""
     try:
-        text = value.decode(codec)
-    except (UnicodeDecodeError, LookupError):
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
         text = value.decode("latin-1")
     for variant in {text, text.lower(), text.upper(), text.title()}:
-        for encoding in ("utf-8", "utf-16-le", "utf-16-be", "latin-1", codec):
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be", *codecs):
             try:
                 # The haystack is in lower case as far as ASCII goes.
                 yield variant.encode(encoding).lower()

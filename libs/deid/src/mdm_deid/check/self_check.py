@@ -9,11 +9,12 @@ from mdm_deid.check.identifier import NeedleCase, Needles, forms
 from mdm_deid.encoding.codec import PIXEL_DATA, skip
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.outcome import Malformed, Outcome, Result
+from mdm_deid.rules.facts import METHOD, METHOD_CODES
 from mdm_deid.rules.profile import Profile
 
 REASON: Final = "self_check"
-# Written by the de-identifier: pseudonym, method and codes.
-_OURS = frozenset({0x00100010, 0x00100020, 0x00120063, 0x00120064})
+# Written by the de-identifier: pseudonym and codes; and of the method the last value.
+_OURS = frozenset({0x00100010, 0x00100020, METHOD_CODES})
 _TOKEN = re.compile(rb"[0-9a-z\x80-\xff]+")
 _UID = re.compile(rb"[0-9.]{9,}")
 # Text of two or four bytes a character, in either order.
@@ -101,7 +102,7 @@ class _Search:
         yield from self._in_pixels()
 
     def _occurs(self, value: bytes, words: set[bytes]) -> bool:
-        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codec)]
+        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codecs)]
         return any(self._occurs_as(variant, words) for variant in variants)
 
     def _occurs_as(self, value: bytes, words: set[bytes]) -> bool:
@@ -148,6 +149,9 @@ def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int) -> tuple[b
         end = skip(data, head, len(data), encoding)
         if head[0] in _OURS or head[0] == PIXEL_DATA:
             kept.append(bytes(data[run:pos]))
+            run = end
+        elif head[0] == METHOD:
+            kept += [bytes(data[run:pos]), bytes(data[head[2] : end]).rpartition(b"\\")[0]]
             run = end
         if head[0] == PIXEL_DATA:
             pixels.append(data[head[2] : end])

@@ -139,3 +139,12 @@ def skip_items(data: Buffer, pos: int, limit: int, encoding: Encoding, depth: in
                 pos = header[2]
                 break
             pos = skip(data, header, limit, encoding, depth + 1)
+
+
+def tag_of(text: str) -> int:
+    """Return the number of a tag written `(0010,0020)`.
+
+    Raises:
+        ValueError: it names no single tag.
+    """
+    return int(text.strip("()").replace(",", ""), 16)

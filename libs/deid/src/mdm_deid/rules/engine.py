@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -13,16 +13,16 @@ from mdm_deid.encoding.charset import Charset, charset
 from mdm_deid.encoding.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, PIXELS, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
 from mdm_deid.outcome import Malformed
 from mdm_deid.pixels.icc import cleaned
-from mdm_deid.pixels.payload import Payload, patched
 from mdm_deid.rules.date import capped_age, shifted
 from mdm_deid.rules.dummy import BINARY_VRS, RESCALE_TERMS
 from mdm_deid.rules.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
-from mdm_deid.rules.operation import FORMS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_deid.rules.operation import FORMS, PLAIN, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_deid.rules.payload import Payload, patched
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.sweep import Sweeper
 from mdm_deid.rules.table import standard_vr
-from mdm_deid.text.cleaner import Cleaner
+from mdm_deid.text.cleaner import Cleaner, fit
 from mdm_deid.text.identity import identity
 from mdm_deid.text.vocabulary import terms
 
@@ -41,6 +41,10 @@ def is_uid(value: bytes) -> bool:
 
 def _of_the_standard(uid: str) -> bool:
     return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
+
+
+# An element that is written whatever the input has, or what makes it when all that the file names is known.
+Written = bytes | memoryview | Callable[[Cleaner], bytes]
 
 
 class Pass:
@@ -63,6 +67,7 @@ class Pass:
         self._pseudonymiser = pseudonymiser
         self._offset = timedelta(days=offset_days)
         self._payload = payload
+        self._facts = facts
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
@@ -72,13 +77,16 @@ class Pass:
         self._learnt: set[tuple[bytes, bytes, Charset]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
+        self._made_later: list[tuple[int, Callable[[Cleaner], bytes]]] = []
         self._again = False
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
+        # Where the elements of the item begin that was entered last.
+        self._item = 0
         self._bulk: set[int] = set()
         self.counts: Counter[str] = Counter()
 
-    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes | memoryview]]) -> list[memoryview | bytes]:
+    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, Written]]) -> list[memoryview | bytes]:
         """Return the data set from `pos` to the end of the buffer, with the elements `written` in their places.
 
         `written` is in tag order; what the input has under these tags is dropped.
@@ -93,9 +101,16 @@ class Pass:
             pos = self._walk(pos, limit, self._rules.root, encoding, 0, out, stop=tag, ours=ours)
             if tag in PIXELS:
                 self._bulk.add(len(out))
-            out.append(element)
+            out.append(self._made(element, len(out)) if callable(element) else element)
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
+
+    def _made(self, make: Callable[[Cleaner], bytes], index: int) -> bytes:
+        """Return an element that depends on what the file names: in the first pass when that is over, until then nothing."""
+        if self._cleaner is None:
+            self._made_later.append((index, make))
+            return b""
+        return make(self._cleaner)
 
     def finish(self, out: list[memoryview | bytes], profile: Profile) -> tuple[Cleaner, bool] | None:
         """Finish the first pass: clean the text of the top level in `out`.
@@ -106,7 +121,7 @@ class Pass:
         dates_stay = profile.dates == "keep"
         readings = frozenset((vr, text) for vr, value, charset in self._learnt for text in charset.readings(value))
         known = identity(readings, dates_stay)
-        certain = all(value.isascii() or charset.decode(value) is not None for _, value, charset in self._learnt)
+        certain = all(charset.decode(value) is not None for _, value, charset in self._learnt)
         ages_stay = "retain_patient_characteristics" in profile.options
         cleaner = Cleaner(known, dates_stay, ages_stay, certain, profile.words)
         sweep = self._foreign or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
@@ -115,6 +130,8 @@ class Pass:
         self._cleaner = cleaner
         for index, op, tag, old, encoding in self._later:
             out[index] = self._cleaned(op, tag, old, encoding)
+        for index, make in self._made_later:
+            out[index] = make(cleaner)
         return None
 
     def _walk(
@@ -127,7 +144,7 @@ class Pass:
         out: list[memoryview | bytes],
         *,
         stop: int = 1 << 32,
-        ours: dict[int, bytes | memoryview] | None = None,
+        ours: dict[int, Written] | None = None,
         delimited: bool = False,
     ) -> int:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
@@ -195,6 +212,9 @@ class Pass:
             self._write_sequence(tag, vr, content, encoding, out)
             return end
         end = skip(self._data, head, limit, encoding, depth)
+        if op.kind is Kind.CHARSET:
+            self._character_set(head, start, end, encoding, depth, out)
+            return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)
         if op.kind is Kind.PRIVATE:
@@ -233,6 +253,8 @@ class Pass:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)
             return self._dates[old, op.value]
+        if op.kind is Kind.LABEL:
+            return self._label(old) or op.value
         if op.kind is Kind.AGE:
             return capped_age(old)
         return b""
@@ -249,9 +271,7 @@ class Pass:
                 self._bulk.add(len(out))
                 out.append(part)
             return
-        if tag == CHARACTER_SET:
-            self._charset = charset(bytes(self._data[value:end]).decode("latin-1"))
-        elif self._sweeper is not None:
+        if self._sweeper is not None:
             old = bytes(self._data[value:end])
             new = self._sweeper.left_of(tag, vr, old, self._charset, level.node.types.get(tag, "3").startswith("1"))
             if not new and old:
@@ -262,6 +282,34 @@ class Pass:
                 out.append(encoding.element(tag, vr, new))
                 return
         out.append(self._data[start:end])
+
+    def _character_set(self, head: Header, start: int, end: int, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
+        """Read text from here on by this character set, and write it as the standard spells it.
+
+        Without it only ASCII can be read, so it goes where it is the default repertoire or not known.
+
+        Raises:
+            Malformed: text stands before it in its item, or it comes twice there.
+        """
+        tag, vr, value, length = head
+        if length == UNDEFINED:
+            raise Malformed("undefined_length")
+        pos = self._item if depth else start
+        while pos < start:
+            before = encoding.header(self._data, pos, start)
+            if before[0] >= CHARACTER_SET:
+                raise Malformed("late_character_set")
+            pos = skip(self._data, before, start, encoding, depth)
+        old = bytes(self._data[value:end])
+        self._charset = charset(old.decode("latin-1"))
+        term = (self._charset.term or "").encode("ascii")
+        if not term:
+            self.counts["removed"] += 1
+        elif vr in (b"CS", b"") and old.rstrip(b" ") == term:
+            out.append(self._data[start:end])
+        else:
+            self.counts["replaced"] += 1
+            out.append(encoding.element(tag, b"CS", term))
 
     def _remove(
         self, head: Header, start: int, limit: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
@@ -282,14 +330,22 @@ class Pass:
     def _cleaned(self, op: Op, tag: int, old: bytes, encoding: Encoding) -> bytes:
         """Return the element with clean text, or what is left if nothing of it can stay."""
         text = self._charset.decode(old.rstrip(b" \0")) if self._cleaner is not None else None
-        clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
-        new = old if clean == text and clean else self._charset.encode(clean) if clean else b""
+        if op.whole:
+            new = old if self._cleaner is not None and text and self._cleaner.keeps(text) else self._label(old)
+        else:
+            clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
+            new = old if clean == text and clean else self._charset.encode(fit(clean, op.vr)) or b""
         if new:
             return encoding.element(tag, op.vr, new)
         fallback = op.fallback
         if fallback is None or fallback.kind is Kind.DROP:
             return b""
         return encoding.element(tag, fallback.vr, fallback.value)
+
+    def _label(self, old: bytes) -> bytes:
+        """Return the pseudonym of a label, so that what had different names still has; nothing for an empty one."""
+        text = self._charset.guess(old).strip(" \0")
+        return self._pseudonymiser.label(*self._facts.patient(), text).encode("ascii") if text else b""
 
     def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
         """Note what is about to be taken away; of a sequence, all that names someone inside it."""
@@ -326,6 +382,7 @@ class Pass:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
             outside = self._charset
+            self._item = value
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
@@ -372,7 +429,7 @@ class Pass:
             plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
             plain = plain and (form is None or form(self._data, value, end) is not None)
             content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
-            self._foreign |= plain and listed in TEXT_VRS and not bytes(self._data[value:end]).isascii()
+            self._foreign |= plain and listed in TEXT_VRS and not PLAIN(self._data, value, end)
             if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):
                 out.append(self._data[start:end])
                 return

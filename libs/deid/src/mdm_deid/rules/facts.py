@@ -9,10 +9,16 @@ from pydicom.dataelem import RawDataElement
 
 from mdm_deid.encoding.charset import Charset, charset
 from mdm_deid.encoding.codec import PIXELS, UNDEFINED, Encoding, skip
+from mdm_deid.encoding.walk import Element
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.profile import CONDITIONS
 
 CHARACTER_SET: Final = 0x00080005
+# De-identification Method, its codes, and what was done to dates.
+METHOD: Final = 0x00120063
+METHOD_CODES: Final = 0x00120064
+DATES_MODIFIED: Final = 0x00280303
+RECORD_TAGS: Final = frozenset((METHOD, METHOD_CODES, DATES_MODIFIED))
 SOP_CLASS: Final = 0x00080016
 SOP_INSTANCE: Final = 0x00080018
 PATIENT_NAME: Final = 0x00100010
@@ -51,6 +57,7 @@ class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
     `geometry` are the numbers that say how long the pixel data should be, 0 where one cannot be read; `bulk` says where they lie.
+    `record` are the elements that tell of earlier de-identification.
     `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest
     and whose data are as long as their size demands.
     """
@@ -62,6 +69,7 @@ class Facts:
     overlay_data: set[int] = field(default_factory=set)
     geometry: dict[int, int] = field(default_factory=dict)
     bulk: dict[int, Extent] = field(default_factory=dict)
+    record: list[Element] = field(default_factory=list)
 
     def uid(self, tag: int) -> str:
         """Return the value of a UI attribute without padding."""
@@ -108,7 +116,7 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
     facts, raw, limit = Facts(), dict[int, bytes](), len(data)
     overlays = dict[int, dict[int, memoryview]]()
     while pos < limit:
-        head = encoding.header(data, pos, limit)
+        start, head = pos, encoding.header(data, pos, limit)
         tag, vr, value, length = head
         pos = value + length if length <= limit - value else skip(data, head, limit, encoding)
         if tag in _TEXTS:
@@ -124,6 +132,8 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
                 facts.bulk[tag] = Extent(vr, value, length, pos)
             else:
                 facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
+        elif tag in RECORD_TAGS:
+            facts.record.append(Element(tag, vr, start, value, length, pos))
         elif tag >> 24 == 0x60 and not tag & 0x10000:
             facts.overlay(tag, encoding.uint(data[value:pos]) if length == 2 else None)
             overlays.setdefault(tag >> 16, {})[tag & 0xFFFF] = data[value:pos]

@@ -12,8 +12,10 @@ from pydicom._dicom_dict import DicomDictionary
 from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding
 from mdm_deid.pixels.icc import readable
 from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
+from mdm_deid.rules.facts import CHARACTER_SET, METHOD
 from mdm_deid.rules.profile import Action, Edit, Profile
 from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
+from mdm_deid.text.label import label_tags
 from mdm_deid.text.vocabulary import terms
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
@@ -22,8 +24,10 @@ FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
 _COLOUR_PROFILE: Final = 0x00282000
-# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position.
-_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101))
+# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position, what draws and what is a region.
+_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101, 0x30060036, 0x300600A4))
+# Belongs to Frame of Reference UID, which stays also where its module is an optional one.
+_POSITION_REFERENCE: Final = 0x00201040
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
 _ADDRESS_VRS = (b"AE", b"UR")
@@ -57,7 +61,7 @@ _OVERLAY: Final = {
 # What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
 _NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
 # Text outside ASCII is not found by a search over bytes; it is looked at closely.
-_PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
+PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
 FORMS: Final[dict[bytes, "Form"]] = {
     b"DS": _NUMBERS,
     b"IS": _NUMBERS,
@@ -66,7 +70,6 @@ FORMS: Final[dict[bytes, "Form"]] = {
     b"DT": re.compile(rb"[-+0-9. \\\0]*").fullmatch,
 }
 _FORMS_BY_TAG: Final[dict[int, "Form"]] = {
-    0x00080005: re.compile(rb"(?:(?:ISO_IR \d{1,3}|ISO 2022 IR \d{1,3}|GB18030|GBK|[ \0]?)[ \0]*(?:\\|\Z))*").fullmatch,
     0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
     0x00100040: re.compile(rb"[MFO]?[ \0]*").fullmatch,
 }
@@ -92,6 +95,8 @@ class Kind(Enum):
     TERM = "term"
     TERMS = "terms"
     COLOURS = "colours"
+    CHARSET = "character set"
+    LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Op:
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
     `fallback`: of CLEAN, what to do if nothing of the text can stay.
+    `whole`: of CLEAN, the text is a label, which stays as it is or becomes a pseudonym.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
     `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
@@ -114,12 +120,14 @@ class Op:
     fallback: "Op | None" = None
     form: Form | None = None
     text: bool = False
+    whole: bool = False
 
 
 _DROP = Op(Kind.DROP)
 _KEEP = Op(Kind.KEEP)
-_KEEP_TEXT = Op(Kind.KEEP, form=_PLAIN, text=True)
+_KEEP_TEXT = Op(Kind.KEEP, form=PLAIN, text=True)
 _PRIVATE = Op(Kind.PRIVATE)
+_CHARSET = Op(Kind.CHARSET, b"CS")
 
 
 def _known_terms(data: Buffer, first: int, last: int) -> bool:
@@ -225,6 +233,8 @@ class Rules:
         standard = standard_vr(tag)
         written = (standard or b"UN") if standard == b"SQ" or vr in (b"", b"UN") else vr
         met = _Element(level, tag, vr, standard, written, encoding)
+        if tag == CHARACTER_SET:
+            return _CHARSET
         for edit in self._edits:
             if edit.names(tag):
                 return self._edited(edit, met)
@@ -270,7 +280,7 @@ class Rules:
         if met.is_sequence:
             return self._enter(met)
         text = met.standard in FREE_TEXT_VRS and met.vr in FREE_TEXT_VRS | {b"", b"UN"}
-        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False)) if text else basic
+        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False), whole=met.tag in label_tags()) if text else basic
 
     def _unlisted_attribute(self, met: _Element) -> Op:
         """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs, long text."""
@@ -288,6 +298,8 @@ class Rules:
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
             return Op(Kind.VALID_UID if self._keeps_uids and standard == b"UI" else Kind.UID, met.written)
+        if met.tag in label_tags() or met.tag == METHOD:
+            return self._clean(met, self._by_code("X/Z/D", met, identifies=False))
         if standard in _NARRATIVE_VRS:
             basic = self._by_code("X/Z/D", met, identifies=False)
             return self._clean(met, basic) if self._cleans_narrative(met.tag) else basic
@@ -328,6 +340,8 @@ class Rules:
         learn = identifies and (met.standard in _IDENTIFYING_VRS or met.vr in _IDENTIFYING_VRS or met.is_sequence)
         if code == "X":
             return Op(Kind.DROP, met.standard, identifies=learn)
+        if met.tag in label_tags() and met.written in FREE_TEXT_VRS:
+            return Op(Kind.LABEL, met.written, DUMMY_BY_VR.get(met.written, b"ANONYMIZED") if code == "D" else b"", identifies=learn)
         if code == "Z":
             return Op(Kind.EMPTY, met.written, identifies=learn)
         child = met.level.node.children.get(met.tag, TypeNode())
@@ -348,7 +362,8 @@ class Rules:
         """Of an attribute that is not on the list, leave what the IOD cannot do without, and no text at all."""
         if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
             return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
-        kind = met.level.node.demanded.get(met.tag)
+        demanded = met.level.node.types if met.tag == _POSITION_REFERENCE else met.level.node.demanded
+        kind = demanded.get(met.tag)
         # What the patient module demands under a condition goes with that on which it depends.
         if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP

@@ -24,7 +24,7 @@ _CLEANED_VRS: Final = frozenset(["LO", "LT", "SH", "ST", "UC", "UT", "SQ"])
 _ALL: Final = 0xFFFFFFFF
 _BIRTH_DATE: Final = 0x00100030
 # Patient's Name and ID, the record of what was done: written by the de-identifier itself.
-_WRITTEN: Final = frozenset({0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303})
+_WRITTEN: Final = frozenset({0x00080005, 0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303})
 
 
 class Table:

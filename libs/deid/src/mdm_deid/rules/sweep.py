@@ -7,7 +7,7 @@ from mdm_deid.encoding.charset import Charset
 from mdm_deid.rules.dummy import BINARY_VRS
 from mdm_deid.rules.operation import FREE_TEXT_VRS
 from mdm_deid.rules.table import standard_vr
-from mdm_deid.text.cleaner import Cleaner
+from mdm_deid.text.cleaner import Cleaner, fit
 from mdm_deid.text.identity import LONG_NUMBER, speaks_of_none
 from mdm_deid.text.vocabulary import names_nobody
 
@@ -40,7 +40,7 @@ class Sweeper:
         swept = self._cleaner.sweep(text)
         if swept == text:
             return old
-        return b"" if vr == b"UN" else charset.encode(swept) or b""
+        return b"" if vr == b"UN" else charset.encode(fit(swept, vr or standard_vr(tag))) or b""
 
     def repeats(self, vr: bytes, old: bytes, charset: Charset) -> bool:
         """Tell whether a private value repeats what is known; one of VR UN is looked at both as text and as binary."""
