@@ -174,7 +174,7 @@ def command_line(process: int) -> bytes:
 
 def workers_of(parent: int) -> list[int]:
     processes = [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    return [process for process in processes if b"deid.worker" in command_line(process)]
+    return [process for process in processes if b"mdm_deid.cli.worker" in command_line(process)]
 
 
 def test_the_output_directory_is_not_an_input(tmp_path: Path, ct_small: bytes) -> None:
@@ -230,6 +230,6 @@ def test_mdm_runs_it_and_ends_it_when_interrupted(tmp_path: Path, ct_small: byte
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode in (0, 130)
-    assert not [worker for worker in workers if b"deid.worker" in command_line(worker)]
+    assert not [worker for worker in workers if b"mdm_deid.cli.worker" in command_line(worker)]
     assert all(pydicom.dcmread(path).PatientIdentityRemoved == "YES" for path in (tmp_path / "out").rglob("*.dcm"))
     assert not list((tmp_path / "out").glob(".mdm-deid-*"))
