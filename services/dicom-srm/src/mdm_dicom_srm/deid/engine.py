@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import cached_property
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
@@ -22,6 +23,7 @@ from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
+from mdm_dicom_srm.deid.term import CODED_ENTRY, CodedEntry, coded_entry
 from mdm_dicom_srm.deid.text import Cleaner
 from mdm_dicom_srm.deid.vocabulary import terms
 
@@ -30,6 +32,7 @@ _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 _NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
 _UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
 _MAX_LEARNT: Final = 1024
+_LONGEST_MEANING: Final = 64
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
@@ -40,6 +43,18 @@ def is_uid(value: bytes) -> bool:
 
 def _of_the_standard(uid: str) -> bool:
     return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
+
+
+class _Item:
+    """An item of a sequence, looked at as a whole only where it has to be."""
+
+    def __init__(self, data: memoryview, start: int, limit: int, encoding: Encoding) -> None:
+        self._where = data, start, limit, encoding
+
+    @cached_property
+    def entry(self) -> CodedEntry | None:
+        """The coded entry of the standard that the item is, if it is one."""
+        return coded_entry(*self._where)
 
 
 class Pass:
@@ -74,6 +89,7 @@ class Pass:
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
         self._bulk: set[int] = set()
+        self._item: _Item | None = None
         self.counts: Counter[str] = Counter()
 
     def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes | memoryview]]) -> list[memoryview | bytes]:
@@ -193,6 +209,8 @@ class Pass:
             self._write_sequence(tag, vr, content, encoding, out)
             return end
         end = skip(self._data, head, limit, encoding, depth)
+        if (op.coded or (op.kind is Kind.KEEP and tag in CODED_ENTRY)) and self._keep_code(op, head, start, end, encoding, out):
+            return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)
         if op.kind is Kind.PRIVATE:
@@ -210,10 +228,10 @@ class Pass:
             if op.kind in (Kind.CLEAN, Kind.OVERLAY):
                 self._clean(op.fallback if op.kind is Kind.OVERLAY and op.fallback else op, tag, old, encoding, depth, out)
             else:
-                out.append(encoding.element(tag, op.vr, self._value(op, old)))
+                out.append(encoding.element(tag, op.vr, self._value(op, tag, old)))
         return end
 
-    def _value(self, op: Op, old: bytes) -> bytes:
+    def _value(self, op: Op, tag: int, old: bytes) -> bytes:
         if op.kind is Kind.UID:
             return self._uid_values(old, op.known_only)
         if op.kind is Kind.VALID_UID:
@@ -223,8 +241,8 @@ class Pass:
         if op.kind is Kind.TERM:
             return old
         if op.kind is Kind.TERMS:
-            left = terms(old)
-            return self._sweeper.left_of(0, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
+            left = terms(tag, old)
+            return self._sweeper.left_of(tag, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
         if op.kind is Kind.SHIFT:
             if (old, op.value) not in self._dates:
                 self._dates[old, op.value] = shifted(old, self._offset, op.value)
@@ -261,6 +279,28 @@ class Pass:
                 out.append(encoding.element(tag, vr, new))
                 return
         out.append(self._data[start:end])
+
+    def _keep_code(self, op: Op, head: Header, start: int, end: int, encoding: Encoding, out: list[memoryview | bytes]) -> bool:
+        """Keep an element of a coded entry of the standard; return whether that was done.
+
+        A meaning in other words than the standard's gives way to these where it would be removed or shortened.
+        """
+        tag, vr, value, _ = head
+        entry = self._item.entry if self._item is not None else None
+        if entry is None:
+            return False
+        if tag in entry.plain:
+            out.append(self._data[start:end])
+            return True
+        old = bytes(self._data[value:end])
+        if op.kind is Kind.KEEP and (self._sweeper is None or self._sweeper.left_of(tag, vr, old, self._charset, needed=True) == old):
+            return False
+        meaning = self._charset.encode(entry.meaning)
+        if meaning is None or len(meaning) > _LONGEST_MEANING:
+            return False
+        self.counts["cleaned"] += 1
+        out.append(encoding.element(tag, b"LO" if vr == b"UN" else vr, meaning))
+        return True
 
     def _pixels(self, head: Header, end: int, encoding: Encoding) -> Iterator[memoryview | bytes]:
         """Return what of the pixel data is passed on: all, but for what is no pixel."""
@@ -331,14 +371,15 @@ class Pass:
             if tag != ITEM:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
-            outside = self._charset
+            outside = self._charset, self._item
+            self._item = _Item(self._data, value, end if size == UNDEFINED else value + size, inner)
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
                 raise Malformed("truncated")
             else:
                 pos = self._walk(value, value + size, level, inner, depth + 1, content)
-            self._charset = outside
+            self._charset, self._item = outside
             items.append(inner.item(b"".join(content)))
         return b"".join(items), end
 

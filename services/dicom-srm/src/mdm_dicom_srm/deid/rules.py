@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
@@ -14,6 +14,7 @@ from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, 
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
+from mdm_dicom_srm.deid.term import CODED_ENTRY
 from mdm_dicom_srm.deid.vocabulary import terms
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
@@ -100,6 +101,7 @@ class Op:
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
     `fallback`: of CLEAN, what to do if nothing of the text can stay.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
+    `coded`: the element is of a coded entry, and stays if that is one of the standard's.
     `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
 
@@ -112,6 +114,7 @@ class Op:
     fallback: "Op | None" = None
     form: Form | None = None
     text: bool = False
+    coded: bool = False
 
 
 _DROP = Op(Kind.DROP)
@@ -120,9 +123,9 @@ _KEEP_TEXT = Op(Kind.KEEP, form=_PLAIN, text=True)
 _PRIVATE = Op(Kind.PRIVATE)
 
 
-def _known_terms(data: Buffer, first: int, last: int) -> bool:
+def _known_terms(tag: int, data: Buffer, first: int, last: int) -> bool:
     value = bytes(data[first:last]).strip(b" \0")
-    return terms(value) == value
+    return terms(tag, value) == value
 
 
 class Level:
@@ -349,10 +352,10 @@ class Rules:
         if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP
         if kind in ("1", "1C") and met.standard == b"CS" and op.kind is Kind.KEEP:
-            return replace(op, form=_known_terms, text=False)
+            return replace(op, form=partial(_known_terms, met.tag), text=False)
         if kind in ("1", "1C") and (op.kind in (Kind.UID, Kind.VALID_UID) or (met.standard in _CODED_VRS and met.written == met.standard)):
             return op
-        return self._by_code("X/Z/D", met, identifies=False)
+        return replace(self._by_code("X/Z/D", met, identifies=False), coded=met.tag in CODED_ENTRY)
 
     def _edited(self, edit: Edit, met: _Element) -> Op:
         """Apply an attribute rule; what the IOD demands stays valid, and what does not fit the encoding goes."""
