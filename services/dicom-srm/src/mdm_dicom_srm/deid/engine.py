@@ -10,9 +10,10 @@ from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 
+from mdm_dicom_srm.deid.characteristic import age, sex
 from mdm_dicom_srm.deid.charset import Charset, charset
 from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
-from mdm_dicom_srm.deid.date import capped_age, shifted
+from mdm_dicom_srm.deid.date import NOT_MOVED, date_digits, shifted
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, RESCALE_TERMS
 from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
 from mdm_dicom_srm.deid.identity import identity
@@ -20,7 +21,7 @@ from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.payload import PIXELS, encapsulated, native
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
-from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_dicom_srm.deid.rules import FORMS, PATIENT_SEX, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.term import CODED_ENTRY, CodedEntry, coded_entry
@@ -31,6 +32,8 @@ _STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 # Under which nodes the standard has numbers; it may have more of them than this dictionary.
 _NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
 _UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
+# What can be read, or else is taken away as what is no value of its attribute.
+_READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
 _MAX_LEARNT: Final = 1024
 _LONGEST_MEANING: Final = 64
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
@@ -218,6 +221,8 @@ class Pass:
         elif op.kind is Kind.DROP or (op.kind is Kind.OVERLAY and (depth or tag >> 16 not in self._regions)):
             self.counts["removed"] += 1
         elif op.form is not None and not op.text and length != UNDEFINED and not op.form(self._data, value, end):
+            if op.fallback is not None:
+                return self._change(op.fallback, head, start, limit, level, encoding, depth, creators, out)
             self._remove(head, start, limit, level, encoding, depth, out)
         elif op.kind in (Kind.KEEP, Kind.PIXELS) or (op.kind is Kind.OVERLAY and op.fallback is None):
             self._foreign |= op.text
@@ -227,6 +232,8 @@ class Pass:
             old = b"" if length == UNDEFINED else bytes(self._data[value:end])
             if op.kind in (Kind.CLEAN, Kind.OVERLAY):
                 self._clean(op.fallback if op.kind is Kind.OVERLAY and op.fallback else op, tag, old, encoding, depth, out)
+            elif op.kind in _READ and old.strip(b" \0") and not self._value(op, tag, old):
+                self._remove(head, start, limit, level, encoding, depth, out)
             else:
                 out.append(encoding.element(tag, op.vr, self._value(op, tag, old)))
         return end
@@ -244,11 +251,13 @@ class Pass:
             left = terms(tag, old)
             return self._sweeper.left_of(tag, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
         if op.kind is Kind.SHIFT:
-            if (old, op.value) not in self._dates:
-                self._dates[old, op.value] = shifted(old, self._offset, op.value)
-            return self._dates[old, op.value]
+            if (old, op.vr) not in self._dates:
+                self._dates[old, op.vr] = shifted(op.vr, old, self._offset)
+            return self._dates[old, op.vr]
+        if op.kind is Kind.NORMALISE:
+            return sex(old) if tag == PATIENT_SEX else shifted(op.vr, old, NOT_MOVED)
         if op.kind is Kind.AGE:
-            return capped_age(old)
+            return age(old)
         return b""
 
     def _keep(
@@ -352,7 +361,9 @@ class Pass:
     def _learn(self, vr: bytes, value: int, end: int) -> None:
         if value < end <= value + _MAX_LEARNT:
             learnt = bytes(self._data[value:end]).strip(b" \0")
-            self._learnt.add((vr, learnt[:10] if vr in (b"DA", b"DT") else learnt, self._charset))
+            if vr in (b"DA", b"DT"):
+                learnt = b"\\".join(date_digits(part) or part[:10] for part in learnt.split(b"\\"))
+            self._learnt.add((vr, learnt, self._charset))
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -417,7 +428,7 @@ class Pass:
             same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
             form = FORMS.get(listed)
             plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
-            plain = plain and (form is None or form(self._data, value, end) is not None)
+            plain = plain and (form is None or bool(form(self._data, value, end)))
             content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
             self._foreign |= plain and listed in TEXT_VRS and not bytes(self._data[value:end]).isascii()
             if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):

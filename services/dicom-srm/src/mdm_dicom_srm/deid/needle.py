@@ -23,6 +23,7 @@ from mdm_dicom_srm.deid.codec import (
     Header,
     skip,
 )
+from mdm_dicom_srm.deid.date import date_digits
 from mdm_dicom_srm.deid.facts import CHARACTER_SET
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.part10 import Part10
@@ -156,6 +157,8 @@ class NeedleCase:
         elif vr == b"UI":
             self._uid_values(needles, tag, raw)
         elif vr in _TEXT_VRS:
+            if vr in (b"DA", b"DT"):
+                raw = b"\\".join({part: None for value in raw.split(b"\\") for part in (value, date_digits(value))})
             row = _rows().get(tag)
             if row is None or self._may_stay(row, vr) or any(edit.names(tag) for edit in self._staying):
                 needles.honest.append(raw.lower())

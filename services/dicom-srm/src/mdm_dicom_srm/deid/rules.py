@@ -10,7 +10,8 @@ from typing import Final
 from pydicom._dicom_dict import DicomDictionary
 
 from mdm_dicom_srm.deid.codec import Buffer, Encoding
-from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
+from mdm_dicom_srm.deid.date import NOT_MOVED, shifted
+from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, RESCALE_TYPES, dummy
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
 from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
@@ -22,10 +23,12 @@ FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
+PATIENT_SEX: Final = 0x00100040
 # Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position.
 _TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101))
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
+_TIME_VRS = (*_DATE_VRS, b"TM")
 _ADDRESS_VRS = (b"AE", b"UR")
 # Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
 _IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
@@ -54,6 +57,12 @@ _OVERLAY: Final = {
     0x4000: b"LT",
 }
 
+
+def _is_written_well(vr: bytes, data: Buffer, first: int, last: int) -> bool:
+    value = bytes(data[first:last]).rstrip(b" \0")
+    return shifted(vr, value, NOT_MOVED) == value
+
+
 # What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
 _NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
 # Text outside ASCII is not found by a search over bytes; it is looked at closely.
@@ -61,14 +70,12 @@ _PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
 FORMS: Final[dict[bytes, "Form"]] = {
     b"DS": _NUMBERS,
     b"IS": _NUMBERS,
-    b"TM": re.compile(rb"[-0-9.: \\\0]*").fullmatch,
-    b"DA": re.compile(rb"[-0-9. \\\0]*").fullmatch,
-    b"DT": re.compile(rb"[-+0-9. \\\0]*").fullmatch,
+    **{vr: partial(_is_written_well, vr) for vr in (b"TM", b"DA", b"DT")},
 }
 _FORMS_BY_TAG: Final[dict[int, "Form"]] = {
     0x00080005: re.compile(rb"(?:(?:ISO_IR \d{1,3}|ISO 2022 IR \d{1,3}|GB18030|GBK|[ \0]?)[ \0]*(?:\\|\Z))*").fullmatch,
     0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
-    0x00100040: re.compile(rb"[MFO]?[ \0]*").fullmatch,
+    PATIENT_SEX: re.compile(rb"[MFO]?[ \0]*").fullmatch,
 }
 Form = Callable[[Buffer, int, int], object]
 
@@ -84,6 +91,7 @@ class Kind(Enum):
     SEQUENCE = "sequence"
     SHIFT = "shifted"
     AGE = "age"
+    NORMALISE = "normalised"
     CLEAN = "cleaned"
     PRIVATE = "private"
     OVERLAY = "overlay"
@@ -95,11 +103,11 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Op:
-    """`vr` is what is written where the value changes; `value` the dummy, or the fallback of a date that is no date.
+    """`vr` is what is written where the value changes; `value` the dummy.
 
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
-    `fallback`: of CLEAN, what to do if nothing of the text can stay.
+    `fallback`: of CLEAN, what to do if nothing of the text can stay; of KEEP, how to read what does not have its form.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
     `coded`: the element is of a coded entry, and stays if that is one of the standard's.
     `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
@@ -197,11 +205,12 @@ class Rules:
         return op
 
     def removal(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
-        """Return how to take an element away for which there is no action, so that the IOD stays satisfied."""
+        """Return how to take an element away for which there is no action, so that the IOD stays satisfied.
+
+        A dummy takes its place only where that demands a value.
+        """
         standard = standard_vr(tag)
-        return self._by_code(
-            "X/Z/D", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False
-        )
+        return self._by_code("X/Z", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False)
 
     def keeps_creator(self, group: int, creator: str) -> bool:
         """Tell whether any private element of a creator may stay."""
@@ -258,7 +267,7 @@ class Rules:
         )
         if self._dates == "shift" and "retain_longitudinal_modified_dates" in codes:
             if met.standard in _DATE_VRS:
-                return Op(Kind.SHIFT, met.standard, DUMMY_BY_VR[met.standard], identifies=True)
+                return Op(Kind.SHIFT, met.standard, identifies=True)
             return self._keep(met) if met.standard in (b"TM", b"SH") else basic
         if "K" in codes.values():
             return self._keep(met)
@@ -284,7 +293,7 @@ class Rules:
             return self._by_code("X/Z/D", met)
         if standard in _DATE_VRS or vr in _DATE_VRS:
             if self._dates == "shift":
-                return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written] if met.written in _DATE_VRS else b"")
+                return Op(Kind.SHIFT, met.written)
             if self._dates == "remove":
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
@@ -312,7 +321,8 @@ class Rules:
             return _DROP
         form = _FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
         if form:
-            return Op(Kind.KEEP, form=form)
+            read = met.tag == PATIENT_SEX or met.standard in _TIME_VRS
+            return Op(Kind.KEEP, form=form, fallback=Op(Kind.NORMALISE, met.standard) if read else None)
         return _KEEP_TEXT if {met.vr, met.standard} & _JUDGED_VRS else _KEEP
 
     def _enter(self, met: _Element) -> Op:
@@ -365,7 +375,7 @@ class Rules:
         if edit.action is Action.CLEAN:
             return self._clean(met, basic)
         if edit.action is Action.SHIFT and met.written in _DATE_VRS:
-            return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written])
+            return Op(Kind.SHIFT, met.written)
         if edit.action is Action.UID and met.written == b"UI":
             return Op(Kind.UID, b"UI", known_only=True)
         if edit.action is Action.REPLACE and met.written == met.standard:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mdm_dicom_srm.deid.codec import MAX_DEPTH, UNDEFINED, Encoding
 from mdm_dicom_srm.deid.dummy import CODE_MEANING
@@ -48,8 +48,8 @@ def _codes() -> dict[tuple[str, str], list[str]]:
     from pydicom.sr._snomed_dict import mapping
 
     codes: dict[tuple[str, str], list[str]] = {}
-    for scheme, names in concepts.items():
-        rows: dict[str, tuple[str, list[int]]]
+    table: dict[str, dict[str, Any]] = concepts
+    for scheme, names in table.items():
         for rows in names.values():
             for code, (meaning, groups) in rows.items():
                 meanings = codes.setdefault((scheme, code), [])
