@@ -89,10 +89,10 @@ def expected(profile: Profile, pseudonymiser: Pseudonymiser, day: datetime.date)
 
 @pytest.mark.parametrize("written", DATES)
 def test_a_date_written_otherwise_is_read_where_it_can_mean_one_day_only(
-    profile: Profile, pseudonymiser: Pseudonymiser, builder: Any, written: str
+    profile: Profile, pseudonymiser: Pseudonymiser, explicit: Any, written: str
 ) -> None:
-    study, nested = (builder.element(tag, "DA", written.encode()) for tag in (STUDY_DATE, CONTENT_DATE))
-    file = builder.file({STUDY_DATE: study, 0x00081115: builder.element(0x00081115, "SQ", builder.item(nested))})
+    study, nested = (explicit.element(tag, "DA", written.encode()) for tag in (STUDY_DATE, CONTENT_DATE))
+    file = explicit.file({STUDY_DATE: study, 0x00081115: explicit.element(0x00081115, "SQ", explicit.item(nested))})
     output = anonymous(profile, pseudonymiser, file)
     day = expected(profile, pseudonymiser, datetime.date(2021, 3, 17))
     assert output.StudyDate == (day.strftime("%Y%m%d") if day else "")
@@ -123,8 +123,8 @@ def test_an_object_whose_types_are_not_known_gets_no_dummy(research: Deidentifie
 
 
 @pytest.mark.parametrize(("written", "read"), list(TIMES.items()))
-def test_a_time_of_day_is_read_likewise(profile: Profile, pseudonymiser: Pseudonymiser, builder: Any, written: str, read: str) -> None:
-    output = anonymous(profile, pseudonymiser, builder.file({STUDY_TIME: builder.element(STUDY_TIME, "TM", written.encode())}))
+def test_a_time_of_day_is_read_likewise(profile: Profile, pseudonymiser: Pseudonymiser, explicit: Any, written: str, read: str) -> None:
+    output = anonymous(profile, pseudonymiser, explicit.file({STUDY_TIME: explicit.element(STUDY_TIME, "TM", written.encode())}))
     assert output.StudyTime == ("" if profile.dates == "remove" else read)
 
 
@@ -136,14 +136,12 @@ def test_a_date_time_is_read_likewise_and_keeps_its_precision(written: str, read
     assert moved[8:] == read[8:]
 
 
-def test_a_date_time_that_must_be_there_is_moved_with_the_dates(
-    research: Deidentifier, pseudonymiser: Pseudonymiser, explicit: Any
-) -> None:
+def test_a_date_time_that_must_be_there_is_moved_with_the_dates(research: Deidentifier, pseudonymiser: Pseudonymiser, builder: Any) -> None:
     elements = {
-        MOMENT: explicit.element(MOMENT, "DT", b"2021-03-17T10:15:30.5+01:00"),
-        CONTENT_DATE: explicit.element(CONTENT_DATE, "DA", b"2021/03/18"),
+        MOMENT: builder.element(MOMENT, "DT", b"2021-03-17T10:15:30.5+01:00"),
+        CONTENT_DATE: builder.element(CONTENT_DATE, "DA", b"2021/03/18"),
     }
-    output = pydicom.dcmread(io.BytesIO(b"".join(research.deidentify(explicit.file(elements, ENHANCED_MR)).data or [])))
+    output = pydicom.dcmread(io.BytesIO(b"".join(research.deidentify(builder.file(elements, ENHANCED_MR)).data or [])))
     day = datetime.date(2021, 3, 17) + datetime.timedelta(pseudonymiser.date_offset_days("PATIENT-0815"))
     assert output.AcquisitionDateTime == f"{day:%Y%m%d}101530.5+0100"
     assert output.ContentDate == f"{day + datetime.timedelta(1):%Y%m%d}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -254,6 +255,8 @@ class Pass:
             if (old, op.vr) not in self._dates:
                 self._dates[old, op.vr] = shifted(op.vr, old, self._offset)
             return self._dates[old, op.vr]
+        if op.kind is Kind.IDENTIFIER:
+            return self._identifiers(old) or op.value
         if op.kind is Kind.NORMALISE:
             return sex(old) if tag == PATIENT_SEX else shifted(op.vr, old, NOT_MOVED)
         if op.kind is Kind.AGE:
@@ -438,6 +441,12 @@ class Pass:
 
     def _uid_values(self, old: bytes, known_only: bool) -> bytes:
         return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))
+
+    def _identifiers(self, old: bytes) -> bytes:
+        """Return pseudonyms for the values of an identifier; they are the same in whatever character set it is written."""
+        texts = (unicodedata.normalize("NFC", text).strip(" \0") for text in self._charset.guess(old).split("\\"))
+        pseudonyms = (self._pseudonymiser.identifier(text) if text else "" for text in texts)
+        return "\\".join(pseudonyms).encode("ascii").rstrip(b"\\")
 
     def _mapped_uid(self, uid: bytes, known_only: bool) -> bytes:
         text = uid.decode("latin-1")

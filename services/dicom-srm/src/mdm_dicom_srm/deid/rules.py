@@ -14,7 +14,17 @@ from mdm_dicom_srm.deid.date import NOT_MOVED, shifted
 from mdm_dicom_srm.deid.dummy import BINARY_VRS, CONTENT_SEQUENCE, RESCALE_TYPES, dummy
 from mdm_dicom_srm.deid.payload import PIXELS
 from mdm_dicom_srm.deid.profile import Action, Edit, Profile
-from mdm_dicom_srm.deid.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
+from mdm_dicom_srm.deid.table import (
+    Row,
+    TypeNode,
+    iod_types,
+    known_sop_class,
+    load_additional,
+    load_identifiers,
+    load_rows,
+    load_safe_private,
+    standard_vr,
+)
 from mdm_dicom_srm.deid.term import CODED_ENTRY
 from mdm_dicom_srm.deid.vocabulary import terms
 
@@ -34,6 +44,7 @@ _ADDRESS_VRS = (b"AE", b"UR")
 _IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
 _CODED_VRS = frozenset(b"CS DS IS SQ AT FL FD SL SS SV UL US UV UI".split())
 _NARRATIVE_VRS = frozenset(b"LT ST UT".split())
+_LABEL_VRS = FREE_TEXT_VRS | {b"AE", b"CS"}
 _JUDGED_VRS = FREE_TEXT_VRS | {b"CS", b"PN"}
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
@@ -97,13 +108,14 @@ class Kind(Enum):
     OVERLAY = "overlay"
     PIXELS = "pixels"
     VALID_UID = "kept uid"
+    IDENTIFIER = "identifier"
     TERM = "term"
     TERMS = "terms"
 
 
 @dataclass(frozen=True)
 class Op:
-    """`vr` is what is written where the value changes; `value` the dummy.
+    """`vr` is what is written where the value changes; `value` the dummy, of IDENTIFIER for an empty value.
 
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
@@ -134,6 +146,15 @@ _PRIVATE = Op(Kind.PRIVATE)
 def _known_terms(tag: int, data: Buffer, first: int, last: int) -> bool:
     value = bytes(data[first:last]).strip(b" \0")
     return terms(tag, value) == value
+
+
+def _told_apart(basic: Op, code: str) -> Op:
+    """Return the operation for an identifier of a thing: a pseudonym where the table has it emptied or replaced.
+
+    Either may be done with any value of the VR (PS3.15 E.1.1: Z, D); what the table removes is not brought back.
+    """
+    stays = basic.kind is Kind.REPLACE or (basic.kind is Kind.EMPTY and "Z" in code)
+    return replace(basic, kind=Kind.IDENTIFIER) if stays and basic.vr in _LABEL_VRS else basic
 
 
 class Level:
@@ -265,6 +286,8 @@ class Rules:
         basic = self._by_code(
             row.basic, met, "retain_patient_characteristics" not in row.options and "clean_descriptors" not in row.options
         )
+        if row.tag in load_identifiers():
+            basic = _told_apart(basic, row.basic)
         if self._dates == "shift" and "retain_longitudinal_modified_dates" in codes:
             if met.standard in _DATE_VRS:
                 return Op(Kind.SHIFT, met.standard, identifies=True)
@@ -355,7 +378,7 @@ class Rules:
 
     def _demanded(self, op: Op, met: _Element) -> Op:
         """Of an attribute that is not on the list, leave what the IOD cannot do without, and no text at all."""
-        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
+        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE, Kind.IDENTIFIER):
             return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
         kind = met.level.node.demanded.get(met.tag)
         # What the patient module demands under a condition goes with that on which it depends.

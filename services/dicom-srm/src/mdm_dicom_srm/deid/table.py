@@ -77,6 +77,12 @@ def load_additional() -> tuple[Row, ...]:
 
 
 @cache
+def load_identifiers() -> frozenset[int]:
+    """Return the attributes whose values tell things apart: slides, devices, orders."""
+    return frozenset(_tag(line["tag"]) for line in csv.DictReader(_lines("identifiers.csv")))
+
+
+@cache
 def load_actions() -> dict[int, str]:
     """Return tag -> basic action code, of the standard's rows and our own."""
     return {row.tag: row.basic for row in (*load_additional(), *load_rows())}
