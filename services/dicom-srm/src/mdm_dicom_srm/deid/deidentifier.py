@@ -26,6 +26,7 @@ from mdm_dicom_srm.deid.profile import OPTION_CODES, Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.rules import Rules
 from mdm_dicom_srm.deid.table import EDITION, known_sop_class
+from mdm_dicom_srm.deid.vr import with_known_vrs
 
 # PS3.16 CID 7050: what was done, in the order of the codes.
 _BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
@@ -59,20 +60,7 @@ class Deidentifier:
         The result has data only when released. It holds views of `part10`, which must not change before it is written.
         """
         try:
-            opened = open_part10(part10)
-            facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
-            facts.texts.setdefault(SOP_CLASS, opened.sop_class)
-            rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
-            outcome, reason = self._judge(facts, rule)
-            if outcome is not Outcome.RELEASED:
-                return Result(outcome, reason)
-            cleaned = _cleaned(rule, opened)
-            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned)
-            if cleaned:
-                opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
-            data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
-            hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
-            return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
+            return with_known_vrs(self._deidentify, open_part10(part10))
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
         except Uncleanable as error:
@@ -81,6 +69,21 @@ class Deidentifier:
             return Result(Outcome.QUARANTINED, "surplus_pixels")
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
+
+    def _deidentify(self, opened: Part10) -> Result:
+        facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+        facts.texts.setdefault(SOP_CLASS, opened.sop_class)
+        rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
+        outcome, reason = self._judge(facts, rule)
+        if outcome is not Outcome.RELEASED:
+            return Result(outcome, reason)
+        cleaned = _cleaned(rule, opened)
+        content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned)
+        if cleaned:
+            opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
+        data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
+        hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
+        return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
 
     def deidentify_dataset(self, dataset: pydicom.Dataset) -> pydicom.Dataset:
         """Return a header as `deidentify` would write it, whatever `judge` says; pixel data is left out.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 from mdm_dicom_srm.deid.codec import PIXEL_DATA, skip
@@ -11,6 +12,7 @@ from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
 from mdm_dicom_srm.deid.part10 import open_part10
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.term import term_spans
+from mdm_dicom_srm.deid.vr import with_known_vrs
 
 REASON: Final = "self_check"
 # Written by the de-identifier: pseudonym, method and codes.
@@ -66,7 +68,7 @@ class CheckedDeidentifier:
         """
         content = memoryview(original).cast("B")
         try:
-            needles = self._case.collect(content, open_part10(content))
+            needles = with_known_vrs(partial(self._case.collect, content), open_part10(content))
             pixel_bytes = needles.pixel_bytes if same_pixels else 0
             found = frozenset(_Search(needles, released, pixel_bytes).found())
             # A patient may be called like a term (Chest, Axial): only then what the standard itself says is told from the rest.
