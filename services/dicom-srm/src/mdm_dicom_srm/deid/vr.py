@@ -8,7 +8,7 @@ from pydicom._dicom_dict import DicomDictionary
 
 from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, PIXEL_DATA, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
 from mdm_dicom_srm.deid.outcome import Malformed
-from mdm_dicom_srm.deid.part10 import Part10
+from mdm_dicom_srm.deid.part10 import Part10, open_part10
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.walk import Element, elements, items
 
@@ -31,9 +31,22 @@ def with_known_vrs(read: Callable[[Part10], Result], opened: Part10) -> Result:
     except Malformed as error:
         if error.reason != _REASON:
             raise
-    mender = _Mender(opened.data, opened.encoding)
-    content, _ = mender.level(opened.start, len(opened.data), 0, delimited=False)
-    return read(replace(opened, data=memoryview(content), start=0))
+    return read(replace(opened, data=memoryview(_mended(opened)), start=0))
+
+
+def mended(part10: bytes) -> bytes:
+    """Return a file with a right VR in the place of each that is none; a deflated file as it is.
+
+    Raises:
+        Malformed: not a Part 10 file, or one that cannot be read with certainty.
+    """
+    opened = open_part10(part10)
+    return part10 if opened.deflated or not opened.encoding.explicit else part10[: opened.start] + _mended(opened)
+
+
+def _mended(opened: Part10) -> bytes:
+    content, _ = _Mender(opened.data, opened.encoding).level(opened.start, len(opened.data), 0, delimited=False)
+    return content
 
 
 class _Mender:
