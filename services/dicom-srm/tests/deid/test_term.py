@@ -175,3 +175,18 @@ def test_the_table_has_the_terms_of_the_standard() -> None:
     assert not is_term(MODALITY, b"CHEST")
     assert not is_term(BODY_PART, b"chest")
     assert not is_term(NAME, b"CT")
+
+
+def test_strict_keeps_the_codes_that_an_object_cannot_do_without(strict: Deidentifier, builder: Any) -> None:
+    sequence = lambda tag, *entry: builder.element(tag, "SQ", coded(builder, *entry))  # noqa: E731
+    segment = builder.item(
+        sequence(0x00620003, b"85756007", b"SCT", b"Tissue")
+        + builder.element(0x00620005, "LO", b"Liver of Zorgvliet")
+        + sequence(0x0062000F, b"10200004", b"SCT", b"Liver of Zorgvliet")
+    )
+    elements = {0x00620002: builder.element(0x00620002, "SQ", segment), NAME: builder.element(NAME, "PN", b"Zorgvliet^Liver")}
+    item = released(strict.deidentify(builder.file(elements, "1.2.840.10008.5.1.4.1.1.66.4"))).SegmentSequence[0]
+    category, kind = item.SegmentedPropertyCategoryCodeSequence[0], item.SegmentedPropertyTypeCodeSequence[0]
+    assert (category.CodeValue, category.CodeMeaning) == ("85756007", "Tissue")
+    assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("10200004", "SCT", "Liver")
+    assert "Zorgvliet" not in str(item)

@@ -1,5 +1,6 @@
 """What the standard itself lets an attribute say (PS3.3 and PS3.16): such a value names nobody, but only in that attribute."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -16,6 +17,8 @@ CODED_ENTRY: Final = frozenset((CODE_VALUE, CODING_SCHEME, CODE_MEANING))
 _PADDING: Final = b" \0"
 # Some meanings have these between their words, so that browsers may break the line there.
 _INVISIBLE: Final = {0x200B: None}
+# What a fully specified name of SNOMED CT ends with: `Liver structure (body structure)`.
+_HIERARCHY: Final = re.compile(r" \([a-z /]+\)$")
 
 
 @cache
@@ -52,8 +55,10 @@ def _codes() -> dict[tuple[str, str], list[str]]:
     for scheme, names in table.items():
         for rows in names.values():
             for code, (meaning, groups) in rows.items():
-                meanings = codes.setdefault((scheme, code), [])
-                meanings.insert(0 if groups else len(meanings), meaning.translate(_INVISIBLE))
+                written = meaning.translate(_INVISIBLE)
+                writings = [written] if groups else [_HIERARCHY.sub("", written), written]
+                known = codes.setdefault((scheme, code), [])
+                codes[scheme, code] = writings + known if groups else known + writings
     snomed = {("SRT", old): codes["SCT", new] for old, new in mapping["SRT"].items() if ("SCT", new) in codes}
     return snomed | codes
 
