@@ -21,6 +21,8 @@ from pydicom.sr._concepts_dict import concepts
 
 OUT = Path(__file__).parents[1] / "src/mdm_dicom_srm/deid/data/terms.tsv"
 _VRS = (b"CS", b"LO", b"SH")
+# These mean something together only, and are judged so (deid/term.py).
+_CODED = ("CodeValue", "CodeMeaning")
 _LIST = re.compile(r"<strong>[^<]*(?:Defined Term|Enumerated Value)[^<]*</strong>\s*</p>\s*<dl>(.*?)</dl>", re.DOTALL)
 _TERM = re.compile(r"<dt>\s*(?:<span[^>]*>)?([^<]+?)(?:</span>)?\s*</dt>", re.DOTALL)
 _HEADING = re.compile(r"<h\d[^>]*>(.*?)</h\d>", re.DOTALL)
@@ -44,7 +46,7 @@ def main(wheel: str, templates: str) -> None:
     found: Terms = defaultdict(set)
     for keyword, terms in (*_of_the_text(wheel), *_of_templates(Path(templates)), *_of_context_groups()):
         tag = tag_for_keyword(keyword)
-        if tag is not None and standard_vr(tag) in _VRS:
+        if tag is not None and standard_vr(tag) in _VRS and keyword not in _CODED:
             found[tag].update(term for term in terms if term.isascii() and term.isprintable() and 0 < len(term) <= _LONGEST)
     lines = [
         "# Defined terms and enumerated values of DICOM PS3.3 and PS3.16 by attribute: tag, then its terms.",

@@ -14,7 +14,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from mdm_dicom_srm.deid.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
-from mdm_dicom_srm.deid.engine import Pass, is_uid
+from mdm_dicom_srm.deid.engine import Pass
 from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
 from mdm_dicom_srm.deid.image import read_image
 from mdm_dicom_srm.deid.outcome import Malformed, Outcome, Result
@@ -24,6 +24,7 @@ from mdm_dicom_srm.deid.pixel import Cleaned, Uncleanable, clean
 from mdm_dicom_srm.deid.pixelrule import PixelRule, PixelRules
 from mdm_dicom_srm.deid.profile import OPTION_CODES, Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
+from mdm_dicom_srm.deid.replacement import is_uid
 from mdm_dicom_srm.deid.rules import Rules
 from mdm_dicom_srm.deid.table import EDITION, known_sop_class
 from mdm_dicom_srm.deid.vr import with_known_vrs

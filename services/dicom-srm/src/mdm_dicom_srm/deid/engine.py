@@ -1,52 +1,34 @@
 """One pass over a data set's bytes: what may stay is copied as it is, the rest is removed, emptied, replaced or mapped."""
 
 import contextlib
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from functools import cached_property
 from typing import Final
 
-from pydicom._uid_dict import UID_dictionary
-
-from mdm_dicom_srm.deid.characteristic import age, sex
 from mdm_dicom_srm.deid.charset import Charset, charset
 from mdm_dicom_srm.deid.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
-from mdm_dicom_srm.deid.date import NOT_MOVED, date_digits, shifted
-from mdm_dicom_srm.deid.dummy import BINARY_VRS, RESCALE_TERMS
+from mdm_dicom_srm.deid.date import date_digits
+from mdm_dicom_srm.deid.dummy import BINARY_VRS
 from mdm_dicom_srm.deid.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
 from mdm_dicom_srm.deid.identity import identity
 from mdm_dicom_srm.deid.outcome import Malformed
 from mdm_dicom_srm.deid.payload import PIXELS, encapsulated, native
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
-from mdm_dicom_srm.deid.rules import FORMS, PATIENT_SEX, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_dicom_srm.deid.replacement import Replacements
+from mdm_dicom_srm.deid.rules import FORMS, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_dicom_srm.deid.sweep import Sweeper
 from mdm_dicom_srm.deid.table import standard_vr
 from mdm_dicom_srm.deid.term import CODED_ENTRY, CodedEntry, coded_entry
 from mdm_dicom_srm.deid.text import Cleaner
 from mdm_dicom_srm.deid.vocabulary import terms
 
-_STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
-# Under which nodes the standard has numbers; it may have more of them than this dictionary.
-_NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
-_UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
 # What can be read, or else is taken away as what is no value of its attribute.
 _READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
 _MAX_LEARNT: Final = 1024
 _LONGEST_MEANING: Final = 64
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
-
-
-def is_uid(value: bytes) -> bool:
-    """Tell whether a value has UIDs and nothing else; text in the place of a UID is no UID to be retained."""
-    return all(_UID.fullmatch(part) for part in value.rstrip(b" \0").split(b"\\"))
-
-
-def _of_the_standard(uid: str) -> bool:
-    return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
 
 
 class _Item:
@@ -77,15 +59,12 @@ class Pass:
         """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
-        self._pseudonymiser = pseudonymiser
-        self._offset = timedelta(days=offset_days)
+        self._replacements = Replacements(pseudonymiser, offset_days)
         self._facts = facts
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
         self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
-        self._uids: dict[bytes, bytes] = {}
-        self._dates: dict[tuple[bytes, bytes], bytes] = {}
         self._learnt: set[tuple[bytes, bytes, Charset]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
@@ -240,28 +219,10 @@ class Pass:
         return end
 
     def _value(self, op: Op, tag: int, old: bytes) -> bytes:
-        if op.kind is Kind.UID:
-            return self._uid_values(old, op.known_only)
-        if op.kind is Kind.VALID_UID:
-            return old if is_uid(old) else self._uid_values(old, known_only=True)
-        if op.kind is Kind.REPLACE or (op.kind is Kind.TERM and old.strip(b" \0") not in RESCALE_TERMS):
-            return op.value
-        if op.kind is Kind.TERM:
-            return old
         if op.kind is Kind.TERMS:
             left = terms(tag, old)
             return self._sweeper.left_of(tag, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
-        if op.kind is Kind.SHIFT:
-            if (old, op.vr) not in self._dates:
-                self._dates[old, op.vr] = shifted(op.vr, old, self._offset)
-            return self._dates[old, op.vr]
-        if op.kind is Kind.IDENTIFIER:
-            return self._identifiers(old) or op.value
-        if op.kind is Kind.NORMALISE:
-            return sex(old) if tag == PATIENT_SEX else shifted(op.vr, old, NOT_MOVED)
-        if op.kind is Kind.AGE:
-            return age(old)
-        return b""
+        return self._replacements.value(op, tag, old, self._charset)
 
     def _keep(
         self, head: Header, start: int, end: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
@@ -438,20 +399,3 @@ class Pass:
                 out.append(self._data[start:end])
                 return
         self.counts["removed"] += 1
-
-    def _uid_values(self, old: bytes, known_only: bool) -> bytes:
-        return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))
-
-    def _identifiers(self, old: bytes) -> bytes:
-        """Return pseudonyms for the values of an identifier; they are the same in whatever character set it is written."""
-        texts = (unicodedata.normalize("NFC", text).strip(" \0") for text in self._charset.guess(old).split("\\"))
-        pseudonyms = (self._pseudonymiser.identifier(text) if text else "" for text in texts)
-        return "\\".join(pseudonyms).encode("ascii").rstrip(b"\\")
-
-    def _mapped_uid(self, uid: bytes, known_only: bool) -> bytes:
-        text = uid.decode("latin-1")
-        if not uid or text in UID_dictionary or (not known_only and _of_the_standard(text)):
-            return uid
-        if uid not in self._uids:
-            self._uids[uid] = self._pseudonymiser.uid(text).encode("ascii")
-        return self._uids[uid]
