@@ -71,7 +71,7 @@ class CheckedDeidentifier:
             needles = with_known_vrs(partial(self._case.collect, content), open_part10(content))
             pixel_bytes = needles.pixel_bytes if same_pixels else 0
             found = frozenset(_Search(needles, released, pixel_bytes).found())
-            # A patient may be called like a term (Chest, Axial): only then what the standard itself says is told from the rest.
+            # A patient may be called like a term (Chest, Axial): a second search leaves out what the standard itself says.
             return found and frozenset(_Search(needles, released, pixel_bytes, without_terms=True).found())
         except (Malformed, _SearchTooLong):
             return frozenset({0})
