@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mdm_service.errors import Invalid
-
-from mdm_dicom_srm.deid.outcome import Malformed
-from mdm_dicom_srm.deid.vr import mended
+from mdm_deid.encoding.vr import mended
+from mdm_deid.outcome import Malformed
+from mdm_wire.errors import Invalid
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
