@@ -15,11 +15,12 @@ from pydicom.filewriter import write_dataset
 
 from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
 from mdm_deid.encoding.part10 import Part10, open_part10, write_part10
+from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result, Withheld
 from mdm_deid.pixels.blanking import Cleaned, clean
 from mdm_deid.pixels.image import read_image
 from mdm_deid.pixels.rule import PixelRule, PixelRules
-from mdm_deid.rules.engine import Pass, Written, is_uid
+from mdm_deid.rules.engine import Pass, Written
 from mdm_deid.rules.facts import (
     DATES_MODIFIED,
     METHOD,
@@ -36,6 +37,7 @@ from mdm_deid.rules.payload import Payload, examine
 from mdm_deid.rules.profile import OPTION_CODES, Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.record import BASIC, CLEAN_PIXELS, Record, code_items, read_record
+from mdm_deid.rules.replacement import is_uid
 from mdm_deid.rules.table import EDITION, known_sop_class
 
 _DATES_TERM = {"remove": "REMOVED", "shift": "MODIFIED", "keep": "UNMODIFIED"}
@@ -66,27 +68,29 @@ class Deidentifier:
         The result has data only when released. It holds views of `part10`, which must not change before it is written.
         """
         try:
-            opened = open_part10(part10)
-            facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
-            facts.texts.setdefault(SOP_CLASS, opened.sop_class)
-            rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
-            outcome, reason = self._judge(facts, rule)
-            if outcome is not Outcome.RELEASED:
-                return Result(outcome, reason)
-            cleaned = _cleaned(rule, opened)
-            payload = examine(opened, facts, replaced=cleaned is not None)
-            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned, payload)
-            if cleaned:
-                opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
-            data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
-            hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
-            return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
+            return with_known_vrs(self._deidentify, open_part10(part10))
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
         except Withheld as error:
             return Result(Outcome.QUARANTINED, error.reason)
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
+
+    def _deidentify(self, opened: Part10) -> Result:
+        facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+        facts.texts.setdefault(SOP_CLASS, opened.sop_class)
+        rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
+        outcome, reason = self._judge(facts, rule)
+        if outcome is not Outcome.RELEASED:
+            return Result(outcome, reason)
+        cleaned = _cleaned(rule, opened)
+        payload = examine(opened, facts, replaced=cleaned is not None)
+        content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned, payload)
+        if cleaned:
+            opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
+        data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
+        hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
+        return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
 
     def deidentify_dataset(self, dataset: pydicom.Dataset) -> pydicom.Dataset:
         """Return a header as `deidentify` would write it, whatever `judge` says; pixel data is left out.

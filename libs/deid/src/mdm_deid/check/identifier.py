@@ -22,12 +22,14 @@ from mdm_deid.encoding.codec import (
     Encoding,
     Header,
     skip,
+    standard_vr,
 )
 from mdm_deid.encoding.part10 import Part10
 from mdm_deid.outcome import Malformed
+from mdm_deid.rules.date import date_digits
 from mdm_deid.rules.facts import CHARACTER_SET
 from mdm_deid.rules.profile import Action, Profile
-from mdm_deid.rules.table import Row, load_rows, standard_vr
+from mdm_deid.rules.table import Row, load_rows
 
 # Codes, numbers and times of day say nothing by themselves.
 _TEXT_VRS = frozenset(b"AE DA DT LO LT PN SH ST UC UI UR UT".split())
@@ -161,6 +163,8 @@ class NeedleCase:
         elif vr == b"UI":
             self._uid_values(needles, tag, raw)
         elif vr in _TEXT_VRS:
+            if vr in (b"DA", b"DT"):
+                raw = b"\\".join({part: None for value in raw.split(b"\\") for part in (value, date_digits(value))})
             row = _rows().get(tag)
             if row is None or self._may_stay(row, vr) or any(edit.names(tag) for edit in self._staying):
                 needles.honest.append(raw.lower())

@@ -2,7 +2,10 @@
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Final
+
+from pydicom._dicom_dict import DicomDictionary
 
 from mdm_deid.outcome import Malformed
 
@@ -148,3 +151,10 @@ def tag_of(text: str) -> int:
         ValueError: it names no single tag.
     """
     return int(text.strip("()").replace(",", ""), 16)
+
+
+@cache
+def standard_vr(tag: int) -> bytes:
+    """Return the dictionary's VR (the first where it names several), or nothing for a tag DICOM does not define."""
+    entry = DicomDictionary.get(tag)
+    return entry[0][:2].encode("ascii") if entry else b""

@@ -1,46 +1,58 @@
 """One pass over a data set's bytes: what may stay is copied as it is, the rest is removed, emptied, replaced or mapped."""
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from functools import cached_property
 from typing import Final
 
-from pydicom._uid_dict import UID_dictionary
-
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, PIXELS, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
+from mdm_deid.encoding.codec import (
+    IMPLICIT_LE,
+    ITEM,
+    ITEM_END,
+    MAX_DEPTH,
+    PIXELS,
+    SEQUENCE_END,
+    UNDEFINED,
+    Encoding,
+    Header,
+    skip,
+    standard_vr,
+)
 from mdm_deid.outcome import Malformed
-from mdm_deid.pixels.icc import cleaned
-from mdm_deid.rules.date import capped_age, shifted
-from mdm_deid.rules.dummy import BINARY_VRS, RESCALE_TERMS
+from mdm_deid.rules.date import date_digits
+from mdm_deid.rules.dummy import BINARY_VRS
 from mdm_deid.rules.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
 from mdm_deid.rules.operation import FORMS, PLAIN, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_deid.rules.payload import Payload, patched
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
+from mdm_deid.rules.replacement import Replacements
 from mdm_deid.rules.sweep import Sweeper
-from mdm_deid.rules.table import standard_vr
 from mdm_deid.text.cleaner import Cleaner, fit
 from mdm_deid.text.identity import identity
+from mdm_deid.text.term import CODED_ENTRY, CodedEntry, coded_entry
 from mdm_deid.text.vocabulary import terms
 
-_STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
-# Under which nodes the standard has numbers; it may have more of them than this dictionary.
-_NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
-_UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
+# What can be read, or else is taken away as what is no value of its attribute.
+_READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
 _MAX_LEARNT: Final = 1024
+_LONGEST_MEANING: Final = 64
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
-def is_uid(value: bytes) -> bool:
-    """Tell whether a value has UIDs and nothing else; text in the place of a UID is no UID to be retained."""
-    return all(_UID.fullmatch(part) for part in value.rstrip(b" \0").split(b"\\"))
+class _Item:
+    """An item of a sequence, looked at as a whole only where it has to be."""
 
+    def __init__(self, data: memoryview, start: int, limit: int, encoding: Encoding) -> None:
+        self.start = start
+        self._where = data, start, limit, encoding
 
-def _of_the_standard(uid: str) -> bool:
-    return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
+    @cached_property
+    def entry(self) -> CodedEntry | None:
+        """The coded entry of the standard that the item is, if it is one."""
+        return coded_entry(*self._where)
 
 
 # An element that is written whatever the input has, or what makes it when all that the file names is known.
@@ -64,16 +76,13 @@ class Pass:
         """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
-        self._pseudonymiser = pseudonymiser
-        self._offset = timedelta(days=offset_days)
+        self._replacements = Replacements(pseudonymiser, offset_days, facts.patient())
         self._payload = payload
         self._facts = facts
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
         self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
-        self._uids: dict[bytes, bytes] = {}
-        self._dates: dict[tuple[bytes, bytes], bytes] = {}
         self._learnt: set[tuple[bytes, bytes, Charset]] = set()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
@@ -81,9 +90,9 @@ class Pass:
         self._again = False
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
-        # Where the elements of the item begin that was entered last.
-        self._item = 0
         self._bulk: set[int] = set()
+        # The item that is walked; at the top level none.
+        self._item: _Item | None = None
         self.counts: Counter[str] = Counter()
 
     def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, Written]]) -> list[memoryview | bytes]:
@@ -215,6 +224,9 @@ class Pass:
         if op.kind is Kind.CHARSET:
             self._character_set(head, start, end, encoding, depth, out)
             return end
+        if (op.coded or (op.kind is Kind.KEEP and tag in CODED_ENTRY)) and self._keep_code(op, head, start, end, encoding, out):
+            return end
+            return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)
         if op.kind is Kind.PRIVATE:
@@ -222,6 +234,8 @@ class Pass:
         elif op.kind is Kind.DROP or (op.kind is Kind.OVERLAY and (depth or tag >> 16 not in self._regions)):
             self.counts["removed"] += 1
         elif op.form is not None and not op.text and length != UNDEFINED and not op.form(self._data, value, end):
+            if op.fallback is not None:
+                return self._change(op.fallback, head, start, limit, level, encoding, depth, creators, out)
             self._remove(head, start, limit, level, encoding, depth, out)
         elif op.kind in (Kind.KEEP, Kind.PIXELS) or (op.kind is Kind.OVERLAY and op.fallback is None):
             self._foreign |= op.text
@@ -231,33 +245,17 @@ class Pass:
             old = b"" if length == UNDEFINED else bytes(self._data[value:end])
             if op.kind in (Kind.CLEAN, Kind.OVERLAY):
                 self._clean(op.fallback if op.kind is Kind.OVERLAY and op.fallback else op, tag, old, encoding, depth, out)
+            elif op.kind in _READ and old.strip(b" \0") and not self._value(op, tag, old):
+                self._remove(head, start, limit, level, encoding, depth, out)
             else:
-                out.append(encoding.element(tag, op.vr, self._value(op, old)))
+                out.append(encoding.element(tag, op.vr, self._value(op, tag, old)))
         return end
 
-    def _value(self, op: Op, old: bytes) -> bytes:
-        if op.kind is Kind.UID:
-            return self._uid_values(old, op.known_only)
-        if op.kind is Kind.VALID_UID:
-            return old if is_uid(old) else self._uid_values(old, known_only=True)
-        if op.kind is Kind.REPLACE or (op.kind is Kind.TERM and old.strip(b" \0") not in RESCALE_TERMS):
-            return op.value
-        if op.kind is Kind.TERM:
-            return old
+    def _value(self, op: Op, tag: int, old: bytes) -> bytes:
         if op.kind is Kind.TERMS:
-            left = terms(old)
-            return self._sweeper.left_of(0, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
-        if op.kind is Kind.COLOURS:
-            return cleaned(old) if old else b""
-        if op.kind is Kind.SHIFT:
-            if (old, op.value) not in self._dates:
-                self._dates[old, op.value] = shifted(old, self._offset, op.value)
-            return self._dates[old, op.value]
-        if op.kind is Kind.LABEL:
-            return self._label(old) or op.value
-        if op.kind is Kind.AGE:
-            return capped_age(old)
-        return b""
+            left = terms(tag, old)
+            return self._sweeper.left_of(tag, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
+        return self._replacements.value(op, tag, old, self._charset)
 
     def _keep(
         self, head: Header, start: int, end: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
@@ -294,7 +292,7 @@ class Pass:
         tag, vr, value, length = head
         if length == UNDEFINED:
             raise Malformed("undefined_length")
-        pos = self._item if depth else start
+        pos = self._item.start if self._item is not None else start
         while pos < start:
             before = encoding.header(self._data, pos, start)
             if before[0] >= CHARACTER_SET:
@@ -310,6 +308,28 @@ class Pass:
         else:
             self.counts["replaced"] += 1
             out.append(encoding.element(tag, b"CS", term))
+
+    def _keep_code(self, op: Op, head: Header, start: int, end: int, encoding: Encoding, out: list[memoryview | bytes]) -> bool:
+        """Keep an element of a coded entry of the standard; return whether that was done.
+
+        A meaning in other words than the standard's gives way to these where it would be removed or shortened.
+        """
+        tag, vr, value, _ = head
+        entry = self._item.entry if self._item is not None else None
+        if entry is None:
+            return False
+        if tag in entry.plain:
+            out.append(self._data[start:end])
+            return True
+        old = bytes(self._data[value:end])
+        if op.kind is Kind.KEEP and (self._sweeper is None or self._sweeper.left_of(tag, vr, old, self._charset, needed=True) == old):
+            return False
+        meaning = self._charset.encode(entry.meaning)
+        if meaning is None or len(meaning) > _LONGEST_MEANING:
+            return False
+        self.counts["cleaned"] += 1
+        out.append(encoding.element(tag, b"LO" if vr == b"UN" else vr, meaning))
+        return True
 
     def _remove(
         self, head: Header, start: int, limit: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
@@ -331,7 +351,7 @@ class Pass:
         """Return the element with clean text, or what is left if nothing of it can stay."""
         text = self._charset.decode(old.rstrip(b" \0")) if self._cleaner is not None else None
         if op.whole:
-            new = old if self._cleaner is not None and text and self._cleaner.keeps(text) else self._label(old)
+            new = old if self._cleaner is not None and text and self._cleaner.keeps(text) else self._replacements.label(old, self._charset)
         else:
             clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
             new = old if clean == text and clean else self._charset.encode(fit(clean, op.vr)) or b""
@@ -342,11 +362,6 @@ class Pass:
             return b""
         return encoding.element(tag, fallback.vr, fallback.value)
 
-    def _label(self, old: bytes) -> bytes:
-        """Return the pseudonym of a label, so that what had different names still has; nothing for an empty one."""
-        text = self._charset.guess(old).strip(" \0")
-        return self._pseudonymiser.label(*self._facts.patient(), text).encode("ascii") if text else b""
-
     def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
         """Note what is about to be taken away; of a sequence, all that names someone inside it."""
         tag, vr, value, _ = head
@@ -354,15 +369,18 @@ class Pass:
         if standard != b"SQ":
             self._learn(b"PN" if b"PN" in (vr, standard) else standard, value, end)
             return
-        counts, again, self.counts = self.counts, self._again, Counter()
+        before = self.counts, self._again, self._charset, self._item
+        self.counts = Counter()
         with contextlib.suppress(Malformed):
             self._sequence(head, limit, self._rules.unlisted, encoding, depth)
-        self.counts, self._again = counts, again
+        self.counts, self._again, self._charset, self._item = before
 
     def _learn(self, vr: bytes, value: int, end: int) -> None:
         if value < end <= value + _MAX_LEARNT:
             learnt = bytes(self._data[value:end]).strip(b" \0")
-            self._learnt.add((vr, learnt[:10] if vr in (b"DA", b"DT") else learnt, self._charset))
+            if vr in (b"DA", b"DT"):
+                learnt = b"\\".join(date_digits(part) or part[:10] for part in learnt.split(b"\\"))
+            self._learnt.add((vr, learnt, self._charset))
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -381,15 +399,15 @@ class Pass:
             if tag != ITEM:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
-            outside = self._charset
-            self._item = value
+            outside = self._charset, self._item
+            self._item = _Item(self._data, value, end if size == UNDEFINED else value + size, inner)
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
                 raise Malformed("truncated")
             else:
                 pos = self._walk(value, value + size, level, inner, depth + 1, content)
-            self._charset = outside
+            self._charset, self._item = outside
             items.append(inner.item(b"".join(content)))
         return b"".join(items), end
 
@@ -427,21 +445,10 @@ class Pass:
             same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
             form = FORMS.get(listed)
             plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
-            plain = plain and (form is None or form(self._data, value, end) is not None)
+            plain = plain and (form is None or bool(form(self._data, value, end)))
             content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
             self._foreign |= plain and listed in TEXT_VRS and not PLAIN(self._data, value, end)
             if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):
                 out.append(self._data[start:end])
                 return
         self.counts["removed"] += 1
-
-    def _uid_values(self, old: bytes, known_only: bool) -> bytes:
-        return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))
-
-    def _mapped_uid(self, uid: bytes, known_only: bool) -> bytes:
-        text = uid.decode("latin-1")
-        if not uid or text in UID_dictionary or (not known_only and _of_the_standard(text)):
-            return uid
-        if uid not in self._uids:
-            self._uids[uid] = self._pseudonymiser.uid(text).encode("ascii")
-        return self._uids[uid]

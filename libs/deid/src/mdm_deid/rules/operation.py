@@ -4,18 +4,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding
+from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding, standard_vr
 from mdm_deid.pixels.icc import readable
+from mdm_deid.rules.date import NOT_MOVED, shifted
 from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_deid.rules.facts import CHARACTER_SET, METHOD
 from mdm_deid.rules.profile import Action, Edit, Profile
-from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
+from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows, load_safe_private
 from mdm_deid.text.label import label_tags
+from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
 
 TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
@@ -24,17 +26,20 @@ FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
 _COLOUR_PROFILE: Final = 0x00282000
+PATIENT_SEX: Final = 0x00100040
 # Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position, what draws and what is a region.
 _TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101, 0x30060036, 0x300600A4))
 # Belongs to Frame of Reference UID, which stays also where its module is an optional one.
 _POSITION_REFERENCE: Final = 0x00201040
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
+_TIME_VRS = (*_DATE_VRS, b"TM")
 _ADDRESS_VRS = (b"AE", b"UR")
 # Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
 _IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
 _CODED_VRS = frozenset(b"CS DS IS SQ AT FL FD SL SS SV UL US UV UI".split())
 _NARRATIVE_VRS = frozenset(b"LT ST UT".split())
+_LABEL_VRS = FREE_TEXT_VRS | {b"AE", b"CS"}
 _JUDGED_VRS = FREE_TEXT_VRS | {b"CS", b"PN"}
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
@@ -58,6 +63,12 @@ _OVERLAY: Final = {
     0x4000: b"LT",
 }
 
+
+def _is_written_well(vr: bytes, data: Buffer, first: int, last: int) -> bool:
+    value = bytes(data[first:last]).rstrip(b" \0")
+    return shifted(vr, value, NOT_MOVED) == value
+
+
 # What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
 _NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
 # Text outside ASCII is not found by a search over bytes; it is looked at closely.
@@ -65,13 +76,11 @@ PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
 FORMS: Final[dict[bytes, "Form"]] = {
     b"DS": _NUMBERS,
     b"IS": _NUMBERS,
-    b"TM": re.compile(rb"[-0-9.: \\\0]*").fullmatch,
-    b"DA": re.compile(rb"[-0-9. \\\0]*").fullmatch,
-    b"DT": re.compile(rb"[-+0-9. \\\0]*").fullmatch,
+    **{vr: partial(_is_written_well, vr) for vr in (b"TM", b"DA", b"DT")},
 }
 _FORMS_BY_TAG: Final[dict[int, "Form"]] = {
     0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
-    0x00100040: re.compile(rb"[MFO]?[ \0]*").fullmatch,
+    PATIENT_SEX: re.compile(rb"[MFO]?[ \0]*").fullmatch,
 }
 Form = Callable[[Buffer, int, int], object]
 
@@ -87,11 +96,13 @@ class Kind(Enum):
     SEQUENCE = "sequence"
     SHIFT = "shifted"
     AGE = "age"
+    NORMALISE = "normalised"
     CLEAN = "cleaned"
     PRIVATE = "private"
     OVERLAY = "overlay"
     PIXELS = "pixels"
     VALID_UID = "kept uid"
+    IDENTIFIER = "identifier"
     TERM = "term"
     TERMS = "terms"
     COLOURS = "colours"
@@ -101,13 +112,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Op:
-    """`vr` is what is written where the value changes; `value` the dummy, or the fallback of a date that is no date.
+    """`vr` is what is written where the value changes; `value` the dummy, of IDENTIFIER for an empty value.
 
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
-    `fallback`: of CLEAN, what to do if nothing of the text can stay.
+    `fallback`: of CLEAN, what to do if nothing of the text can stay; of KEEP, how to read what does not have its form.
     `whole`: of CLEAN, the text is a label, which stays as it is or becomes a pseudonym.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
+    `coded`: the element is of a coded entry, and stays if that is one of the standard's.
     `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
 
@@ -121,6 +133,7 @@ class Op:
     form: Form | None = None
     text: bool = False
     whole: bool = False
+    coded: bool = False
 
 
 _DROP = Op(Kind.DROP)
@@ -130,9 +143,18 @@ _PRIVATE = Op(Kind.PRIVATE)
 _CHARSET = Op(Kind.CHARSET, b"CS")
 
 
-def _known_terms(data: Buffer, first: int, last: int) -> bool:
+def _known_terms(tag: int, data: Buffer, first: int, last: int) -> bool:
     value = bytes(data[first:last]).strip(b" \0")
-    return terms(value) == value
+    return terms(tag, value) == value
+
+
+def _told_apart(basic: Op, code: str) -> Op:
+    """Return the operation for an identifier of a thing: a pseudonym where the table has it emptied or replaced.
+
+    Either may be done with any value of the VR (PS3.15 E.1.1: Z, D); what the table removes is not brought back.
+    """
+    stays = basic.kind is Kind.REPLACE or (basic.kind is Kind.EMPTY and "Z" in code)
+    return replace(basic, kind=Kind.IDENTIFIER) if stays and basic.vr in _LABEL_VRS else basic
 
 
 class Level:
@@ -204,11 +226,12 @@ class Rules:
         return op
 
     def removal(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
-        """Return how to take an element away for which there is no action, so that the IOD stays satisfied."""
+        """Return how to take an element away for which there is no action, so that the IOD stays satisfied.
+
+        A dummy takes its place only where that demands a value.
+        """
         standard = standard_vr(tag)
-        return self._by_code(
-            "X/Z/D", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False
-        )
+        return self._by_code("X/Z", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False)
 
     def keeps_creator(self, group: int, creator: str) -> bool:
         """Tell whether any private element of a creator may stay."""
@@ -265,9 +288,11 @@ class Rules:
         basic = self._by_code(
             row.basic, met, "retain_patient_characteristics" not in row.options and "clean_descriptors" not in row.options
         )
+        if row.tag in load_identifiers():
+            basic = _told_apart(basic, row.basic)
         if self._dates == "shift" and "retain_longitudinal_modified_dates" in codes:
             if met.standard in _DATE_VRS:
-                return Op(Kind.SHIFT, met.standard, DUMMY_BY_VR[met.standard], identifies=True)
+                return Op(Kind.SHIFT, met.standard, identifies=True)
             return self._keep(met) if met.standard in (b"TM", b"SH") else basic
         if "K" in codes.values():
             return self._keep(met)
@@ -293,7 +318,7 @@ class Rules:
             return self._by_code("X/Z/D", met)
         if standard in _DATE_VRS or vr in _DATE_VRS:
             if self._dates == "shift":
-                return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written] if met.written in _DATE_VRS else b"")
+                return Op(Kind.SHIFT, met.written)
             if self._dates == "remove":
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
@@ -325,7 +350,8 @@ class Rules:
             return Op(Kind.COLOURS, met.written, form=readable)
         form = _FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
         if form:
-            return Op(Kind.KEEP, form=form)
+            read = met.tag == PATIENT_SEX or met.standard in _TIME_VRS
+            return Op(Kind.KEEP, form=form, fallback=Op(Kind.NORMALISE, met.standard) if read else None)
         return _KEEP_TEXT if {met.vr, met.standard} & _JUDGED_VRS else _KEEP
 
     def _enter(self, met: _Element) -> Op:
@@ -360,7 +386,7 @@ class Rules:
 
     def _demanded(self, op: Op, met: _Element) -> Op:
         """Of an attribute that is not on the list, leave what the IOD cannot do without, and no text at all."""
-        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
+        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE, Kind.IDENTIFIER):
             return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
         demanded = met.level.node.types if met.tag == _POSITION_REFERENCE else met.level.node.demanded
         kind = demanded.get(met.tag)
@@ -368,10 +394,10 @@ class Rules:
         if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP
         if kind in ("1", "1C") and met.standard == b"CS" and op.kind is Kind.KEEP:
-            return replace(op, form=_known_terms, text=False)
+            return replace(op, form=partial(_known_terms, met.tag), text=False)
         if kind in ("1", "1C") and (op.kind in (Kind.UID, Kind.VALID_UID) or (met.standard in _CODED_VRS and met.written == met.standard)):
             return op
-        return self._by_code("X/Z/D", met, identifies=False)
+        return replace(self._by_code("X/Z/D", met, identifies=False), coded=met.tag in CODED_ENTRY)
 
     def _edited(self, edit: Edit, met: _Element) -> Op:
         """Apply an attribute rule; what the IOD demands stays valid, and what does not fit the encoding goes."""
@@ -381,7 +407,7 @@ class Rules:
         if edit.action is Action.CLEAN:
             return self._clean(met, basic)
         if edit.action is Action.SHIFT and met.written in _DATE_VRS:
-            return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written])
+            return Op(Kind.SHIFT, met.written)
         if edit.action is Action.UID and met.written == b"UI":
             return Op(Kind.UID, b"UI", known_only=True)
         if edit.action is Action.REPLACE and met.written == met.standard:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from pydicom._dicom_dict import DicomDictionary
-
 from mdm_deid.encoding.codec import tag_of
 
 EDITION = "2026c"
@@ -75,16 +73,15 @@ def load_additional() -> tuple[Row, ...]:
 
 
 @cache
-def load_actions() -> dict[int, str]:
-    """Return tag -> basic action code, of the standard's rows and our own."""
-    return {row.tag: row.basic for row in (*load_additional(), *load_rows())}
+def load_identifiers() -> frozenset[int]:
+    """Return the attributes whose values tell things apart: slides, devices, orders."""
+    return frozenset(tag_of(line["tag"]) for line in csv.DictReader(_lines("identifiers.csv")))
 
 
 @cache
-def standard_vr(tag: int) -> bytes:
-    """Return the dictionary's VR (the first where it names several), or nothing for a tag DICOM does not define."""
-    entry = DicomDictionary.get(tag)
-    return entry[0][:2].encode("ascii") if entry else b""
+def load_actions() -> dict[int, str]:
+    """Return tag -> basic action code, of the standard's rows and our own."""
+    return {row.tag: row.basic for row in (*load_additional(), *load_rows())}
 
 
 @cache

@@ -6,6 +6,7 @@ from importlib import resources
 from typing import Final
 
 from mdm_deid.text.identity import COMMON, fold, words
+from mdm_deid.text.term import is_term
 
 _PARTS: Final = re.compile(r"\d+|[^\W\d_]+")
 _TOKENS: Final = re.compile(r"[0-9A-Za-z]+")
@@ -74,13 +75,15 @@ def _signs() -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(word for word in vocabulary() if min(word) >= _CJK)})+")
 
 
-def terms(value: bytes) -> bytes:
-    """Return a value of VR CS without what is no term: words of the standard and of radiology, such with few digits, two letters."""
-    codes = [code if _is_term(code) else b"" for code in value.strip(b" \0").split(b"\\")]
+def terms(tag: int, value: bytes) -> bytes:
+    """Return a value of VR CS without what is no term: what the standard lists for the attribute `tag`, words of the standard and of
+    radiology, such with few digits, two letters.
+    """
+    codes = [code if is_term(tag, code) or _of_the_trade(code) else b"" for code in value.strip(b" \0").split(b"\\")]
     return b"\\".join(codes).rstrip(b"\\")
 
 
-def _is_term(code: bytes) -> bool:
+def _of_the_trade(code: bytes) -> bool:
     text = code.decode("latin-1")
     return text.isascii() and all(map(_is_term_word, _TOKENS.findall(text)))
 
