@@ -16,13 +16,13 @@ from mdm_dicom_srm.deid.outcome import Malformed, Outcome
 from mdm_dicom_srm.deid.pixel import Uncleanable
 from mdm_dicom_srm.deid.pixelrule import SHIPPED, PixelRules
 from mdm_dicom_srm.deid.preview import preview as render
+from mdm_dicom_srm.deid.profile import SHIPPED as SHIPPED_PROFILES
 from mdm_dicom_srm.deid.profile import Profile, ProfileError
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
 from mdm_dicom_srm.deid.quiet import silence_pydicom
 from mdm_dicom_srm.deid.report import Report
 from mdm_dicom_srm.deid.worker import Order, Refused, map_file
 
-_SHIPPED_PROFILES = ("basic", "research", "strict")
 _SECRET_BYTES = 32
 _SOME_FAILED = 1
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -49,7 +49,9 @@ class _WithPreview(click.Command):
 @click.command(cls=_WithPreview, epilog="`mdm deid preview --help`: see what pixel rules would blank.")
 @click.argument("inputs", nargs=-1, required=True, metavar="IN...", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, metavar="OUT", type=_FOLDER, help="Directory to write to.")
-@click.option("--profile", metavar="FILE", default="basic", show_default=True, help="A profile's file, or basic, research or strict.")
+@click.option(
+    "--profile", metavar="FILE", default="basic", show_default=True, help=f"A profile's file, or one of {', '.join(SHIPPED_PROFILES)}."
+)
 @click.option("--secret-file", metavar="FILE", type=_FILE, help="At least 32 random bytes that pseudonyms follow from; else new ones.")
 @_PIXEL_RULES
 @click.option("--report", "report_path", metavar="FILE", type=_FILE, help="Write a JSON line per file; nothing in it identifies.")
@@ -145,7 +147,7 @@ def _tell(message: str, reason: str, as_json: bool) -> None:
 
 def _profile(name: str) -> Profile:
     try:
-        return Profile.shipped(name) if name in _SHIPPED_PROFILES else Profile.load(Path(name))
+        return Profile.shipped(name) if name in SHIPPED_PROFILES else Profile.load(Path(name))
     except (ProfileError, OSError) as error:
         raise click.UsageError(f"--profile: {error}") from error
 

@@ -82,7 +82,9 @@ class NeedleCase:
         # Of the profile's own rules those that leave values, whatever instances they are for.
         staying = [edit for edit in profile.edits if edit.action in (Action.KEEP, Action.CLEAN)]
         self._staying = [edit for edit in staying if not edit.creator]
-        self._private_stays = "retain_safe_private" in profile.options or any(edit.creator for edit in staying)
+        self._private_stays = (
+            "retain_safe_private" in profile.options or bool(profile.private_lists) or any(edit.creator for edit in staying)
+        )
 
     def collect(self, content: memoryview, opened: Part10) -> Needles:
         """Gather from a file, its meta information included.
