@@ -360,7 +360,7 @@ class Pass:
         creators: dict[int, str],
         out: list[memoryview | bytes],
     ) -> None:
-        """Keep a private element that a rule or a list of the profile keeps, the creators of such, and what a sequence of theirs has of them."""
+        """Keep a private element that a rule or a list of the profile keeps, the creators of such, and what their sequences have of it."""
         tag, vr, value, length = head
         group, element = tag >> 16, tag & 0xFFFF
         if 0x10 <= element <= 0xFF and length != UNDEFINED:

@@ -25,13 +25,12 @@ from mdm_dicom_srm.deid.codec import (
 )
 from mdm_dicom_srm.deid.facts import CHARACTER_SET
 from mdm_dicom_srm.deid.outcome import Malformed
-from mdm_dicom_srm.deid.part10 import Part10
+from mdm_dicom_srm.deid.part10 import Part10, envelope_end
 from mdm_dicom_srm.deid.profile import Action, Profile
 from mdm_dicom_srm.deid.table import Row, load_rows, standard_vr
 
 # Codes, numbers and times of day say nothing by themselves.
 _TEXT_VRS = frozenset(b"AE DA DT LO LT PN SH ST UC UI UR UT".split())
-_META: Final = 132
 _PIXEL_GROUP: Final = 0x7FE00000
 _OVERLAYS: Final = 0x60
 _APPLICATION_ENTITIES = frozenset({0x00020016, 0x00020017, 0x00020018})
@@ -101,8 +100,8 @@ class NeedleCase:
 
     def _meta(self, needles: Needles, content: memoryview) -> None:
         """Add the application entities that the file meta information names."""
-        pos = _META
-        while bytes(content[pos : pos + 2]) == b"\2\0":
+        pos = envelope_end(content)
+        while pos is not None and bytes(content[pos : pos + 2]) == b"\2\0":
             tag, _, value, length = EXPLICIT_LE.header(content, pos, len(content))
             pos = value + length
             if tag in _APPLICATION_ENTITIES:

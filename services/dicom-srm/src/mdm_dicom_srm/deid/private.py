@@ -87,16 +87,16 @@ def load_private_list(name: str) -> _Listed:
     text = (resources.files("mdm_dicom_srm.deid") / "data" / _LISTS[name]).read_text(encoding="utf-8")
     return {
         (int(line["group"], 16), int(line["element"][-2:], 16), line["private_creator"]): PrivateAttribute(
-            line["vr"].encode("ascii"), _reader(line["values"], line["vm"]), listed_only=line["values"] == "items"
+            line["vr"].encode("ascii"), _reader(line["values"], line["vm"]), listed_only=line["values"] == "listed_only"
         )
         for line in csv.DictReader(text.splitlines())
     }
 
 
 def _reader(values: str, vm: str) -> Reader | None:
-    """Return the reader that the column `values` names: numbers, `terms A|B`, `code REGEX`, or a container's name."""
+    """Return the reader that the column `values` names: numbers, `terms A|B`, `code REGEX`, or a container's name; none for sequences."""
     kind, _, rest = values.partition(" ")
-    if kind == "items":
+    if kind in ("sequence", "listed_only"):
         return None
     if kind in _CONTAINERS:
         rebuild = _CONTAINERS[kind]
