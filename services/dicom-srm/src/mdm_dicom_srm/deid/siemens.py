@@ -43,6 +43,13 @@ _KEYS: Final = re.compile(
     r"|sGRADSPEC\.((asGPAData\[0\]\.)?lOffset[XYZ]|alShimCurrent\[[0-9]\])"
 ).fullmatch
 _LINE: Final = re.compile(rf"([^\s=]+)\s*=\s*({_NUMBER}|0x[0-9a-fA-F]{{1,8}})\s*(#.*)?", re.ASCII).fullmatch
+# Names of sequences by which dcm2niix knows arterial spin labelling and others apart.
+_SEQUENCE: Final = re.compile(
+    r'(tSequenceFileName)\s*=\s*("{1,2}%(?:SiemensSeq|CustomerSeq)%\\'
+    r"(?:ep2d_(?:asl|bold|diff|fid|pace|pasl|se)|tgse_asl|gre|gre_field_mapping|tfl|tse|tse_vfl"
+    r'|cmrr_mbep2d_(?:bold|diff|se))"{1,2})',
+    re.ASCII,
+).fullmatch
 _SECTION: Final = re.compile(r"### ASCCONV BEGIN[^\n]*###[^\n]*\n(.*?)### ASCCONV END ###", re.DOTALL).search
 
 _MAGIC: Final = b"SV10\x04\x03\x02\x01"
@@ -80,14 +87,18 @@ def csa_numbers(value: bytes) -> bytes | None:
 
 
 def protocol_text(value: bytes) -> bytes | None:
-    """Return a protocol with the lines of its ASCCONV section that set an allowed key to a number; None without any.
+    """Return a protocol with the lines of its ASCCONV section that set an allowed key to a number, or name a known sequence.
+
+    None without any.
 
     What surrounds the section, an XML-like copy of everything, goes.
     """
     section = _SECTION(value.decode("latin-1"))
-    lines = (_LINE(line.strip()) for line in section[1].splitlines()) if section else iter(())
-    kept = "".join(f"{line[1]}\t = \t{line[2]}\n" for line in lines if line and _KEYS(line[1]))
-    return f"### ASCCONV BEGIN ###\n{kept}### ASCCONV END ###".encode("ascii") if kept else None
+    lines = [line.strip() for line in section[1].splitlines()] if section else []
+    settings = [match for line in lines if (match := _SEQUENCE(line)) or ((match := _LINE(line)) and _KEYS(match[1]))]
+    kept = "".join(f"{setting[1]}\t = \t{setting[2]}\n" for setting in settings)
+    # dcm2niix looks from the second byte on where it does not find a CSA header.
+    return f"\n### ASCCONV BEGIN ###\n{kept}### ASCCONV END ###".encode("ascii") if kept else None
 
 
 def _read(value: bytes, modern: bool) -> list[_Element]:
