@@ -318,7 +318,7 @@ def convert(files: list[bytes], folder: Path) -> list[Volume]:
     subprocess.run(
         ["dcm2niix", "-b", "y", "-ba", "n", "-z", "n", "-f", "%s_%d", "-o", target, source], check=False, capture_output=True, timeout=100
     )
-    return sorted(map(_volume, target.glob("*.nii")), key=lambda volume: volume.shape)
+    return sorted(map(_volume, target.glob("*.nii")), key=lambda volume: (volume.shape, volume.values))
 
 
 def _volume(path: Path) -> Volume:
@@ -331,7 +331,7 @@ def _volume(path: Path) -> Volume:
     beside = {suffix: path.with_suffix(suffix) for suffix in (".bval", ".bvec", ".json")}
     texts = {suffix: file.read_text() if file.exists() else "" for suffix, file in beside.items()}
     values = hashlib.sha256(content[start:] + repr(slope).encode()).hexdigest()
-    affine = tuple(round(number, 3) for number in (*spacing, *rows))
+    affine = tuple(round(number, 3) for number in (*spacing[:4], *rows))
     return Volume(dimensions[1 : dimensions[0] + 1], values, affine, texts[".bval"], texts[".bvec"], json.loads(texts[".json"] or "{}"))
 
 
