@@ -7,7 +7,8 @@ from mdm_dicom_srm.deid.outcome import Malformed
 
 _PREAMBLE: Final = 128
 _SOP_CLASS: Final = 0x00080016
-_FIRST_GROUP: Final = (b"\x08\0", b"\0\x08")
+# Also file meta information in an encoding that it must not have.
+_FIRST_GROUPS: Final = (b"\x08\0", b"\0\x08", b"\x02\0", b"\0\x02")
 _META_GROUP: Final = b"\x02\0"
 _SYNTAXES: Final = (("1.2.840.10008.1.2", IMPLICIT_LE), ("1.2.840.10008.1.2.1", EXPLICIT_LE), ("1.2.840.10008.1.2.2", EXPLICIT_BE))
 
@@ -26,7 +27,7 @@ def file_meta_start(data: memoryview) -> int | None:
 def bare_start(data: memoryview) -> int | None:
     """Return where a data set without file meta information begins, by its first group; None if there is none."""
     for start in (0, _PREAMBLE):
-        if bytes(data[start : start + 2]) in _FIRST_GROUP and not any(data[:start]):
+        if bytes(data[start : start + 2]) in _FIRST_GROUPS and not any(data[:start]):
             return start
     return None
 
