@@ -371,7 +371,7 @@ class Pass:
                 return
         creator = creators.get(group << 8 | element >> 8, "") if element >= 0x1000 else ""
         listed = self._rules.private.find(tag, creator) if creator else None
-        if self._is_private_sequence(listed, head, end):
+        if creator and self._is_private_sequence(listed, head, end):
             level = self._rules.unlisted if listed and not listed.listed_only else self._rules.only_private
             left = None if self._rules.private.removes(tag, creator) else self._private_items(head, limit, level, encoding, depth)
             if left is not None:

@@ -129,9 +129,10 @@ def test_a_private_sequence_inside_the_functional_groups_is_entered(keeping: Che
     assert leaf(output) == {0x2005100D: bytes(4), 0x2005100E: SLOPE}
 
 
-@pytest.mark.parametrize("creator", [b"SOMEBODY ELSE", b"Philips MR Imaging DD 05", b"philips mr imaging dd 005"])
-def test_a_sequence_of_another_creator_goes(keeping: CheckedDeidentifier, builder: Any, creator: bytes) -> None:
-    output = released(keeping, builder.file(sequence(builder, frame(builder), creator=creator)))
+@pytest.mark.parametrize("undefined", [False, True], ids=["defined", "undefined"])
+@pytest.mark.parametrize("creator", [b"SOMEBODY ELSE", b"Philips MR Imaging DD 05", b"philips mr imaging dd 005", b""])
+def test_a_sequence_of_another_creator_goes(keeping: CheckedDeidentifier, builder: Any, creator: bytes, undefined: bool) -> None:
+    output = released(keeping, builder.file(sequence(builder, frame(builder), undefined=undefined, creator=creator)))
     assert not [element for element in output.iterall() if element.tag.is_private]
 
 
