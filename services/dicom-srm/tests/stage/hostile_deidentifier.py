@@ -3,7 +3,7 @@
 import os
 import time
 
-from mdm_dicom_srm.deid.outcome import Outcome, Result
+from mdm_deid.outcome import Outcome, Result
 
 
 class Hostile:

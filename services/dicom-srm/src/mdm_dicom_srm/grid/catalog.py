@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import grpc
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
-from mdm_service.errors import MdmError
+from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.port import Directory, File
+from mdm_dicom_srm.register.rules.port import Directory, File
 
 
 class GridCatalog(GrpcAcls):

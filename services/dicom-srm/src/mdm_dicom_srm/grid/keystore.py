@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from mdm_client.keystore import KeystoreClient
-from mdm_service.acl import Acl
-from mdm_service.errors import MdmError
+from mdm_client.keystore.client import KeystoreClient
+from mdm_service.access.acl import Acl
+from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm.grid.acl import refuse, to_messages
 from mdm_dicom_srm.grid.error import calling, from_client
