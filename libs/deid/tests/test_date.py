@@ -65,7 +65,7 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(scope="session", params=["basic", "research", "strict", "full dates"])
+@pytest.fixture(scope="session", params=["basic", "research", "neuro", "strict", "full dates"])
 def profile(request: pytest.FixtureRequest) -> Profile:
     if request.param == "full dates":
         return dataclasses.replace(Profile.shipped("basic"), rules=(), options=FULL_DATES)

@@ -223,7 +223,7 @@ def test_a_header_that_cannot_be_encoded_is_malformed(basic: Deidentifier) -> No
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (b"", "not_part10"),
+        (b"", "empty"),
         (b"hello" * 100, "not_part10"),
         (bytes(128) + b"DICM", "unknown_transfer_syntax"),
     ],
@@ -281,7 +281,7 @@ def test_a_truncated_header_is_never_released(basic: Deidentifier, explicit: Any
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("options", ["basic", "research", "strict", *sorted(OPTIONS), "all"])
+@pytest.mark.parametrize("options", ["basic", "research", "neuro", "strict", *sorted(OPTIONS), "all"])
 def test_dciodvfy_reports_no_error_the_input_did_not_have(
     pseudonymiser: Pseudonymiser, real_files: list[Path], new_errors: Any, tmp_path: Path, options: str
 ) -> None:

@@ -16,7 +16,7 @@ CONTAINER, SPECIMENS, SPECIMEN, SERIAL, STUDY_ID, ACCESSION = 0x00400512, 0x0040
 GANTRY, STATION = 0x00181008, 0x00081010
 
 
-@pytest.fixture(scope="session", params=["basic", "research", "strict"])
+@pytest.fixture(scope="session", params=["basic", "research", "neuro", "strict"])
 def profile(request: pytest.FixtureRequest) -> Profile:
     return dataclasses.replace(Profile.shipped(request.param), rules=())
 

@@ -11,7 +11,7 @@ from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.text.term import is_term, meanings
 
 SC = "1.2.840.10008.5.1.4.1.1.7"
-PROFILES = ("basic", "research", "strict", "options")
+PROFILES = ("basic", "research", "neuro", "strict", "options")
 MODALITY, BODY_PART, ANATOMY, NAME = 0x00080060, 0x00180015, 0x00082218, 0x00100010
 OPTIONS = frozenset(
     {"retain_uids", "retain_device_identity", "retain_longitudinal_full_dates", "clean_graphics", "clean_structured_content"}

@@ -26,7 +26,7 @@ def odd(builder: Any, tag: int, vr: bytes, value: bytes, length: str = "short") 
     return head + vr + struct.pack(builder.order + "H", len(value)) + value
 
 
-@pytest.fixture(scope="session", params=["basic", "research", "strict"])
+@pytest.fixture(scope="session", params=["basic", "research", "neuro", "strict"])
 def checked(request: pytest.FixtureRequest, pseudonymiser: Pseudonymiser) -> CheckedDeidentifier:
     profile = dataclasses.replace(Profile.shipped(request.param), rules=())
     return CheckedDeidentifier(Deidentifier(profile, pseudonymiser), profile)

@@ -24,7 +24,7 @@ from mdm_deid.encoding.codec import (
     skip,
     standard_vr,
 )
-from mdm_deid.encoding.part10 import Part10
+from mdm_deid.encoding.part10 import Part10, envelope_end
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.date import date_digits
 from mdm_deid.rules.facts import CHARACTER_SET
@@ -33,7 +33,6 @@ from mdm_deid.rules.table import Row, load_rows
 
 # Codes, numbers and times of day say nothing by themselves.
 _TEXT_VRS = frozenset(b"AE DA DT LO LT PN SH ST UC UI UR UT".split())
-_META: Final = 132
 _PIXEL_GROUP: Final = 0x7FE00000
 _OVERLAYS: Final = 0x60
 _APPLICATION_ENTITIES = frozenset({0x00020016, 0x00020017, 0x00020018})
@@ -87,7 +86,9 @@ class NeedleCase:
         # Of the profile's own rules those that leave values, whatever instances they are for.
         staying = [edit for edit in profile.edits if edit.action in (Action.KEEP, Action.CLEAN)]
         self._staying = [edit for edit in staying if not edit.creator]
-        self._private_stays = "retain_safe_private" in profile.options or any(edit.creator for edit in staying)
+        self._private_stays = (
+            "retain_safe_private" in profile.options or bool(profile.private_lists) or any(edit.creator for edit in staying)
+        )
 
     def collect(self, content: memoryview, opened: Part10) -> Needles:
         """Gather from a file, its meta information included.
@@ -104,8 +105,8 @@ class NeedleCase:
 
     def _meta(self, needles: Needles, content: memoryview) -> None:
         """Add the application entities that the file meta information names."""
-        pos = _META
-        while bytes(content[pos : pos + 2]) == b"\2\0":
+        pos = envelope_end(content)
+        while pos is not None and bytes(content[pos : pos + 2]) == b"\2\0":
             tag, _, value, length = EXPLICIT_LE.header(content, pos, len(content))
             pos = value + length
             if tag in _APPLICATION_ENTITIES:

@@ -26,6 +26,7 @@ from mdm_deid.rules.dummy import BINARY_VRS
 from mdm_deid.rules.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
 from mdm_deid.rules.operation import FORMS, PLAIN, TEXT_VRS, Kind, Level, Op, Rules
 from mdm_deid.rules.payload import Payload, patched
+from mdm_deid.rules.private import PrivateAttribute
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.replacement import Replacements
@@ -39,6 +40,7 @@ from mdm_deid.text.vocabulary import terms
 _READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
 _MAX_LEARNT: Final = 1024
 _LONGEST_MEANING: Final = 64
+_ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
@@ -160,7 +162,7 @@ class Pass:
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
         # The second pass looks into what stays.
         keep, creators = Kind.KEEP if self._sweeper is None else None, dict[int, str]()
-        drop_private, removed = not self._rules.keeps_private, 0
+        drop_private, removed = not self._rules.private.any, 0
         run = pos  # where the bytes begin that go out as they came
         while pos < limit:
             head = header(data, pos, limit)
@@ -427,28 +429,66 @@ class Pass:
         creators: dict[int, str],
         out: list[memoryview | bytes],
     ) -> None:
-        """Keep a private element that a rule of the profile or table E.3.10-1 keeps, and the creators of such."""
+        """Keep a private element that a rule or a list of the profile keeps, the creators of such, and what their sequences have of it."""
         tag, vr, value, length = head
         group, element = tag >> 16, tag & 0xFFFF
         if 0x10 <= element <= 0xFF and length != UNDEFINED:
             creator = bytes(self._data[value:end]).decode("latin-1").strip(" \0")
-            if self._rules.keeps_creator(group, creator) and vr in (b"", b"LO", b"UN"):
+            if self._rules.private.keeps_creator(group, creator) and vr in (b"", b"LO", b"UN"):
                 creators[group << 8 | element] = creator
                 out.append(self._data[start:end])
                 return
-        listed = self._rules.private_vr(tag, creators.get(group << 8 | element >> 8, "")) if element >= 0x1000 else None
-        if listed is not None:
-            if b"SQ" in (listed, vr) and vr in (b"SQ", b"UN", b"") and listed in (b"SQ", b"UN"):
-                content, _ = self._sequence(head, limit, self._rules.unlisted, encoding, depth)
-                self._write_sequence(tag, vr, content, encoding, out)
+        creator = creators.get(group << 8 | element >> 8, "") if element >= 0x1000 else ""
+        listed = self._rules.private.find(tag, creator) if creator else None
+        if creator and self._is_private_sequence(listed, head, end):
+            level = self._rules.unlisted if listed and not listed.listed_only else self._rules.only_private
+            left = None if self._rules.private.removes(tag, creator) else self._private_items(head, limit, level, encoding, depth)
+            if left is not None:
+                self._write_sequence(tag, vr, left, encoding, out)
                 return
-            same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
-            form = FORMS.get(listed)
-            plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
-            plain = plain and (form is None or bool(form(self._data, value, end)))
-            content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
-            self._foreign |= plain and listed in TEXT_VRS and not PLAIN(self._data, value, end)
-            if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):
-                out.append(self._data[start:end])
-                return
+        elif listed is not None and (new := self._private_value(listed, head, end, encoding)) is not None:
+            old = self._data[value:end]
+            out.append(self._data[start:end] if new == old else encoding.element(tag, vr or listed.vr, new))
+            return
         self.counts["removed"] += 1
+
+    def _is_private_sequence(self, listed: PrivateAttribute | None, head: Header, end: int) -> bool:
+        """Return whether an element is a sequence by its VR or its list, or, of unknown VR and unlisted, begins as one."""
+        _, vr, value, length = head
+        if vr == b"SQ" or (listed is not None and listed.vr == b"SQ"):
+            return vr in (b"SQ", b"UN", b"") and (listed is None or listed.vr in (b"SQ", b"UN"))
+        return (
+            listed is None and vr in (b"UN", b"") and (length == UNDEFINED or bytes(self._data[value : min(end, value + 4)]) == _ITEM_TAG)
+        )
+
+    def _private_items(self, head: Header, limit: int, level: Level, encoding: Encoding, depth: int) -> bytes | None:
+        """Return what stays of a private sequence; None if it is none after all, or nothing does."""
+        before = self.counts, self._again, self._charset, self._item
+        self.counts = Counter()
+        try:
+            content, _ = self._sequence(head, limit, level, encoding, depth)
+        except Malformed:
+            self.counts, self._again, self._charset, self._item = before
+            return None
+        self.counts = before[0] + self.counts
+        inner = IMPLICIT_LE if head[1] == b"UN" else encoding
+        return content if level is self._rules.unlisted or content.replace(inner.item(b""), b"") else None
+
+    def _private_value(self, listed: PrivateAttribute, head: Header, end: int, encoding: Encoding) -> bytes | None:
+        """Return what stays of a listed private value; None if nothing does."""
+        _, vr, value, length = head
+        same_class = listed.vr == b"UN" or {vr, listed.vr} <= TEXT_VRS or {vr, listed.vr} <= BINARY_VRS
+        if length == UNDEFINED or not (vr in (b"", b"UN") or same_class):
+            return None
+        form = FORMS.get(listed.vr)
+        left: bytes | None = bytes(self._data[value:end])
+        if listed.reader is not None and left is not None:
+            # What was written as UN comes from an implicit, and so a little endian, encoding.
+            read_as = listed.vr if vr in (b"", b"UN", b"OB", b"OW") else vr
+            left = listed.reader(left, read_as, encoding.little or vr == b"UN")
+        elif form is not None and not form(self._data, value, end):
+            return None
+        if left is None or (self._sweeper is not None and self._sweeper.repeats(listed.vr, left, self._charset)):
+            return None
+        self._foreign |= listed.vr in TEXT_VRS and not PLAIN(left, 0, len(left))
+        return left

@@ -14,8 +14,9 @@ from mdm_deid.pixels.icc import readable
 from mdm_deid.rules.date import NOT_MOVED, shifted
 from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_deid.rules.facts import CHARACTER_SET, METHOD
+from mdm_deid.rules.private import PrivateAttributes
 from mdm_deid.rules.profile import Action, Edit, Profile
-from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows, load_safe_private
+from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows
 from mdm_deid.text.label import label_tags
 from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
@@ -195,11 +196,6 @@ def _rows() -> dict[int, Row]:
     return {row.tag: row for row in (*load_additional(), *load_rows())}
 
 
-@cache
-def _safe_creators() -> frozenset[tuple[int, str]]:
-    return frozenset((group, creator) for group, _, creator in load_safe_private())
-
-
 class Rules:
     """The operations of one profile for the instances of one SOP class that the same attribute rules apply to."""
 
@@ -208,15 +204,15 @@ class Rules:
         self._dates = profile.dates
         self._allow = profile.allow
         self._edits = tuple(edit for edit in edits if not edit.creator)
-        self.private_edits = tuple(edit for edit in edits if edit.creator)
-        self.safe_private = "retain_safe_private" in profile.options
-        self.keeps_private = self.safe_private or any(edit.action is Action.KEEP for edit in self.private_edits)
+        self.private = PrivateAttributes(replace(profile, edits=tuple(edits)))
         self.keeps_overlays = "clean_graphics" in profile.options and profile.allow is None
         self._keeps_uids = "retain_uids" in profile.options
         self._known = known_sop_class(sop_class)
         self.root = Level(iod_types(sop_class))
         # Levels the IOD does not list behave alike everywhere, but their cache belongs to this profile.
         self.unlisted = Level(TypeNode())
+        # Inside a private sequence that no list names: nothing stays there but listed private attributes.
+        self.only_private = Level(TypeNode())
 
     def op(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         """Return what to do with an element; `vr` is as read, empty in an implicit encoding."""
@@ -233,23 +229,12 @@ class Rules:
         standard = standard_vr(tag)
         return self._by_code("X/Z", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False)
 
-    def keeps_creator(self, group: int, creator: str) -> bool:
-        """Tell whether any private element of a creator may stay."""
-        kept = any(edit.action is Action.KEEP and edit.creator == creator for edit in self.private_edits)
-        return kept or (self.safe_private and (group, creator) in _safe_creators())
-
-    def private_vr(self, tag: int, creator: str) -> bytes | None:
-        """Return the VR of a private element that may stay, UN for whatever it comes in; None if it may not."""
-        for edit in self.private_edits:
-            if edit.creator == creator and edit.names(tag):
-                return b"UN" if edit.action is Action.KEEP else None
-        safe = load_safe_private().get((tag >> 16, tag & 0xFF, creator)) if self.safe_private else None
-        return safe.encode("ascii") if safe is not None else None
-
     def _resolve(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         group, element = tag >> 16, tag & 0xFFFF
         if group % 2:
-            return _PRIVATE if self.keeps_private else _DROP
+            return _PRIVATE if self.private.any else _DROP
+        if level is self.only_private and tag != CHARACTER_SET:
+            return _DROP
         # Lengths, commands, directories, trailing padding and digital signatures, which can hold no longer.
         if element == 0 or group <= 0x0004 or group == _MAC_GROUP or group >= 0xFFFA:
             return _DROP
