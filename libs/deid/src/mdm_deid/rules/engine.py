@@ -3,10 +3,9 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import Final
 
-from mdm_deid.encoding.charset import Charset, charset
+from mdm_deid.encoding.charset import charset
 from mdm_deid.encoding.codec import (
     IMPLICIT_LE,
     ITEM,
@@ -21,40 +20,25 @@ from mdm_deid.encoding.codec import (
     standard_vr,
 )
 from mdm_deid.outcome import Malformed
-from mdm_deid.rules.date import date_digits
-from mdm_deid.rules.dummy import BINARY_VRS
-from mdm_deid.rules.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
-from mdm_deid.rules.operation import FORMS, PLAIN, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_deid.rules.facts import PATIENT_ID, PATIENT_NAME, Facts
+from mdm_deid.rules.form import PLAIN, TEXT_VRS
+from mdm_deid.rules.item import Item
+from mdm_deid.rules.learnt import Learnt
+from mdm_deid.rules.operation import Kind, Level, Op, Rules
 from mdm_deid.rules.payload import Payload, patched
-from mdm_deid.rules.private import PrivateAttribute
+from mdm_deid.rules.private import PrivateAttribute, is_sequence
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.replacement import Replacements
 from mdm_deid.rules.sweep import Sweeper
 from mdm_deid.text.cleaner import Cleaner, fit
-from mdm_deid.text.identity import identity
-from mdm_deid.text.term import CODED_ENTRY, CodedEntry, coded_entry
+from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
 
 # What can be read, or else is taken away as what is no value of its attribute.
 _READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
-_MAX_LEARNT: Final = 1024
 _LONGEST_MEANING: Final = 64
-_ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
-
-
-class _Item:
-    """An item of a sequence, looked at as a whole only where it has to be."""
-
-    def __init__(self, data: memoryview, start: int, limit: int, encoding: Encoding) -> None:
-        self.start = start
-        self._where = data, start, limit, encoding
-
-    @cached_property
-    def entry(self) -> CodedEntry | None:
-        """The coded entry of the standard that the item is, if it is one."""
-        return coded_entry(*self._where)
 
 
 # An element that is written whatever the input has, or what makes it when all that the file names is known.
@@ -85,7 +69,7 @@ class Pass:
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
         self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
-        self._learnt: set[tuple[bytes, bytes, Charset]] = set()
+        self._learnt = Learnt()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
         self._made_later: list[tuple[int, Callable[[Cleaner], bytes]]] = []
@@ -94,7 +78,7 @@ class Pass:
         self._foreign = False
         self._bulk: set[int] = set()
         # The item that is walked; at the top level none.
-        self._item: _Item | None = None
+        self._item: Item | None = None
         self.counts: Counter[str] = Counter()
 
     def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, Written]]) -> list[memoryview | bytes]:
@@ -129,13 +113,8 @@ class Pass:
         Returns the last arguments of a second pass if one is needed: where text inside sequences is to be cleaned, or where what
         stays may hold what was taken from elsewhere.
         """
-        dates_stay = profile.dates == "keep"
-        readings = frozenset((vr, text) for vr, value, charset in self._learnt for text in charset.readings(value))
-        known = identity(readings, dates_stay)
-        certain = all(charset.decode(value) is not None for _, value, charset in self._learnt)
-        ages_stay = "retain_patient_characteristics" in profile.options
-        cleaner = Cleaner(known, dates_stay, ages_stay, certain, profile.words)
-        sweep = self._foreign or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
+        cleaner = self._learnt.cleaner(profile)
+        sweep = self._foreign or cleaner.identity.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
         if self._again or sweep:
             return cleaner, sweep
         self._cleaner = cleaner
@@ -193,7 +172,7 @@ class Pass:
             if ours and tag in ours:
                 end = skip(data, head, limit, encoding, depth)
                 if tag in _NAMES_PATIENT:
-                    self._learn(_NAMES_PATIENT[tag], value, end)
+                    self._learnt.add(_NAMES_PATIENT[tag], self._data[value:end], self._charset)
             else:
                 end = self._change(op, head, pos, limit, level, encoding, depth, creators, out)
             run = pos = end
@@ -294,12 +273,8 @@ class Pass:
         tag, vr, value, length = head
         if length == UNDEFINED:
             raise Malformed("undefined_length")
-        pos = self._item.start if self._item is not None else start
-        while pos < start:
-            before = encoding.header(self._data, pos, start)
-            if before[0] >= CHARACTER_SET:
-                raise Malformed("late_character_set")
-            pos = skip(self._data, before, start, encoding, depth)
+        if self._item is not None:
+            self._item.check_nothing_before(tag, start, depth)
         old = bytes(self._data[value:end])
         self._charset = charset(old.decode("latin-1"))
         term = (self._charset.term or "").encode("ascii")
@@ -324,9 +299,8 @@ class Pass:
             out.append(self._data[start:end])
             return True
         old = bytes(self._data[value:end])
-        if op.kind is Kind.KEEP and (self._sweeper is None or self._sweeper.left_of(tag, vr, old, self._charset, needed=True) == old):
-            return False
-        meaning = self._charset.encode(entry.meaning)
+        stays = op.kind is Kind.KEEP and (self._sweeper is None or self._sweeper.left_of(tag, vr, old, self._charset, needed=True) == old)
+        meaning = None if stays else self._charset.encode(entry.meaning)
         if meaning is None or len(meaning) > _LONGEST_MEANING:
             return False
         self.counts["cleaned"] += 1
@@ -369,20 +343,13 @@ class Pass:
         tag, vr, value, _ = head
         standard = standard_vr(tag)
         if standard != b"SQ":
-            self._learn(b"PN" if b"PN" in (vr, standard) else standard, value, end)
+            self._learnt.add(b"PN" if b"PN" in (vr, standard) else standard, self._data[value:end], self._charset)
             return
         before = self.counts, self._again, self._charset, self._item
         self.counts = Counter()
         with contextlib.suppress(Malformed):
             self._sequence(head, limit, self._rules.unlisted, encoding, depth)
         self.counts, self._again, self._charset, self._item = before
-
-    def _learn(self, vr: bytes, value: int, end: int) -> None:
-        if value < end <= value + _MAX_LEARNT:
-            learnt = bytes(self._data[value:end]).strip(b" \0")
-            if vr in (b"DA", b"DT"):
-                learnt = b"\\".join(date_digits(part) or part[:10] for part in learnt.split(b"\\"))
-            self._learnt.add((vr, learnt, self._charset))
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -402,7 +369,7 @@ class Pass:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
             outside = self._charset, self._item
-            self._item = _Item(self._data, value, end if size == UNDEFINED else value + size, inner)
+            self._item = Item(self._data, value, end if size == UNDEFINED else value + size, inner)
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
@@ -440,7 +407,7 @@ class Pass:
                 return
         creator = creators.get(group << 8 | element >> 8, "") if element >= 0x1000 else ""
         listed = self._rules.private.find(tag, creator) if creator else None
-        if creator and self._is_private_sequence(listed, head, end):
+        if creator and is_sequence(listed, self._data, head, end):
             level = self._rules.unlisted if listed and not listed.listed_only else self._rules.only_private
             left = None if self._rules.private.removes(tag, creator) else self._private_items(head, limit, level, encoding, depth)
             if left is not None:
@@ -451,15 +418,6 @@ class Pass:
             out.append(self._data[start:end] if new == old else encoding.element(tag, vr or listed.vr, new))
             return
         self.counts["removed"] += 1
-
-    def _is_private_sequence(self, listed: PrivateAttribute | None, head: Header, end: int) -> bool:
-        """Return whether an element is a sequence by its VR or its list, or, of unknown VR and unlisted, begins as one."""
-        _, vr, value, length = head
-        if vr == b"SQ" or (listed is not None and listed.vr == b"SQ"):
-            return vr in (b"SQ", b"UN", b"") and (listed is None or listed.vr in (b"SQ", b"UN"))
-        return (
-            listed is None and vr in (b"UN", b"") and (length == UNDEFINED or bytes(self._data[value : min(end, value + 4)]) == _ITEM_TAG)
-        )
 
     def _private_items(self, head: Header, limit: int, level: Level, encoding: Encoding, depth: int) -> bytes | None:
         """Return what stays of a private sequence; None if it is none after all, or nothing does."""
@@ -476,18 +434,7 @@ class Pass:
 
     def _private_value(self, listed: PrivateAttribute, head: Header, end: int, encoding: Encoding) -> bytes | None:
         """Return what stays of a listed private value; None if nothing does."""
-        _, vr, value, length = head
-        same_class = listed.vr == b"UN" or {vr, listed.vr} <= TEXT_VRS or {vr, listed.vr} <= BINARY_VRS
-        if length == UNDEFINED or not (vr in (b"", b"UN") or same_class):
-            return None
-        form = FORMS.get(listed.vr)
-        left: bytes | None = bytes(self._data[value:end])
-        if listed.reader is not None and left is not None:
-            # What was written as UN comes from an implicit, and so a little endian, encoding.
-            read_as = listed.vr if vr in (b"", b"UN", b"OB", b"OW") else vr
-            left = listed.reader(left, read_as, encoding.little or vr == b"UN")
-        elif form is not None and not form(self._data, value, end):
-            return None
+        left = listed.left_of(self._data, head, end, encoding)
         if left is None or (self._sweeper is not None and self._sweeper.repeats(listed.vr, left, self._charset)):
             return None
         self._foreign |= listed.vr in TEXT_VRS and not PLAIN(left, 0, len(left))

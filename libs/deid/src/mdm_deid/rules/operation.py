@@ -1,7 +1,6 @@
 """From a profile and an IOD to one operation per attribute: options applied, conditional codes of PS3.15 E.1-1 resolved."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, partial
@@ -11,9 +10,9 @@ from pydicom._dicom_dict import DicomDictionary
 
 from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding, standard_vr
 from mdm_deid.pixels.icc import readable
-from mdm_deid.rules.date import NOT_MOVED, shifted
 from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_deid.rules.facts import CHARACTER_SET, METHOD
+from mdm_deid.rules.form import FORMS, FORMS_BY_TAG, FREE_TEXT_VRS, PATIENT_SEX, PLAIN, TEXT_VRS, Form
 from mdm_deid.rules.private import PrivateAttributes
 from mdm_deid.rules.profile import Action, Edit, Profile
 from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows
@@ -21,13 +20,10 @@ from mdm_deid.text.label import label_tags
 from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
 
-TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
-FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
 _COLOUR_PROFILE: Final = 0x00282000
-PATIENT_SEX: Final = 0x00100040
 # Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position, what draws and what is a region.
 _TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101, 0x30060036, 0x300600A4))
 # Belongs to Frame of Reference UID, which stays also where its module is an optional one.
@@ -63,27 +59,6 @@ _OVERLAY: Final = {
     0x3000: b"OW",
     0x4000: b"LT",
 }
-
-
-def _is_written_well(vr: bytes, data: Buffer, first: int, last: int) -> bool:
-    value = bytes(data[first:last]).rstrip(b" \0")
-    return shifted(vr, value, NOT_MOVED) == value
-
-
-# What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
-_NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
-# Text outside ASCII is not found by a search over bytes; it is looked at closely.
-PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
-FORMS: Final[dict[bytes, "Form"]] = {
-    b"DS": _NUMBERS,
-    b"IS": _NUMBERS,
-    **{vr: partial(_is_written_well, vr) for vr in (b"TM", b"DA", b"DT")},
-}
-_FORMS_BY_TAG: Final[dict[int, "Form"]] = {
-    0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
-    PATIENT_SEX: re.compile(rb"[MFO]?[ \0]*").fullmatch,
-}
-Form = Callable[[Buffer, int, int], object]
 
 
 class Kind(Enum):
@@ -333,7 +308,7 @@ class Rules:
             return _DROP
         if met.tag == _COLOUR_PROFILE:
             return Op(Kind.COLOURS, met.written, form=readable)
-        form = _FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
+        form = FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
         if form:
             read = met.tag == PATIENT_SEX or met.standard in _TIME_VRS
             return Op(Kind.KEEP, form=form, fallback=Op(Kind.NORMALISE, met.standard) if read else None)

@@ -8,9 +8,12 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+from mdm_deid.encoding.codec import UNDEFINED, Encoding, Header
 from mdm_deid.private.ge import protocol_numbers, user_data_numbers
 from mdm_deid.private.number import all_numbers
 from mdm_deid.private.siemens import csa_numbers, protocol_text
+from mdm_deid.rules.dummy import BINARY_VRS
+from mdm_deid.rules.form import FORMS, TEXT_VRS
 from mdm_deid.rules.profile import Action, Profile
 from mdm_deid.rules.table import load_safe_private
 
@@ -20,6 +23,7 @@ _LISTS: Final = {"neuroimaging": "neuroimaging_private.csv"}
 # Sequences that hold listed attributes and whose own creator the table does not name: Philips' private per frame sequence, which
 # repeats scale slope and diffusion for each frame (dcm2niix, kPrivatePerFrameSq).
 _SEQUENCES: Final = ((0x2005, 0x0F, "Philips MR Imaging DD 005"),)
+_ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
 PRIVATE_LISTS: Final = frozenset(_LISTS)
 _CONTAINERS: Final[dict[str, Callable[[bytes], bytes | None]]] = {
     "siemens_csa": csa_numbers,
@@ -40,6 +44,27 @@ class PrivateAttribute:
     vr: bytes
     reader: Reader | None = None
     listed_only: bool = False
+
+    def left_of(self, data: memoryview, head: Header, end: int, encoding: Encoding) -> bytes | None:
+        """Return what may stay of a value that ends at `end`; None if nothing may, or it is encoded as what it is not."""
+        _, vr, start, length = head
+        same_class = self.vr == b"UN" or {vr, self.vr} <= TEXT_VRS or {vr, self.vr} <= BINARY_VRS
+        if length == UNDEFINED or not (vr in (b"", b"UN") or same_class):
+            return None
+        if self.reader is not None:
+            # What was written as UN comes from an implicit, and so a little endian, encoding.
+            read_as = self.vr if vr in (b"", b"UN", b"OB", b"OW") else vr
+            return self.reader(bytes(data[start:end]), read_as, encoding.little or vr == b"UN")
+        form = FORMS.get(self.vr)
+        return None if form is not None and not form(data, start, end) else bytes(data[start:end])
+
+
+def is_sequence(listed: PrivateAttribute | None, data: memoryview, head: Header, end: int) -> bool:
+    """Return whether an element is a sequence by its VR or its list, or, of unknown VR and unlisted, begins as one."""
+    _, vr, value, length = head
+    if vr == b"SQ" or (listed is not None and listed.vr == b"SQ"):
+        return vr in (b"SQ", b"UN", b"") and (listed is None or listed.vr in (b"SQ", b"UN"))
+    return listed is None and vr in (b"UN", b"") and (length == UNDEFINED or bytes(data[value : min(end, value + 4)]) == _ITEM_TAG)
 
 
 class PrivateAttributes:
