@@ -75,6 +75,11 @@ def builder(request: pytest.FixtureRequest) -> Builder:
 
 
 @pytest.fixture(scope="session")
+def builders() -> dict[str, Builder]:
+    return {name: Builder(name) for name in SYNTAXES}
+
+
+@pytest.fixture(scope="session")
 def explicit() -> Builder:
     return Builder("explicit")
 

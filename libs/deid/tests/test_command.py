@@ -71,17 +71,18 @@ def test_every_file_gets_an_outcome_and_the_report_names_nobody(images: Path, se
     assert Counter((entry["outcome"], entry.get("reason", "")) for entry in entries) == {
         ("RELEASED", ""): 1,
         ("FAILED", "truncated"): 1,
-        ("FILTERED", "not_dicom"): 2,
+        ("FAILED", "empty"): 1,
+        ("FILTERED", "not_dicom"): 1,
         ("QUARANTINED", "ultrasound"): 1,
     }
-    assert last["outcomes"] == {"FAILED": 1, "FILTERED": 2, "QUARANTINED": 1, "RELEASED": 1}
+    assert last["outcomes"] == {"FAILED": 2, "FILTERED": 1, "QUARANTINED": 1, "RELEASED": 1}
     released = next(entry for entry in entries if entry["outcome"] == "RELEASED")
     assert released["checked"] and released["counts"]["removed"] > 10
     output = pydicom.dcmread(tmp_path / "out" / released["output"])
     assert released["output"] == f"{output.PatientID}/{output.StudyInstanceUID}/{output.SOPInstanceUID}.dcm"
     assert released["bytes"] == (tmp_path / "out" / released["output"]).stat().st_size
     assert not [word for word in ("DOE", "JANE", "export", "CompressedSamples", "1.3.6.1.4.1.5962") if word in report.read_text()]
-    assert "1 released; 2 filtered (not_dicom 2); 1 quarantined (ultrasound 1); 1 failed (truncated 1)" in done.output
+    assert "1 released; 1 filtered (not_dicom 1); 1 quarantined (ultrasound 1); 2 failed (truncated 1, empty 1)" in done.output
 
 
 def test_the_report_says_which_rules_for_attributes_were_for_a_file(images: Path, secret: Path, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def command_line(process: int) -> bytes:
 
 def workers_of(parent: int) -> list[int]:
     processes = [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    return [process for process in processes if b"deid.worker" in command_line(process)]
+    return [process for process in processes if b"mdm_deid.cli.worker" in command_line(process)]
 
 
 def test_the_output_directory_is_not_an_input(tmp_path: Path, ct_small: bytes) -> None:
@@ -230,6 +231,6 @@ def test_mdm_runs_it_and_ends_it_when_interrupted(tmp_path: Path, ct_small: byte
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode in (0, 130)
-    assert not [worker for worker in workers if b"deid.worker" in command_line(worker)]
+    assert not [worker for worker in workers if b"mdm_deid.cli.worker" in command_line(worker)]
     assert all(pydicom.dcmread(path).PatientIdentityRemoved == "YES" for path in (tmp_path / "out").rglob("*.dcm"))
     assert not list((tmp_path / "out").glob(".mdm-deid-*"))

@@ -55,13 +55,21 @@ def test_pixels_are_equal_in_every_real_file(closed: Deidentifier, real_files: l
         before, after = lenient_read(content), lenient_read(b"".join(result.data))
         for keyword in ("PixelData", "FloatPixelData", "WaveformSequence"):
             if keyword in before and keyword != "WaveformSequence":
-                assert before.get_item(keyword).value == after.get_item(keyword).value, path.name
+                old, new = before.get_item(keyword).value, after.get_item(keyword).value
+                if old[20:24] == b"jP  ":
+                    # A JP2 file around the image has an editor's colour profile and lists of readers.
+                    start = old.index(b"\xff\x4f\xff\x51")
+                    assert old != new
+                    old, new = old[start:], new[start:]
+                assert old == new, path.name
         released += 1
     assert released > 200
 
 
 def test_large_pixel_data_is_a_view_of_the_input(explicit: Any, basic: Deidentifier) -> None:
-    content = explicit.file({0x7FE00010: explicit.element(0x7FE00010, "OW", b"\1\2" * 200_000)})
+    number = lambda value: value.to_bytes(2, "little")  # noqa: E731
+    geometry = {tag: explicit.element(tag, "US", number(value)) for tag, value in ((0x00280010, 400), (0x00280011, 500), (0x00280100, 16))}
+    content = explicit.file(geometry | {0x7FE00010: explicit.element(0x7FE00010, "OW", b"\1\2" * 200_000)})
     result = basic.deidentify(content)
     views = [part for part in result.data if isinstance(part, memoryview) and part.obj is content]
     assert sum(map(len, views)) >= 400_000
@@ -69,7 +77,7 @@ def test_large_pixel_data_is_a_view_of_the_input(explicit: Any, basic: Deidentif
 
 def test_real_files_that_fail_do_so_for_a_reason(unjudged: Deidentifier, real_files: list[Path]) -> None:
     reasons = Counter(unjudged.deidentify(path.read_bytes()).reason for path in real_files)
-    assert set(reasons) <= {"", "truncated", "invalid_vr", "no_sop_instance", "unknown_transfer_syntax"}
+    assert set(reasons) <= {"", "truncated", "invalid_vr", "no_sop_instance", "unknown_transfer_syntax", "pixel_layout"}
     assert reasons["truncated"] == 3
     assert reasons["invalid_vr"] == 1
 
@@ -135,7 +143,7 @@ def test_dates_move_by_one_offset_per_patient(research: Deidentifier, pseudonymi
     inner = output.SharedFunctionalGroupsSequence[0].AcquisitionDateTime
     assert (pydicom.valuerep.DA(inner[:8]) - day).days == 2
     assert inner[8:] == "120000.5+0100"
-    assert output.SeriesDate == "19000101"
+    assert "SeriesDate" not in output
     assert (output.StudyTime, output.PatientAge) == ("101112", "090Y")
     assert output.LongitudinalTemporalInformationModified == "MODIFIED"
 
@@ -215,7 +223,7 @@ def test_a_header_that_cannot_be_encoded_is_malformed(basic: Deidentifier) -> No
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (b"", "not_part10"),
+        (b"", "empty"),
         (b"hello" * 100, "not_part10"),
         (bytes(128) + b"DICM", "unknown_transfer_syntax"),
     ],
@@ -273,7 +281,7 @@ def test_a_truncated_header_is_never_released(basic: Deidentifier, explicit: Any
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("options", ["basic", "research", "strict", *sorted(OPTIONS), "all"])
+@pytest.mark.parametrize("options", ["basic", "research", "neuro", "strict", *sorted(OPTIONS), "all"])
 def test_dciodvfy_reports_no_error_the_input_did_not_have(
     pseudonymiser: Pseudonymiser, real_files: list[Path], new_errors: Any, tmp_path: Path, options: str
 ) -> None:

@@ -158,7 +158,7 @@ def calls(deidentifier: Deidentifier, content: bytes) -> int:
     return count
 
 
-@pytest.mark.parametrize("profile", ["basic", "research", "strict"])
+@pytest.mark.parametrize("profile", ["basic", "research", "neuro", "strict"])
 def test_work_grows_with_the_number_of_nested_elements_and_no_faster(builder: Any, pseudonymiser: Pseudonymiser, profile: str) -> None:
     """Every item names somebody else, dates something else and describes it, so that all there is to learn and to look for grows too."""
 

@@ -42,6 +42,11 @@ def test_suspects_wait_for_a_person(basic: Deidentifier, values: dict[str, Any],
 def test_an_overlay_in_unused_pixel_bits_waits_for_a_person(basic: Deidentifier, builder: Any) -> None:
     position = (12).to_bytes(2, "big" if builder.name == "big" else "little")
     element = builder.element(0x60000102, "US", position)
+    for tag, vr, value in ((0x60000102, "US", position * 2), (0x60000102, "IS", b"12"), (0x60000100, "US", position)):
+        unread = basic.deidentify(builder.file({tag: builder.element(tag, vr, value)}))
+        assert unread.reason == "embedded_overlay"
+    private = basic.deidentify(builder.file({0x60010102: builder.element(0x60010102, "LO", b"no overlay")}))
+    assert private.outcome is Outcome.RELEASED
     result = basic.deidentify(builder.file({0x60000102: element}))
     assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "embedded_overlay")
     dataset = header()

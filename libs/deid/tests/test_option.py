@@ -11,6 +11,7 @@ import pytest
 from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
 from mdm_deid.rules.profile import FULL_DATES, MODIFIED_DATES, OPTION_CODES, OPTIONS
 from mdm_deid.rules.table import Row, load_rows
+from mdm_deid.text.label import label_tags
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
@@ -50,7 +51,7 @@ def value(row: Row) -> tuple[str, bytes]:
 def plant(builder: Any, row: Row, options: frozenset[str]) -> bytes:
     """Return the row's element; where it is to be cleaned, a known word, one that nobody knows, and a name of the header."""
     vr, content = value(row)
-    if expected(row, options) == "cleaned":
+    if expected(row, options) in ("cleaned", "named anew"):
         content = b"knee " + content + b" Doe"
     if vr == "SQ":
         return builder.element(row.tag, "SQ", builder.item(builder.element(0x00080100, "SH", mark(row.tag))))
@@ -58,7 +59,7 @@ def plant(builder: Any, row: Row, options: frozenset[str]) -> bytes:
 
 
 def expected(row: Row, options: frozenset[str]) -> str:
-    """Return `kept`, `shifted`, `cleaned` (of the text only the known word is kept) or `gone`."""
+    """Return `kept`, `shifted`, `cleaned` (of the text only the known word is kept), `named anew` (a label) or `gone`."""
     codes = {option: row.options[option] for option in options if option in row.options}
     vr = vr_of(row.tag)
     if MODIFIED_DATES in codes:
@@ -66,8 +67,10 @@ def expected(row: Row, options: frozenset[str]) -> str:
     if "K" in codes.values():
         return "kept"
     if "C" in codes.values() and CLEANING & codes.keys():
-        return "kept" if vr == "SQ" else "cleaned" if vr in TEXT else "gone"
+        return "kept" if vr == "SQ" else "gone" if vr not in TEXT else "named anew" if row.tag in label_tags() else "cleaned"
     # A sequence of references is entered, and its codes are not references.
+    if row.tag in label_tags() and vr in TEXT and row.basic[0] != "X":
+        return "named anew"
     return "kept" if row.basic == "X/Z/U*" else "gone"
 
 
@@ -83,7 +86,7 @@ def outcome(row: Row, elements: dict[int, bytes], offset: int) -> str:
         return "kept" if mark(row.tag) in found else "gone"
     if content in found:
         return "kept"
-    return "cleaned" if found.strip() == b"knee" else "gone"
+    return "cleaned" if found.strip() == b"knee [...]" else "named anew" if found.startswith(b"LABEL_") else "gone"
 
 
 def top_level(content: bytes) -> dict[int, bytes]:

@@ -158,15 +158,15 @@ def test_what_names_nobody_stays(text: str) -> None:
     "text, left",
     [
         ("lives at 2DA41B8C0E street", ""),
-        ("seen with Aunt Berta", "seen with Aunt"),
+        ("seen with Aunt Berta", "seen with Aunt [...]"),
         ("12 Main Street", ""),
-        ("Hauptstrasse 5 head", "head"),
-        ("J. van der Berg asked", "asked"),
-        ("ward K1234, AB12CD34, A1B2C3", "ward"),
-        ("Yevgeniya left knee", "left knee"),
-        ("胸部 王小东", "胸部"),
-        ("rose williams knee", "knee"),
-        ("Κώστας head", "head"),
+        ("Hauptstrasse 5 head", "[...] head"),
+        ("J. van der Berg asked", "[...] asked"),
+        ("ward K1234, AB12CD34, A1B2C3", "ward [...]"),
+        ("Yevgeniya left knee", "[...] left knee"),
+        ("胸部 王小东", "胸部 [...]"),
+        ("rose williams knee", "[...] knee"),
+        ("Κώστας head", "[...] head"),
     ],
 )
 def test_a_word_that_is_not_of_the_trade_is_removed_though_the_header_does_not_have_it(text: str, left: str) -> None:
@@ -248,10 +248,10 @@ def test_a_files_descriptions_lose_what_its_header_names(builder: Any, research:
         0x00185100: builder.element(0x00185100, "CS", b"HFS"),
     }
     output = read(research.deidentify(builder.file(elements)))
-    assert output.StudyDescription == "Knee of left"
+    assert output.StudyDescription == "Knee of [...] left"
     assert "SeriesDescription" not in output
-    assert output.ImageComments == "asked by"
-    assert output.RequestAttributesSequence[0].ScheduledProcedureStepDescription == "step for knee"
+    assert output.ImageComments == "asked by [...]"
+    assert output.RequestAttributesSequence[0].ScheduledProcedureStepDescription == "step for [...] knee"
     assert output.PatientPosition == "HFS"
 
 
@@ -265,9 +265,9 @@ def test_what_stays_anywhere_does_not_repeat_a_name(builder: Any, basic: Deident
         0x00082218: builder.element(0x00082218, "SQ", inside),
     }
     output = read(basic.deidentify(builder.file(elements)))
-    assert output.Manufacturer == "imaging"
+    assert output.Manufacturer == "[...] imaging"
     assert "BodyPartExamined" not in output
-    assert output.AnatomicRegionSequence[0].CodeMeaning == "scan of"
+    assert output.AnatomicRegionSequence[0].CodeMeaning == "scan of [...]"
     assert output.PatientPosition == "HFS"
 
 
@@ -284,16 +284,16 @@ def kanji(text: str) -> bytes:
 @pytest.mark.parametrize(
     "charset, name, text, left",
     [
-        (b"ISO_IR 100", "Müller^Jörg".encode("latin-1"), "Knie von JÖRG MÜLLER".encode("latin-1"), "Knie"),
-        (b"ISO_IR 192", "Müller^Jörg".encode(), b"Knie Mueller", "Knie"),
-        (b"ISO_IR 192", "Иванов^Иван".encode(), "КТ ИВАНОВА".encode(), "КТ"),
-        (b"ISO_IR 144", "Иванов^Иван".encode("iso8859_5"), "КТ иванов".encode("iso8859_5"), "КТ"),
+        (b"ISO_IR 100", "Müller^Jörg".encode("latin-1"), "Knie von JÖRG MÜLLER".encode("latin-1"), "Knie [...]"),
+        (b"ISO_IR 192", "Müller^Jörg".encode(), b"Knie Mueller", "Knie [...]"),
+        (b"ISO_IR 192", "Иванов^Иван".encode(), "КТ ИВАНОВА".encode(), "КТ [...]"),
+        (b"ISO_IR 144", "Иванов^Иван".encode("iso8859_5"), "КТ иванов".encode("iso8859_5"), "КТ [...]"),
         (b"", b"Doe^John", "Schädel".encode("latin-1"), None),
-        (b"\\ISO 2022 IR 149", b"Hong^Gildong=" + korean("洪^吉洞") + b"=" + korean("홍^길동"), b"CT " + korean("홍길동"), "CT"),
-        (b"\\ISO 2022 IR 149", b"Hong^Gildong", b"knee of gildong left", "knee of left"),
-        (b"ISO 2022 IR 6\\ISO 2022 IR 87", b"Yamada^Tarou=" + kanji("山田^太郎"), b"CT " + kanji("山田"), "CT"),
+        (b"\\ISO 2022 IR 149", b"Hong^Gildong=" + korean("洪^吉洞") + b"=" + korean("홍^길동"), b"CT " + korean("홍길동"), "CT [...]"),
+        (b"\\ISO 2022 IR 149", b"Hong^Gildong", b"knee of gildong left", "knee of [...] left"),
+        (b"ISO 2022 IR 6\\ISO 2022 IR 87", b"Yamada^Tarou=" + kanji("山田^太郎"), b"CT " + kanji("山田"), "CT [...]"),
         (b"ISO 2022 IR 6\\ISO 2022 IR 87", b"Yamada^Tarou=" + kanji("山田^太郎"), b"CT " + kanji("胸部"), "CT 胸部"),
-        (b"GB18030", "王^小东".encode("gb18030"), "CT 王小东".encode("gb18030"), "CT"),
+        (b"GB18030", "王^小东".encode("gb18030"), "CT 王小东".encode("gb18030"), "CT [...]"),
     ],
 )
 def test_names_are_found_in_every_character_set(
@@ -314,7 +314,7 @@ def test_names_are_learnt_from_what_is_removed_at_any_depth(builder: Any, resear
         0x04000561: builder.element(0x04000561, "SQ", builder.item(modified)),
         0x00081030: builder.element(0x00081030, "LO", b"Knee FORMERLY left"),
     }
-    assert read(research.deidentify(builder.file(elements))).StudyDescription == "Knee left"
+    assert read(research.deidentify(builder.file(elements))).StudyDescription == "Knee [...] left"
 
 
 def test_a_retained_institution_may_be_told(builder: Any, pseudonymiser: Pseudonymiser) -> None:
@@ -326,4 +326,4 @@ def test_a_retained_institution_may_be_told(builder: Any, pseudonymiser: Pseudon
     content = builder.file(elements)
     assert read(Deidentifier(retained, pseudonymiser).deidentify(content)).StudyDescription == "Vitreous knee"
     plain = Profile("x", frozenset({"clean_descriptors"}))
-    assert read(Deidentifier(plain, pseudonymiser).deidentify(content)).StudyDescription == "knee"
+    assert read(Deidentifier(plain, pseudonymiser).deidentify(content)).StudyDescription == "[...] knee"

@@ -2,9 +2,11 @@
 
 import pickle
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
+import mdm_deid
 import pydicom
 import pytest
 from mdm_deid import Outcome, Profile
@@ -42,3 +44,14 @@ def test_the_revision_is_of_the_packages_own_files(monkeypatch: pytest.MonkeyPat
     assert re.fullmatch("[0-9a-f]{16}", revision())
     monkeypatch.setattr("mdm_dicom_srm.deidentification.revision", lambda: "another")
     assert generation(Profile.shipped("basic"), SECRET, PixelRules(), check=True) != before
+
+
+@pytest.mark.parametrize("name", ["rules/engine.py", "pixels/jpeg.py", "data/words.txt"])
+def test_the_revision_changes_with_every_file_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    package = tmp_path / "deid"
+    shutil.copytree(Path(mdm_deid.__file__).parent, package)
+    monkeypatch.setattr("mdm_deid.rules.revision.resources.files", lambda _: package)
+    before = revision.__wrapped__()
+    with (package / name).open("a") as file:
+        file.write("# another")
+    assert revision.__wrapped__() != before

@@ -4,7 +4,7 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pydicom
@@ -15,22 +15,32 @@ from pydicom.filewriter import write_dataset
 
 from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
 from mdm_deid.encoding.part10 import Part10, open_part10, write_part10
-from mdm_deid.outcome import Malformed, Outcome, Result
-from mdm_deid.pixels.blanking import Cleaned, Uncleanable, clean
+from mdm_deid.encoding.vr import with_known_vrs
+from mdm_deid.outcome import Malformed, Outcome, Result, Withheld
+from mdm_deid.pixels.blanking import Cleaned, clean
 from mdm_deid.pixels.image import read_image
-from mdm_deid.pixels.payload import SurplusPixels
 from mdm_deid.pixels.rule import PixelRule, PixelRules
-from mdm_deid.rules.engine import Pass, is_uid
-from mdm_deid.rules.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
+from mdm_deid.rules.engine import Pass, Written
+from mdm_deid.rules.facts import (
+    DATES_MODIFIED,
+    METHOD,
+    METHOD_CODES,
+    PATIENT_ID,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    Facts,
+    facts_of_bytes,
+    facts_of_dataset,
+)
 from mdm_deid.rules.operation import Rules
+from mdm_deid.rules.payload import Payload, examine
 from mdm_deid.rules.profile import OPTION_CODES, Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
+from mdm_deid.rules.record import BASIC, CLEAN_PIXELS, Record, code_items, read_record
+from mdm_deid.rules.replacement import is_uid
 from mdm_deid.rules.table import EDITION, known_sop_class
 
-# PS3.16 CID 7050: what was done, in the order of the codes.
-_BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
-_CLEAN_PIXELS_CODE = ("113101", "Clean Pixel Data Option")
-_DATES_CODE = {"remove": b"REMOVED", "shift": b"MODIFIED", "keep": b"UNMODIFIED"}
+_DATES_TERM = {"remove": "REMOVED", "shift": "MODIFIED", "keep": "UNMODIFIED"}
 # As many as there are SOP classes, and more.
 _MAX_RULES = 1024
 
@@ -44,8 +54,7 @@ class Deidentifier:
         self._pseudonymiser = pseudonymiser
         self._pixels = pixels or PixelRules()
         self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
-        codes = [_BASIC_CODE, *(OPTION_CODES[option] for option in profile.options)]
-        self._codes = sorted(codes)
+        self._codes = [BASIC, *(OPTION_CODES[option][0] for option in profile.options)]
         self._method = f"MDM {profile.name}, PS3.15 {EDITION}".encode("ascii", "replace")[:64]
 
     def judge(self, dataset: pydicom.Dataset) -> tuple[Outcome, str]:
@@ -59,28 +68,29 @@ class Deidentifier:
         The result has data only when released. It holds views of `part10`, which must not change before it is written.
         """
         try:
-            opened = open_part10(part10)
-            facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
-            facts.texts.setdefault(SOP_CLASS, opened.sop_class)
-            rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
-            outcome, reason = self._judge(facts, rule)
-            if outcome is not Outcome.RELEASED:
-                return Result(outcome, reason)
-            cleaned = _cleaned(rule, opened)
-            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned)
-            if cleaned:
-                opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
-            data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
-            hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
-            return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
+            return with_known_vrs(self._deidentify, open_part10(part10))
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
-        except Uncleanable as error:
+        except Withheld as error:
             return Result(Outcome.QUARANTINED, error.reason)
-        except SurplusPixels:
-            return Result(Outcome.QUARANTINED, "surplus_pixels")
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
+
+    def _deidentify(self, opened: Part10) -> Result:
+        facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+        facts.texts.setdefault(SOP_CLASS, opened.sop_class)
+        rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
+        outcome, reason = self._judge(facts, rule)
+        if outcome is not Outcome.RELEASED:
+            return Result(outcome, reason)
+        cleaned = _cleaned(rule, opened)
+        payload = examine(opened, facts, replaced=cleaned is not None)
+        content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned, payload)
+        if cleaned:
+            opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
+        data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
+        hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
+        return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
 
     def deidentify_dataset(self, dataset: pydicom.Dataset) -> pydicom.Dataset:
         """Return a header as `deidentify` would write it, whatever `judge` says; pixel data is left out.
@@ -94,7 +104,13 @@ class Deidentifier:
         return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
 
     def _apply(
-        self, data: memoryview, start: int, encoding: Encoding, facts: Facts, cleaned: Cleaned | None = None
+        self,
+        data: memoryview,
+        start: int,
+        encoding: Encoding,
+        facts: Facts,
+        cleaned: Cleaned | None = None,
+        payload: Payload = Payload(),  # noqa: B008 - it cannot change
     ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
         """Return the data set after the rules, with cleaned pixels if any, and the actions counted.
 
@@ -103,12 +119,15 @@ class Deidentifier:
         patient, issuer = facts.patient()
         offset = self._pseudonymiser.date_offset_days(patient, issuer)
         rules = self._rules_for(facts)
-        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
-        work = Pass(data, rules, self._pseudonymiser, offset, facts)
+        record = read_record(data, facts.record, encoding, facts.charset)
+        pixels = dict.fromkeys(payload.dropped, b"") | (cleaned.elements if cleaned else {})
+        codes = [*self._codes, CLEAN_PIXELS] if cleaned else self._codes
+        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), record, codes, encoding, pixels)
+        work = Pass(data, rules, self._pseudonymiser, offset, facts, payload)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)
         if second is not None:
-            work = Pass(data, rules, self._pseudonymiser, offset, facts, *second)
+            work = Pass(data, rules, self._pseudonymiser, offset, facts, payload, *second)
             content = work.data_set(start, encoding, written)
         return content, work.counts
 
@@ -131,26 +150,30 @@ class Deidentifier:
             rules = self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
         return rules
 
-    def _written(self, pseudonym: bytes, encoding: Encoding, cleaned: Cleaned | None) -> list[tuple[int, bytes | memoryview]]:
-        """Return the elements every output carries, and those of cleaned pixels, in tag order."""
-        codes = b"".join(
-            encoding.item(
-                encoding.element(0x00080100, b"SH", code.encode("ascii"))
-                + encoding.element(0x00080102, b"SH", b"DCM")
-                + encoding.element(0x00080104, b"LO", meaning.encode("ascii"))
-            )
-            for code, meaning in sorted([*self._codes, _CLEAN_PIXELS_CODE] if cleaned else self._codes)
-        )
+    def _written(
+        self,
+        pseudonym: bytes,
+        record: Record,
+        codes: Sequence[str],
+        encoding: Encoding,
+        pixels: Mapping[int, bytes | memoryview],
+    ) -> list[tuple[int, Written]]:
+        """Return the elements every output carries, and those that replace others, empty ones to leave them out, in tag order.
+
+        What earlier steps said of their method can be cleaned only when all of the file is known.
+        """
+        dates = _DATES_TERM[self._profile.dates]
+        codes = record.codes_with(codes, dates)
         values = (
             (0x00100010, b"PN", pseudonym),
             (PATIENT_ID, b"LO", pseudonym),
             (0x00120062, b"CS", b"YES"),
-            (0x00120063, b"LO", self._method),
-            (0x00120064, b"SQ", codes),
-            (0x00280303, b"CS", _DATES_CODE[self._profile.dates]),
+            (METHOD_CODES, b"SQ", code_items(codes, encoding)),
+            (DATES_MODIFIED, b"CS", record.dates_with(dates).encode("ascii")),
         )
-        elements: dict[int, bytes | memoryview] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}
-        return sorted((elements | (cleaned.elements if cleaned else {})).items())
+        elements: dict[int, Written] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}
+        elements[METHOD] = lambda cleaner: encoding.element(METHOD, b"LO", record.methods_with(self._method, cleaner))
+        return sorted((elements | dict(pixels)).items())
 
     def _judge(self, facts: Facts, pixel_rule: PixelRule | None) -> tuple[Outcome, str]:
         """Decide; a suspicion about pixels does not count where a pixel rule answers it."""
@@ -163,6 +186,8 @@ class Deidentifier:
             return Outcome.FAILED, "no_sop_instance"
         if sop_class not in UID_dictionary and not known_sop_class(sop_class):
             return Outcome.QUARANTINED, "unknown_sop_class"
+        if not facts.frames:
+            return Outcome.QUARANTINED, "pixel_layout"
         if facts.embedded_overlay:
             return Outcome.QUARANTINED, "embedded_overlay"
         return Outcome.RELEASED, ""

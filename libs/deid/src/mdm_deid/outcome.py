@@ -36,6 +36,14 @@ class Result:
     found: tuple[int, ...] = ()
 
 
+class Withheld(Exception):
+    """A person must look at the pixels, which may show or hold what nobody has checked; `reason` is a stable code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Malformed(ValueError):
     """The bytes are not DICOM that can be read with certainty; `reason` is a stable code."""
 

@@ -89,3 +89,16 @@ def test_deep_nesting_is_refused() -> None:
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 2000
     with pytest.raises(Invalid):
         header_of(whole[:meta_end] + nested)
+
+
+@pytest.mark.parametrize("reserved", [b"", b"\0\0"])
+def test_an_element_under_a_vr_that_is_none_gets_the_dictionarys(reserved: bytes) -> None:
+    whole = content("CT_small.dcm")
+    name = pydicom.dcmread(io.BytesIO(whole)).PatientName
+    start = whole.index(b"\x10\0\x10\0PN")
+    value = whole[start + 8 : start + 8 + int.from_bytes(whole[start + 6 : start + 8], "little")]
+    size = len(value).to_bytes(4 if reserved else 2, "little")
+    odd = whole[:start] + b"\x10\0\x10\0??" + reserved + size + value + whole[start + 8 + len(value) :]
+    header = header_of(odd)
+    assert header.part10 == header_of(whole).part10
+    assert pydicom.dcmread(io.BytesIO(header.part10)).PatientName == name

@@ -1,15 +1,15 @@
 """Which values of an original identify, and the forms in which each could still stand in what was made of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.charset import python_encoding
 
+from mdm_deid.encoding.charset import Charset, charset
 from mdm_deid.encoding.codec import (
     EXPLICIT_LE,
     IMPLICIT_LE,
@@ -22,16 +22,17 @@ from mdm_deid.encoding.codec import (
     Encoding,
     Header,
     skip,
+    standard_vr,
 )
-from mdm_deid.encoding.part10 import Part10
+from mdm_deid.encoding.part10 import Part10, envelope_end
 from mdm_deid.outcome import Malformed
+from mdm_deid.rules.date import date_digits
 from mdm_deid.rules.facts import CHARACTER_SET
 from mdm_deid.rules.profile import Action, Profile
-from mdm_deid.rules.table import Row, load_rows, standard_vr
+from mdm_deid.rules.table import Row, load_rows
 
 # Codes, numbers and times of day say nothing by themselves.
 _TEXT_VRS = frozenset(b"AE DA DT LO LT PN SH ST UC UI UR UT".split())
-_META: Final = 132
 _PIXEL_GROUP: Final = 0x7FE00000
 _OVERLAYS: Final = 0x60
 _APPLICATION_ENTITIES = frozenset({0x00020016, 0x00020017, 0x00020018})
@@ -41,6 +42,7 @@ _LONGEST = 4096
 _TERM = re.compile(rb"[0-9a-z]+")
 _WORDS = re.compile(rb"[ ^=\-,;.'_]+")
 _STANDARD_UID = re.compile(rb"1\.2\.840\.10008\.[0-9.]+")
+_PLAIN = re.compile(rb"[\x00-\x1a\x1c-\x7f]*")
 _PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{6,256}")
 _LETTERS = re.compile(rb"[A-Za-z\x80-\xff]{4}")
 # What this package writes itself, and what stands where nothing was known.
@@ -63,7 +65,9 @@ class Needles:
     uids: dict[bytes, int] = field(default_factory=dict)
     honest: list[bytes] = field(default_factory=list)
     terms: set[bytes] = field(default_factory=set)
-    codec: str = "latin-1"
+    #: The character set where the walk has come to, and the codecs of all that were met.
+    charset: Charset = field(default_factory=Charset)
+    codecs: set[str] = field(default_factory=lambda: {"latin-1"})
     #: Length of the value of the top level's pixel data.
     pixel_bytes: int = 0
 
@@ -82,7 +86,9 @@ class NeedleCase:
         # Of the profile's own rules those that leave values, whatever instances they are for.
         staying = [edit for edit in profile.edits if edit.action in (Action.KEEP, Action.CLEAN)]
         self._staying = [edit for edit in staying if not edit.creator]
-        self._private_stays = "retain_safe_private" in profile.options or any(edit.creator for edit in staying)
+        self._private_stays = (
+            "retain_safe_private" in profile.options or bool(profile.private_lists) or any(edit.creator for edit in staying)
+        )
 
     def collect(self, content: memoryview, opened: Part10) -> Needles:
         """Gather from a file, its meta information included.
@@ -99,12 +105,12 @@ class NeedleCase:
 
     def _meta(self, needles: Needles, content: memoryview) -> None:
         """Add the application entities that the file meta information names."""
-        pos = _META
-        while bytes(content[pos : pos + 2]) == b"\2\0":
+        pos = envelope_end(content)
+        while pos is not None and bytes(content[pos : pos + 2]) == b"\2\0":
             tag, _, value, length = EXPLICIT_LE.header(content, pos, len(content))
             pos = value + length
             if tag in _APPLICATION_ENTITIES:
-                self._add(needles.own, tag, bytes(content[value:pos]))
+                self._add(needles, needles.own, tag, bytes(content[value:pos]))
 
     def _level(self, needles: Needles, data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int, private: bool) -> int:
         """Gather from elements up to `limit` or the item delimiter; return where to go on. Nothing is read twice."""
@@ -140,29 +146,33 @@ class NeedleCase:
             if tag != ITEM or (length != UNDEFINED and value + length > limit):
                 raise Malformed("sequence_items")
             end = limit if length == UNDEFINED else value + length
+            outside = needles.charset
             pos = self._level(needles, data, value, end, encoding, depth, private)
+            needles.charset = outside
         return pos
 
     def _value(self, needles: Needles, tag: int, read: bytes, raw: bytes, private: bool) -> None:
         """Note a value; `read` is the VR as the file has it."""
         if tag == CHARACTER_SET:
-            needles.codec = _codec(raw)
+            needles.charset = charset(raw.decode("latin-1"))
+            needles.codecs.add(needles.charset.codec)
         vr = standard_vr(tag) or read
         if private:
             self._private(needles, tag, read, raw)
         elif b"PN" in (vr, read):
-            for part in _name_parts(raw):
-                needles.own.setdefault(part, tag)
+            self._names(needles, tag, raw)
         elif vr == b"UI":
             self._uid_values(needles, tag, raw)
         elif vr in _TEXT_VRS:
+            if vr in (b"DA", b"DT"):
+                raw = b"\\".join({part: None for value in raw.split(b"\\") for part in (value, date_digits(value))})
             row = _rows().get(tag)
             if row is None or self._may_stay(row, vr) or any(edit.names(tag) for edit in self._staying):
                 needles.honest.append(raw.lower())
             elif any(option in row.options for option in _SHARED_OPTIONS):
-                self._add(needles.shared, tag, raw)
+                self._add(needles, needles.shared, tag, raw)
             else:
-                self._add(needles.own, tag, raw)
+                self._add(needles, needles.own, tag, raw)
         elif vr == b"CS":
             needles.honest.append(raw.lower())
             needles.terms.update(_TERM.findall(raw.lower()))
@@ -185,19 +195,25 @@ class NeedleCase:
     def _private(self, needles: Needles, tag: int, vr: bytes, raw: bytes) -> None:
         """Names in private elements identify; other text counts unless the profile keeps private elements."""
         if vr == b"PN":
-            for part in _name_parts(raw):
-                needles.own.setdefault(part, tag)
+            self._names(needles, tag, raw)
         elif not self._private_stays and vr in (b"", b"LO", b"LT", b"SH", b"ST", b"UN", b"UT"):
             value = raw.strip(b" \0")
             if tag & 0xFFFF >= 0x1000 and _PRINTABLE.fullmatch(value) and _LETTERS.search(value):
                 needles.shared.setdefault(value.lower(), tag)
 
     @staticmethod
-    def _add(where: dict[bytes, int], tag: int, raw: bytes) -> None:
-        for part in raw.split(b"\\"):
-            value = part.strip(b" \0").lower()
-            if len(value) >= _SHORTEST and value not in _NO_ONE:
-                where.setdefault(value, tag)
+    def _names(needles: Needles, tag: int, raw: bytes) -> None:
+        for writing in _writings(raw, needles.charset):
+            for part in _name_parts(writing):
+                needles.own.setdefault(part, tag)
+
+    @staticmethod
+    def _add(needles: Needles, where: dict[bytes, int], tag: int, raw: bytes) -> None:
+        for writing in _writings(raw, needles.charset):
+            for part in writing.split(b"\\"):
+                value = part.strip(b" \0").lower()
+                if len(value) >= _SHORTEST and value not in _NO_ONE:
+                    where.setdefault(value, tag)
 
 
 def _is_sequence(head: Header) -> bool:
@@ -214,19 +230,24 @@ def _name_parts(raw: bytes) -> Iterator[bytes]:
                 yield part
 
 
-def _codec(raw: bytes) -> str:
-    name = raw.decode("latin-1").split("\\")[0].strip(" \0")
-    return python_encoding.get(name, "latin-1")
+def _writings(raw: bytes, charset: Charset) -> Iterator[bytes]:
+    """Yield a value as it stands, and as UTF-8 what it says in its character set where that is more than ASCII."""
+    yield raw
+    if not _PLAIN.fullmatch(raw):
+        for text in charset.readings(raw):
+            # One sign of Chinese says too little.
+            words = re.split(r"([\^=\\])", text)
+            yield "".join(word if len(word) > 1 or not word.strip() or word in "^=\\" else "" for word in words).lower().encode()
 
 
-def forms(value: bytes, codec: str) -> Iterator[bytes]:
+def forms(value: bytes, codecs: Iterable[str]) -> Iterator[bytes]:
     """Yield a value that is not plain ASCII as it would stand in other encodings and cases."""
     try:
-        text = value.decode(codec)
-    except (UnicodeDecodeError, LookupError):
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
         text = value.decode("latin-1")
     for variant in {text, text.lower(), text.upper(), text.title()}:
-        for encoding in ("utf-8", "utf-16-le", "utf-16-be", "latin-1", codec):
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be", *codecs):
             try:
                 # The haystack is in lower case as far as ASCII goes.
                 yield variant.encode(encoding).lower()

@@ -3,17 +3,21 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 from mdm_deid.check.identifier import NeedleCase, Needles, forms
 from mdm_deid.encoding.codec import PIXEL_DATA, skip
 from mdm_deid.encoding.part10 import open_part10
+from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result
+from mdm_deid.rules.facts import METHOD, METHOD_CODES
 from mdm_deid.rules.profile import Profile
+from mdm_deid.text.term import term_spans
 
 REASON: Final = "self_check"
-# Written by the de-identifier: pseudonym, method and codes.
-_OURS = frozenset({0x00100010, 0x00100020, 0x00120063, 0x00120064})
+# Written by the de-identifier: pseudonym and codes; and of the method the last value.
+_OURS = frozenset({0x00100010, 0x00100020, METHOD_CODES})
 _TOKEN = re.compile(rb"[0-9a-z\x80-\xff]+")
 _UID = re.compile(rb"[0-9.]{9,}")
 # Text of two or four bytes a character, in either order.
@@ -25,6 +29,8 @@ _SHORT: Final = 5
 # Bytes outside ASCII that do not follow each other by chance.
 _SHORTEST_RUN, _NOT_ASCII = 4, 0x80
 _DATE_TIME: Final = 14
+# In place of what is not searched: no word's character, and none that stands between the bytes of wide ones.
+_JOINS_NOTHING: Final = b"\n"
 _CHUNK, _OVERLAP = 4 << 20, 4096
 # A search reads at most so many bytes, or the file so many times.
 _LONGEST_SEARCH, _SEARCHES = 8 << 30, 64
@@ -63,8 +69,11 @@ class CheckedDeidentifier:
         """
         content = memoryview(original).cast("B")
         try:
-            needles = self._case.collect(content, open_part10(content))
-            return frozenset(_Search(needles, released, needles.pixel_bytes if same_pixels else 0).found())
+            needles = with_known_vrs(partial(self._case.collect, content), open_part10(content))
+            pixel_bytes = needles.pixel_bytes if same_pixels else 0
+            found = frozenset(_Search(needles, released, pixel_bytes).found())
+            # A patient may be called like a term (Chest, Axial): a second search leaves out what the standard itself says.
+            return found and frozenset(_Search(needles, released, pixel_bytes, without_terms=True).found())
         except (Malformed, _SearchTooLong):
             return frozenset({0})
 
@@ -76,9 +85,10 @@ class _SearchTooLong(Exception):
 class _Search:
     """One search. A value is looked for in full only if all its words occur, so that the work grows with the file, not its square."""
 
-    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview], pixel_bytes: int = 0) -> None:
+    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview], pixel_bytes: int = 0, without_terms: bool = False) -> None:
+        """Prepare; `without_terms`: values that the standard lists for the attribute they stand in are not searched."""
         self._needles = needles
-        text, self._pixels = _parted(released, pixel_bytes)
+        text, self._pixels = _parted(released, pixel_bytes, without_terms)
         self._text = text.lower()
         # Without its zeros, text of two bytes a character reads as one byte a character. So does an element number before a VR:
         # (0020,0052) UI ends in RUI. Short values are therefore looked for only in what is wide throughout.
@@ -101,7 +111,7 @@ class _Search:
         yield from self._in_pixels()
 
     def _occurs(self, value: bytes, words: set[bytes]) -> bool:
-        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codec)]
+        variants = [value] if value.isascii() else [value, *forms(value, self._needles.codecs)]
         return any(self._occurs_as(variant, words) for variant in variants)
 
     def _occurs_as(self, value: bytes, words: set[bytes]) -> bool:
@@ -129,10 +139,10 @@ class _Search:
         return value in text
 
 
-def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int) -> tuple[bytes, list[bytes | memoryview]]:
+def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int, without_terms: bool) -> tuple[bytes, list[bytes | memoryview]]:
     """Return the text to search, and the pixel data, which are the last `pixel_bytes`, or where the data set has them if that is 0.
 
-    The text is the file up to its pixel data, inflated if need be, without our own values.
+    The text is the file up to its pixel data, inflated if need be, without our own values, and on request without terms.
 
     Raises:
         Malformed: what was released cannot be read.
@@ -140,19 +150,26 @@ def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int) -> tuple[b
     header, pixels = _cut(released, pixel_bytes)
     opened = open_part10(header)
     data, encoding = opened.data, opened.encoding
+    text = bytearray(data) if without_terms else data
     kept, run, pos = [bytes(header[: opened.start])], opened.start, opened.start
     while pos < len(data):
         head = encoding.header(data, pos, len(data))
         if head[0] >= _PIXEL_GROUP and pixels:
             break
         end = skip(data, head, len(data), encoding)
+        if without_terms and head[0] < _PIXEL_GROUP:
+            for start, stop in term_spans(data, pos, end, encoding):
+                text[start:stop] = _JOINS_NOTHING * (stop - start)
         if head[0] in _OURS or head[0] == PIXEL_DATA:
-            kept.append(bytes(data[run:pos]))
+            kept.append(bytes(text[run:pos]))
+            run = end
+        elif head[0] == METHOD:
+            kept += [bytes(text[run:pos]), bytes(data[head[2] : end]).rpartition(b"\\")[0]]
             run = end
         if head[0] == PIXEL_DATA:
             pixels.append(data[head[2] : end])
         pos = end
-    kept.append(bytes(data[run:]))
+    kept.append(bytes(text[run:]))
     return b"\0".join(kept), pixels
 
 

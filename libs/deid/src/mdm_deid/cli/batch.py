@@ -24,21 +24,27 @@ class WorkerNotStarted(Exception):
 def find_files(inputs: Sequence[Path], output: Path) -> list[Task]:
     """Return the files named and those in the directories named, in a fixed order; the output directory is left out.
 
-    Symbolic links to directories are not followed.
+    Symbolic links to directories are not followed, and directories that cannot be listed have no files: both are returned
+    themselves, so that the run says of each what became of it.
 
     Raises:
         FileNotFoundError: an input is not there.
     """
     paths: list[tuple[Path, bool]] = []
+
+    def unlisted(error: OSError) -> None:
+        paths.append((Path(error.filename), False))
+
     for path in inputs:
         if not path.is_dir():
             path.lstat()
             paths.append((path, True))
             continue
-        for folder, folders, names in os.walk(path):
+        for folder, folders, names in os.walk(path, onerror=unlisted):
             below = Path(folder)
             folders[:] = sorted(name for name in folders if (below / name).resolve() != output)
-            paths += [(below / name, False) for name in sorted(names)]
+            links = [name for name in folders if (below / name).is_symlink()]
+            paths += [(below / name, False) for name in sorted((*names, *links))]
     return [Task(number, path, named) for number, (path, named) in enumerate(paths, 1)]
 
 

@@ -19,10 +19,10 @@ from mdm_deid.encoding.pydicom_log import silence_pydicom
 from mdm_deid.outcome import Malformed, Outcome, ProfileError
 from mdm_deid.pixels.blanking import Uncleanable
 from mdm_deid.pixels.rule import SHIPPED, PixelRules
+from mdm_deid.rules.profile import SHIPPED as SHIPPED_PROFILES
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 
-_SHIPPED_PROFILES = ("basic", "research", "strict")
 _SECRET_BYTES = 32
 _SOME_FAILED = 1
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -52,7 +52,9 @@ class _WithPreview(click.Command):
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="IN...", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, metavar="OUT", type=_FOLDER, help="Directory to write to.")
-@click.option("--profile", metavar="FILE", default="basic", show_default=True, help="A profile's file, or basic, research or strict.")
+@click.option(
+    "--profile", metavar="FILE", default="basic", show_default=True, help=f"A profile's file, or one of {', '.join(SHIPPED_PROFILES)}."
+)
 @click.option("--secret-file", metavar="FILE", type=_FILE, help="At least 32 random bytes that pseudonyms follow from; else new ones.")
 @_PIXEL_RULES
 @click.option("--report", "report_path", metavar="FILE", type=_FILE, help="Write a JSON line per file; nothing in it identifies.")
@@ -148,7 +150,7 @@ def _tell(message: str, reason: str, as_json: bool) -> None:
 
 def _profile(name: str) -> Profile:
     try:
-        return Profile.shipped(name) if name in _SHIPPED_PROFILES else Profile.load(Path(name))
+        return Profile.shipped(name) if name in SHIPPED_PROFILES else Profile.load(Path(name))
     except (ProfileError, OSError) as error:
         raise click.UsageError(f"--profile: {error}") from error
 

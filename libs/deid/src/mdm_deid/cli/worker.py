@@ -84,6 +84,8 @@ class FileWorker:
         return replace(entry, seconds=time.perf_counter() - began)
 
     def _run(self, task: Task) -> Entry:
+        if not task.named and task.path.is_symlink() and task.path.is_dir():
+            return Entry(task.number, Outcome.FILTERED, "linked_directory")
         content = map_file(task.path)
         result = self._deidentifier.deidentify(content)
         if result.reason == "not_part10" and not task.named:

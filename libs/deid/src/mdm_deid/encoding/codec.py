@@ -2,7 +2,10 @@
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Final
+
+from pydicom._dicom_dict import DicomDictionary
 
 from mdm_deid.outcome import Malformed
 
@@ -11,6 +14,8 @@ ITEM: Final = 0xFFFEE000
 ITEM_END: Final = 0xFFFEE00D
 SEQUENCE_END: Final = 0xFFFEE0DD
 PIXEL_DATA: Final = 0x7FE00010
+# Float, double float and integer pixel data.
+PIXELS: Final = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))
 MAX_DEPTH: Final = 64
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -137,3 +142,19 @@ def skip_items(data: Buffer, pos: int, limit: int, encoding: Encoding, depth: in
                 pos = header[2]
                 break
             pos = skip(data, header, limit, encoding, depth + 1)
+
+
+def tag_of(text: str) -> int:
+    """Return the number of a tag written `(0010,0020)`.
+
+    Raises:
+        ValueError: it names no single tag.
+    """
+    return int(text.strip("()").replace(",", ""), 16)
+
+
+@cache
+def standard_vr(tag: int) -> bytes:
+    """Return the dictionary's VR (the first where it names several), or nothing for a tag DICOM does not define."""
+    entry = DicomDictionary.get(tag)
+    return entry[0][:2].encode("ascii") if entry else b""

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 
+from mdm_deid.encoding.bare import bare_start, file_meta_start, transfer_syntax
 from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, UNDEFINED, Encoding
 from mdm_deid.outcome import Malformed
 
@@ -35,17 +36,18 @@ class Part10:
 
 
 def open_part10(content: bytes | memoryview) -> Part10:
-    """Read the envelope.
+    """Read the envelope, or what there is of it: a data set alone is read where its encoding is beyond doubt.
 
     Raises:
-        Malformed: not a Part 10 file, or a transfer syntax whose encoding is not known.
+        Malformed: not a DICOM file (`not_part10`, `empty`), or an encoding that is not known.
     """
     data = memoryview(content).cast("B")
-    if len(data) < _PREAMBLE + 4 or bytes(data[_PREAMBLE : _PREAMBLE + 4]) != b"DICM":
-        raise Malformed("not_part10")
     if len(data) > MAX_INPUT:
         raise Malformed("too_large")
-    meta, start = _file_meta(data)
+    at = envelope_end(data)
+    if at is None:
+        return _open_bare(data)
+    meta, start = _file_meta(data, at)
     syntax, sop_class = meta.get(_TRANSFER_SYNTAX, ""), meta.get(_SOP_CLASS, "")
     kind = UID_dictionary.get(syntax, ("", ""))[1]
     if kind != "Transfer Syntax" or syntax in _UNSUPPORTED:
@@ -55,9 +57,28 @@ def open_part10(content: bytes | memoryview) -> Part10:
     return Part10(syntax, sop_class, _ENCODINGS.get(syntax, EXPLICIT_LE), data, start, False)
 
 
-def _file_meta(data: memoryview) -> tuple[dict[int, str], int]:
-    """Return the two UIDs that matter, by tag, and where the data set begins."""
-    pos, meta = _PREAMBLE + 4, dict[int, str]()
+def envelope_end(data: memoryview) -> int | None:
+    """Return where the file meta information begins; None where a file has none."""
+    if bytes(data[_PREAMBLE : _PREAMBLE + 4]) == b"DICM":
+        return _PREAMBLE + 4
+    return file_meta_start(data)
+
+
+def _open_bare(data: memoryview) -> Part10:
+    if not data:
+        raise Malformed("empty")
+    if len(data) <= _PREAMBLE + 4 and not any(data[:_PREAMBLE]):
+        raise Malformed("truncated")
+    start = bare_start(data)
+    if start is None:
+        raise Malformed("not_part10")
+    syntax = transfer_syntax(data, start)
+    return Part10(syntax, "", _ENCODINGS.get(syntax, EXPLICIT_LE), data, start, False)
+
+
+def _file_meta(data: memoryview, pos: int) -> tuple[dict[int, str], int]:
+    """Return the two UIDs that matter, by tag, and where the data set begins; the group begins at `pos`."""
+    meta = dict[int, str]()
     while pos + 8 <= len(data) and bytes(data[pos : pos + 2]) == b"\x02\x00":
         tag, _, value, length = EXPLICIT_LE.header(data, pos, len(data))
         if length == UNDEFINED or value + length > len(data):

@@ -9,6 +9,7 @@ from pydicom.uid import UID
 
 from mdm_deid.encoding.codec import EXPLICIT_LE, PIXEL_DATA, UNDEFINED
 from mdm_deid.encoding.part10 import Part10
+from mdm_deid.outcome import Withheld
 from mdm_deid.pixels.image import IMAGE_TYPE, LOSSY, PHOTOMETRIC, PLANAR, Image
 from mdm_deid.pixels.rle import encode_frame
 from mdm_deid.pixels.rule import PixelRule
@@ -25,12 +26,8 @@ _SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 
 
-class Uncleanable(Exception):
-    """A rule wants pixels blanked that cannot be; `reason` is a stable code."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class Uncleanable(Withheld):
+    """A rule wants pixels blanked that cannot be."""
 
 
 @dataclass(frozen=True)

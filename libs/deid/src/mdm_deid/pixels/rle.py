@@ -1,11 +1,19 @@
-"""RLE Lossless encoding of one frame (PS3.5 annex G): the lossless compression that every DICOM reader undoes."""
+"""RLE Lossless frames (PS3.5 annex G): writing one, the lossless compression that every DICOM reader undoes, and walking one."""
 
+import itertools
 import re
 import struct
+from collections.abc import Iterator
+
+from mdm_deid.pixels.patch import Patch, Unreadable, blank, demand
 
 # G.3.1: replicate runs of 3 to 128 equal bytes; shorter ones are cheaper inside a literal run.
 _RUN = re.compile(rb"(.)\1{2,127}", re.DOTALL)
 _LONGEST = 128
+# A head that stands for no bytes; and of each head, how many bytes its run gives and takes.
+_NOTHING = b"\x80"
+_GIVEN = (*range(1, 129), 0, *range(128, 1, -1))
+_TAKEN = (*range(2, 130), 1, *[2] * 127)
 _HEADER = struct.Struct("<16I")
 
 
@@ -53,3 +61,36 @@ def _literal(row: bytes, pos: int, end: int, out: bytearray) -> None:
         stop = min(start + _LONGEST, end)
         out.append(stop - start - 1)
         out += row[start:stop]
+
+
+def walk(data: memoryview, pixels: int, segments: int) -> Iterator[Patch]:
+    """Yield what is to be written over a frame of so many pixels and segments: what follows the last pixel of a segment.
+
+    Raises:
+        Unreadable: there are more or fewer segments, they overlap or leave gaps, or one has fewer pixels or ends within a run.
+    """
+    demand(len(data) >= _HEADER.size)
+    count, *offsets = _HEADER.unpack_from(data)
+    demand(count == segments and 0 < count < len(offsets) + 1 and offsets[0] == _HEADER.size and not any(offsets[count:]))
+    bounds = [*offsets[:count], len(data)]
+    for start, end in itertools.pairwise(bounds):
+        demand(start < end)
+        last = start + _decoded_end(bytes(data[start:end]), pixels)
+        if any(data[last:end]):
+            # Zeros would be decoded.
+            yield from blank(data, last, end, _NOTHING)
+
+
+def _decoded_end(segment: bytes, pixels: int) -> int:
+    """Return where a segment has given all its pixels (G.3.2)."""
+    # The one loop over every run of an image: by tables, as it decides how long such a file takes.
+    pos, left, given, taken = 0, pixels, _GIVEN, _TAKEN
+    try:
+        while left > 0:
+            head = segment[pos]
+            left -= given[head]
+            pos += taken[head]
+    except IndexError:
+        raise Unreadable from None
+    demand(left == 0 and pos <= len(segment))
+    return pos

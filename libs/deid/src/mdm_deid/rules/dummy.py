@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from mdm_deid.encoding.codec import IMPLICIT_LE, Encoding
-from mdm_deid.rules.table import TypeNode, standard_vr
+from mdm_deid.encoding.codec import IMPLICIT_LE, Encoding, standard_vr
+from mdm_deid.rules.table import TypeNode
+from mdm_deid.text.term import CODE_MEANING, CODE_VALUE, CODING_SCHEME
 
 BINARY_VRS = frozenset(b"AT FL FD SL SS SV UL US UV OB OD OF OL OV OW".split())
-CODE_MEANING: Final = 0x00080104
 CONTENT_SEQUENCE: Final = 0x0040A730
 DUMMY_BY_VR: Final = {
     b"DA": b"19000101",
@@ -27,8 +27,8 @@ _DUMMY_BY_TAG = {
     0x00100040: b"O",
     0x04000565: b"COERCE",
     **dict.fromkeys(RESCALE_TYPES, b"US"),
-    0x00080100: b"ANON",
-    0x00080102: b"99MDM",
+    CODE_VALUE: b"ANON",
+    CODING_SCHEME: b"99MDM",
     CODE_MEANING: b"Anonymized",
 }
 _BINARY_SIZE = {b"FD": 8, b"SV": 8, b"UV": 8, b"OD": 8, b"OV": 8, b"US": 2, b"SS": 2, b"OB": 2, b"OW": 2, b"UN": 2}
@@ -59,7 +59,7 @@ def _dummy_content(node: TypeNode, encoding: Encoding) -> list[bytes]:
 
 
 def _dummy_code(encoding: Encoding) -> dict[int, bytes]:
-    vrs = {0x00080100: b"SH", 0x00080102: b"SH", CODE_MEANING: b"LO"}
+    vrs = {CODE_VALUE: b"SH", CODING_SCHEME: b"SH", CODE_MEANING: b"LO"}
     return {tag: encoding.element(tag, vr, _DUMMY_BY_TAG[tag]) for tag, vr in vrs.items()}
 
 

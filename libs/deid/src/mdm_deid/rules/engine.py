@@ -1,45 +1,48 @@
 """One pass over a data set's bytes: what may stay is copied as it is, the rest is removed, emptied, replaced or mapped."""
 
 import contextlib
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from pydicom._uid_dict import UID_dictionary
-
-from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import IMPLICIT_LE, ITEM, ITEM_END, MAX_DEPTH, SEQUENCE_END, UNDEFINED, Encoding, Header, skip
+from mdm_deid.encoding.charset import charset
+from mdm_deid.encoding.codec import (
+    IMPLICIT_LE,
+    ITEM,
+    ITEM_END,
+    MAX_DEPTH,
+    PIXELS,
+    SEQUENCE_END,
+    UNDEFINED,
+    Encoding,
+    Header,
+    skip,
+    standard_vr,
+)
 from mdm_deid.outcome import Malformed
-from mdm_deid.pixels.payload import PIXELS, encapsulated, native
-from mdm_deid.rules.date import capped_age, shifted
-from mdm_deid.rules.dummy import BINARY_VRS, RESCALE_TERMS
-from mdm_deid.rules.facts import CHARACTER_SET, PATIENT_ID, PATIENT_NAME, Facts
-from mdm_deid.rules.operation import FORMS, TEXT_VRS, Kind, Level, Op, Rules
+from mdm_deid.rules.facts import PATIENT_ID, PATIENT_NAME, Facts
+from mdm_deid.rules.form import PLAIN, TEXT_VRS
+from mdm_deid.rules.item import Item
+from mdm_deid.rules.learnt import Learnt
+from mdm_deid.rules.operation import Kind, Level, Op, Rules
+from mdm_deid.rules.payload import Payload, patched
+from mdm_deid.rules.private import PrivateAttribute, is_sequence
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
+from mdm_deid.rules.replacement import Replacements
 from mdm_deid.rules.sweep import Sweeper
-from mdm_deid.rules.table import standard_vr
-from mdm_deid.text.cleaner import Cleaner
-from mdm_deid.text.identity import identity
+from mdm_deid.text.cleaner import Cleaner, fit
+from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
 
-_STANDARD_UID = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
-# Under which nodes the standard has numbers; it may have more of them than this dictionary.
-_NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
-_UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
-_MAX_LEARNT: Final = 1024
+# What can be read, or else is taken away as what is no value of its attribute.
+_READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
+_LONGEST_MEANING: Final = 64
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
-def is_uid(value: bytes) -> bool:
-    """Tell whether a value has UIDs and nothing else; text in the place of a UID is no UID to be retained."""
-    return all(_UID.fullmatch(part) for part in value.rstrip(b" \0").split(b"\\"))
-
-
-def _of_the_standard(uid: str) -> bool:
-    return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
+# An element that is written whatever the input has, or what makes it when all that the file names is known.
+Written = bytes | memoryview | Callable[[Cleaner], bytes]
 
 
 class Pass:
@@ -52,31 +55,33 @@ class Pass:
         pseudonymiser: Pseudonymiser,
         offset_days: int,
         facts: Facts,
+        payload: Payload,
         cleaner: Cleaner | None = None,
         sweep: bool = False,
     ) -> None:
         """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
-        self._pseudonymiser = pseudonymiser
-        self._offset = timedelta(days=offset_days)
+        self._replacements = Replacements(pseudonymiser, offset_days, facts.patient())
+        self._payload = payload
         self._facts = facts
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
         self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
-        self._uids: dict[bytes, bytes] = {}
-        self._dates: dict[tuple[bytes, bytes], bytes] = {}
-        self._learnt: set[tuple[bytes, bytes, Charset]] = set()
+        self._learnt = Learnt()
         # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
         self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
+        self._made_later: list[tuple[int, Callable[[Cleaner], bytes]]] = []
         self._again = False
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
         self._bulk: set[int] = set()
+        # The item that is walked; at the top level none.
+        self._item: Item | None = None
         self.counts: Counter[str] = Counter()
 
-    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, bytes | memoryview]]) -> list[memoryview | bytes]:
+    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, Written]]) -> list[memoryview | bytes]:
         """Return the data set from `pos` to the end of the buffer, with the elements `written` in their places.
 
         `written` is in tag order; what the input has under these tags is dropped.
@@ -91,9 +96,16 @@ class Pass:
             pos = self._walk(pos, limit, self._rules.root, encoding, 0, out, stop=tag, ours=ours)
             if tag in PIXELS:
                 self._bulk.add(len(out))
-            out.append(element)
+            out.append(self._made(element, len(out)) if callable(element) else element)
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
+
+    def _made(self, make: Callable[[Cleaner], bytes], index: int) -> bytes:
+        """Return an element that depends on what the file names: in the first pass when that is over, until then nothing."""
+        if self._cleaner is None:
+            self._made_later.append((index, make))
+            return b""
+        return make(self._cleaner)
 
     def finish(self, out: list[memoryview | bytes], profile: Profile) -> tuple[Cleaner, bool] | None:
         """Finish the first pass: clean the text of the top level in `out`.
@@ -101,18 +113,15 @@ class Pass:
         Returns the last arguments of a second pass if one is needed: where text inside sequences is to be cleaned, or where what
         stays may hold what was taken from elsewhere.
         """
-        dates_stay = profile.dates == "keep"
-        readings = frozenset((vr, text) for vr, value, charset in self._learnt for text in charset.readings(value))
-        known = identity(readings, dates_stay)
-        certain = all(value.isascii() or charset.decode(value) is not None for _, value, charset in self._learnt)
-        ages_stay = "retain_patient_characteristics" in profile.options
-        cleaner = Cleaner(known, dates_stay, ages_stay, certain, profile.words)
-        sweep = self._foreign or known.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
+        cleaner = self._learnt.cleaner(profile)
+        sweep = self._foreign or cleaner.identity.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
         if self._again or sweep:
             return cleaner, sweep
         self._cleaner = cleaner
         for index, op, tag, old, encoding in self._later:
             out[index] = self._cleaned(op, tag, old, encoding)
+        for index, make in self._made_later:
+            out[index] = make(cleaner)
         return None
 
     def _walk(
@@ -125,14 +134,14 @@ class Pass:
         out: list[memoryview | bytes],
         *,
         stop: int = 1 << 32,
-        ours: dict[int, bytes | memoryview] | None = None,
+        ours: dict[int, Written] | None = None,
         delimited: bool = False,
     ) -> int:
         """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
         # The second pass looks into what stays.
         keep, creators = Kind.KEEP if self._sweeper is None else None, dict[int, str]()
-        drop_private, removed = not self._rules.keeps_private, 0
+        drop_private, removed = not self._rules.private.any, 0
         run = pos  # where the bytes begin that go out as they came
         while pos < limit:
             head = header(data, pos, limit)
@@ -163,7 +172,7 @@ class Pass:
             if ours and tag in ours:
                 end = skip(data, head, limit, encoding, depth)
                 if tag in _NAMES_PATIENT:
-                    self._learn(_NAMES_PATIENT[tag], value, end)
+                    self._learnt.add(_NAMES_PATIENT[tag], self._data[value:end], self._charset)
             else:
                 end = self._change(op, head, pos, limit, level, encoding, depth, creators, out)
             run = pos = end
@@ -193,6 +202,12 @@ class Pass:
             self._write_sequence(tag, vr, content, encoding, out)
             return end
         end = skip(self._data, head, limit, encoding, depth)
+        if op.kind is Kind.CHARSET:
+            self._character_set(head, start, end, encoding, depth, out)
+            return end
+        if (op.coded or (op.kind is Kind.KEEP and tag in CODED_ENTRY)) and self._keep_code(op, head, start, end, encoding, out):
+            return end
+            return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)
         if op.kind is Kind.PRIVATE:
@@ -200,6 +215,8 @@ class Pass:
         elif op.kind is Kind.DROP or (op.kind is Kind.OVERLAY and (depth or tag >> 16 not in self._regions)):
             self.counts["removed"] += 1
         elif op.form is not None and not op.text and length != UNDEFINED and not op.form(self._data, value, end):
+            if op.fallback is not None:
+                return self._change(op.fallback, head, start, limit, level, encoding, depth, creators, out)
             self._remove(head, start, limit, level, encoding, depth, out)
         elif op.kind in (Kind.KEEP, Kind.PIXELS) or (op.kind is Kind.OVERLAY and op.fallback is None):
             self._foreign |= op.text
@@ -209,29 +226,17 @@ class Pass:
             old = b"" if length == UNDEFINED else bytes(self._data[value:end])
             if op.kind in (Kind.CLEAN, Kind.OVERLAY):
                 self._clean(op.fallback if op.kind is Kind.OVERLAY and op.fallback else op, tag, old, encoding, depth, out)
+            elif op.kind in _READ and old.strip(b" \0") and not self._value(op, tag, old):
+                self._remove(head, start, limit, level, encoding, depth, out)
             else:
-                out.append(encoding.element(tag, op.vr, self._value(op, old)))
+                out.append(encoding.element(tag, op.vr, self._value(op, tag, old)))
         return end
 
-    def _value(self, op: Op, old: bytes) -> bytes:
-        if op.kind is Kind.UID:
-            return self._uid_values(old, op.known_only)
-        if op.kind is Kind.VALID_UID:
-            return old if is_uid(old) else self._uid_values(old, known_only=True)
-        if op.kind is Kind.REPLACE or (op.kind is Kind.TERM and old.strip(b" \0") not in RESCALE_TERMS):
-            return op.value
-        if op.kind is Kind.TERM:
-            return old
+    def _value(self, op: Op, tag: int, old: bytes) -> bytes:
         if op.kind is Kind.TERMS:
-            left = terms(old)
-            return self._sweeper.left_of(0, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
-        if op.kind is Kind.SHIFT:
-            if (old, op.value) not in self._dates:
-                self._dates[old, op.value] = shifted(old, self._offset, op.value)
-            return self._dates[old, op.value]
-        if op.kind is Kind.AGE:
-            return capped_age(old)
-        return b""
+            left = terms(tag, old)
+            return self._sweeper.left_of(tag, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
+        return self._replacements.value(op, tag, old, self._charset)
 
     def _keep(
         self, head: Header, start: int, end: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
@@ -241,16 +246,11 @@ class Pass:
         if length == UNDEFINED and (tag not in PIXELS or vr == b"UN"):
             raise Malformed("undefined_length")
         if tag in PIXELS and depth == 0:
-            pixels = self._pixels(head, end, encoding)
-            self._bulk.add(len(out))
-            out.append(self._data[start:value])
-            for part in pixels:
+            for part in patched(self._data, start, end, [patch for patch in self._payload.patches if start <= patch.start < end]):
                 self._bulk.add(len(out))
                 out.append(part)
             return
-        if tag == CHARACTER_SET:
-            self._charset = charset(bytes(self._data[value:end]).decode("latin-1"))
-        elif self._sweeper is not None:
+        if self._sweeper is not None:
             old = bytes(self._data[value:end])
             new = self._sweeper.left_of(tag, vr, old, self._charset, level.node.types.get(tag, "3").startswith("1"))
             if not new and old:
@@ -262,12 +262,50 @@ class Pass:
                 return
         out.append(self._data[start:end])
 
-    def _pixels(self, head: Header, end: int, encoding: Encoding) -> Iterator[memoryview | bytes]:
-        """Return what of the pixel data is passed on: all, but for what is no pixel."""
-        _, _, value, length = head
+    def _character_set(self, head: Header, start: int, end: int, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
+        """Read text from here on by this character set, and write it as the standard spells it.
+
+        Without it only ASCII can be read, so it goes where it is the default repertoire or not known.
+
+        Raises:
+            Malformed: text stands before it in its item, or it comes twice there.
+        """
+        tag, vr, value, length = head
         if length == UNDEFINED:
-            return encapsulated(self._data, value, end, encoding)
-        return native(self._data[value:end], self._facts.geometry, self._facts.frames, self._facts.subsampled)
+            raise Malformed("undefined_length")
+        if self._item is not None:
+            self._item.check_nothing_before(tag, start, depth)
+        old = bytes(self._data[value:end])
+        self._charset = charset(old.decode("latin-1"))
+        term = (self._charset.term or "").encode("ascii")
+        if not term:
+            self.counts["removed"] += 1
+        elif vr in (b"CS", b"") and old.rstrip(b" ") == term:
+            out.append(self._data[start:end])
+        else:
+            self.counts["replaced"] += 1
+            out.append(encoding.element(tag, b"CS", term))
+
+    def _keep_code(self, op: Op, head: Header, start: int, end: int, encoding: Encoding, out: list[memoryview | bytes]) -> bool:
+        """Keep an element of a coded entry of the standard; return whether that was done.
+
+        A meaning in other words than the standard's gives way to these where it would be removed or shortened.
+        """
+        tag, vr, value, _ = head
+        entry = self._item.entry if self._item is not None else None
+        if entry is None:
+            return False
+        if tag in entry.plain:
+            out.append(self._data[start:end])
+            return True
+        old = bytes(self._data[value:end])
+        stays = op.kind is Kind.KEEP and (self._sweeper is None or self._sweeper.left_of(tag, vr, old, self._charset, needed=True) == old)
+        meaning = None if stays else self._charset.encode(entry.meaning)
+        if meaning is None or len(meaning) > _LONGEST_MEANING:
+            return False
+        self.counts["cleaned"] += 1
+        out.append(encoding.element(tag, b"LO" if vr == b"UN" else vr, meaning))
+        return True
 
     def _remove(
         self, head: Header, start: int, limit: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
@@ -288,8 +326,11 @@ class Pass:
     def _cleaned(self, op: Op, tag: int, old: bytes, encoding: Encoding) -> bytes:
         """Return the element with clean text, or what is left if nothing of it can stay."""
         text = self._charset.decode(old.rstrip(b" \0")) if self._cleaner is not None else None
-        clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
-        new = old if clean == text and clean else self._charset.encode(clean) if clean else b""
+        if op.whole:
+            new = old if self._cleaner is not None and text and self._cleaner.keeps(text) else self._replacements.label(old, self._charset)
+        else:
+            clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
+            new = old if clean == text and clean else self._charset.encode(fit(clean, op.vr)) or b""
         if new:
             return encoding.element(tag, op.vr, new)
         fallback = op.fallback
@@ -302,17 +343,13 @@ class Pass:
         tag, vr, value, _ = head
         standard = standard_vr(tag)
         if standard != b"SQ":
-            self._learn(b"PN" if b"PN" in (vr, standard) else standard, value, end)
+            self._learnt.add(b"PN" if b"PN" in (vr, standard) else standard, self._data[value:end], self._charset)
             return
-        counts, again, self.counts = self.counts, self._again, Counter()
+        before = self.counts, self._again, self._charset, self._item
+        self.counts = Counter()
         with contextlib.suppress(Malformed):
             self._sequence(head, limit, self._rules.unlisted, encoding, depth)
-        self.counts, self._again = counts, again
-
-    def _learn(self, vr: bytes, value: int, end: int) -> None:
-        if value < end <= value + _MAX_LEARNT:
-            learnt = bytes(self._data[value:end]).strip(b" \0")
-            self._learnt.add((vr, learnt[:10] if vr in (b"DA", b"DT") else learnt, self._charset))
+        self.counts, self._again, self._charset, self._item = before
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -331,14 +368,15 @@ class Pass:
             if tag != ITEM:
                 raise Malformed("sequence_items")
             content: list[memoryview | bytes] = []
-            outside = self._charset
+            outside = self._charset, self._item
+            self._item = Item(self._data, value, end if size == UNDEFINED else value + size, inner)
             if size == UNDEFINED:
                 pos = self._walk(value, end, level, inner, depth + 1, content, delimited=True)
             elif value + size > end:
                 raise Malformed("truncated")
             else:
                 pos = self._walk(value, value + size, level, inner, depth + 1, content)
-            self._charset = outside
+            self._charset, self._item = outside
             items.append(inner.item(b"".join(content)))
         return b"".join(items), end
 
@@ -358,39 +396,46 @@ class Pass:
         creators: dict[int, str],
         out: list[memoryview | bytes],
     ) -> None:
-        """Keep a private element that a rule of the profile or table E.3.10-1 keeps, and the creators of such."""
+        """Keep a private element that a rule or a list of the profile keeps, the creators of such, and what their sequences have of it."""
         tag, vr, value, length = head
         group, element = tag >> 16, tag & 0xFFFF
         if 0x10 <= element <= 0xFF and length != UNDEFINED:
             creator = bytes(self._data[value:end]).decode("latin-1").strip(" \0")
-            if self._rules.keeps_creator(group, creator) and vr in (b"", b"LO", b"UN"):
+            if self._rules.private.keeps_creator(group, creator) and vr in (b"", b"LO", b"UN"):
                 creators[group << 8 | element] = creator
                 out.append(self._data[start:end])
                 return
-        listed = self._rules.private_vr(tag, creators.get(group << 8 | element >> 8, "")) if element >= 0x1000 else None
-        if listed is not None:
-            if b"SQ" in (listed, vr) and vr in (b"SQ", b"UN", b"") and listed in (b"SQ", b"UN"):
-                content, _ = self._sequence(head, limit, self._rules.unlisted, encoding, depth)
-                self._write_sequence(tag, vr, content, encoding, out)
+        creator = creators.get(group << 8 | element >> 8, "") if element >= 0x1000 else ""
+        listed = self._rules.private.find(tag, creator) if creator else None
+        if creator and is_sequence(listed, self._data, head, end):
+            level = self._rules.unlisted if listed and not listed.listed_only else self._rules.only_private
+            left = None if self._rules.private.removes(tag, creator) else self._private_items(head, limit, level, encoding, depth)
+            if left is not None:
+                self._write_sequence(tag, vr, left, encoding, out)
                 return
-            same_class = listed == b"UN" or {vr, listed} <= TEXT_VRS or {vr, listed} <= BINARY_VRS
-            form = FORMS.get(listed)
-            plain = length != UNDEFINED and listed != b"SQ" and (vr in (b"", b"UN") or same_class)
-            plain = plain and (form is None or form(self._data, value, end) is not None)
-            content = bytes(self._data[value:end]) if plain and self._sweeper is not None else b""
-            self._foreign |= plain and listed in TEXT_VRS and not bytes(self._data[value:end]).isascii()
-            if plain and not (self._sweeper is not None and self._sweeper.repeats(listed, content, self._charset)):
-                out.append(self._data[start:end])
-                return
+        elif listed is not None and (new := self._private_value(listed, head, end, encoding)) is not None:
+            old = self._data[value:end]
+            out.append(self._data[start:end] if new == old else encoding.element(tag, vr or listed.vr, new))
+            return
         self.counts["removed"] += 1
 
-    def _uid_values(self, old: bytes, known_only: bool) -> bytes:
-        return b"\\".join(self._mapped_uid(part.strip(b" \0"), known_only) for part in old.split(b"\\"))
+    def _private_items(self, head: Header, limit: int, level: Level, encoding: Encoding, depth: int) -> bytes | None:
+        """Return what stays of a private sequence; None if it is none after all, or nothing does."""
+        before = self.counts, self._again, self._charset, self._item
+        self.counts = Counter()
+        try:
+            content, _ = self._sequence(head, limit, level, encoding, depth)
+        except Malformed:
+            self.counts, self._again, self._charset, self._item = before
+            return None
+        self.counts = before[0] + self.counts
+        inner = IMPLICIT_LE if head[1] == b"UN" else encoding
+        return content if level is self._rules.unlisted or content.replace(inner.item(b""), b"") else None
 
-    def _mapped_uid(self, uid: bytes, known_only: bool) -> bytes:
-        text = uid.decode("latin-1")
-        if not uid or text in UID_dictionary or (not known_only and _of_the_standard(text)):
-            return uid
-        if uid not in self._uids:
-            self._uids[uid] = self._pseudonymiser.uid(text).encode("ascii")
-        return self._uids[uid]
+    def _private_value(self, listed: PrivateAttribute, head: Header, end: int, encoding: Encoding) -> bytes | None:
+        """Return what stays of a listed private value; None if nothing does."""
+        left = listed.left_of(self._data, head, end, encoding)
+        if left is None or (self._sweeper is not None and self._sweeper.repeats(listed.vr, left, self._charset)):
+            return None
+        self._foreign |= listed.vr in TEXT_VRS and not PLAIN(left, 0, len(left))
+        return left

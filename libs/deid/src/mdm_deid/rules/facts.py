@@ -1,37 +1,65 @@
 """The few header values that decisions and pseudonyms depend on, gathered before anything is changed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import pydicom
 from pydicom.dataelem import RawDataElement
 
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import UNDEFINED, Encoding, skip
+from mdm_deid.encoding.codec import PIXELS, UNDEFINED, Encoding, skip
+from mdm_deid.encoding.walk import Element
 from mdm_deid.outcome import Malformed
-from mdm_deid.pixels.payload import GEOMETRY, PIXELS
 from mdm_deid.rules.profile import CONDITIONS
 
 CHARACTER_SET: Final = 0x00080005
+# De-identification Method, its codes, and what was done to dates.
+METHOD: Final = 0x00120063
+METHOD_CODES: Final = 0x00120064
+DATES_MODIFIED: Final = 0x00280303
+RECORD_TAGS: Final = frozenset((METHOD, METHOD_CODES, DATES_MODIFIED))
 SOP_CLASS: Final = 0x00080016
 SOP_INSTANCE: Final = 0x00080018
 PATIENT_NAME: Final = 0x00100010
 PATIENT_ID: Final = 0x00100020
 ISSUER: Final = 0x00100021
 STUDY: Final = 0x0020000D
+SAMPLES: Final = 0x00280002
+ROWS: Final = 0x00280010
+COLUMNS: Final = 0x00280011
+BITS: Final = 0x00280100
+_GEOMETRY: Final = frozenset({SAMPLES, ROWS, COLUMNS, BITS})
+# Pixel data and the extended offset table: what is looked at as bytes.
+_BULK: Final = PIXELS | {0x7FE00001, 0x7FE00002, 0x7FE00003}
 _FRAMES: Final = 0x00280008
 _PHOTOMETRIC: Final = 0x00280004
 _TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, _FRAMES, _PHOTOMETRIC, *CONDITIONS.values()}
-_OVERLAY_TYPE, _OVERLAY_BIT, _OVERLAY_DATA = 0x0040, 0x0102, 0x3000
+# Of an overlay (PS3.3 C.9.2): size, number of frames, type, bits per pixel, where in a pixel its bit is, and its own data.
+_OVERLAY_ROWS, _OVERLAY_COLUMNS, _OVERLAY_FRAMES, _OVERLAY_TYPE = 0x0010, 0x0011, 0x0015, 0x0040
+_OVERLAY_BITS, _OVERLAY_BIT, _OVERLAY_DATA = 0x0100, 0x0102, 0x3000
+# Numbers by which one says that it lies in the pixels' unused bits, and the greatest one by which it does not.
+_EMBEDDED: Final = {_OVERLAY_BITS: 1, _OVERLAY_BIT: 0}
 _MAX_TEXT = 16384
+
+
+class Extent(NamedTuple):
+    """Where the value of an element lies in the data set, and with which VR and length."""
+
+    vr: bytes
+    value: int
+    length: int
+    end: int
 
 
 @dataclass
 class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
-    `geometry` are the numbers that tell how long the pixel data should be.
-    `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest.
+    `geometry` are the numbers that say how long the pixel data should be, 0 where one cannot be read; `bulk` says where they lie.
+    `record` are the elements that tell of earlier de-identification.
+    `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest
+    and whose data are as long as their size demands.
     """
 
     texts: dict[int, str] = field(default_factory=dict)
@@ -40,6 +68,8 @@ class Facts:
     overlay_bits: set[int] = field(default_factory=set)
     overlay_data: set[int] = field(default_factory=set)
     geometry: dict[int, int] = field(default_factory=dict)
+    bulk: dict[int, Extent] = field(default_factory=dict)
+    record: list[Element] = field(default_factory=list)
 
     def uid(self, tag: int) -> str:
         """Return the value of a UI attribute without padding."""
@@ -57,9 +87,9 @@ class Facts:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
     @property
-    def subsampled(self) -> bool:
-        """Tell whether two pixels share their colour."""
-        return self.texts.get(_PHOTOMETRIC, "").strip(" \0") in ("YBR_FULL_422", "YBR_PARTIAL_422")
+    def photometric(self) -> str:
+        """Photometric Interpretation."""
+        return self.texts.get(_PHOTOMETRIC, "").strip(" \0")
 
     def patient(self) -> tuple[str, str]:
         """Return the patient's id and issuer; without an id the study stands for the patient, so strangers stay apart."""
@@ -68,12 +98,13 @@ class Facts:
             return patient_id, self.texts.get(ISSUER, "").strip(" \0")
         return "", "study:" + self.uid(STUDY)
 
-    def overlay(self, tag: int, value: int) -> None:
-        """Note an element of a 60xx group; `value` is its number if it is the bit position."""
-        if tag & 0xFFFF == _OVERLAY_DATA:
-            self.overlay_data.add(tag >> 16)
-        elif tag & 0xFFFF == _OVERLAY_BIT and value > 0:
-            self.overlay_bits.add(tag >> 16)
+    def overlay(self, tag: int, value: int | None) -> None:
+        """Note an element of a 60xx group; `value` is its number, None if it is not one that can be read."""
+        group, element = tag >> 16, tag & 0xFFFF
+        if element == _OVERLAY_DATA:
+            self.overlay_data.add(group)
+        elif element in _EMBEDDED and (value is None or value > _EMBEDDED[element]):
+            self.overlay_bits.add(group)
 
 
 def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
@@ -83,9 +114,10 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
         Malformed: the top level cannot be walked, or an attribute that decides comes twice.
     """
     facts, raw, limit = Facts(), dict[int, bytes](), len(data)
+    overlays = dict[int, dict[int, memoryview]]()
     while pos < limit:
-        head = encoding.header(data, pos, limit)
-        tag, _, value, length = head
+        start, head = pos, encoding.header(data, pos, limit)
+        tag, vr, value, length = head
         pos = value + length if length <= limit - value else skip(data, head, limit, encoding)
         if tag in _TEXTS:
             if tag in raw:
@@ -93,18 +125,31 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
             if length == UNDEFINED or length > _MAX_TEXT:
                 raise Malformed("invalid_value")
             raw[tag] = bytes(data[value:pos])
-        elif tag in GEOMETRY or tag in PIXELS:
-            if tag in facts.geometry:
+        elif tag in _GEOMETRY or tag in _BULK:
+            if tag in facts.geometry or tag in facts.bulk:
                 raise Malformed("duplicate_element")
-            facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
-        elif tag >> 24 == 0x60:
-            bit_position = tag & 0xFFFF == _OVERLAY_BIT and length == 2
-            facts.overlay(tag, encoding.uint(data[value:pos]) if bit_position else 0)
-            if tag & 0xFFFF == _OVERLAY_TYPE and bytes(data[value:pos]).strip(b" \0") == b"R":
-                facts.regions.add(tag >> 16)
+            if tag in _BULK:
+                facts.bulk[tag] = Extent(vr, value, length, pos)
+            else:
+                facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
+        elif tag in RECORD_TAGS:
+            facts.record.append(Element(tag, vr, start, value, length, pos))
+        elif tag >> 24 == 0x60 and not tag & 0x10000:
+            facts.overlay(tag, encoding.uint(data[value:pos]) if length == 2 else None)
+            overlays.setdefault(tag >> 16, {})[tag & 0xFFFF] = data[value:pos]
+    facts.regions = {group for group, overlay in overlays.items() if _is_region(overlay, encoding)}
     facts.charset = charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
     facts.texts = {tag: facts.charset.by_first_set(value) for tag, value in raw.items()}
     return facts
+
+
+def _is_region(overlay: Mapping[int, memoryview], encoding: Encoding) -> bool:
+    """Return whether an overlay draws a region of interest with one bit a pixel and nothing after the last one."""
+    rows, columns = (encoding.uint(overlay.get(element, b"")) for element in (_OVERLAY_ROWS, _OVERLAY_COLUMNS))
+    frames = bytes(overlay.get(_OVERLAY_FRAMES, b"1")).strip(b" \0")
+    length = -(-rows * columns * (int(frames) if frames.isdigit() and len(frames) < 10 else 0) // 8)
+    fits = length > 0 and len(overlay.get(_OVERLAY_DATA, b"")) == length + length % 2
+    return fits and bytes(overlay.get(_OVERLAY_TYPE, b"")).strip(b" \0") == b"R"
 
 
 def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
@@ -115,12 +160,12 @@ def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
     facts.charset = charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
     facts.texts = {tag: facts.charset.by_first_set(value) if isinstance(value, bytes) else value for tag, value in texts.items()}
     for tag in dataset.keys():  # noqa: SIM118 - iterating the data set itself would convert every value
-        if tag >> 24 == 0x60:
+        if tag >> 24 == 0x60 and not tag & 0x10000:
             element = dataset.get_item(tag)
             value = element.value if element is not None else 0
             if isinstance(element, RawDataElement) and isinstance(value, bytes):
-                value = int.from_bytes(value, "little" if element.is_little_endian else "big")
-            facts.overlay(int(tag), value if isinstance(value, int) else 0)
+                value = int.from_bytes(value, "little" if element.is_little_endian else "big") if len(value) == 2 else None
+            facts.overlay(int(tag), value if isinstance(value, int) else None)
     return facts
 
 

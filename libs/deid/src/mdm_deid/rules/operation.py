@@ -1,35 +1,42 @@
 """From a profile and an IOD to one operation per attribute: options applied, conditional codes of PS3.15 E.1-1 resolved."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_deid.encoding.codec import Buffer, Encoding
-from mdm_deid.pixels.payload import PIXELS
+from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding, standard_vr
+from mdm_deid.pixels.icc import readable
 from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
+from mdm_deid.rules.facts import CHARACTER_SET, METHOD
+from mdm_deid.rules.form import FORMS, FORMS_BY_TAG, FREE_TEXT_VRS, PATIENT_SEX, PLAIN, TEXT_VRS, Form
+from mdm_deid.rules.private import PrivateAttributes
 from mdm_deid.rules.profile import Action, Edit, Profile
-from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_rows, load_safe_private, standard_vr
+from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows
+from mdm_deid.text.label import label_tags
+from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
 
-TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
-FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
 _PATIENT_GROUP: Final = 0x0010
-# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position.
-_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101))
+_COLOUR_PROFILE: Final = 0x00282000
+# Codes that persons and makers choose: Image Type, Frame Type, Body Part Examined, View Position, what draws and what is a region.
+_TYPED: Final = frozenset((0x00080008, 0x00089007, 0x00180015, 0x00185101, 0x30060036, 0x300600A4))
+# Belongs to Frame of Reference UID, which stays also where its module is an optional one.
+_POSITION_REFERENCE: Final = 0x00201040
 _MAC_GROUP: Final = 0x4FFE
 _DATE_VRS = (b"DA", b"DT")
+_TIME_VRS = (*_DATE_VRS, b"TM")
 _ADDRESS_VRS = (b"AE", b"UR")
 # Values of these VRs tell who or when; where they are removed, free text that is kept must not repeat them.
 _IDENTIFYING_VRS = frozenset(b"PN LO SH DA DT".split())
 _CODED_VRS = frozenset(b"CS DS IS SQ AT FL FD SL SS SV UL US UV UI".split())
 _NARRATIVE_VRS = frozenset(b"LT ST UT".split())
+_LABEL_VRS = FREE_TEXT_VRS | {b"AE", b"CS"}
 _JUDGED_VRS = FREE_TEXT_VRS | {b"CS", b"PN"}
 _STRENGTH = {"X": 0, "Z": 1, "D": 2}
 _NEEDED = {"1": "D", "1C": "D", "2": "Z", "2C": "Z"}
@@ -53,24 +60,6 @@ _OVERLAY: Final = {
     0x4000: b"LT",
 }
 
-# What values that stay must look like, by VR and for single attributes; anything else in their place may say anything.
-_NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
-# Text outside ASCII is not found by a search over bytes; it is looked at closely.
-_PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
-FORMS: Final[dict[bytes, "Form"]] = {
-    b"DS": _NUMBERS,
-    b"IS": _NUMBERS,
-    b"TM": re.compile(rb"[-0-9.: \\\0]*").fullmatch,
-    b"DA": re.compile(rb"[-0-9. \\\0]*").fullmatch,
-    b"DT": re.compile(rb"[-+0-9. \\\0]*").fullmatch,
-}
-_FORMS_BY_TAG: Final[dict[int, "Form"]] = {
-    0x00080005: re.compile(rb"(?:(?:ISO_IR \d{1,3}|ISO 2022 IR \d{1,3}|GB18030|GBK|[ \0]?)[ \0]*(?:\\|\Z))*").fullmatch,
-    0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
-    0x00100040: re.compile(rb"[MFO]?[ \0]*").fullmatch,
-}
-Form = Callable[[Buffer, int, int], object]
-
 
 class Kind(Enum):
     """What happens to an element."""
@@ -83,23 +72,30 @@ class Kind(Enum):
     SEQUENCE = "sequence"
     SHIFT = "shifted"
     AGE = "age"
+    NORMALISE = "normalised"
     CLEAN = "cleaned"
     PRIVATE = "private"
     OVERLAY = "overlay"
     PIXELS = "pixels"
     VALID_UID = "kept uid"
+    IDENTIFIER = "identifier"
     TERM = "term"
     TERMS = "terms"
+    COLOURS = "colours"
+    CHARSET = "character set"
+    LABEL = "label"
 
 
 @dataclass(frozen=True)
 class Op:
-    """`vr` is what is written where the value changes; `value` the dummy, or the fallback of a date that is no date.
+    """`vr` is what is written where the value changes; `value` the dummy, of IDENTIFIER for an empty value.
 
     `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
-    `fallback`: of CLEAN, what to do if nothing of the text can stay.
+    `fallback`: of CLEAN, what to do if nothing of the text can stay; of KEEP, how to read what does not have its form.
+    `whole`: of CLEAN, the text is a label, which stays as it is or becomes a pseudonym.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
+    `coded`: the element is of a coded entry, and stays if that is one of the standard's.
     `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
 
@@ -112,17 +108,29 @@ class Op:
     fallback: "Op | None" = None
     form: Form | None = None
     text: bool = False
+    whole: bool = False
+    coded: bool = False
 
 
 _DROP = Op(Kind.DROP)
 _KEEP = Op(Kind.KEEP)
-_KEEP_TEXT = Op(Kind.KEEP, form=_PLAIN, text=True)
+_KEEP_TEXT = Op(Kind.KEEP, form=PLAIN, text=True)
 _PRIVATE = Op(Kind.PRIVATE)
+_CHARSET = Op(Kind.CHARSET, b"CS")
 
 
-def _known_terms(data: Buffer, first: int, last: int) -> bool:
+def _known_terms(tag: int, data: Buffer, first: int, last: int) -> bool:
     value = bytes(data[first:last]).strip(b" \0")
-    return terms(value) == value
+    return terms(tag, value) == value
+
+
+def _told_apart(basic: Op, code: str) -> Op:
+    """Return the operation for an identifier of a thing: a pseudonym where the table has it emptied or replaced.
+
+    Either may be done with any value of the VR (PS3.15 E.1.1: Z, D); what the table removes is not brought back.
+    """
+    stays = basic.kind is Kind.REPLACE or (basic.kind is Kind.EMPTY and "Z" in code)
+    return replace(basic, kind=Kind.IDENTIFIER) if stays and basic.vr in _LABEL_VRS else basic
 
 
 class Level:
@@ -163,11 +171,6 @@ def _rows() -> dict[int, Row]:
     return {row.tag: row for row in (*load_additional(), *load_rows())}
 
 
-@cache
-def _safe_creators() -> frozenset[tuple[int, str]]:
-    return frozenset((group, creator) for group, _, creator in load_safe_private())
-
-
 class Rules:
     """The operations of one profile for the instances of one SOP class that the same attribute rules apply to."""
 
@@ -176,15 +179,15 @@ class Rules:
         self._dates = profile.dates
         self._allow = profile.allow
         self._edits = tuple(edit for edit in edits if not edit.creator)
-        self.private_edits = tuple(edit for edit in edits if edit.creator)
-        self.safe_private = "retain_safe_private" in profile.options
-        self.keeps_private = self.safe_private or any(edit.action is Action.KEEP for edit in self.private_edits)
+        self.private = PrivateAttributes(replace(profile, edits=tuple(edits)))
         self.keeps_overlays = "clean_graphics" in profile.options and profile.allow is None
         self._keeps_uids = "retain_uids" in profile.options
         self._known = known_sop_class(sop_class)
         self.root = Level(iod_types(sop_class))
         # Levels the IOD does not list behave alike everywhere, but their cache belongs to this profile.
         self.unlisted = Level(TypeNode())
+        # Inside a private sequence that no list names: nothing stays there but listed private attributes.
+        self.only_private = Level(TypeNode())
 
     def op(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         """Return what to do with an element; `vr` is as read, empty in an implicit encoding."""
@@ -194,35 +197,27 @@ class Rules:
         return op
 
     def removal(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
-        """Return how to take an element away for which there is no action, so that the IOD stays satisfied."""
+        """Return how to take an element away for which there is no action, so that the IOD stays satisfied.
+
+        A dummy takes its place only where that demands a value.
+        """
         standard = standard_vr(tag)
-        return self._by_code(
-            "X/Z/D", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False
-        )
-
-    def keeps_creator(self, group: int, creator: str) -> bool:
-        """Tell whether any private element of a creator may stay."""
-        kept = any(edit.action is Action.KEEP and edit.creator == creator for edit in self.private_edits)
-        return kept or (self.safe_private and (group, creator) in _safe_creators())
-
-    def private_vr(self, tag: int, creator: str) -> bytes | None:
-        """Return the VR of a private element that may stay, UN for whatever it comes in; None if it may not."""
-        for edit in self.private_edits:
-            if edit.creator == creator and edit.names(tag):
-                return b"UN" if edit.action is Action.KEEP else None
-        safe = load_safe_private().get((tag >> 16, tag & 0xFF, creator)) if self.safe_private else None
-        return safe.encode("ascii") if safe is not None else None
+        return self._by_code("X/Z", _Element(level, tag, vr, standard, standard if vr in (b"", b"UN") else vr, encoding), identifies=False)
 
     def _resolve(self, level: Level, tag: int, vr: bytes, encoding: Encoding) -> Op:
         group, element = tag >> 16, tag & 0xFFFF
         if group % 2:
-            return _PRIVATE if self.keeps_private else _DROP
+            return _PRIVATE if self.private.any else _DROP
+        if level is self.only_private and tag != CHARACTER_SET:
+            return _DROP
         # Lengths, commands, directories, trailing padding and digital signatures, which can hold no longer.
         if element == 0 or group <= 0x0004 or group == _MAC_GROUP or group >= 0xFFFA:
             return _DROP
         standard = standard_vr(tag)
         written = (standard or b"UN") if standard == b"SQ" or vr in (b"", b"UN") else vr
         met = _Element(level, tag, vr, standard, written, encoding)
+        if tag == CHARACTER_SET:
+            return _CHARSET
         for edit in self._edits:
             if edit.names(tag):
                 return self._edited(edit, met)
@@ -253,9 +248,11 @@ class Rules:
         basic = self._by_code(
             row.basic, met, "retain_patient_characteristics" not in row.options and "clean_descriptors" not in row.options
         )
+        if row.tag in load_identifiers():
+            basic = _told_apart(basic, row.basic)
         if self._dates == "shift" and "retain_longitudinal_modified_dates" in codes:
             if met.standard in _DATE_VRS:
-                return Op(Kind.SHIFT, met.standard, DUMMY_BY_VR[met.standard], identifies=True)
+                return Op(Kind.SHIFT, met.standard, identifies=True)
             return self._keep(met) if met.standard in (b"TM", b"SH") else basic
         if "K" in codes.values():
             return self._keep(met)
@@ -268,7 +265,7 @@ class Rules:
         if met.is_sequence:
             return self._enter(met)
         text = met.standard in FREE_TEXT_VRS and met.vr in FREE_TEXT_VRS | {b"", b"UN"}
-        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False)) if text else basic
+        return Op(Kind.CLEAN, met.written, fallback=replace(basic, identifies=False), whole=met.tag in label_tags()) if text else basic
 
     def _unlisted_attribute(self, met: _Element) -> Op:
         """Attributes outside the table stay, except where their VR alone can identify: names, addresses, dates, UIDs, long text."""
@@ -281,11 +278,13 @@ class Rules:
             return self._by_code("X/Z/D", met)
         if standard in _DATE_VRS or vr in _DATE_VRS:
             if self._dates == "shift":
-                return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written] if met.written in _DATE_VRS else b"")
+                return Op(Kind.SHIFT, met.written)
             if self._dates == "remove":
                 return self._by_code("X/Z/D", met)
         if standard == b"UI" or vr == b"UI":
             return Op(Kind.VALID_UID if self._keeps_uids and standard == b"UI" else Kind.UID, met.written)
+        if met.tag in label_tags() or met.tag == METHOD:
+            return self._clean(met, self._by_code("X/Z/D", met, identifies=False))
         if standard in _NARRATIVE_VRS:
             basic = self._by_code("X/Z/D", met, identifies=False)
             return self._clean(met, basic) if self._cleans_narrative(met.tag) else basic
@@ -307,9 +306,12 @@ class Rules:
         same_class = {met.vr, met.standard} <= TEXT_VRS or {met.vr, met.standard} <= BINARY_VRS
         if met.vr not in (b"", b"UN", met.standard) and not same_class:
             return _DROP
-        form = _FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
+        if met.tag == _COLOUR_PROFILE:
+            return Op(Kind.COLOURS, met.written, form=readable)
+        form = FORMS_BY_TAG.get(met.tag) or FORMS.get(met.standard) or FORMS.get(met.vr)
         if form:
-            return Op(Kind.KEEP, form=form)
+            read = met.tag == PATIENT_SEX or met.standard in _TIME_VRS
+            return Op(Kind.KEEP, form=form, fallback=Op(Kind.NORMALISE, met.standard) if read else None)
         return _KEEP_TEXT if {met.vr, met.standard} & _JUDGED_VRS else _KEEP
 
     def _enter(self, met: _Element) -> Op:
@@ -324,6 +326,8 @@ class Rules:
         learn = identifies and (met.standard in _IDENTIFYING_VRS or met.vr in _IDENTIFYING_VRS or met.is_sequence)
         if code == "X":
             return Op(Kind.DROP, met.standard, identifies=learn)
+        if met.tag in label_tags() and met.written in FREE_TEXT_VRS:
+            return Op(Kind.LABEL, met.written, DUMMY_BY_VR.get(met.written, b"ANONYMIZED") if code == "D" else b"", identifies=learn)
         if code == "Z":
             return Op(Kind.EMPTY, met.written, identifies=learn)
         child = met.level.node.children.get(met.tag, TypeNode())
@@ -342,17 +346,18 @@ class Rules:
 
     def _demanded(self, op: Op, met: _Element) -> Op:
         """Of an attribute that is not on the list, leave what the IOD cannot do without, and no text at all."""
-        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE):
+        if op.kind in (Kind.DROP, Kind.EMPTY, Kind.REPLACE, Kind.IDENTIFIER):
             return op if met.tag in met.level.node.demanded or op.kind is Kind.DROP else _DROP
-        kind = met.level.node.demanded.get(met.tag)
+        demanded = met.level.node.types if met.tag == _POSITION_REFERENCE else met.level.node.demanded
+        kind = demanded.get(met.tag)
         # What the patient module demands under a condition goes with that on which it depends.
         if kind is None or (kind == "1C" and met.tag >> 16 == _PATIENT_GROUP):
             return _DROP
         if kind in ("1", "1C") and met.standard == b"CS" and op.kind is Kind.KEEP:
-            return replace(op, form=_known_terms, text=False)
+            return replace(op, form=partial(_known_terms, met.tag), text=False)
         if kind in ("1", "1C") and (op.kind in (Kind.UID, Kind.VALID_UID) or (met.standard in _CODED_VRS and met.written == met.standard)):
             return op
-        return self._by_code("X/Z/D", met, identifies=False)
+        return replace(self._by_code("X/Z/D", met, identifies=False), coded=met.tag in CODED_ENTRY)
 
     def _edited(self, edit: Edit, met: _Element) -> Op:
         """Apply an attribute rule; what the IOD demands stays valid, and what does not fit the encoding goes."""
@@ -362,7 +367,7 @@ class Rules:
         if edit.action is Action.CLEAN:
             return self._clean(met, basic)
         if edit.action is Action.SHIFT and met.written in _DATE_VRS:
-            return Op(Kind.SHIFT, met.written, DUMMY_BY_VR[met.written])
+            return Op(Kind.SHIFT, met.written)
         if edit.action is Action.UID and met.written == b"UI":
             return Op(Kind.UID, b"UI", known_only=True)
         if edit.action is Action.REPLACE and met.written == met.standard:

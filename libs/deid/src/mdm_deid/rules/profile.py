@@ -28,7 +28,7 @@ OPTION_CODES: Final = {
     "retain_institution_identity": ("113112", "Retain Institution Identity Option"),
 }
 OPTIONS: Final = frozenset(OPTION_CODES)
-SHIPPED: Final = ("basic", "research", "strict")
+SHIPPED: Final = ("basic", "research", "neuro", "strict")
 # Condition of a rule -> the attribute it looks at.
 CONDITIONS: Final = {
     "sop_classes": 0x00080016,
@@ -110,7 +110,8 @@ class Profile:
     """A checked profile. Of rules and edits alike, the first that matches decides.
 
     `allow`, if given, is the list of attributes besides which nothing stays but what the IOD cannot do without. `words` may stay
-    in text that is cleaned, besides those of the package; folded.
+    in text that is cleaned, besides those of the package; folded. `private_lists` name lists of private attributes that stay (see
+    `private.py`).
     """
 
     name: str
@@ -119,6 +120,7 @@ class Profile:
     edits: tuple[Edit, ...] = field(default=())
     allow: frozenset[int] | None = None
     words: frozenset[str] = frozenset()
+    private_lists: frozenset[str] = frozenset()
 
     @property
     def dates(self) -> str:
@@ -129,7 +131,9 @@ class Profile:
         """Return a digest that changes with anything the profile says, and with nothing else."""
         rules = [(rule.reason, str(rule.outcome), _plain(rule.conditions)) for rule in self.rules]
         edits = [(str(edit.action), edit.patterns, edit.creator, edit.value, _plain(edit.conditions)) for edit in self.edits]
-        content = (self.name, sorted(self.options), rules, edits, None if self.allow is None else sorted(self.allow), sorted(self.words))
+        allow = None if self.allow is None else sorted(self.allow)
+        lists = (sorted(self.words), sorted(self.private_lists))
+        content = (self.name, sorted(self.options), rules, edits, allow, *lists)
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
     @classmethod
@@ -150,7 +154,7 @@ class Profile:
 
     @classmethod
     def shipped(cls, name: str) -> "Profile":
-        """Return the profile `basic`, `research` or `strict` that comes with the package.
+        """Return one of the profiles that come with the package, named in `SHIPPED`.
 
         Raises:
             ProfileError: there is no such profile.

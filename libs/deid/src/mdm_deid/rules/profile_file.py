@@ -9,10 +9,11 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from mdm_deid.outcome import Outcome, ProfileError
+from mdm_deid.rules.private import PRIVATE_LISTS
 from mdm_deid.rules.profile import CONDITIONS, FULL_DATES, MODIFIED_DATES, OPTIONS, Action, Edit, Profile, Rule
 from mdm_deid.text.identity import fold
 
-_KEYS: Final = frozenset({"name", "base", "options", "dates", "release", "allow", "words", "rule", "attribute"})
+_KEYS: Final = frozenset({"name", "base", "options", "dates", "release", "allow", "words", "private_lists", "rule", "attribute"})
 _RULE_KEYS: Final = frozenset({"reason", "outcome", *CONDITIONS})
 _EDIT_CONDITIONS: Final = ("sop_classes", "modalities", "manufacturers", "models")
 _EDIT_KEYS: Final = frozenset({"action", "tags", "keywords", "private_creator", "value", *_EDIT_CONDITIONS})
@@ -24,7 +25,7 @@ _CLEANED_VRS: Final = frozenset(["LO", "LT", "SH", "ST", "UC", "UT", "SQ"])
 _ALL: Final = 0xFFFFFFFF
 _BIRTH_DATE: Final = 0x00100030
 # Patient's Name and ID, the record of what was done: written by the de-identifier itself.
-_WRITTEN: Final = frozenset({0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303})
+_WRITTEN: Final = frozenset({0x00080005, 0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303})
 
 
 class Table:
@@ -95,7 +96,8 @@ def parse(text: str, where: str) -> Profile:
     rules = tuple(_rule(table) for table in _tables(document, "rule", where, places))
     edits = tuple(_edit(table) for table in _tables(document, "attribute", where, places))
     allow = frozenset(_tag_of(top, "allow", word) for word in top.texts("allow")) if "allow" in top else base.allow
-    return Profile(top.text("name"), options, rules + kept, edits + base.edits, allow, base.words | _words(top))
+    words, lists = base.words | _words(top), base.private_lists | _private_lists(top)
+    return Profile(top.text("name"), options, rules + kept, edits + base.edits, allow, words, lists)
 
 
 def _places(text: str) -> dict[tuple[str, int], dict[str, int]]:
@@ -144,6 +146,13 @@ def _words(top: Table) -> frozenset[str]:
         if not _WORD.fullmatch(word):
             raise top.error("words", f"{word!r} is no word of two and more letters")
     return frozenset(map(fold, top.texts("words")))
+
+
+def _private_lists(top: Table) -> frozenset[str]:
+    for name in top.texts("private_lists"):
+        if name not in PRIVATE_LISTS:
+            raise top.error("private_lists", f"{name!r} is not one of {', '.join(sorted(PRIVATE_LISTS))}")
+    return frozenset(top.texts("private_lists"))
 
 
 def _conditions(table: Table, keys: tuple[str, ...]) -> dict[int, frozenset[str]]:

@@ -6,7 +6,7 @@ import uuid
 
 _MAX_SHIFT_DAYS = 3650
 _MIN_SECRET = 32
-_PURPOSES = (b"uid", b"patient", b"guid", b"dates")
+_PURPOSES = (b"uid", b"patient", b"guid", b"dates", b"label", b"identifier")
 
 
 def _mac(keyed: hmac.HMAC, *parts: str) -> bytes:
@@ -40,7 +40,9 @@ class Pseudonymiser:
 
     def __setstate__(self, keys: tuple[bytes, ...]) -> None:
         self._keys = keys
-        self._uid, self._patient, self._guid, self._dates = (hmac.new(key, digestmod="sha256") for key in keys)
+        self._uid, self._patient, self._guid, self._dates, self._label, self._identifier = (
+            hmac.new(key, digestmod="sha256") for key in keys
+        )
 
     def __repr__(self) -> str:
         return "Pseudonymiser()"
@@ -53,6 +55,19 @@ class Pseudonymiser:
         """Return `P` and 16 base32 characters (80 bits); surrounding spaces do not matter, as in DICOM's LO."""
         digest = _mac(self._patient, patient_id.strip(), issuer.strip())
         return "P" + base64.b32encode(digest[:10]).decode("ascii")
+
+    def label(self, patient_id: str, issuer: str, text: str) -> str:
+        """Return `LABEL_` and 10 base32 characters (50 bits) for what someone called a thing; equal for one patient only."""
+        digest = _mac(self._label, patient_id.strip(), issuer.strip(), text.strip())
+        return "LABEL_" + base64.b32encode(digest[:10]).decode("ascii")[:10]
+
+    def identifier(self, original: str) -> str:
+        """Return `I` and 15 base32 characters (75 bits) for an identifier of a thing: 16 in all, which every VR of text can hold.
+
+        The same identifier has the same pseudonym in whatever attribute it stands, so that references between attributes hold.
+        Blanks around it do not matter, as in DICOM's SH and LO.
+        """
+        return "I" + base64.b32encode(_mac(self._identifier, original.strip())[:10]).decode("ascii")[:15]
 
     def guid(self, sop_instance_uid: str) -> uuid.UUID:
         """Return the instance's grid name, a version 8 UUID (RFC 9562)."""

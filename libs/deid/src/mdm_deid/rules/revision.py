@@ -14,15 +14,15 @@ _SUFFIXES: Final = (".py", ".csv", ".toml", ".tsv", ".txt")
 def revision() -> str:
     """Return 16 hexadecimal digits that change whenever a file of the package does."""
     digest = hashlib.sha256()
-    for name, file in sorted(_files(resources.files("mdm_deid"), "")):
+    for name, file in sorted(_files(resources.files("mdm_deid"))):
         digest.update(hashlib.sha256(name.encode() + b"\0" + file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
-def _files(folder: Traversable, above: str) -> Iterator[tuple[str, Traversable]]:
-    for entry in folder.iterdir():
-        name = f"{above}/{entry.name}"
-        if entry.is_dir():
-            yield from _files(entry, name)
-        elif name.endswith(_SUFFIXES):
-            yield name, entry
+def _files(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield the package's code and tables, in its rooms too, with their paths in it."""
+    for file in folder.iterdir():
+        if file.is_dir():
+            yield from _files(file, f"{path}{file.name}/")
+        elif file.name.endswith(_SUFFIXES):
+            yield path + file.name, file

@@ -4,11 +4,12 @@ import re
 from typing import Final
 
 from mdm_deid.encoding.charset import Charset
+from mdm_deid.encoding.codec import standard_vr
 from mdm_deid.rules.dummy import BINARY_VRS
-from mdm_deid.rules.operation import FREE_TEXT_VRS
-from mdm_deid.rules.table import standard_vr
-from mdm_deid.text.cleaner import Cleaner
+from mdm_deid.rules.form import FREE_TEXT_VRS
+from mdm_deid.text.cleaner import Cleaner, fit
 from mdm_deid.text.identity import LONG_NUMBER, speaks_of_none
+from mdm_deid.text.term import is_term, only_terms
 from mdm_deid.text.vocabulary import names_nobody
 
 _NUMBER_VRS: Final = frozenset({b"DS", b"IS"})
@@ -27,11 +28,13 @@ class Sweeper:
 
     def left_of(self, tag: int, vr: bytes, old: bytes, charset: Charset, needed: bool) -> bytes:
         """Return what may stay of a value, nothing if it has to go; `needed`: the IOD demands the attribute."""
+        if only_terms(tag, old):
+            return old
         vrs = {vr, standard_vr(tag)}
         if not vrs.isdisjoint(_NUMBER_VRS):
             return b"" if self._numbers_identify(old) else old
         if b"CS" in vrs:
-            return self._codes(old, charset, needed)
+            return self._codes(tag, old, charset, needed)
         if vrs.isdisjoint(FREE_TEXT_VRS):
             return b"" if not vrs.isdisjoint(BINARY_VRS) and self._stands_in(old) else old
         text = charset.decode(old)
@@ -40,7 +43,7 @@ class Sweeper:
         swept = self._cleaner.sweep(text)
         if swept == text:
             return old
-        return b"" if vr == b"UN" else charset.encode(swept) or b""
+        return b"" if vr == b"UN" else charset.encode(fit(swept, vr or standard_vr(tag))) or b""
 
     def repeats(self, vr: bytes, old: bytes, charset: Charset) -> bool:
         """Tell whether a private value repeats what is known; one of VR UN is looked at both as text and as binary."""
@@ -53,10 +56,15 @@ class Sweeper:
         text = charset.decode(old)
         return text is None or self._cleaner.sweep(text) != text
 
-    def _codes(self, old: bytes, charset: Charset, needed: bool) -> bytes:
+    def _codes(self, tag: int, old: bytes, charset: Charset, needed: bool) -> bytes:
         """Return codes without those that name someone; one that is a word of the standard as well as a person stays if it must."""
         values = charset.guess(old).split("\\")
-        stay = [self._cleaner.sweep(value) == value or (_is_code(value) if needed else speaks_of_none(value)) for value in values]
+        stay = [
+            is_term(tag, value.encode("utf-8"))
+            or self._cleaner.sweep(value) == value
+            or (_is_code(value) if needed else speaks_of_none(value))
+            for value in values
+        ]
         if all(stay):
             return old
         left = "\\".join(value if stays else "" for value, stays in zip(values, stay, strict=True)) if any(stay) else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-from pydicom._dicom_dict import DicomDictionary
+from mdm_deid.encoding.codec import tag_of
 
 EDITION = "2026c"
 
@@ -51,17 +51,13 @@ def _lines(name: str) -> list[str]:
     return (resources.files("mdm_deid") / "data" / name).read_text(encoding="utf-8").splitlines()
 
 
-def _tag(text: str) -> int:
-    return int(text.strip("()").replace(",", ""), 16)
-
-
 @cache
 def load_rows() -> tuple[Row, ...]:
     """Return every row of table E.1-1 that names one tag; repeating groups and private tags are rules of the engine."""
     rows = []
     for line in csv.DictReader(_lines("table_e1_1.csv")):
         try:
-            tag = _tag(line["tag"])
+            tag = tag_of(line["tag"])
         except ValueError:
             continue
         options = {name: line[column] for name, column in OPTION_COLUMNS.items() if line[column]}
@@ -73,20 +69,19 @@ def load_rows() -> tuple[Row, ...]:
 def load_additional() -> tuple[Row, ...]:
     """Return the attributes the table leaves alone and this project does not, with the action X/Z/D."""
     lines = csv.DictReader(_lines("additional.csv"))
-    return tuple(Row(_tag(line["tag"]), line["name"], "X/Z/D", {}) for line in lines)
+    return tuple(Row(tag_of(line["tag"]), line["name"], "X/Z/D", {}) for line in lines)
+
+
+@cache
+def load_identifiers() -> frozenset[int]:
+    """Return the attributes whose values tell things apart: slides, devices, orders."""
+    return frozenset(tag_of(line["tag"]) for line in csv.DictReader(_lines("identifiers.csv")))
 
 
 @cache
 def load_actions() -> dict[int, str]:
     """Return tag -> basic action code, of the standard's rows and our own."""
     return {row.tag: row.basic for row in (*load_additional(), *load_rows())}
-
-
-@cache
-def standard_vr(tag: int) -> bytes:
-    """Return the dictionary's VR (the first where it names several), or nothing for a tag DICOM does not define."""
-    entry = DicomDictionary.get(tag)
-    return entry[0][:2].encode("ascii") if entry else b""
 
 
 @cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mdm_deid.text.identity import COMMON, LONG_NUMBER, PARTICLES, SUBSTRING, Identity, fold
+from mdm_deid.text.label import beside_structures
 from mdm_deid.text.vocabulary import names_nobody
 
 _WORD: Final = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
@@ -77,6 +78,12 @@ _TITLE: Final = re.compile(
 _DEGREE: Final = re.compile(r"(?<!\w)(?i:m\.?d|ph\.?d|r\.?n|d\.?o|facr|frcr|b\.?sc|m\.?sc|r\.?t)\.?(?!\w)")
 _LOOKALIKES: Final = (str.maketrans("0134578", "oieastb"), str.maketrans("0134578", "oleastb"))
 _MAX_NAME: Final = 3
+# What stands where something was removed, and in its place while more is looked for.
+MARK: Final = "[...]"
+_GAP: Final = "\ufffc"
+_GAPS: Final = re.compile(rf"{_GAP}(?:[{re.escape(_SEPARATORS)}]*{_GAP})+")
+# The longest value of a VR (PS3.5 table 6.2-1), in characters.
+_LIMITS: Final = {b"SH": 16, b"LO": 64, b"ST": 1024, b"LT": 10240}
 _SENTENCE_ENDS: Final = frozenset("\r\n;!?")
 
 
@@ -97,20 +104,34 @@ class Cleaner:
     _cleaned: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def clean(self, text: str) -> str:
-        """Return `text` without what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
+        """Return `text` with a mark for what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
         if text not in self._cleaned:
-            judged = self.identity.known and len(text) <= _MAX_LENGTH and _readable(text) and (self.certain or text.isascii())
-            left = self._without(text, suspects=True) if judged else ""
-            self._cleaned[text] = left if _WORD.search(left) else ""
+            self._cleaned[text] = self._without(text, suspects=True) if self._can_judge(text) else ""
         return self._cleaned[text]
 
     def sweep(self, text: str) -> str:
-        """Return `text` without what the file is known to name; other text stays, dates and numbers included."""
+        """Return `text` with a mark for what the file is known to name; other text stays, dates and numbers included."""
         if not (self.certain or text.isascii()):
             return ""
         return self._without(text, suspects=False)
 
+    def keeps(self, label: str) -> bool:
+        """Return whether a label may stay: all of it is names of structures and words that name nobody, and the file names none of it."""
+        beside = beside_structures(label)
+        plain = self.clean(beside) == beside if _WORD.search(beside) else self._can_judge(label)
+        return plain and self.sweep(label) == label
+
+    def _can_judge(self, text: str) -> bool:
+        return self.identity.known and len(text) <= _MAX_LENGTH and _readable(text) and (self.certain or text.isascii())
+
     def _without(self, text: str, suspects: bool) -> str:
+        """Return `text` if nothing is to go, else what is left with marks; nothing if no word is left."""
+        left = self._cut_out(text.replace(MARK, _GAP), suspects)
+        if left == text.replace(MARK, _GAP):
+            return text
+        return left.replace(_GAP, MARK) if _WORD.search(left) else ""
+
+    def _cut_out(self, text: str, suspects: bool) -> str:
         for _ in range(_MAX_ROUNDS):
             words = [_Word(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
             spans = self._suspects(text, words) if suspects else []
@@ -286,14 +307,23 @@ def _words_in(words: list[_Word], spans: list[tuple[int, int]]) -> Iterator[int]
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> str:
-    """Return `text` without `spans`, and without the separators that stood around them."""
+    """Return `text` with a gap for each of `spans` and the separators that stood around it."""
     pieces, position = [], 0
     for start, end in sorted(spans):
-        if start > position:
-            pieces.append(text[position:start])
+        pieces.append(text[position:start])
         position = max(position, end)
     pieces.append(text[position:])
-    return " ".join(piece for piece in (piece.strip(_SEPARATORS) for piece in pieces) if piece)
+    stripped = (piece.strip(_SEPARATORS) for piece in pieces)
+    return _GAPS.sub(_GAP, f" {_GAP} ".join(stripped).strip())
+
+
+def fit(text: str, vr: bytes) -> str:
+    """Return text that marks have made too long for its VR without its last words."""
+    limit = _LIMITS.get(vr, len(text))
+    if len(text) <= limit:
+        return text
+    left = text[: limit - len(MARK)].rsplit(" ", 1)[0].removesuffix(MARK).rstrip()
+    return f"{left} {MARK}" if _WORD.search(left) else ""
 
 
 def _readable(text: str) -> bool:

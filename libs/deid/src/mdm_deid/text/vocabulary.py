@@ -6,11 +6,14 @@ from importlib import resources
 from typing import Final
 
 from mdm_deid.text.identity import COMMON, fold, words
+from mdm_deid.text.term import is_term
 
 _PARTS: Final = re.compile(r"\d+|[^\W\d_]+")
 _TOKENS: Final = re.compile(r"[0-9A-Za-z]+")
 _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[^\W\d_][^\W\d_A-Z]*")
-_SIZE: Final = re.compile(r"\d{1,4}(?:[xX]\d{1,4}){1,2}")
+_LETTERS: Final = re.compile(r"[A-Za-z]+")
+# Sizes, and doses with their fractions as TG-263 writes them.
+_SIZE: Final = re.compile(r"\d{1,4}(?:[xX]\d{1,4}){1,2}|\d{1,4}(?:p\d{1,2})?c?Gy(?:x\d{1,2})?(?![^\W\d_])")
 _CJK: Final = "\u2e80"
 _SHORT_CODE: Final = 2
 _MAX_PARTS: Final = 4
@@ -19,10 +22,22 @@ _MAX_DIGITS: Final = 3
 
 @cache
 def vocabulary() -> frozenset[str]:
-    """Return the words of the standard, of institutions and of radiology, folded."""
-    text = (resources.files("mdm_deid") / "data" / "vocabulary.txt").read_text(encoding="utf-8")
-    standard = {word for line in text.splitlines() if not line.startswith("#") for word in line.split()}
-    return frozenset((standard | COMMON | set(map(fold, words("trade")))) - words("names"))
+    """Return the words of the standard, of institutions, of radiology and radiotherapy, folded."""
+    trade = words("trade") | words("negation") | words("radiotherapy")
+    parts = {part for name in structures() for part in _LETTERS.findall(name) if len(part) > 1}
+    parts |= {piece for part in parts for piece in _CAMEL.findall(part) if len(piece) > 1}
+    return frozenset((_listed("vocabulary.txt") | COMMON | set(map(fold, trade | parts))) - words("names"))
+
+
+@cache
+def structures() -> frozenset[str]:
+    """Return the names of structures in radiotherapy, as AAPM TG-263 spells them, without side, margin and number."""
+    return _listed("structures.txt")
+
+
+def _listed(name: str) -> frozenset[str]:
+    text = (resources.files("mdm_deid") / "data" / name).read_text(encoding="utf-8")
+    return frozenset(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
 
 
 def names_nobody(word: str, also: frozenset[str] = frozenset()) -> bool:
@@ -60,13 +75,15 @@ def _signs() -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(word for word in vocabulary() if min(word) >= _CJK)})+")
 
 
-def terms(value: bytes) -> bytes:
-    """Return a value of VR CS without what is no term: words of the standard and of radiology, such with few digits, two letters."""
-    codes = [code if _is_term(code) else b"" for code in value.strip(b" \0").split(b"\\")]
+def terms(tag: int, value: bytes) -> bytes:
+    """Return a value of VR CS without what is no term: what the standard lists for the attribute `tag`, words of the standard and of
+    radiology, such with few digits, two letters.
+    """
+    codes = [code if is_term(tag, code) or _of_the_trade(code) else b"" for code in value.strip(b" \0").split(b"\\")]
     return b"\\".join(codes).rstrip(b"\\")
 
 
-def _is_term(code: bytes) -> bool:
+def _of_the_trade(code: bytes) -> bool:
     text = code.decode("latin-1")
     return text.isascii() and all(map(_is_term_word, _TOKENS.findall(text)))
 

@@ -3,8 +3,11 @@
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from mdm_deid.encoding.vr import mended
+from mdm_deid.outcome import Malformed
 from mdm_wire.errors import Invalid
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -68,12 +71,22 @@ def header_of(part10: bytes) -> Header:
     Raises:
         Invalid: NOT_DICOM, DICOM_TRUNCATED, DICOM_MALFORMED; the message holds nothing of the content.
     """
+    try:
+        return _header_of(part10)
+    except _NoVR:
+        # Which of the ways to read such an element is right is a question for the one who knows the dictionary.
+        with suppress(Malformed):
+            return _header_of(mended(part10), lenient=True)
+        return _header_of(part10, lenient=True)
+
+
+def _header_of(part10: bytes, lenient: bool = False) -> Header:
     meta, start = _file_meta(part10)
     syntax = _text(meta.get(_TRANSFER_SYNTAX, b""))
     if not syntax:
         raise Invalid("NOT_DICOM", "The file meta information names no transfer syntax.")
     body, base = (_inflate(part10[start:]), 0) if syntax == DEFLATED else (part10, start)
-    reader = _Reader(body, explicit=syntax != IMPLICIT_LITTLE, big=syntax == EXPLICIT_BIG)
+    reader = _Reader(body, explicit=syntax != IMPLICIT_LITTLE, big=syntax == EXPLICIT_BIG, lenient=lenient)
     try:
         walk = reader.walk(base)
     except (struct.error, RecursionError):
@@ -138,13 +151,18 @@ def _file_meta(part10: bytes) -> tuple[dict[int, bytes], int]:
     return values, position
 
 
+class _NoVR(Exception):
+    """An element has no VR where the transfer syntax demands one."""
+
+
 class _Reader:
     """Walks over the elements of an encoded data set without interpreting values."""
 
-    def __init__(self, data: bytes, *, explicit: bool, big: bool) -> None:
+    def __init__(self, data: bytes, *, explicit: bool, big: bool, lenient: bool = True) -> None:
+        """Prepare; unless `lenient`, an element without a VR among those that have one raises `_NoVR`."""
         order = ">" if big else "<"
         self._data = data
-        self._explicit = explicit
+        self._explicit, self._lenient = explicit, lenient
         self._tag = struct.Struct(f"{order}HH").unpack_from
         self._short = struct.Struct(f"{order}H").unpack_from
         self._long = struct.Struct(f"{order}L").unpack_from
@@ -160,6 +178,8 @@ class _Reader:
             # Some writers switch to implicit VR within a data set; bytes that cannot be a VR show it.
             if vr.isalpha() and vr.isupper() and group != 0xFFFE:
                 return group << 16 | number, vr, self._short(self._data, position + 6)[0], position + 8
+            if group != 0xFFFE and not self._lenient:
+                raise _NoVR
         return group << 16 | number, b"", self._long(self._data, position + 4)[0], position + 8
 
     def after(self, value: int, length: int) -> int:

@@ -1,6 +1,5 @@
 """Which DICOM attributes become metadata, and their values in the types of the metadata service."""
 
-import datetime
 import math
 import tomllib
 from collections.abc import Mapping
@@ -8,6 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mdm_deid.rules.date import read_date
+from mdm_deid.rules.dummy import DUMMY_BY_VR
 from mdm_service.errors import ConfigurationError
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
@@ -21,6 +22,7 @@ _KEYS = frozenset({"type", "length", "unit", "description", "indexed"})
 _TEXT_LENGTH = 256
 _INDEXED_LENGTH = 500
 _INT_LIMIT = 1 << 63
+_DUMMY_DATE = read_date(DUMMY_BY_VR[b"DA"])
 
 
 def load(path: Path | None) -> dict[str, tuple[Attribute, ...]]:
@@ -102,8 +104,10 @@ def _float(raw: Any, _: int) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _date(raw: Any, _: int) -> str:
-    return datetime.datetime.strptime(str(raw).strip(), "%Y%m%d").date().isoformat()
+def _date(raw: Any, _: int) -> str | None:
+    """Return a date in ISO 8601; what stands for a date that was removed is none."""
+    day = read_date(str(raw).encode("utf-8", "replace"))
+    return None if day is None or day == _DUMMY_DATE else day.isoformat()
 
 
 _CONVERSIONS = {"text": _text, "int": _int, "float": _float, "date": _date}

@@ -1,0 +1,1 @@
+"""Makers' private containers: what converters need, built anew from numbers."""

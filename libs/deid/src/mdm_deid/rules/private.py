@@ -1,0 +1,140 @@
+"""Private attributes that may stay: table E.3.10-1, lists of this package and rules of the profile, by private creator."""
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from mdm_deid.encoding.codec import UNDEFINED, Encoding, Header
+from mdm_deid.private.ge import protocol_numbers, user_data_numbers
+from mdm_deid.private.number import all_numbers
+from mdm_deid.private.siemens import csa_numbers, protocol_text
+from mdm_deid.rules.dummy import BINARY_VRS
+from mdm_deid.rules.form import FORMS, TEXT_VRS
+from mdm_deid.rules.profile import Action, Profile
+from mdm_deid.rules.table import load_safe_private
+
+# Takes a value, the VR to read it by and whether it is little endian; returns what of it stays, None if nothing does.
+Reader = Callable[[bytes, bytes, bool], bytes | None]
+_LISTS: Final = {"neuroimaging": "neuroimaging_private.csv"}
+# Sequences that hold listed attributes and whose own creator the table does not name: Philips' private per frame sequence, which
+# repeats scale slope and diffusion for each frame (dcm2niix, kPrivatePerFrameSq).
+_SEQUENCES: Final = ((0x2005, 0x0F, "Philips MR Imaging DD 005"),)
+_ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
+PRIVATE_LISTS: Final = frozenset(_LISTS)
+_CONTAINERS: Final[dict[str, Callable[[bytes], bytes | None]]] = {
+    "siemens_csa": csa_numbers,
+    "siemens_protocol": protocol_text,
+    "ge_protocol": protocol_numbers,
+    "ge_user_data": user_data_numbers,
+}
+
+
+@dataclass(frozen=True)
+class PrivateAttribute:
+    """A private attribute that may stay, encoded as `vr` (UN: in whatever it comes).
+
+    With a `reader` only what that returns stays; without one the value does if it has the form of its VR. Of a sequence that is
+    `listed_only` nothing stays but listed private attributes, as of one that no list names; the items of others are judged like any.
+    """
+
+    vr: bytes
+    reader: Reader | None = None
+    listed_only: bool = False
+
+    def left_of(self, data: memoryview, head: Header, end: int, encoding: Encoding) -> bytes | None:
+        """Return what may stay of a value that ends at `end`; None if nothing may, or it is encoded as what it is not."""
+        _, vr, start, length = head
+        same_class = self.vr == b"UN" or {vr, self.vr} <= TEXT_VRS or {vr, self.vr} <= BINARY_VRS
+        if length == UNDEFINED or not (vr in (b"", b"UN") or same_class):
+            return None
+        if self.reader is not None:
+            # What was written as UN comes from an implicit, and so a little endian, encoding.
+            read_as = self.vr if vr in (b"", b"UN", b"OB", b"OW") else vr
+            return self.reader(bytes(data[start:end]), read_as, encoding.little or vr == b"UN")
+        form = FORMS.get(self.vr)
+        return None if form is not None and not form(data, start, end) else bytes(data[start:end])
+
+
+def is_sequence(listed: PrivateAttribute | None, data: memoryview, head: Header, end: int) -> bool:
+    """Return whether an element is a sequence by its VR or its list, or, of unknown VR and unlisted, begins as one."""
+    _, vr, value, length = head
+    if vr == b"SQ" or (listed is not None and listed.vr == b"SQ"):
+        return vr in (b"SQ", b"UN", b"") and (listed is None or listed.vr in (b"SQ", b"UN"))
+    return listed is None and vr in (b"UN", b"") and (length == UNDEFINED or bytes(data[value : min(end, value + 4)]) == _ITEM_TAG)
+
+
+class PrivateAttributes:
+    """What one profile keeps of private attributes, for the instances that the same private rules apply to."""
+
+    def __init__(self, profile: Profile) -> None:
+        """Take the private lists of `profile`, those of its edits that name a creator, and the option for safe ones."""
+        self._edits = tuple(edit for edit in profile.edits if edit.creator)
+        self._listed = dict(_safe()) if "retain_safe_private" in profile.options else {}
+        for name in sorted(profile.private_lists):
+            self._listed |= load_private_list(name)
+        kept = {edit.creator for edit in self._edits if edit.action is Action.KEEP}
+        self._creators = {(group, creator) for group, _, creator in self._listed}
+        self._kept_creators = frozenset(kept)
+        self.any = bool(self._listed or kept)
+
+    def keeps_creator(self, group: int, creator: str) -> bool:
+        """Return whether any private attribute of a creator may stay."""
+        return creator in self._kept_creators or (group, creator) in self._creators
+
+    def find(self, tag: int, creator: str) -> PrivateAttribute | None:
+        """Return how a private attribute may stay, whatever block its creator reserved; None if it may not."""
+        for edit in self._edits:
+            if edit.creator == creator and edit.names(tag):
+                return PrivateAttribute(b"UN") if edit.action is Action.KEEP else None
+        return self._listed.get((tag >> 16, tag & 0xFF, creator))
+
+    def removes(self, tag: int, creator: str) -> bool:
+        """Return whether a rule of the profile takes the attribute away by name."""
+        return next((edit.action is not Action.KEEP for edit in self._edits if edit.creator == creator and edit.names(tag)), False)
+
+
+_Listed = dict[tuple[int, int, str], PrivateAttribute]
+
+
+@cache
+def _safe() -> _Listed:
+    safe = {key: PrivateAttribute(vr.encode("ascii")) for key, vr in load_safe_private().items()}
+    return safe | dict.fromkeys(_SEQUENCES, PrivateAttribute(b"SQ", listed_only=True))
+
+
+@cache
+def load_private_list(name: str) -> _Listed:
+    """Return (group, low byte of the element, private creator) -> attribute of a list that comes with the package."""
+    text = (resources.files("mdm_deid") / "data" / _LISTS[name]).read_text(encoding="utf-8")
+    return {
+        (int(line["group"], 16), int(line["element"][-2:], 16), line["private_creator"]): PrivateAttribute(
+            line["vr"].encode("ascii"), _reader(line["values"], line["vm"]), listed_only=line["values"] == "listed_only"
+        )
+        for line in csv.DictReader(text.splitlines())
+    }
+
+
+def _reader(values: str, vm: str) -> Reader | None:
+    """Return the reader that the column `values` names: numbers, `terms A|B`, `code REGEX`, or a container's name; none for sequences."""
+    kind, _, rest = values.partition(" ")
+    if kind in ("sequence", "listed_only"):
+        return None
+    if kind in _CONTAINERS:
+        rebuild = _CONTAINERS[kind]
+        return lambda value, _vr, _little: rebuild(value)
+    low, _, high = vm.partition("-")
+    count = range(int(low), 1 << 16 if high == "n" else int(high or low) + 1)
+    if kind == "numbers":
+        return lambda value, vr, little: value if all_numbers(value, vr, little, count) else None
+    part = re.compile("|".join(map(re.escape, rest.split("|"))) if kind == "terms" else rest).fullmatch
+    return lambda value, _vr, _little: value if _all_match(value, part, count) else None
+
+
+def _all_match(value: bytes, match: Callable[[str], object], count: range) -> bool:
+    text = value.decode("latin-1").rstrip(" \0")
+    parts = [part.strip(" ") for part in text.split("\\")]
+    return not text or (len(parts) in count and all(match(part) for part in parts))

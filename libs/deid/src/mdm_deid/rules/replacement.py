@@ -1,0 +1,90 @@
+"""New values for old ones of one data set: UIDs, identifiers, labels, dates, ages, sexes, colour profiles."""
+
+import re
+import unicodedata
+from datetime import timedelta
+from typing import Final
+
+from pydicom._uid_dict import UID_dictionary
+
+from mdm_deid.encoding.charset import Charset
+from mdm_deid.pixels.icc import cleaned
+from mdm_deid.rules.characteristic import age, sex
+from mdm_deid.rules.date import NOT_MOVED, shifted
+from mdm_deid.rules.dummy import RESCALE_TERMS
+from mdm_deid.rules.form import PATIENT_SEX
+from mdm_deid.rules.operation import Kind, Op
+from mdm_deid.rules.pseudonym import Pseudonymiser
+
+_STANDARD_UID: Final = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
+# Under which nodes the standard has numbers; it may have more of them than this dictionary.
+_NODES: Final = frozenset(uid.rpartition(".")[0] for uid in UID_dictionary)
+_UID: Final = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)*)?")
+_PADDING: Final = b" \0"
+
+
+def is_uid(value: bytes) -> bool:
+    """Return whether a value has UIDs and nothing else; text in the place of a UID is no UID to be retained."""
+    return all(_UID.fullmatch(part) for part in value.rstrip(_PADDING).split(b"\\"))
+
+
+def _of_the_standard(uid: str) -> bool:
+    return _STANDARD_UID.fullmatch(uid) is not None and uid.rpartition(".")[0] in _NODES
+
+
+class Replacements:
+    """Computes what stands in the place of a value; what comes again is not computed again."""
+
+    def __init__(self, pseudonymiser: Pseudonymiser, offset_days: int, patient: tuple[str, str]) -> None:
+        """Dates move by `offset_days`; `patient` is the Patient ID and its issuer, to whom labels belong."""
+        self._pseudonymiser = pseudonymiser
+        self._offset = timedelta(days=offset_days)
+        self._patient = patient
+        self._uids: dict[bytes, bytes] = {}
+        self._dates: dict[tuple[bytes, bytes], bytes] = {}
+
+    def value(self, op: Op, tag: int, old: bytes, charset: Charset) -> bytes:
+        """Return what `op` makes of a value, which is nothing for what it empties and for what it cannot read."""
+        if op.kind is Kind.UID:
+            return self._uid_values(old, op.known_only)
+        if op.kind is Kind.VALID_UID:
+            return old if is_uid(old) else self._uid_values(old, known_only=True)
+        if op.kind is Kind.SHIFT:
+            if (old, op.vr) not in self._dates:
+                self._dates[old, op.vr] = shifted(op.vr, old, self._offset)
+            return self._dates[old, op.vr]
+        if op.kind is Kind.IDENTIFIER:
+            return self._identifiers(old, charset) or op.value
+        if op.kind is Kind.LABEL:
+            return self.label(old, charset) or op.value
+        if op.kind is Kind.COLOURS:
+            return cleaned(old) if old else b""
+        if op.kind is Kind.NORMALISE:
+            return sex(old) if tag == PATIENT_SEX else shifted(op.vr, old, NOT_MOVED)
+        if op.kind is Kind.AGE:
+            return age(old)
+        if op.kind is Kind.TERM and old.strip(_PADDING) in RESCALE_TERMS:
+            return old
+        return op.value if op.kind in (Kind.REPLACE, Kind.TERM) else b""
+
+    def label(self, old: bytes, charset: Charset) -> bytes:
+        """Return the pseudonym of a label, so that what had different names still has; nothing for an empty one."""
+        text = charset.guess(old).strip(" \0")
+        return self._pseudonymiser.label(*self._patient, text).encode("ascii") if text else b""
+
+    def _uid_values(self, old: bytes, known_only: bool) -> bytes:
+        return b"\\".join(self._mapped_uid(part.strip(_PADDING), known_only) for part in old.split(b"\\"))
+
+    def _mapped_uid(self, uid: bytes, known_only: bool) -> bytes:
+        text = uid.decode("latin-1")
+        if not uid or text in UID_dictionary or (not known_only and _of_the_standard(text)):
+            return uid
+        if uid not in self._uids:
+            self._uids[uid] = self._pseudonymiser.uid(text).encode("ascii")
+        return self._uids[uid]
+
+    def _identifiers(self, old: bytes, charset: Charset) -> bytes:
+        """Return pseudonyms for the values of an identifier, the same in whatever character set it is written."""
+        texts = (unicodedata.normalize("NFC", text).strip(" \0") for text in charset.guess(old).split("\\"))
+        pseudonyms = (self._pseudonymiser.identifier(text) if text else "" for text in texts)
+        return "\\".join(pseudonyms).encode("ascii").rstrip(b"\\")

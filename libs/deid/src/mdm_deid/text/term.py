@@ -1,0 +1,124 @@
+"""What the standard itself lets an attribute say (PS3.3 and PS3.16): such a value names nobody, but only in that attribute."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, Final, NamedTuple
+
+from mdm_deid.encoding.codec import MAX_DEPTH, UNDEFINED, Encoding, standard_vr
+from mdm_deid.encoding.walk import Element, elements, items
+
+CODE_VALUE: Final = 0x00080100
+CODING_SCHEME: Final = 0x00080102
+CODE_MEANING: Final = 0x00080104
+CODED_ENTRY: Final = frozenset((CODE_VALUE, CODING_SCHEME, CODE_MEANING))
+_PADDING: Final = b" \0"
+# Some meanings have these between their words, so that browsers may break the line there.
+_INVISIBLE: Final = {0x200B: None}
+# What a fully specified name of SNOMED CT ends with: `Liver structure (body structure)`.
+_HIERARCHY: Final = re.compile(r" \([a-z /]+\)$")
+
+
+@cache
+def _terms() -> dict[int, frozenset[bytes]]:
+    """Return tag -> defined terms and enumerated values (data/terms.tsv)."""
+    text = (resources.files("mdm_deid") / "data" / "terms.tsv").read_bytes()
+    rows = (line.split(b"\t") for line in text.splitlines() if not line.startswith(b"#"))
+    return {int(tag, 16): frozenset(terms) for tag, *terms in rows}
+
+
+def is_term(tag: int, value: bytes) -> bool:
+    """Return whether one value, blanks and nulls around it left out, is a term that the standard lists for this attribute."""
+    return value.strip(_PADDING) in _terms().get(tag, ())
+
+
+def only_terms(tag: int, value: bytes) -> bool:
+    """Return whether a value, multi-valued or not, has terms of its attribute and nothing else."""
+    terms = _terms().get(tag)
+    return terms is not None and all(not part.strip(_PADDING) or part.strip(_PADDING) in terms for part in value.split(b"\\"))
+
+
+@cache
+def _codes() -> dict[tuple[str, str], list[str]]:
+    """Return (coding scheme, code value) -> meanings of the codes of PS3.16 as pydicom has them, those of its context groups first.
+
+    Codes of SNOMED RT come by pydicom's map to SNOMED CT.
+    """
+    # Read when first asked for, which few files do: it takes a third of a second.
+    from pydicom.sr._concepts_dict import concepts
+    from pydicom.sr._snomed_dict import mapping
+
+    codes: dict[tuple[str, str], list[str]] = {}
+    table: dict[str, dict[str, Any]] = concepts
+    for scheme, names in table.items():
+        for rows in names.values():
+            for code, (meaning, groups) in rows.items():
+                written = meaning.translate(_INVISIBLE)
+                writings = [written] if groups else [_HIERARCHY.sub("", written), written]
+                known = codes.setdefault((scheme, code), [])
+                codes[scheme, code] = writings + known if groups else known + writings
+    snomed = {("SRT", old): codes["SCT", new] for old, new in mapping["SRT"].items() if ("SCT", new) in codes}
+    return snomed | codes
+
+
+def meanings(scheme: str, code: str) -> Sequence[str]:
+    """Return what a code of PS3.16 means, the usual writing first; nothing if PS3.16 does not have it."""
+    return _codes().get((scheme, code), ())
+
+
+class CodedEntry(NamedTuple):
+    """A coded entry of the standard (PS3.3 8.8): what it means, and the elements of its item that say nothing but that."""
+
+    meaning: str
+    plain: frozenset[int]
+
+
+def coded_entry(data: memoryview, pos: int, limit: int, encoding: Encoding) -> CodedEntry | None:
+    """Return the standard's coded entry in the item that begins at `pos`; None if its code is not one of the standard's.
+
+    Raises:
+        Malformed: the item cannot be walked.
+    """
+    values: dict[int, str] = {}
+    for element in elements(data, pos, limit, encoding):
+        if element.tag > CODE_MEANING:
+            break
+        if element.tag in CODED_ENTRY and element.length != UNDEFINED:
+            values[element.tag] = bytes(data[element.value : element.end]).strip(_PADDING).decode("latin-1")
+    known = meanings(values.get(CODING_SCHEME, ""), values.get(CODE_VALUE, ""))
+    if not known:
+        return None
+    same = values.get(CODE_MEANING, "").casefold() in map(str.casefold, known)
+    return CodedEntry(known[0], CODED_ENTRY if same else CODED_ENTRY - {CODE_MEANING})
+
+
+def term_spans(data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield where terms and coded entries of the standard stand, each in the attribute that they belong to, at any depth.
+
+    Raises:
+        Malformed: the data set cannot be walked.
+    """
+    entry = coded_entry(data, pos, limit, encoding) if depth else None
+    for element in elements(data, pos, limit, encoding, depth):
+        if _is_sequence(element):
+            if depth < MAX_DEPTH:
+                for item in items(data, element, encoding, depth):
+                    yield from term_spans(data, item.start, item.limit, item.encoding, depth + 1)
+        elif entry is not None and element.tag in entry.plain:
+            yield element.value, element.end
+        elif element.tag in _terms():
+            yield from _parts(data, element)
+
+
+def _is_sequence(element: Element) -> bool:
+    return element.vr == b"SQ" or (element.vr in (b"", b"UN") and standard_vr(element.tag) == b"SQ")
+
+
+def _parts(data: memoryview, element: Element) -> Iterator[tuple[int, int]]:
+    """Yield which of an element's values are terms."""
+    start = element.value
+    for part in bytes(data[element.value : element.end]).split(b"\\"):
+        if is_term(element.tag, part):
+            yield start, start + len(part)
+        start += len(part) + 1
