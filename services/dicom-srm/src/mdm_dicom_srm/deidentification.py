@@ -3,21 +3,24 @@
 import hashlib
 
 from mdm_dicom_srm import toolkit
-from mdm_dicom_srm.deid import Deidentifier, Profile, Pseudonymiser
+from mdm_dicom_srm.deid import Deidentifier, PatientIdRule, Profile, Pseudonymiser
 from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.revision import revision
 from mdm_dicom_srm.deid.verify import CheckedDeidentifier
 from mdm_dicom_srm.sealing import derive_key
 
 
-def make_deidentifier(profile: Profile, secret: bytes, pixels: PixelRules, check: bool) -> Deidentifier | CheckedDeidentifier:
+def make_deidentifier(
+    profile: Profile, secret: bytes, pixels: PixelRules, check: bool, patient_ids: PatientIdRule | None = None
+) -> Deidentifier | CheckedDeidentifier:
     """Return the site's de-identifier in a worker process of staging; with `check` it searches every file it releases."""
     toolkit.silence()
-    deidentifier = Deidentifier(profile, Pseudonymiser(secret), pixels)
+    deidentifier = Deidentifier(profile, Pseudonymiser(secret), pixels, patient_ids)
     return CheckedDeidentifier(deidentifier, profile) if check else deidentifier
 
 
-def generation(profile: Profile, secret: bytes, pixels: PixelRules) -> str:
+def generation(profile: Profile, secret: bytes, pixels: PixelRules, patient_ids: PatientIdRule | None = None) -> str:
     """Return a digest that changes with the rules of de-identification, those of a new version of this package included."""
-    rules = (revision() + profile.fingerprint() + pixels.fingerprint()).encode()
+    identities = ",".join(sorted((patient_ids or PatientIdRule()).ignored))
+    rules = (revision() + profile.fingerprint() + pixels.fingerprint() + identities).encode()
     return hashlib.sha256(rules + derive_key(secret, "spool")).hexdigest()

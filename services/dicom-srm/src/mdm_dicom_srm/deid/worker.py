@@ -19,6 +19,7 @@ from mdm_dicom_srm.deid.deidentifier import Deidentifier
 from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_INSTANCE, STUDY, facts_of_bytes
 from mdm_dicom_srm.deid.outcome import Outcome, Result
 from mdm_dicom_srm.deid.part10 import open_part10
+from mdm_dicom_srm.deid.patient import Patient, PatientIdRule, patient_of
 from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
@@ -38,16 +39,34 @@ class Order:
     pixels: PixelRules
     output: Path
     check: bool = True
+    patient_ids: PatientIdRule = PatientIdRule()
     memory: int = 4 << 30
 
 
 @dataclass(frozen=True)
 class Task:
-    """One file; `named` tells a file that was asked for from one that was found in a directory."""
+    """One file; `named` tells a file that was asked for from one that was found in a directory; `patient` is of whom its study is."""
 
     number: int
     path: Path
     named: bool
+    patient: Patient | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A file whose study and patient are asked for."""
+
+    number: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file says: its Study Instance UID and its patient, None where it cannot be read or has no study."""
+
+    number: int
+    said: tuple[str, Patient] | None
 
 
 class Refused(Exception):
@@ -65,8 +84,21 @@ class FileWorker:
         """Write each file as `part` first; it gets its name only when it is whole and checked."""
         self._order = order
         self._part = part
-        self._deidentifier = Deidentifier(order.profile, order.pseudonymiser, order.pixels)
+        self._deidentifier = Deidentifier(order.profile, order.pseudonymiser, order.pixels, order.patient_ids)
         self._check = CheckedDeidentifier(self._deidentifier, order.profile) if order.check else None
+
+    def answer(self, request: Task | Look) -> Entry | Seen:
+        """Return the outcome for a file, or what it says; never raises."""
+        return self.run(request) if isinstance(request, Task) else self.look(request)
+
+    def look(self, request: Look) -> Seen:
+        """Return what a file says, whatever it is; never raises."""
+        try:
+            said = patient_of(map_file(request.path))
+        # Why it cannot be read is told when it is de-identified.
+        except Exception:
+            said = None
+        return Seen(request.number, said if said and said[0] else None)
 
     def run(self, task: Task) -> Entry:
         """Return the outcome for a file, whatever it is; never raises."""
@@ -85,7 +117,7 @@ class FileWorker:
 
     def _run(self, task: Task) -> Entry:
         content = map_file(task.path)
-        result = self._deidentifier.deidentify(content)
+        result = self._deidentifier.deidentify(content, task.patient)
         if result.reason == "not_part10" and not task.named:
             return Entry(task.number, Outcome.FILTERED, "not_dicom")
         if result.outcome is not Outcome.RELEASED or result.data is None:
@@ -197,7 +229,7 @@ def main(descriptor: int) -> None:
             worker = FileWorker(order, part)
             pipe.send(None)
             while True:
-                pipe.send(worker.run(pipe.recv()))
+                pipe.send(worker.answer(pipe.recv()))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
