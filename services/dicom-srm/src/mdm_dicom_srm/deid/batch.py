@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from mdm_dicom_srm.deid.outcome import Outcome
-from mdm_dicom_srm.deid.patient import Patient
+from mdm_dicom_srm.deid.patient import Look, Patient, Seen
 from mdm_dicom_srm.deid.report import Entry
-from mdm_dicom_srm.deid.worker import Look, Order, Seen, Task
+from mdm_dicom_srm.deid.worker import Order, Task
 
 _START_SECONDS = 60.0
 

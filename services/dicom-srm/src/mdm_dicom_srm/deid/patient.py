@@ -29,6 +29,22 @@ class Patient:
     issuer: str
 
 
+@dataclass(frozen=True)
+class Look:
+    """A file whose study and patient are asked for."""
+
+    number: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file says: its Study Instance UID and its patient, None where it cannot be read or has no study."""
+
+    number: int
+    said: tuple[str, Patient] | None
+
+
 class PatientIdError(ValueError):
     """Settings that name an unknown difference."""
 

@@ -19,7 +19,7 @@ from mdm_dicom_srm.deid.deidentifier import Deidentifier
 from mdm_dicom_srm.deid.facts import PATIENT_ID, SOP_INSTANCE, STUDY, facts_of_bytes
 from mdm_dicom_srm.deid.outcome import Outcome, Result
 from mdm_dicom_srm.deid.part10 import open_part10
-from mdm_dicom_srm.deid.patient import Patient, PatientIdRule, patient_of
+from mdm_dicom_srm.deid.patient import Look, Patient, PatientIdRule, Seen, patient_of
 from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.profile import Profile
 from mdm_dicom_srm.deid.pseudonym import Pseudonymiser
@@ -51,22 +51,6 @@ class Task:
     path: Path
     named: bool
     patient: Patient | None = None
-
-
-@dataclass(frozen=True)
-class Look:
-    """A file whose study and patient are asked for."""
-
-    number: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a file says: its Study Instance UID and its patient, None where it cannot be read or has no study."""
-
-    number: int
-    said: tuple[str, Patient] | None
 
 
 class Refused(Exception):
