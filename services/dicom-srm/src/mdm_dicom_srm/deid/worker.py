@@ -73,7 +73,7 @@ class FileWorker:
 
     def answer(self, request: Task | Look) -> Entry | Seen:
         """Return the outcome for a file, or what it says; never raises."""
-        return self.run(request) if isinstance(request, Task) else self.look(request)
+        return self.look(request) if isinstance(request, Look) else self.run(request)
 
     def look(self, request: Look) -> Seen:
         """Return what a file says, whatever it is; never raises."""
