@@ -13,8 +13,9 @@ from mdm_service.errors import ConfigurationError
 from mdm_service.main import Runtime, run
 
 from mdm_dicom_srm import toolkit
-from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
-from mdm_dicom_srm.deid import Deidentifier, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.config import AclSettings, GridSettings, PatientIdSettings, Settings
+from mdm_dicom_srm.deid import Deidentifier, PatientIdRule, Profile, ProfileError, Pseudonymiser
+from mdm_dicom_srm.deid.patient import PatientIdError, rule_of
 from mdm_dicom_srm.deid.pixelrule import PixelRules
 from mdm_dicom_srm.deid.profile import SHIPPED
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
@@ -26,11 +27,14 @@ from mdm_dicom_srm.register import attribute
 from mdm_dicom_srm.register.description import Describer
 from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.register.names import Names
-from mdm_dicom_srm.register.pipeline import Grid, Pipeline
+from mdm_dicom_srm.register.pipeline import Pipeline
+from mdm_dicom_srm.register.port import Grid
 from mdm_dicom_srm.register.scp import StorageScp
 from mdm_dicom_srm.register.service import RegistrationService
 from mdm_dicom_srm.register.servicer import FULL_NAME, RegistrationServicer
+from mdm_dicom_srm.register.shared_store import SharedStore
 from mdm_dicom_srm.register.site import SiteAcls
+from mdm_dicom_srm.register.size import SizeCorrection
 from mdm_dicom_srm.register.store import RegistrationStore
 from mdm_dicom_srm.register.worker import Workers
 from mdm_dicom_srm.sealing import RecordSealer
@@ -48,7 +52,10 @@ def build(settings: Settings, runtime: Runtime) -> None:
     secret = _site_secret(settings.site_secret_file)
     profile, pixels = _profile(settings.deid.profile), _pixel_rules(settings.deid.pixel_rules)
     names = Names(settings.vo, settings.site, settings.authority, secret)
-    store = RegistrationStore(runtime.database, RecordSealer(secret))
+    patient_ids = _patient_ids(settings.patient_id)
+    sealer = RecordSealer(secret)
+    store = RegistrationStore(runtime.database, sealer, names)
+    shared = SharedStore(runtime.database, sealer, names, patient_ids)
     pacs = open_pacs(settings.pacs)
     tls = TlsFiles(settings.grid.certificate, settings.grid.key, settings.grid.ca)
     try:
@@ -58,24 +65,8 @@ def build(settings: Settings, runtime: Runtime) -> None:
     except ClientError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
-    describer = Describer(
-        names, Deidentifier(profile, Pseudonymiser(secret), pixels), attribute.load(settings.registration.attributes_file)
-    )
-    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
-    acls = SiteAcls(names, _acl_entries(settings.acl))
-    pipeline = Pipeline(store, describer, acls, names, grid, settings.registration.max_attempts)
-    workers = Workers(
-        store,
-        pipeline,
-        count=settings.registration.workers,
-        batch=settings.registration.batch,
-        lease_seconds=settings.registration.lease_seconds,
-    )
-    registration = RegistrationService(store, names, pacs, workers.wake)
-    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
-    runtime.add_service(FULL_NAME)
-    runtime.on_stop(watch_registrations(lambda: store.summary([])))
-
+    grid_catalog = GridCatalog(catalog, settings.authority)
+    sizes = SizeCorrection(store, grid_catalog)
     stage = build_stage(
         settings.spool,
         site=settings.site,
@@ -85,16 +76,34 @@ def build(settings: Settings, runtime: Runtime) -> None:
         locators_of=store.locators_of,
         keys=keystores,
         access=CatalogAccess(catalog),
-        make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check),
-        generation=generation(profile, secret, pixels),
+        make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check, patient_ids),
+        generation=generation(profile, secret, pixels, patient_ids),
+        sized=sizes.note,
         threads=settings.threads,
     )
     stage.add_to(runtime.server)
+
+    deidentifier = Deidentifier(profile, Pseudonymiser(secret), pixels, patient_ids)
+    describer = Describer(names, deidentifier, attribute.load(settings.registration.attributes_file))
+    grid = Grid(GridKeys(keystores), GridMetadata(metadata), grid_catalog, stage)
+    acls = SiteAcls(names, _acl_entries(settings.acl))
+    pipeline = Pipeline(store, shared, describer, acls, names, grid, settings.registration.max_attempts)
+    workers = Workers(
+        store,
+        pipeline,
+        count=settings.registration.workers,
+        batch=settings.registration.batch,
+        lease_seconds=settings.registration.lease_seconds,
+    )
+    registration = RegistrationService(store, shared, names, pacs, workers.wake)
+    registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
+    runtime.add_service(FULL_NAME)
+    runtime.on_stop(watch_registrations(lambda: store.summary([])))
     for full_name in STAGE_SERVICES:
         runtime.add_service(full_name)
 
     scp = StorageScp(registration, settings.scp.host, settings.scp.port, settings.scp.ae_title, settings.scp.allowed_calling_ae_titles)
-    for begin, end in ((stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
+    for begin, end in ((sizes.start, sizes.stop), (stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
         runtime.on_stop(end)
         begin()
 
@@ -128,6 +137,13 @@ def _profile(name: str) -> Profile:
         return Profile.shipped(name) if name in SHIPPED else Profile.load(Path(name))
     except (ProfileError, OSError) as error:
         raise ConfigurationError(f"deid.profile: {error}") from error
+
+
+def _patient_ids(settings: PatientIdSettings) -> PatientIdRule:
+    try:
+        return rule_of(settings.model_dump(exclude_unset=True))
+    except PatientIdError as error:
+        raise ConfigurationError(f"patient_id: {error}") from error
 
 
 def _pixel_rules(name: str) -> PixelRules:

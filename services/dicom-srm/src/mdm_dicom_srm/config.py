@@ -93,6 +93,19 @@ class DeidSettings(Section):
     self_check: bool = True
 
 
+class PatientIdSettings(Section):
+    """Which differences of Patient IDs do not make another patient: between instances of one study, and anywhere."""
+
+    ignored_in_study: tuple[Literal["leading-zeros", "blanks", "case", "absent-id", "absent-issuer", "issuer"], ...] = (
+        "leading-zeros",
+        "blanks",
+        "case",
+        "absent-id",
+        "absent-issuer",
+    )
+    ignored: tuple[Literal["issuer", "leading-zeros", "blanks", "case"], ...] = ()
+
+
 class Settings(ServiceSettings):
     """Everything that dicom-srm is configured with."""
 
@@ -109,3 +122,4 @@ class Settings(ServiceSettings):
     acl: AclSettings = AclSettings()
     registration: RegistrationSettings = RegistrationSettings()
     deid: DeidSettings = DeidSettings()
+    patient_id: PatientIdSettings = PatientIdSettings()

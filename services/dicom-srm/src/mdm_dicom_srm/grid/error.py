@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm_client.errors import ClientError, from_status, translated
-from mdm_service.errors import Aborted, Conflict, Exhausted, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_service.errors import Aborted, Conflict, Exhausted, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
 _KINDS: dict[grpc.StatusCode, type[MdmError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Invalid,
@@ -15,6 +15,7 @@ _KINDS: dict[grpc.StatusCode, type[MdmError]] = {
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Exhausted,
     grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
 }
 
 

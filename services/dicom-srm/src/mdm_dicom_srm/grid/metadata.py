@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_service.errors import Conflict, MdmError
+from mdm_service.errors import Conflict, MdmError, NotFound
 
-from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes
+from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes, refuse_but
 from mdm_dicom_srm.grid.error import calling
 from mdm_dicom_srm.register.port import Attribute, Collection, Entry, Value
 
@@ -47,6 +47,16 @@ class GridMetadata(GrpcAcls):
         with calling(self.place):
             response = self._metadata.UpsertEntries(request, timeout=self.timeout)
         return outcomes(response.statuses)
+
+    def remove(self, collection: str, keys: Sequence[str]) -> None:
+        """Remove entries; see `register.port.Metadata`.
+
+        Raises:
+            MdmError: one cannot be removed.
+        """
+        with calling(self.place):
+            response = self._metadata.DeleteEntries(pb.DeleteEntriesRequest(collection=collection, keys=keys), timeout=self.timeout)
+        refuse_but(outcomes(response.statuses), NotFound)
 
 
 def _collection(item: Collection) -> pb.Collection:

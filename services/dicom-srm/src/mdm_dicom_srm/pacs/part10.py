@@ -29,7 +29,10 @@ _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A Part 10 file up to its pixel data, where an empty (7FE0,0010) stands for those it had; and its UIDs, "" if absent."""
+    """A Part 10 file up to its pixel data, where an empty (7FE0,0010) stands for those it had; and its UIDs, "" if absent.
+
+    `size` are the bytes of the whole file.
+    """
 
     part10: bytes
     transfer_syntax: str
@@ -38,6 +41,7 @@ class Header:
     study_uid: str
     series_uid: str
     has_pixels: bool
+    size: int
 
 
 @dataclass(slots=True)
@@ -84,6 +88,7 @@ def header_of(part10: bytes) -> Header:
         study_uid=uid[_STUDY],
         series_uid=uid[_SERIES],
         has_pixels=walk.has_pixels,
+        size=len(part10),
     )
 
 

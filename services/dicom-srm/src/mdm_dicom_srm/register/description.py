@@ -10,13 +10,14 @@ import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from mdm_dicom_srm.deid import Outcome, Result
+from mdm_dicom_srm.deid import Outcome, Patient, Result
 from mdm_dicom_srm.register import attribute
 from mdm_dicom_srm.register.model import Job, State
-from mdm_dicom_srm.register.names import Names
+from mdm_dicom_srm.register.names import Names, file_name
 from mdm_dicom_srm.register.port import Attribute, Collection, Directory, Entry, File, Value
+from mdm_dicom_srm.register.statement import PATIENTS, SERIES, STUDIES, Statement
 
-PATIENTS, STUDIES, SERIES, IMAGES = "patients", "studies", "series", "images"
+IMAGES = "images"
 INSTANCES = "NumberOfSeriesRelatedInstances"
 _LONG, _SHORT = 1023, 64
 _PIXEL_DATA = 0x7FE00010  # an empty one stands for whatever pixel data the instance has
@@ -61,11 +62,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the grid is told about one image. `entries` go by collection; only that of `patients` identifies."""
+    """What the grid is told about one image; of `statements` only that about the patient identifies.
+
+    `patient_key` is the pseudonym.
+    """
 
     guid: UUID
     acl_id: UUID
-    entries: Mapping[str, Entry]
+    patient_key: str
+    image: Entry
+    statements: tuple[Statement, ...]
     directories: tuple[Directory, ...]
     file: File
 
@@ -73,8 +79,8 @@ class Description:
 class Deidentifier(Protocol):
     """Removes what identifies; `mdm_dicom_srm.deid.Deidentifier` is one."""
 
-    def deidentify(self, part10: bytes) -> Result:
-        """Return the released file or why it is not released."""
+    def deidentify(self, part10: bytes, patient: Patient | None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is."""
         ...
 
 
@@ -101,11 +107,11 @@ class Describer:
         ]
         return [*above, identifying, *anonymous]
 
-    def describe(self, job: Job) -> Description | Verdict:
-        """Judge an instance by its header and describe it; never raises for bad input."""
+    def describe(self, job: Job, patient: Patient | None) -> Description | Verdict:
+        """Judge an instance by its header and describe it as one of `patient`, of whom its study is; never raises for bad input."""
         if not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
-        result = self._deidentifier.deidentify(job.header)
+        result = self._deidentifier.deidentify(job.header, patient)
         if result.outcome is not Outcome.RELEASED or result.data is None:
             return Verdict(State(result.outcome.value), result.reason.upper() or "NOT_RELEASED")
         original, anonymous = _read(job.header), _read(b"".join(result.data))
@@ -124,23 +130,25 @@ class Describer:
         patient_lfn = f"{self._names.root}/{patient}"
         study_lfn, series_lfn = f"{patient_lfn}/{study}", f"{patient_lfn}/{study}/{series}"
         number = attribute.value(anonymous, Attribute("InstanceNumber", "int"))
-        lfn = f"{series_lfn}/{number if isinstance(number, int) else 0}-{job.guid}.dcm"
+        lfn = f"{series_lfn}/{file_name(number if isinstance(number, int) else None, job.guid)}"
         links: dict[str, dict[str, Value]] = {
             STUDIES: {"patient": patient, "study": study, "lfn": study_lfn},
             SERIES: {"patient": patient, "study": study, "series": series, "lfn": series_lfn},
             IMAGES: {"guid": str(job.guid), "patient": patient, "study": study, "series": series, "lfn": lfn},
         }
-        keys = {STUDIES: study, SERIES: series, IMAGES: str(job.guid)}
-        entries = {
-            name: Entry(keys[name], acl_id, {**attribute.values(anonymous, self._attributes[name]), **links[name]}) for name in links
-        }
+        image = Entry(str(job.guid), acl_id, {**attribute.values(anonymous, self._attributes[IMAGES]), **links[IMAGES]})
         identifying = {"patient": patient, **attribute.values(original, _PATIENT_ATTRIBUTES)}
-        entries[PATIENTS] = Entry(patient, self._names.site_acl("patients"), identifying)
+        statements = [Statement(PATIENTS, patient, self._names.site_acl("patients"), identifying)]
+        for level, key in ((STUDIES, study), (SERIES, series)):
+            said = attribute.stated(original, anonymous, self._attributes[level])
+            statements.append(Statement(level, key, acl_id, {**said, **links[level]}))
         directory = self._names.site_acl("directory")
         return Description(
             guid=job.guid,
             acl_id=acl_id,
-            entries=entries,
+            patient_key=patient,
+            image=image,
+            statements=tuple(statements),
             directories=(
                 Directory(self._names.vo_root, directory),
                 Directory(self._names.root, directory),
@@ -148,7 +156,7 @@ class Describer:
                 Directory(study_lfn, acl_id),
                 Directory(series_lfn),
             ),
-            file=File(job.guid, lfn, self._names.surl(job.guid)),
+            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, job.size),
         )
 
 

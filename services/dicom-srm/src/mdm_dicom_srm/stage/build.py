@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import grpc
 from mdm.srm.v1 import srm_pb2_grpc, transfer_pb2_grpc
@@ -14,7 +15,7 @@ from psycopg_pool import ConnectionPool
 from mdm_dicom_srm.pacs.port import Pacs
 from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.book import Limits, RequestBook
-from mdm_dicom_srm.stage.engine import EngineLimits, LocatorsOf, StagingEngine
+from mdm_dicom_srm.stage.engine import EngineLimits, LocatorsOf, SizeListener, StagingEngine
 from mdm_dicom_srm.stage.journal import Journal
 from mdm_dicom_srm.stage.port import AccessChecker, KeySource, Sealer
 from mdm_dicom_srm.stage.seal import MakeDeidentifier
@@ -67,6 +68,12 @@ class Stage:
         self._journal.stop()
         self.spool.close()
 
+    def forget(self, guids: Sequence[UUID]) -> None:
+        """Remove staged copies at once, those that are being made included, pinned or not."""
+        # In this order: what becomes visible between the two is removed by the second.
+        self._engine.forget(guids)
+        self.spool.forget(guids)
+
     def _tick(self) -> None:
         while not self._stopped.wait(_TICK_SECONDS):
             try:
@@ -88,6 +95,7 @@ def build_stage(
     access: AccessChecker,
     make_deidentifier: MakeDeidentifier,
     generation: str = "",
+    sized: SizeListener = lambda guid, size: None,
     threads: int = 16,
     clock: Callable[[], float] = time.time,
 ) -> Stage:
@@ -95,7 +103,7 @@ def build_stage(
 
     `make_deidentifier` goes to worker processes: a module-level function or a functools.partial of one, with arguments that
     can be pickled. `generation` names the rules of de-identification (a digest of profile and version): when it changes, the spool
-    is emptied. `threads` are those of the server; watches take at most half of them.
+    is emptied. `sized` is told the sizes that users get. `threads` are those of the server; watches take at most half of them.
 
     Raises:
         ConfigurationError: the spool's directory cannot be used.
@@ -112,7 +120,7 @@ def build_stage(
     else:
         sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS)
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
-    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits)
+    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits, sized)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))
     service = StagingService(authority, access, store, spool, book, journal, engine.submit, policy, clock)
     return Stage(service, SrmServicer(service, site), TransferServicer(service), spool, engine, journal, book, threading.Event())

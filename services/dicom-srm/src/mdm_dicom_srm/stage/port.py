@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
+from mdm_dicom_srm.deid import Patient
 from mdm_dicom_srm.stage.model import Request, StagedFile, State
 
 
@@ -87,9 +88,10 @@ class KeySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What became of an instance: `state` None means its ciphertext, `size` bytes, was written."""
+    """What became of an instance: `state` None means its ciphertext, `size` bytes, was written; users get `plain_size` bytes of it."""
 
     size: int = 0
+    plain_size: int = 0
     state: State | None = None
     reason: str = ""
 
@@ -97,8 +99,8 @@ class Sealed:
 class Sealer(Protocol):
     """De-identifies and encrypts instances, several at once."""
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
-        """De-identify a DICOM file, encrypt it under `key` and write only the ciphertext to `path`."""
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
+        """De-identify a DICOM file as one of `patient`, of whom its study is if that is known, encrypt it under `key` and write only the ciphertext to `path`."""
         ...
 
     def close(self) -> None: ...

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from mdm_crypto import stream
 
+from mdm_dicom_srm.deid import Patient
 from mdm_dicom_srm.deid.outcome import Outcome, Result
 from mdm_dicom_srm.stage.model import State
 from mdm_dicom_srm.stage.port import Sealed
@@ -21,8 +22,8 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class Deidentifier(Protocol):
     """Removes what identifies; `mdm_dicom_srm.deid.Deidentifier` is one."""
 
-    def deidentify(self, part10: bytes) -> Result:
-        """Return the released file or why it is not released."""
+    def deidentify(self, part10: bytes, patient: Patient | None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is, if that is known."""
         ...
 
 
@@ -30,13 +31,13 @@ class Deidentifier(Protocol):
 MakeDeidentifier = Callable[[], Deidentifier]
 
 
-def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path: Path) -> Sealed:
-    """De-identify a DICOM file and write its ciphertext, associated data = GUID, to the new file `path` (mode 0600).
+def seal(deidentifier: Deidentifier, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> Sealed:
+    """De-identify a DICOM file as one of `patient` and write its ciphertext, associated data = GUID, to the new file `path` (mode 0600).
 
     Nothing but ciphertext of a released file is ever written. Never raises: what went wrong is in the result.
     """
     try:
-        result = deidentifier.deidentify(part10)
+        result = deidentifier.deidentify(part10, patient)
     except Exception as error:
         return Sealed(state=State.INTERNAL_ERROR, reason=f"DEIDENTIFICATION_{type(error).__name__}")
     if result.outcome is not Outcome.RELEASED:
@@ -44,7 +45,8 @@ def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path
     if not result.data or bytes(b"".join(result.data[:1])[: len(_PROLOGUE)]) != _PROLOGUE:
         return Sealed(state=State.INTERNAL_ERROR, reason="DEIDENTIFIED_FILE_MALFORMED")
     try:
-        return Sealed(size=_write(result.data, guid, key, path))
+        plain_size = sum(memoryview(buffer).nbytes for buffer in result.data)
+        return Sealed(_write(result.data, guid, key, path), plain_size)
     except OSError as error:
         full = error.errno in _NO_SPACE
         return Sealed(state=State.NO_FREE_SPACE if full else State.INTERNAL_ERROR, reason="SPOOL_FULL" if full else "SPOOL_WRITE")

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from mdm_service.errors import ConfigurationError
 
+from mdm_dicom_srm.deid import Patient
 from mdm_dicom_srm.stage.model import State
 from mdm_dicom_srm.stage.port import Sealed
 from mdm_dicom_srm.stage.seal import Deidentifier, MakeDeidentifier, seal
@@ -21,7 +22,7 @@ from mdm_dicom_srm.stage.seal import Deidentifier, MakeDeidentifier, seal
 _log = logging.getLogger(__name__)
 _START_SECONDS = 60.0
 
-_Task = tuple[bytes, UUID, bytes, Path, "Future[Sealed]"]
+_Task = tuple[bytes, Patient | None, UUID, bytes, Path, "Future[Sealed]"]
 
 
 class ThreadSealer:
@@ -31,9 +32,9 @@ class ThreadSealer:
         self._deidentifier: Deidentifier = make()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stage-seal")
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """See `seal.seal`."""
-        return self._pool.submit(seal, self._deidentifier, part10, guid, key, path)
+        return self._pool.submit(seal, self._deidentifier, part10, patient, guid, key, path)
 
     def close(self) -> None:
         """End; what waits is cancelled."""
@@ -66,10 +67,10 @@ class ProcessSealer:
         for thread in self._threads:
             thread.start()
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """See `seal.seal`."""
         future: Future[Sealed] = Future()
-        self._tasks.put((part10, guid, key, path, future))
+        self._tasks.put((part10, patient, guid, key, path, future))
         return future
 
     def close(self) -> None:
@@ -82,9 +83,9 @@ class ProcessSealer:
     def _feed(self, first: "_Worker") -> None:
         worker: _Worker | None = first
         while (task := self._tasks.get()) is not None:
-            part10, guid, key, path, future = task
+            part10, patient, guid, key, path, future = task
             worker = worker or self._started()
-            sealed = worker.seal(part10, guid, key, path, self._timeout) if worker else None
+            sealed = worker.seal(part10, patient, guid, key, path, self._timeout) if worker else None
             if sealed is None:
                 _log.error("a staging worker ended or hung; it is replaced")
                 if worker is not None:
@@ -126,10 +127,10 @@ class _Worker:
                 return True
         return False
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path, timeout: float) -> Sealed | None:
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path, timeout: float) -> Sealed | None:
         """Return the result, or None when the worker is lost."""
         with contextlib.suppress(EOFError, OSError):
-            self._pipe.send((guid, key, path))
+            self._pipe.send((patient, guid, key, path))
             self._pipe.send_bytes(part10)
             if self._pipe.poll(timeout):
                 sealed: Sealed = self._pipe.recv()

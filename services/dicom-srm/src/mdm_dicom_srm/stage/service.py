@@ -173,10 +173,6 @@ class StagingService:
             raise Unavailable("STAGED_FILE_GONE", "The staged file is gone; release it and ask for it again.")
         return file, data
 
-    def forget(self, guids: Iterable[UUID]) -> None:
-        """Remove files from the spool at once, pinned or not: their registration was removed."""
-        self._spool.forget(guids)
-
     def _allowed(self, owner: str, files: list[StagedFile]) -> list[StagedFile]:
         asked = [file.guid for file in files if file.guid is not None]
         readable = self._access.readable(owner, asked) if asked else set()

@@ -16,8 +16,8 @@ def main(descriptor: int) -> None:
             deidentifier = make()
             pipe.send(None)
             while True:
-                guid, key, path = pipe.recv()
-                pipe.send(seal(deidentifier, pipe.recv_bytes(), guid, key, path))
+                patient, guid, key, path = pipe.recv()
+                pipe.send(seal(deidentifier, pipe.recv_bytes(), patient, guid, key, path))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
