@@ -27,7 +27,7 @@ CT, LITTLE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
 @pytest.fixture
 def scp(site: Site) -> Iterator[StorageScp]:
-    service = RegistrationService(site.store, site.names, FakePacs(), lambda: None)
+    service = RegistrationService(site.store, site.shared, site.names, FakePacs(), lambda: None)
     listener = StorageScp(service, "127.0.0.1", 0, "MDM", ["ORTHANC"])
     listener.start()
     yield listener

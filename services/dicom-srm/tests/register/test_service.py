@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from mdm.srm.v1 import registration_pb2 as pb
 from mdm_dicom_srm.register.metrics import watch_registrations
+from mdm_dicom_srm.deid import Patient
 from mdm_dicom_srm.register.model import Queued, State
 from mdm_dicom_srm.register.service import RegistrationService
 from mdm_dicom_srm.register.servicer import RegistrationServicer
@@ -27,7 +28,7 @@ def pacs() -> FakePacs:
 
 @pytest.fixture
 def service(site: Site, pacs: FakePacs) -> RegistrationService:
-    return RegistrationService(site.store, site.names, pacs, lambda: None)
+    return RegistrationService(site.store, site.shared, site.names, pacs, lambda: None)
 
 
 def test_registering_a_study_queues_all_its_instances_once(service: RegistrationService) -> None:
@@ -116,8 +117,10 @@ def test_locators_are_given_for_published_instances_and_not_for_quarantined_ones
     site.run()
     locators = site.store.locators_of([published, quarantined, uuid4()])
     assert locators.keys() == {published}
-    assert (locators[published].study_uid, locators[published].sop_uid) == (STUDY, f"{SERIES}.1")
-    assert site.store.series_sizes([site.names.series_token(locators[published])]) == {site.names.series_token(locators[published]): 1}
+    located = locators[published]
+    assert located is not None and (located.locator.study_uid, located.locator.sop_uid) == (STUDY, f"{SERIES}.1")
+    assert located.patient == Patient("SECRET77", "")
+    assert site.store.series_sizes([site.names.series_token(located.locator)]) == {site.names.series_token(located.locator): 1}
 
 
 @pytest.mark.parametrize(("state", "given"), [("RECEIVED", False), ("KEYED", False), ("DESCRIBED", True), ("FAILED", False)])
@@ -131,7 +134,7 @@ def test_a_locator_is_given_as_soon_as_the_catalog_may_have_the_name(site: Site,
 def test_another_site_secret_opens_nothing(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.run()
-    other = RegistrationStore(site.pool, RecordSealer(bytes(32)))
+    other = RegistrationStore(site.pool, RecordSealer(bytes(32)), site.names)
     with pytest.raises(FailedPrecondition):
         other.locators_of([guid])
 
@@ -146,7 +149,7 @@ def test_no_two_workers_hold_the_same_series(site: Site) -> None:
 
 def test_workers_publish_everything_and_stop(site: Site) -> None:
     workers = Workers(site.store, site.pipeline(), count=3, batch=10, lease_seconds=3)
-    service = RegistrationService(site.store, site.names, FakePacs(), workers.wake)
+    service = RegistrationService(site.store, site.shared, site.names, FakePacs(), workers.wake)
     workers.start()
     headers = [header(number=n, SeriesInstanceUID=f"{SERIES}.{n % 4}") for n in range(1, 41)]
     threads = [threading.Thread(target=service.enqueue, args=(headers[start::4],)) for start in range(4)]

@@ -360,7 +360,7 @@ def test_a_staged_file_that_vanished_is_told_and_staged_anew(world):
     guid = world.image()
     token = world.get([guid])
     world.settled(ALICE, token)
-    world.service.forget([guid])
+    world.forget([guid])
     with pytest.raises(Unavailable):
         world.service.open(ALICE, token, guid)
     assert world.settled(ALICE, world.get([guid])) == ["FILE_PINNED"]
