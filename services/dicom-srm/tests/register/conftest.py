@@ -292,11 +292,11 @@ def pool(database) -> Iterator[ConnectionPool]:  # type: ignore[no-untyped-def]
 def make_site(pool: ConnectionPool) -> Callable[..., Site]:
     """Make a site; sites on one database share what registration knows."""
 
-    def make(rule: PatientIdRule | None = None) -> Site:
+    def make(rule: PatientIdRule | None = None, profile: str = "basic") -> Site:
         rule = rule or PatientIdRule()
         names = Names("biomed", "hospital-a", "hospital-a", SECRET)
         entries = {"study": (AclEntry("group:/biomed/neuro", Permission.READ),), "patients": (AclEntry("group:/p", Permission.READ),)}
-        deidentifier = Deidentifier(Profile.shipped("basic"), Pseudonymiser(SECRET), patient_ids=rule)
+        deidentifier = Deidentifier(Profile.shipped(profile), Pseudonymiser(SECRET), patient_ids=rule)
         return Site(
             pool=pool,
             names=names,
