@@ -17,7 +17,7 @@ from mdm_client.srm import MAX_STUDIES, SrmClient
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_UID = 64
-_UNDER_WAY = ("RECEIVED", "KEYED", "DESCRIBED")
+_UNDER_WAY = ("RECEIVED", "KEYED", "DESCRIBED", "REMOVING")
 _BAD = ("FAILED", "QUARANTINED")
 _POLL_SECONDS = 0.5
 
@@ -32,7 +32,10 @@ _POLL_SECONDS = 0.5
 @common_options
 @click.pass_context
 def register(context: click.Context, studies: tuple[str, ...], site: str, wait: bool, timeout: float) -> int:
-    """Make the images of a study visible on the grid (operators only; most register by themselves)."""
+    """Make the images of a study visible on the grid (operators only; most register by themselves).
+
+    Images that are visible already are described again as the PACS has them now: what catalog, metadata or keystores lost comes back.
+    """
     run = session(context)
     uids = list(dict.fromkeys(studies))
     for uid in uids:
@@ -54,7 +57,7 @@ def register(context: click.Context, studies: tuple[str, ...], site: str, wait: 
             if run.as_json:
                 print_json(facts)
             else:
-                print_line(f"{uid}: {result.queued} images queued, {result.known} known already")
+                print_line(f"{uid}: {result.queued} images queued, {result.known} under way already")
     code = exit_code_of_items(len(uids), failures)
     if wait and accepted:
         return _report(_wait(srm, accepted, timeout), before, run.as_json) or code

@@ -13,7 +13,7 @@ from mdm_service.errors import ConfigurationError
 from mdm_catalog.bulk import Held
 
 #: States of registrations that may still go on.
-_UNFINISHED = ("RECEIVED", "KEYED", "DESCRIBED", "QUARANTINED", "FAILED")
+_UNFINISHED = ("RECEIVED", "KEYED", "DESCRIBED", "QUARANTINED", "FAILED", "REMOVING")
 
 
 class Elsewhere:
