@@ -1,4 +1,4 @@
-"""The command for a site's operators: register."""
+"""Commands for a site's operators: register, conflicts."""
 
 import re
 import time
@@ -62,6 +62,24 @@ def register(context: click.Context, studies: tuple[str, ...], site: str, wait: 
     if wait and accepted:
         return _report(_wait(srm, accepted, timeout), before, run.as_json) or code
     return code
+
+
+@click.command()
+@click.option("--site", default="", help="Which site; needed where several are configured.")
+@common_options
+@click.pass_context
+def conflicts(context: click.Context, site: str) -> int:
+    """List patients, studies and series of which images state different values (operators only).
+
+    An entry has the value that most of its images state. The values are not shown: they may identify.
+    """
+    run = session(context)
+    for item in run.client(context).srm(site).conflicts():
+        if run.as_json:
+            print_json({"collection": item.collection, "key": item.key, "attributes": list(item.attributes)})
+        else:
+            print_line(f"{item.collection} {item.key}: {', '.join(item.attributes)}")
+    return 0
 
 
 def _counts(srm: SrmClient, uids: list[str]) -> Counter[str]:

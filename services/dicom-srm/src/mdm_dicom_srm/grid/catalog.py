@@ -49,7 +49,8 @@ class GridCatalog(GrpcAcls):
         elsewhere = [file for file in here if known[file.guid].lfn != file.lfn]
         self._rename(elsewhere, errors)
         self._assign([file for file in elsewhere if _study(known[file.guid].lfn) != _study(file.lfn)], errors)
-        self.set_sizes({file.guid: file.size for file in here if file.size not in (None, _size(known[file.guid]))})
+        resized = {file.guid: file.size for file in here if errors[file.guid] is None and file.size is not None}
+        self.set_sizes({guid: size for guid, size in resized.items() if size != _size(known[guid])})
         # Registering again what is there puts a lost replica back.
         good = [file for file in files if errors[file.guid] is None]
         errors.update(zip([file.guid for file in good], self.register(good) if good else [], strict=True))
@@ -83,6 +84,8 @@ class GridCatalog(GrpcAcls):
         Raises:
             MdmError: one cannot be set.
         """
+        if not sizes:
+            return
         wanted = [pb.FileAttributes(target=_by_guid(guid), size=size) for guid, size in sizes.items()]
         with calling(self.place):
             response = self._catalog.SetFileAttributes(pb.SetFileAttributesRequest(attributes=wanted), timeout=self.timeout)
