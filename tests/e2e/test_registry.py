@@ -75,7 +75,9 @@ def delete_in_pacs(stack: Stack) -> Iterator[Callable[[str], None]]:
 
 def test_a_derived_object_that_says_nothing_erases_nothing(stack: Stack, mdm: Mdm, tmp_path: Path):
     image = make_image(tmp_path / "ct.dcm", "CT_small.dcm")
-    original = rewrite(image, tmp_path / "original.dcm", PatientSex="F", PatientAge="060Y", StudyDescription="CT HEAD", StudyDate="20210317")
+    original = rewrite(
+        image, tmp_path / "original.dcm", PatientSex="F", PatientAge="060Y", StudyDescription="CT HEAD", StudyDate="20210317"
+    )
     stack.store(original)
     [row] = registered(mdm, image.patient_name)
     before = study(mdm, row)

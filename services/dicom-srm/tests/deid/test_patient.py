@@ -110,7 +110,9 @@ def test_a_run_compares_patient_ids_as_the_sites_configuration_says(tmp_path: Pa
     assert {file.PatientID for file in files} == {Pseudonymiser(SECRET).patient("4711")}
 
 
-@pytest.mark.parametrize("text", ["[patient_id]\nignored = ['accents']", "[patient_id]\nignore = []", "[patient_id", "[patient_id]\nignored = ['absent-id']"])
+@pytest.mark.parametrize(
+    "text", ["[patient_id]\nignored = ['accents']", "[patient_id]\nignore = []", "[patient_id", "[patient_id]\nignored = ['absent-id']"]
+)
 def test_settings_that_name_something_unknown_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "patient.toml"
     path.write_text(text)

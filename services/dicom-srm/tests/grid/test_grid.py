@@ -136,7 +136,10 @@ def test_a_file_that_is_elsewhere_gets_its_name_and_size_and_in_another_study_it
     assert catalog.replace([File(GUID, "/v/s/p/study/series/0002-x", "srm://here/1", ACL, 5)]) == [None]
     kinds = [type(request).__name__ for request in servicer.requests]
     assert kinds == ["RenameRequest", "SetFileAttributesRequest", "RegisterFilesRequest"]
-    assert (servicer.requests[0].renamings[0].source.guid, servicer.requests[0].renamings[0].lfn) == (str(GUID), "/v/s/p/study/series/0002-x")
+    assert (servicer.requests[0].renamings[0].source.guid, servicer.requests[0].renamings[0].lfn) == (
+        str(GUID),
+        "/v/s/p/study/series/0002-x",
+    )
     assert servicer.requests[1].attributes[0].size == 5
     servicer.requests.clear()
     assert catalog.replace([File(GUID, "/v/s/p/other/series/0001-x", "srm://here/1", ACL, 4)]) == [None]

@@ -40,7 +40,7 @@ def names(site: Site) -> set[str]:
 def grid(site: Site) -> dict[str, object]:
     """Everything that users can see."""
     return {
-        "files": {guid: file for guid, file in sorted(site.catalog.files.items())},
+        "files": dict(sorted(site.catalog.files.items())),
         "directories": sorted(site.catalog.directories),
         "keys": dict(sorted(site.keys.keys.items())),
         "entries": {path: dict(sorted(entries.items())) for path, entries in sorted(site.metadata.entries.items()) if entries},

@@ -5,8 +5,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm.srm.v1 import registration_pb2 as pb
-from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.deid import Patient
+from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.register.model import Queued, State
 from mdm_dicom_srm.register.service import RegistrationService
 from mdm_dicom_srm.register.servicer import RegistrationServicer

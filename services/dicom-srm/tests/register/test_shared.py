@@ -199,5 +199,3 @@ def test_the_database_holds_nothing_identifying_of_what_instances_state(site: Si
         dump += "\n".join(str(row) for row in sealed)
     hidden = ("SECRET77", "Secret", "1960", SERIES)
     assert [text for text in hidden if text in dump or text.encode().hex() in dump] == []
-
-

@@ -53,9 +53,7 @@ class _WithPreview(click.Command):
 @click.option("--profile", metavar="FILE", default="basic", show_default=True, help="A profile's file, or basic, research or strict.")
 @click.option("--secret-file", metavar="FILE", type=_FILE, help="At least 32 random bytes that pseudonyms follow from; else new ones.")
 @_PIXEL_RULES
-@click.option(
-    "--patient-ids", metavar="FILE", type=_FILE, help="TOML with [patient_id], such as the site's: how Patient IDs are compared."
-)
+@click.option("--patient-ids", metavar="FILE", type=_FILE, help="TOML with [patient_id], such as the site's: how Patient IDs are compared.")
 @click.option("--report", "report_path", metavar="FILE", type=_FILE, help="Write a JSON line per file; nothing in it identifies.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes at work.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds after which a file has failed.")
@@ -83,7 +81,9 @@ def deid(
     of a study are of one patient: of whom most of them are.
     """
     as_json = as_json or bool(getattr(context.obj, "as_json", False))
-    order = Order(_profile(profile), _pseudonymiser(secret_file), _rules(rules), _directory(output), not no_check, _patient_ids(patient_ids))
+    order = Order(
+        _profile(profile), _pseudonymiser(secret_file), _rules(rules), _directory(output), not no_check, _patient_ids(patient_ids)
+    )
     if secret_file is None:
         _tell("no --secret-file: no other run will give the pseudonyms, UIDs and dates of this one", "ONE_OFF_SECRET", as_json)
     tasks = find_files(inputs, order.output)

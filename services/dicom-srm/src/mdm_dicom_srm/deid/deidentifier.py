@@ -65,7 +65,9 @@ class Deidentifier:
         """De-identify a complete Part 10 file; never raises for bad input.
 
         `patient` is of whom its study is, which pseudonym and dates follow; a file of another patient is QUARANTINED. Without it
-        the file speaks for itself. The result has data only when released. It holds views of `part10`, which must not change before it is written.
+        the file speaks for itself.
+
+        The result has data only when released. It holds views of `part10`, which must not change before it is written.
         """
         try:
             opened = open_part10(part10)

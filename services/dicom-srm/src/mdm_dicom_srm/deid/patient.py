@@ -84,7 +84,9 @@ class PatientIdRule:
     def majority(self, patients: Iterable[Patient]) -> Patient:
         """Return of whom a study is whose instances are all known: whom most name, in the fullest spelling, whatever their order."""
         counts = Counter(patients)
-        ranked = sorted(counts, key=lambda item: (bool(item.id), sum(n for p, n in counts.items() if self.same(item, p)), item), reverse=True)
+        ranked = sorted(
+            counts, key=lambda item: (bool(item.id), sum(n for p, n in counts.items() if self.same(item, p)), item), reverse=True
+        )
         alike = [item for item in ranked if self.same(ranked[0], item)]
         return max(alike, key=lambda item: (bool(item.id), bool(item.issuer), counts[item], item))
 

@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Order:
     pixels: PixelRules
     output: Path
     check: bool = True
-    patient_ids: PatientIdRule = PatientIdRule()
+    patient_ids: PatientIdRule = field(default_factory=PatientIdRule)
     memory: int = 4 << 30
 
 

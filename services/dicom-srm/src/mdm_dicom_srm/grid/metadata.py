@@ -9,7 +9,8 @@ from mdm_service.errors import Conflict, MdmError, NotFound
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes, refuse_but
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.port import Attribute, Collection, Entry, Value
+from mdm_dicom_srm.register.port import Attribute, Collection, Entry
+from mdm_dicom_srm.register.statement import Value
 
 _TYPES = {
     "int": pb.ATTRIBUTE_TYPE_INT,

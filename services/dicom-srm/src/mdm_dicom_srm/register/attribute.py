@@ -13,7 +13,8 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
-from mdm_dicom_srm.register.port import Attribute, Value
+from mdm_dicom_srm.register.port import Attribute
+from mdm_dicom_srm.register.statement import Value
 
 COLLECTIONS = ("studies", "series", "images")
 _TYPES = frozenset({"int", "float", "text", "date"})

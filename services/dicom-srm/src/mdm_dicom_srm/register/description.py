@@ -14,8 +14,8 @@ from mdm_dicom_srm.deid import Outcome, Patient, Result
 from mdm_dicom_srm.register import attribute
 from mdm_dicom_srm.register.model import Job, State
 from mdm_dicom_srm.register.names import Names, file_name
-from mdm_dicom_srm.register.port import Attribute, Collection, Directory, Entry, File, Value
-from mdm_dicom_srm.register.statement import PATIENTS, SERIES, STUDIES, Statement
+from mdm_dicom_srm.register.port import Attribute, Collection, Directory, Entry, File
+from mdm_dicom_srm.register.statement import PATIENTS, SERIES, STUDIES, Statement, Value
 
 IMAGES = "images"
 INSTANCES = "NumberOfSeriesRelatedInstances"

@@ -10,7 +10,6 @@ from mdm_dicom_srm.register.digest import digest
 from mdm_dicom_srm.register.model import Candidate
 from mdm_dicom_srm.sealing import derive_key
 
-
 _DIGITS = 4
 
 

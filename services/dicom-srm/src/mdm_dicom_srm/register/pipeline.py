@@ -136,7 +136,9 @@ class Pipeline:
         unknown = [job.guid for job in jobs if (job.changed or job.restoring) and job.keyed and not job.lfn]
         lfns = self._grid.catalog.lfns(unknown) if unknown else {}
         self._queue.note_lfns(lfns)
-        return [replace(job, lfn=lfns[job.guid], patient_key=self._patient_key(lfns[job.guid])) if job.guid in lfns else job for job in jobs]
+        return [
+            replace(job, lfn=lfns[job.guid], patient_key=self._patient_key(lfns[job.guid])) if job.guid in lfns else job for job in jobs
+        ]
 
     def _patient_key(self, lfn: str) -> str:
         return next((path.rpartition("/")[2] for path in self._names.directories_above(lfn)[-1:]), "")

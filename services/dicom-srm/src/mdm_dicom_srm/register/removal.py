@@ -40,7 +40,9 @@ class Removal:
         unknown = self._grid.catalog.lfns([job.guid for job in jobs if not job.lfn])
         self._queue.note_lfns(unknown)
         self._grid.catalog.remove([job.guid for job in jobs])
-        self._grid.catalog.prune(list(dict.fromkeys(path for lfn in (lfns | unknown).values() for path in self._names.directories_above(lfn))))
+        self._grid.catalog.prune(
+            list(dict.fromkeys(path for lfn in (lfns | unknown).values() for path in self._names.directories_above(lfn)))
+        )
 
     def _destroy_keys(self, guids: Sequence[UUID]) -> Outcomes:
         errors: dict[UUID, MdmError | None] = dict(self._grid.keys.destroy(guids)) if guids else {}

@@ -27,6 +27,7 @@ _COLUMNS = {
 }
 _LEFT_SECONDS = 5
 
+
 class SharedStore:
     """Every method is one transaction; safe for several threads and processes."""
 
@@ -59,9 +60,7 @@ class SharedStore:
 
     def _decided(self, connection: Connection[Any], token: bytes) -> Patient | None:
         # The insertion makes the row that the others wait for.
-        connection.execute(
-            "INSERT INTO study (token, patient_token, patient) VALUES (%s, '', '') ON CONFLICT (token) DO NOTHING", (token,)
-        )
+        connection.execute("INSERT INTO study (token, patient_token, patient) VALUES (%s, '', '') ON CONFLICT (token) DO NOTHING", (token,))
         row = connection.execute("SELECT patient FROM study WHERE token = %s FOR UPDATE", (token,)).fetchone()
         return open_patient(self._sealer, token, row[0]) if row is not None and row[0] else None
 
@@ -131,13 +130,14 @@ class SharedStore:
     def left(self) -> list[Key]:
         """Return entries that were to be written some time ago and are not: whoever was to do it has ended."""
         with self._pool.connection() as connection:
-            return connection.execute(
+            rows = connection.execute(
                 """
                 SELECT level, key FROM shared_entry WHERE written_revision < revision AND modified_at < now() - make_interval(secs => %s)
                 ORDER BY modified_at LIMIT 100
                 """,
                 (_LEFT_SECONDS,),
             ).fetchall()
+        return [(level, key) for level, key in rows]
 
     @contextmanager
     def turn(self, level: str, key: str) -> Iterator[SharedEntry | None]:
@@ -165,13 +165,9 @@ class SharedStore:
 
     def _statements(self, connection: Connection[Any], level: str, key: str) -> list[tuple[Statement, int]]:
         key_column, statement_column = _COLUMNS[level]
-        counts = connection.execute(
-            f"""
-            SELECT {statement_column}, count(*) FROM registration
-            WHERE {key_column} = %s AND {statement_column} IS NOT NULL GROUP BY 1
-            """.encode(),  # noqa: S608 - fixed names only
-            (key,),
-        ).fetchall()
+        condition = f"{key_column} = %s AND {statement_column} IS NOT NULL"
+        sql = f"SELECT {statement_column}, count(*) FROM registration WHERE {condition} GROUP BY 1"  # noqa: S608 - fixed names only
+        counts = connection.execute(sql.encode(), (key,)).fetchall()
         digests = [bytes(mac) for mac, _ in counts]
         connection.execute("DELETE FROM statement WHERE level = %s AND key = %s AND digest <> ALL(%s)", (level, key, digests))
         rows = connection.execute("SELECT digest, content FROM statement WHERE level = %s AND key = %s", (level, key)).fetchall()
@@ -249,4 +245,3 @@ def _touch(connection: Connection[Any], keys: set[Key]) -> None:
             """,
             sorted(keys),
         )
-

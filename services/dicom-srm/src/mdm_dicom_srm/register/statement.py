@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-
 T = TypeVar("T")
 Value = str | int | float | bool | None
 

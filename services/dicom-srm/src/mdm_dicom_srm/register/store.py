@@ -102,7 +102,8 @@ class RegistrationStore:
             (list(instances),),
         ).fetchall()
         return {
-            instance: _Latest(guid, generation, State(state), digest and bytes(digest)) for instance, guid, generation, state, digest in rows
+            instance: _Latest(guid, generation, State(state), digest and bytes(digest))
+            for instance, guid, generation, state, digest in rows
         }
 
     def _content(self, guid: UUID, candidate: Candidate) -> tuple[object, ...]:

@@ -95,7 +95,7 @@ def build_stage(
     access: AccessChecker,
     make_deidentifier: MakeDeidentifier,
     generation: str = "",
-    sized: SizeListener = lambda guid, size: None,
+    sized: SizeListener | None = None,
     threads: int = 16,
     clock: Callable[[], float] = time.time,
 ) -> Stage:

@@ -17,7 +17,7 @@ from mdm_client.errors import ClientError
 from mdm_client.errors import NotFound as KeyNotFound
 from mdm_service.errors import Unavailable
 
-from mdm_dicom_srm.pacs.port import InstanceLocator, Located, Pacs, RetrievedInstance
+from mdm_dicom_srm.pacs.port import Located, Pacs, RetrievedInstance
 from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.model import State
 from mdm_dicom_srm.stage.port import KeySource, Listener, NoSpace, Sealed, Sealer, Slot, Spool
@@ -88,7 +88,7 @@ class StagingEngine:
         spool: Spool,
         listener: Listener,
         limits: EngineLimits,
-        sized: SizeListener = lambda guid, size: None,
+        sized: SizeListener | None = None,
     ) -> None:
         self._pacs = pacs
         self._locators_of = locators_of
@@ -303,7 +303,8 @@ class StagingEngine:
         if sealed.state is None:
             self._listener.ready(slot.guid)
             self._spool.unpin(slot.guid, _HOLD)
-            self._sized(slot.guid, sealed.plain_size)
+            if self._sized is not None:
+                self._sized(slot.guid, sealed.plain_size)
             metrics.FILES.labels("STAGED").inc()
             metrics.BYTES.inc(sealed.size)
         else:
