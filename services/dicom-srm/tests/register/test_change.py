@@ -6,7 +6,8 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from mdm_dicom_srm.deid import PatientIdRule, Pseudonymiser
+from mdm_dicom_srm.deid import Patient, PatientIdRule, Pseudonymiser
+from mdm_dicom_srm.register.model import State
 from mdm_service.errors import Unavailable
 
 from .conftest import SECRET, SERIES, Site, header
@@ -246,6 +247,24 @@ def test_really_different_patients_in_one_study_are_held_back(site: Site) -> Non
     site.run()
     assert site.states() == {guid_of(): ("PUBLISHED", ""), guid_of(number=2): ("QUARANTINED", "PATIENT_CONFLICT")}
     assert names(site) == {"Secret^Name"}
+
+
+def test_a_conflict_with_a_patient_who_is_not_the_studys_any_more_is_looked_at_again(site: Site) -> None:
+    """While one worker compares, another one finds that no instance of that patient is left."""
+    site.enqueue(header(SeriesInstanceUID=f"{SERIES}.8"))
+    site.run()
+    site.enqueue(header(number=2, **OTHER))
+    batch = site.store.claim(10, 60)
+    assert batch is not None
+    study_uid = batch.jobs[0].locator.study_uid
+    right = Patient("RIGHT2", "")
+    assert site.shared.decide_patient(study_uid, {guid_of(number=2): right}) == Patient("SECRET77", "")
+    site.enqueue(header(SeriesInstanceUID=f"{SERIES}.8", **OTHER))
+    site.run()
+    site.store.settle(batch.lease_id, {guid_of(number=2): "PATIENT_CONFLICT"}, State.QUARANTINED)
+    site.run()
+    assert site.states()[guid_of(number=2)] == ("PUBLISHED", "")
+    assert names(site) == {"Right^Person"}
 
 
 def test_one_study_is_of_one_patient_whatever_issuer_zeros_blanks_and_case_say(site: Site) -> None:

@@ -12,6 +12,7 @@ ALTER TABLE registration
     ADD COLUMN changed           boolean NOT NULL DEFAULT false,    -- what the grid has is of an earlier header
     ADD COLUMN restoring         boolean NOT NULL DEFAULT false,    -- what the grid has may be incomplete
     ADD COLUMN patient_token     bytea,                             -- it is of the study's patient, of whom this is the keyed hash
+    ADD COLUMN against           bytea,                             -- it is not of the study's patient, who was this then
     ADD COLUMN lfn               text COLLATE "C",                  -- its name in the catalog
     ADD COLUMN patient_key       text COLLATE "C",                  -- keys of the metadata entries that it supports
     ADD COLUMN study_key         text COLLATE "C",

@@ -53,8 +53,12 @@ class SharedStore:
                 self._decide(connection, token, decided)
                 _free(connection, token, list(said))
             connection.execute(
-                "UPDATE registration SET patient_token = CASE WHEN guid = ANY(%s) THEN %s END WHERE guid = ANY(%s)",
-                (agreeing, self._names.patient_token(decided), list(said)),
+                """
+                UPDATE registration SET patient_token = CASE WHEN guid = ANY(%(agreeing)s) THEN %(patient)s END,
+                    against = CASE WHEN guid <> ALL(%(agreeing)s) THEN %(patient)s END
+                WHERE guid = ANY(%(said)s)
+                """,
+                {"agreeing": agreeing, "patient": self._names.patient_token(decided), "said": list(said)},
             )
         return decided
 
@@ -207,31 +211,48 @@ def open_patient(sealer: RecordSealer, token: bytes, sealed: bytes) -> Patient:
 
 def _earlier(connection: Connection[Any], level: str, key: str) -> int:
     """Count instances of a series that an earlier version published; of a study or patient, return whether there may be any."""
-    published = "digest IS NULL AND state IN ('DESCRIBED', 'PUBLISHED')"
     if level == SERIES:
-        condition = f"{published} AND series_token IN (SELECT series_token FROM registration WHERE series_key = %s)"
-        row = connection.execute(f"SELECT count(*) FROM registration WHERE {condition}".encode(), (key,)).fetchone()  # noqa: S608
+        row = connection.execute(
+            """
+            SELECT count(*) FROM registration WHERE digest IS NULL AND state IN ('DESCRIBED', 'PUBLISHED')
+                AND series_token IN (SELECT series_token FROM registration WHERE series_key = %s)
+            """,
+            (key,),
+        ).fetchone()
     else:
-        row = connection.execute(f"SELECT EXISTS (SELECT FROM registration WHERE {published})::integer".encode()).fetchone()  # noqa: S608
+        row = connection.execute(
+            "SELECT EXISTS (SELECT FROM registration WHERE digest IS NULL AND state IN ('DESCRIBED', 'PUBLISHED'))::integer"
+        ).fetchone()
     return int(row[0]) if row else 0
 
 
-def free_conflicts(connection: Connection[Any], study_tokens: Sequence[bytes]) -> None:
-    """Queue again what was in conflict with a study's patient, in studies where no registration of that patient is left."""
-    for token in study_tokens:
+@contextmanager
+def freeing_conflicts(connection: Connection[Any], guids: Sequence[UUID]) -> Iterator[None]:
+    """Queue again what was in conflict with its study's patient and may be no more, after the block has settled registrations.
+
+    That is so where no registration of that patient is left, or where another has been decided on meanwhile. Decisions on these studies
+    wait until the transaction ends.
+    """
+    rows = connection.execute("SELECT DISTINCT study_token FROM registration WHERE guid = ANY(%s)", (list(guids),)).fetchall()
+    tokens = [token for (token,) in rows]
+    studies = connection.execute(
+        "SELECT token, patient_token FROM study WHERE token = ANY(%s) ORDER BY token FOR UPDATE", (tokens,)
+    ).fetchall()
+    yield
+    for token, patient_token in studies:
         sql = f"SELECT EXISTS (SELECT FROM registration WHERE study_token = %s AND {_SUPPORTING})"  # noqa: S608 - fixed parts only
         row = connection.execute(sql.encode(), (token,)).fetchone()
-        if row is not None and not row[0]:
-            _free(connection, token, [])
+        _free(connection, token, [], but=patient_token if row is not None and row[0] else None)
 
 
-def _free(connection: Connection[Any], token: bytes, apart_from: Sequence[UUID]) -> None:
+def _free(connection: Connection[Any], token: bytes, apart_from: Sequence[UUID], but: bytes | None = None) -> None:
+    """Queue conflicts of a study again, those with the patient `but` excepted."""
     connection.execute(
         """
         UPDATE registration SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now()
-        WHERE study_token = %s AND state = 'QUARANTINED' AND reason = %s AND guid <> ALL(%s)
+        WHERE study_token = %s AND state = 'QUARANTINED' AND reason = %s AND guid <> ALL(%s) AND against IS DISTINCT FROM %s
         """,
-        (token, CONFLICT.upper(), list(apart_from)),
+        (token, CONFLICT.upper(), list(apart_from), but or b""),
     )
 
 

@@ -15,7 +15,7 @@ from mdm_dicom_srm.deid import Patient
 from mdm_dicom_srm.pacs.port import InstanceLocator, Located
 from mdm_dicom_srm.register.model import OPEN, RETRIABLE, Batch, Candidate, Job, Page, Queued, Registration, State
 from mdm_dicom_srm.register.names import Names
-from mdm_dicom_srm.register.shared_store import free_conflicts, open_patient
+from mdm_dicom_srm.register.shared_store import freeing_conflicts, open_patient
 from mdm_dicom_srm.sealing import RecordSealer
 
 _CLAIM_LOCK = 0x4D444D02  # claims take turns, so that no two workers hold one series
@@ -187,7 +187,7 @@ class RegistrationStore:
 
     def settle(self, lease_id: UUID, reasons: Mapping[UUID, str], state: State) -> None:
         """End registrations as FILTERED, QUARANTINED or FAILED, each with its reason. FILTERED ones lose their header."""
-        with self._pool.connection() as connection, connection.cursor() as cursor:
+        with self._pool.connection() as connection, freeing_conflicts(connection, list(reasons)), connection.cursor() as cursor:
             cursor.executemany(
                 """
                 UPDATE registration SET state = %s, reason = %s, modified_at = now(), lease_id = NULL, lease_until = NULL,
@@ -196,7 +196,6 @@ class RegistrationStore:
                 """,
                 [(str(state), reason, state is State.FILTERED, lease_id, guid) for guid, reason in reasons.items()],
             )
-            free_conflicts(connection, _studies(connection, list(reasons)))
 
     def end_generation(self, lease_id: UUID, job: Job, state: State, reason: str = "") -> None:
         """Have a registration removed, and register its instance anew in the next generation: RECEIVED, or settled with a reason.
@@ -205,13 +204,13 @@ class RegistrationStore:
         """
         guid = self._names.guid(job.locator.sop_uid, job.generation + 1)
         locator, header = self._seal_locator(guid, job.locator), self._sealer.seal(guid, "header", job.header)
-        with self._pool.connection() as connection:
+        with self._pool.connection() as connection, freeing_conflicts(connection, [job.guid]):
             ended = connection.execute(
                 """
                 UPDATE registration SET state = 'REMOVING', reason = '', attempts = 0, due_at = now(), modified_at = now(), header = NULL,
                     lease_id = NULL, lease_until = NULL
                 WHERE lease_id = %s AND lease_version = version AND guid = %s
-                RETURNING instance, generation + 1, study_token, series_token, digest, size, patient_token
+                RETURNING instance, generation + 1, study_token, series_token, digest, size, patient_token, against
                 """,
                 (lease_id, job.guid),
             ).fetchone()
@@ -220,12 +219,20 @@ class RegistrationStore:
             connection.execute(
                 """
                 INSERT INTO registration (guid, state, reason, locator, header, instance, generation, study_token, series_token,
-                    digest, size, patient_token)
-                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                    digest, size, patient_token, against)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
                 """,
-                (guid, str(state), reason, locator, None if state is State.FILTERED else header, *ended[:6], None if reason else ended[6]),
+                (
+                    guid,
+                    str(state),
+                    reason,
+                    locator,
+                    None if state is State.FILTERED else header,
+                    *ended[:6],
+                    None if reason else ended[6],
+                    ended[7],
+                ),
             )
-            free_conflicts(connection, [ended[2]])
 
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None:
         """Try registrations again later, with pauses that double up to five minutes; the last attempt makes them FAILED.
@@ -342,11 +349,6 @@ class RegistrationStore:
 
     def _open_patient(self, token: bytes, sealed: bytes | None) -> Patient | None:
         return None if sealed is None else open_patient(self._sealer, token, sealed)
-
-
-def _studies(connection: Connection[Any], guids: Sequence[UUID]) -> list[bytes]:
-    rows = connection.execute("SELECT DISTINCT study_token FROM registration WHERE guid = ANY(%s)", (list(guids),)).fetchall()
-    return [bytes(token) for (token,) in rows]
 
 
 def _not_queued(exists: bool) -> MdmError:

@@ -100,7 +100,7 @@ class Sealer(Protocol):
     """De-identifies and encrypts instances, several at once."""
 
     def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
-        """De-identify a DICOM file as one of `patient`, if that is known, encrypt it under `key` and write only the ciphertext to `path`."""
+        """De-identify a DICOM file as one of `patient`, if known, encrypt it under `key` and write only the ciphertext to `path`."""
         ...
 
     def close(self) -> None: ...
