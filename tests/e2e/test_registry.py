@@ -122,6 +122,26 @@ def test_a_patient_corrected_in_the_pacs_is_corrected_in_the_grid(stack: Stack, 
     assert old["guid"] not in stack.staged()
 
 
+def test_a_correction_is_completed_by_the_next_process_when_one_is_killed(stack: Stack, mdm: Mdm, tmp_path: Path):
+    image = make_image(tmp_path / "wrong.dcm", "CT_small.dcm")
+    stack.store(image.path)
+    [old] = registered(mdm, image.patient_name)
+    right = {"PatientID": f"{image.patient_id}R", "PatientName": f"RIGHT{image.patient_id}^PERSON"}
+    # Without a keystore neither the old key can be destroyed nor the new one made: the kill comes in the middle of both.
+    stack.kill("keystore-b")
+    try:
+        stack.store(rewrite(image, tmp_path / "right.dcm", **right))
+        assert eventually(lambda: mdm("alice", "stat", old["guid"]).code != 0, timeout=30)
+        stack.kill("dicom-srm")
+    finally:
+        stack.start("keystore-b")
+        stack.start("dicom-srm")
+    [new] = registered(mdm, right["PatientName"])
+    assert new["guid"] != old["guid"]
+    assert eventually(lambda: mdm("operator", "key", "stat", old["guid"]).code != 0, timeout=60)
+    assert mdm.query("carol", f"SELECT patient FROM \"{ROOT}/patients\" WHERE patient = '{old['patient']}'") == []
+
+
 def test_a_study_is_of_one_patient_with_or_without_issuer_and_zeros(stack: Stack, mdm: Mdm, tmp_path: Path):
     image = make_image(tmp_path / "ct.dcm", "CT_small.dcm")
     ids = [{"PatientID": "0004711", "IssuerOfPatientID": "JMS"}, {"PatientID": "0004711"}, {"PatientID": "4711"}]

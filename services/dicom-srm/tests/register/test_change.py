@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from uuid import UUID
 
+import psycopg
 import pytest
 from mdm_dicom_srm.deid import Patient, PatientIdRule, Pseudonymiser
 from mdm_dicom_srm.register.model import State
@@ -362,3 +364,19 @@ def test_registrations_of_an_earlier_version_are_followed_too(site: Site) -> Non
     site.run()
     assert site.catalog.files.keys() == {guid_of(1), guid_of(1, 2)}
     assert names(site) == {"Right^Person"}
+
+
+def test_the_registrations_of_an_earlier_version_survive_the_migration(database) -> None:  # type: ignore[no-untyped-def]
+    scripts = {path.name: path.read_text() for path in resources.files("mdm_dicom_srm.migrations").iterdir() if path.name.endswith(".sql")}
+    before = sorted(name for name in scripts if name < "0012")
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        for name in before:
+            connection.execute(scripts[name].encode())
+        for number, (state, header) in enumerate([("PUBLISHED", None), ("FILTERED", None), ("QUARANTINED", b"h"), ("KEYED", b"h")]):
+            connection.execute(
+                "INSERT INTO registration (guid, study_token, series_token, state, locator, header) VALUES (%s, 's', 's', %s, 'l', %s)",
+                (UUID(int=number), state, header),
+            )
+        connection.execute(scripts["0012_registry.sql"].encode())
+        rows = connection.execute("SELECT guid = instance, generation, state, keyed FROM registration ORDER BY guid").fetchall()
+    assert rows == [(True, 0, "PUBLISHED", True), (True, 0, "FILTERED", False), (True, 0, "QUARANTINED", False), (True, 0, "KEYED", True)]
