@@ -1,7 +1,7 @@
 """The registry follows the PACS: what is sent again, changed, moved, of another patient, or lost, on a real queue."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
 from uuid import UUID
@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from mdm_dicom_srm.deid import Patient, PatientIdRule, Pseudonymiser
 from mdm_dicom_srm.register.model import State
-from mdm_service.errors import Unavailable
+from mdm_service.errors import MdmError, Unavailable
 
 from .conftest import SECRET, SERIES, Site, header
 
@@ -188,6 +188,23 @@ def test_a_header_that_changes_while_it_is_worked_on_is_described_as_it_is_now(s
     site.run()
     assert site.states() == {guid_of(): ("PUBLISHED", "")}
     assert "/0005-" in site.catalog.files[guid_of()].lfn
+
+
+def test_a_key_made_while_the_header_changed_is_destroyed_with_what_it_was_for(site: Site) -> None:
+    site.enqueue(header())
+    batch = site.store.claim(10, 60)
+    assert batch is not None
+    create = site.keys.create_keys
+
+    def create_keys(guids: Sequence[UUID], acl_id: UUID) -> dict[UUID, MdmError | None]:
+        site.enqueue(header(BurnedInAnnotation="YES"))
+        return create(guids, acl_id)
+
+    site.keys.create_keys = create_keys  # type: ignore[method-assign]
+    site.pipeline().run(batch)
+    site.run()
+    assert site.states()[guid_of(1)] == ("QUARANTINED", "BURNED_IN_ANNOTATION")
+    assert site.keys.keys == {}
 
 
 def test_what_may_not_be_released_any_more_is_taken_back(site: Site) -> None:

@@ -102,11 +102,7 @@ class Pipeline:
         """Return what can be registered; the rest is settled by its verdict, or its generation ends."""
         jobs = self._recall([job for job in batch.jobs if job.state is not State.REMOVING])
         self._grid.copies.forget([job.guid for job in jobs if job.changed])
-        dead = self._grid.keys.missing(known) if (known := [j.guid for j in jobs if j.keyed and (j.changed or j.restoring)]) else set()
-        for job in jobs:
-            if job.guid in dead:
-                self._end_generation(batch, job, State.RECEIVED)
-        jobs = [job for job in jobs if job.guid not in dead]
+        jobs = self._end_dead(batch, jobs)
         patients = self._decide_patients(jobs)
         works: list[Description] = []
         verdicts: dict[State, dict[UUID, str]] = {}
@@ -123,6 +119,15 @@ class Pipeline:
         for state, reasons in verdicts.items():
             self._settle(batch, reasons, state)
         return works
+
+    def _end_dead(self, batch: Batch, jobs: Sequence[Job]) -> list[Job]:
+        """End the generations whose key was destroyed: a key made anew under an old GUID would bring it back. Return the other jobs."""
+        keyed = [job.guid for job in jobs if job.keyed and (job.changed or job.restoring)]
+        dead = self._grid.keys.missing(keyed) if keyed else set()
+        for job in jobs:
+            if job.guid in dead:
+                self._end_generation(batch, job, State.RECEIVED)
+        return [job for job in jobs if job.guid not in dead]
 
     def _described(self, job: Job, patient: Patient | None) -> Description | Verdict:
         try:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from mdm_service.errors import Aborted, FailedPrecondition, MdmError, NotFound
 from psycopg import Connection
-from psycopg.errors import UniqueViolation
+from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import ConnectionPool
 
 from mdm_dicom_srm.deid import Patient
@@ -68,7 +68,7 @@ class RegistrationStore:
             try:
                 queued = self._enqueue(unique, restore)
                 return Queued(queued, len(candidates) - queued)
-            except UniqueViolation:
+            except (UniqueViolation, DeadlockDetected):
                 continue  # somebody else has just queued one of them, or ended its generation: look again
         raise Aborted("REGISTRATION_CONTENDED", "Others are queueing these instances at the same time; try again.")
 
@@ -178,6 +178,12 @@ class RegistrationStore:
                 """,
                 {"state": str(state), "keyed": state is State.KEYED, "over": over, "lease": lease_id, "guids": list(guids)},
             ).fetchall()
+            if state is State.KEYED:
+                # What changed meanwhile has a key, too: it must not be forgotten if the instance may not be released any more.
+                connection.execute(
+                    "UPDATE registration SET keyed = true, changed = true WHERE lease_id = %s AND lease_version <> version AND guid = ANY(%s)",
+                    (lease_id, list(guids)),
+                )
         return {row[0] for row in rows}
 
     def note_lfns(self, lfns: Mapping[UUID, str]) -> None:
