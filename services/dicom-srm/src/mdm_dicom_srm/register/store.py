@@ -180,8 +180,9 @@ class RegistrationStore:
             ).fetchall()
             if state is State.KEYED:
                 # What changed meanwhile has a key, too: it must not be forgotten if the instance may not be released any more.
-                sql = "UPDATE registration SET keyed = true, changed = true WHERE lease_id = %s AND lease_version <> version AND guid = ANY(%s)"
-                connection.execute(sql, (lease_id, list(guids)))
+                condition = "lease_id = %s AND lease_version <> version AND guid = ANY(%s)"
+                sql = f"UPDATE registration SET keyed = true, changed = true WHERE {condition}"  # noqa: S608 - fixed parts only
+                connection.execute(sql.encode(), (lease_id, list(guids)))
         return {row[0] for row in rows}
 
     def note_lfns(self, lfns: Mapping[UUID, str]) -> None:
