@@ -33,12 +33,13 @@ from random import Random
 import psycopg
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.catalog.v1 import catalog_pb2 as pb
-from mdm_client.catalog import CatalogClient, Search
-from mdm_client.channel import TlsFiles, open_channel
+from mdm_client.catalog.client import CatalogClient, Search
 from mdm_client.grants import grant
 from mdm_client.names import Name
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
+from mdm_wire.channel import open_channel
+from mdm_wire.tls import TlsFiles
 
 PER_DIRECTORY = 500
 BATCH = 5_000

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
-from mdm_dicom_srm.deid import Deidentifier, Outcome, Profile, Pseudonymiser
-from mdm_dicom_srm.deid.profile import SHIPPED
-from mdm_dicom_srm.deid.verify import CheckedDeidentifier
+from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
+from mdm_deid.check.self_check import CheckedDeidentifier
+from mdm_deid.rules.profile import SHIPPED
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 

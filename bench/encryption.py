@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from mdm_client import filecipher
+from mdm_client.keystore import file_cipher
 
 Deed = Callable[[Path, Path], None]
 Way = tuple[Deed, Deed]
@@ -39,8 +39,8 @@ class FixedKeys:
 def ours() -> Way:
     keys, guid = FixedKeys(), uuid4()
     return (
-        lambda source, target: filecipher.encrypt(keys, guid, str(source), str(target)) and None,
-        lambda source, target: filecipher.decrypt(keys, guid, str(source), str(target)) and None,
+        lambda source, target: file_cipher.encrypt(keys, guid, str(source), str(target)) and None,
+        lambda source, target: file_cipher.decrypt(keys, guid, str(source), str(target)) and None,
     )
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import atheris
 import pydicom
 
-with atheris.instrument_imports(include=["mdm_dicom_srm.deid"]):
-    from mdm_dicom_srm.deid import Deidentifier, Malformed, Outcome, Profile, Pseudonymiser
-    from mdm_dicom_srm.deid.part10 import open_part10
-    from mdm_dicom_srm.deid.pixelrule import PixelRules
-    from mdm_dicom_srm.deid.preview import Uncleanable, preview
-    from mdm_dicom_srm.deid.profile import SHIPPED
-    from mdm_dicom_srm.deid.quiet import silence_pydicom
-    from mdm_dicom_srm.deid.verify import CheckedDeidentifier
+with atheris.instrument_imports(include=["mdm_deid"]):
+    from mdm_deid import Deidentifier, Malformed, Outcome, Profile, Pseudonymiser
+    from mdm_deid.check.self_check import CheckedDeidentifier
+    from mdm_deid.cli.preview import Uncleanable, preview
+    from mdm_deid.encoding.part10 import open_part10
+    from mdm_deid.encoding.pydicom_log import silence_pydicom
+    from mdm_deid.pixels.rule import PixelRules
+    from mdm_deid.rules.profile import SHIPPED
 
 _LONGEST = 8192
 _RULES = """

@@ -19,10 +19,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 from Crypto.Protocol.SecretSharing import Shamir
-from mdm_client.errors import ClientError
 from mdm_crypto import shamir
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
+from mdm_wire.errors import MdmError
 from pyshamir import combine as pyshamir_combine
 from pyshamir import split as pyshamir_split
 
@@ -93,7 +93,7 @@ def read(keystores: Processes, keys: dict[UUID, bytes], warm: bool) -> float:
     return timed(lambda: _check(client.get_keys(guids), keys))
 
 
-def _check(answers: dict[UUID, bytes | ClientError], keys: dict[UUID, bytes]) -> None:
+def _check(answers: dict[UUID, bytes | MdmError], keys: dict[UUID, bytes]) -> None:
     assert answers == keys
 
 

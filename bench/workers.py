@@ -15,8 +15,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
-from mdm_service.testing import Identity, WorkersProcess, channel, serve_by_workers
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.server import Identity, WorkersProcess, channel, serve_by_workers
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[1] / "libs/service/tests/worker_program.py")]
 _TICKS = os.sysconf("SC_CLK_TCK")

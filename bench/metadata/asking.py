@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
-from mdm_client.metadata import MetadataClient
+from mdm_client.metadata.client import MetadataClient
 from stand import PATIENCE, Report, Stand, median, rate, slots
 
 Query = tuple[str, Callable[[], int], Callable[[], int]]

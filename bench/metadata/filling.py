@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
-from mdm_client.collections import Collection, Entry
+from mdm_client.metadata.collections import Collection, Entry
 from stand import ATTRIBUTES, Report, Stand, slots, values_of
 
 BATCH = 1_000

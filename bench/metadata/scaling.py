@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
-from mdm_client.collections import Attribute, Collection, Entry
+from mdm_client.metadata.collections import Attribute, Collection, Entry
 from stand import ATTRIBUTES, Report, Stand, median, memory_of
 
 BATCH = 1_000

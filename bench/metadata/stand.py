@@ -13,11 +13,12 @@ from typing import Any
 
 import psycopg
 from mdm_client.calls import Patience
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.collections import Attribute, CollectionsClient
-from mdm_client.metadata import MetadataClient
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.metadata.collections import Attribute, CollectionsClient
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
+from mdm_wire.channel import open_channel
+from mdm_wire.tls import TlsFiles
 
 PATIENCE = Patience(call_seconds=600, retry_seconds=60)
 FILLERS = 32

@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from mdm_client.collections import Collection, CollectionsClient, Entry
-from mdm_client.errors import ClientError
+from mdm_client.metadata.collections import Collection, CollectionsClient, Entry
+from mdm_wire.errors import MdmError
 from stand import ATTRIBUTES, PATIENCE, Report, Stand, rate, slots, values_of
 
 TAKERS = 4
@@ -60,7 +60,7 @@ def replicate(stand: Stand, copy: Stand, report: Report, seconds: float) -> None
     def is_there(key: str) -> bool:
         try:
             return bool(list(copy.metadata.query(f"""SELECT entry FROM "/published/images" WHERE entry = '{key}'""")))
-        except ClientError:
+        except MdmError:
             return False
 
     assert not any(stand.collections.upsert("/published/images", [Entry("first", {"rows": 1})]))

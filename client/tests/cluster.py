@@ -12,13 +12,14 @@ import grpc
 import psycopg
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_keystore.seal import Sealer
-from mdm_keystore.servicer import KeystoreServicer
-from mdm_keystore.testing import RunningKeystore, serve_keystore
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_keystore.rpc.servicer import KeystoreServicer
+from mdm_keystore.rules.seal import Sealer
 from mdm_service.policy import OPERATOR
+from mdm_testing.keystore import RunningKeystore, serve_keystore
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import MdmError
+from mdm_wire.tls import TlsFiles
 
 READ = 4
 
@@ -148,10 +149,10 @@ def guids(count: int) -> list[UUID]:
     return [uuid4() for _ in range(count)]
 
 
-def all_created(outcomes: dict[UUID, ClientError | None]) -> bool:
+def all_created(outcomes: dict[UUID, MdmError | None]) -> bool:
     return set(outcomes.values()) == {None}
 
 
-def only_keys(results: dict[UUID, bytes | ClientError]) -> dict[UUID, bytes]:
+def only_keys(results: dict[UUID, bytes | MdmError]) -> dict[UUID, bytes]:
     assert all(isinstance(key, bytes) and len(key) == 32 for key in results.values()), results
     return results  # type: ignore[return-value]

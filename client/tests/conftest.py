@@ -32,6 +32,6 @@ def whole_cluster(postgres, pki) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(whole_cluster, monkeypatch) -> Iterator[Cluster]:
     """The cluster as new; every client asks a and b first."""
-    monkeypatch.setattr("mdm_client.keystore_reading.random.shuffle", lambda servers: None)
+    monkeypatch.setattr("mdm_client.keystore.reading.random.shuffle", lambda servers: None)
     yield whole_cluster
     whole_cluster.tidy()

@@ -16,10 +16,11 @@ from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
 from mdm.srm.v1 import registration_pb2, registration_pb2_grpc, srm_pb2, srm_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from mdm_crypto import shamir, stream
-from mdm_service import dn, policy
-from mdm_service.acl import canonical_principal
-from mdm_service.errors import Invalid, NotFound
-from mdm_service.testing import serve_in_process
+from mdm_service import policy
+from mdm_testing.server import serve_in_process
+from mdm_wire import dn
+from mdm_wire.errors import Invalid, NotFound
+from mdm_wire.permission import canonical_principal
 
 SITE = "hospital-a"
 CHUNK = 64 * 1024

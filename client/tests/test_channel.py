@@ -8,10 +8,12 @@ import pytest
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm_client.calls import Patience, Service
-from mdm_client.catalog import CatalogClient
-from mdm_client.channel import RotatingChannel, TlsFiles, check_identity, open_channel
-from mdm_client.errors import ClientError, Invalid, NotFound, Unauthenticated, Unavailable, from_rpc_error, from_status, translated
+from mdm_client.catalog.client import CatalogClient
 from mdm_client.names import parse_name
+from mdm_wire.channel import RotatingChannel, check_identity, open_channel
+from mdm_wire.errors import Code, Invalid, MdmError, NotFound, Unauthenticated, Unavailable
+from mdm_wire.status import from_item, from_rpc_error, translated
+from mdm_wire.tls import TlsFiles
 
 DEAD = "127.0.0.1:1"
 QUICK = Patience(call_seconds=3, retry_seconds=0.5)
@@ -116,7 +118,7 @@ def test_a_plain_text_server_is_explained(pki):
 
     threading.Thread(target=answer, daemon=True).start()
     address = f"127.0.0.1:{listener.getsockname()[1]}"
-    with open_channel([address], alice) as channel, pytest.raises(ClientError) as caught:
+    with open_channel([address], alice) as channel, pytest.raises(MdmError) as caught:
         CatalogClient(channel, QUICK).stat([parse_name("/b")])
     listener.close()
     assert "TLS" in caught.value.message
@@ -173,10 +175,10 @@ def test_a_connection_lost_in_a_call_is_not_taken_for_a_refused_certificate():
 
 
 def test_errors_keep_code_reason_and_one_line():
-    error = from_status(ItemStatus(code=9, reason="NOT_EMPTY", message="The directory\nis not empty."))
+    error = from_item(ItemStatus(code=9, reason="NOT_EMPTY", message="The directory\nis not empty."))
     assert isinstance(error, Invalid)
     assert (error.code, error.reason, error.message) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_EMPTY", "The directory is not empty.")
-    assert from_status(ItemStatus()) is None
-    assert from_status(ItemStatus(code=99)).code is grpc.StatusCode.UNKNOWN
+    assert from_item(ItemStatus()) is None
+    assert from_item(ItemStatus(code=99)).code is Code.UNKNOWN
     with pytest.raises(Unavailable, match="srm: "), translated("srm"):
         raise _Broken(grpc.StatusCode.UNAVAILABLE, "Connection refused")

@@ -317,7 +317,7 @@ def test_a_defect_is_one_line_too(grid, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("mdm_client.catalog.CatalogClient.stat", broken)
+    monkeypatch.setattr("mdm_client.catalog.client.CatalogClient.stat", broken)
     result = mdm(grid.config(), "stat", "/biomed")
     assert result.exit_code == 70
     assert result.stderr.startswith("mdm: a defect in mdm: KeyError")

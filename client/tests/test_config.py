@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from mdm_client.config import ClientConfig, KeystoreAddress
-from mdm_client.errors import Invalid
+from mdm_wire.errors import Invalid
 
 GOOD = """
 certificate = "alice.crt"

@@ -10,9 +10,9 @@ import pytest
 from mdm.srm.v1 import srm_pb2
 from mdm_client.calls import Patience
 from mdm_client.client import Client
-from mdm_client.download import FetchOptions, FileResult
+from mdm_client.fetch.download import FetchOptions, FileResult
+from mdm_client.fetch.plan import make_plan
 from mdm_client.names import parse_name
-from mdm_client.plan import make_plan
 from mdm_service import errors as service_errors
 
 STUDY = "/biomed/hospital-a/p1/study"

@@ -5,10 +5,10 @@ import stat
 from uuid import UUID, uuid4
 
 import pytest
-from mdm_client import filecipher
-from mdm_client.errors import ClientError, Corrupt, Invalid, NotFound
-from mdm_client.localfile import AtomicFile, InputFile, output_file
+from mdm_client.keystore import file_cipher
+from mdm_client.local_file import AtomicFile, InputFile, output_file
 from mdm_crypto import stream
+from mdm_wire.errors import Corrupt, Invalid, MdmError, NotFound
 
 ONE, OTHER, FORBIDDEN = uuid4(), uuid4(), uuid4()
 
@@ -18,14 +18,14 @@ class Keys:
 
     def get_keys(self, guids):
         given = {ONE: bytes(range(32)), OTHER: bytes(32)}
-        return {guid: given.get(guid) or NotFound.because("KEY_NOT_FOUND", "no such key, or you may not use it") for guid in guids}
+        return {guid: given.get(guid) or NotFound("KEY_NOT_FOUND", "no such key, or you may not use it") for guid in guids}
 
 
 @pytest.fixture
 def folder(tmp_path):
     plain = tmp_path / "plain"
     plain.write_bytes(os.urandom(3_000_000))
-    filecipher.encrypt(Keys(), ONE, str(plain), str(tmp_path / "cipher"))
+    file_cipher.encrypt(Keys(), ONE, str(plain), str(tmp_path / "cipher"))
     return tmp_path
 
 
@@ -34,7 +34,7 @@ def names(folder) -> set[str]:
 
 
 def decrypt(folder, guid: UUID | None = None, source: str = "cipher", destination: str = "out"):
-    return filecipher.decrypt(Keys(), guid, str(folder / source), str(folder / destination))
+    return file_cipher.decrypt(Keys(), guid, str(folder / source), str(folder / destination))
 
 
 def test_a_file_comes_back_and_only_its_owner_may_read_it(folder):
@@ -45,7 +45,7 @@ def test_a_file_comes_back_and_only_its_owner_may_read_it(folder):
 
 def test_an_empty_file_comes_back(tmp_path):
     (tmp_path / "plain").touch()
-    assert filecipher.encrypt(Keys(), ONE, str(tmp_path / "plain"), str(tmp_path / "cipher")) == 0
+    assert file_cipher.encrypt(Keys(), ONE, str(tmp_path / "plain"), str(tmp_path / "cipher")) == 0
     assert decrypt(tmp_path, ONE) == (ONE, 0)
     assert (tmp_path / "out").read_bytes() == b""
 
@@ -60,7 +60,7 @@ def test_a_file_may_replace_itself_and_what_a_link_leads_to(folder):
 
 def test_bytes_read_are_told_as_they_are_read(folder):
     counts: list[int] = []
-    filecipher.encrypt(Keys(), ONE, str(folder / "plain"), str(folder / "again"), received=counts.append)
+    file_cipher.encrypt(Keys(), ONE, str(folder / "plain"), str(folder / "again"), received=counts.append)
     assert sum(counts) == 3_000_000
     assert len(counts) > 2
 
@@ -96,7 +96,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_whole_and_authentic_leaves_the_destination_as_it_was(kind, folder):
-    filecipher.encrypt(Keys(), ONE, str(folder / "plain"), str(folder / "second"))
+    file_cipher.encrypt(Keys(), ONE, str(folder / "plain"), str(folder / "second"))
     wrong = damaged(kind, (folder / "cipher").read_bytes(), (folder / "second").read_bytes())
     (folder / "cipher").write_bytes(wrong)
     (folder / "out").write_bytes(b"mine")
@@ -138,7 +138,7 @@ def test_a_staged_file_needs_its_id(folder):
 def test_local_files_that_will_not_do_are_named(source, destination, reason, folder):
     os.mkfifo(folder / "pipe")
     before = names(folder)
-    with pytest.raises(ClientError, match=str(folder)) as refused:
+    with pytest.raises(MdmError, match=str(folder)) as refused:
         decrypt(folder, source=source, destination=destination)
     assert refused.value.reason == reason
     assert names(folder) == before
@@ -146,7 +146,7 @@ def test_local_files_that_will_not_do_are_named(source, destination, reason, fol
 
 def test_without_the_key_nothing_is_written(folder):
     with pytest.raises(NotFound, match=str(FORBIDDEN)):
-        filecipher.encrypt(Keys(), FORBIDDEN, str(folder / "plain"), str(folder / "out"))
+        file_cipher.encrypt(Keys(), FORBIDDEN, str(folder / "plain"), str(folder / "out"))
     assert names(folder) == {"plain", "cipher"}
 
 
@@ -154,8 +154,8 @@ def test_a_full_disk_is_told_as_that_and_nothing_remains(folder, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mdm_client.localfile.os.write", full)
-    with pytest.raises(ClientError) as failed:
+    monkeypatch.setattr("mdm_client.local_file.os.write", full)
+    with pytest.raises(MdmError) as failed:
         decrypt(folder)
     assert failed.value.reason == "LOCAL_DISK_FULL"
     assert names(folder) == {"plain", "cipher"}

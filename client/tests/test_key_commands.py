@@ -15,9 +15,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 from click.testing import Result
-from mdm_keystore.seal import Sealer
-from mdm_keystore.testing import RunningKeystore, serve_keystore
+from mdm_keystore.rules.seal import Sealer
 from mdm_service.policy import OPERATOR
+from mdm_testing.keystore import RunningKeystore, serve_keystore
 
 from client.tests.test_cli import UNREACHABLE, mdm, rows
 
@@ -252,7 +252,7 @@ def test_what_keystores_tell_otherwise_is_flagged(alice, keystores):
 
 def test_listing_goes_on_without_a_keystore_that_is_away(alice, keystores, monkeypatch):
     key = registered(alice)
-    monkeypatch.setattr("mdm_client.keys.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("mdm_client.keystore.manager.RETRY_SECONDS", 0.2)
     keystores.stop("a")
     listed = mdm(alice, "key", "list")
     keystores.start("a")

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 import pytest
 from mdm.keystore.v1 import admin_pb2, admin_pb2_grpc
 from mdm_crypto.audit import AuditEntry, ChainedEntry, HeadSigner, SignedHead, WitnessedHead, chain
-from mdm_service import dn
-from mdm_service.errors import Conflict, NotFound
 from mdm_service.policy import OPERATOR
-from mdm_service.testing import serve_in_process
+from mdm_testing.server import serve_in_process
+from mdm_wire import dn
+from mdm_wire.errors import Conflict, NotFound
 
 from client.tests.test_cli import UNREACHABLE, mdm, rows
 

@@ -10,10 +10,10 @@ import grpc
 import pytest
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
-from mdm_client.errors import ClientError, Corrupt, Invalid, NotFound, Unavailable
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_client.keystore_shares import from_message, resolve, to_message
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_client.keystore.shares import from_message, resolve, to_message
 from mdm_crypto import shamir
+from mdm_wire.errors import Code, Corrupt, Invalid, MdmError, NotFound, Unavailable
 
 from client.tests.cluster import READ, all_created, guids, only_keys
 
@@ -195,8 +195,8 @@ def test_an_operator_deletes_but_never_reads(cluster):
     wanted = guids(1)
     assert all_created(srm.create_keys(wanted, cluster.acl(srm, ("authenticated", READ))))
     error = operator.get_keys(wanted)[wanted[0]]
-    assert isinstance(error, ClientError)
-    assert error.code is grpc.StatusCode.PERMISSION_DENIED
+    assert isinstance(error, MdmError)
+    assert error.code is Code.PERMISSION_DENIED
     assert operator.delete_keys(wanted) == {wanted[0]: None}
 
 

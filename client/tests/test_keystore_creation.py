@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from mdm_client.errors import ClientError, Conflict, NotFound, Unavailable
+from mdm_wire.errors import Conflict, MdmError, NotFound, Unavailable
 
 from client.tests.cluster import READ, all_created, guids, only_keys
 
@@ -106,7 +106,7 @@ def test_creators_that_race_for_the_same_keys_all_end_with_one_and_the_same_key(
     setup = cluster.client()
     wanted, acl_id = guids(20), cluster.acl(setup)
     clients = [cluster.client() for _ in range(4)]
-    outcomes: list[dict[UUID, ClientError | None]] = []
+    outcomes: list[dict[UUID, MdmError | None]] = []
     threads = [threading.Thread(target=lambda client=client: outcomes.append(client.create_keys(wanted, acl_id))) for client in clients]
     for thread in threads:
         thread.start()

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 from mdm.metadata.v1 import metadata_pb2
-from mdm_client.channel import open_channel
 from mdm_client.cli.table import json_rows, table_rows
-from mdm_client.errors import Corrupt
-from mdm_client.metadata import Column, MetadataClient, decode_batch
+from mdm_client.metadata.client import Column, MetadataClient, decode_batch
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import Corrupt
 
 TEXT, INT = metadata_pb2.ATTRIBUTE_TYPE_TEXT, metadata_pb2.ATTRIBUTE_TYPE_INT
 GUID = "0190b0a0-1234-4abc-8def-0123456789ab"

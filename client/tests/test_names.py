@@ -5,18 +5,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_client.errors import Invalid
-from mdm_client.names import (
-    Name,
-    format_permissions,
-    normalise_lfn,
-    parse_acl_change,
-    parse_name,
-    parse_permissions,
-    parse_principal,
-    surl_authority,
-    turl_authority,
-)
+from mdm_client.names import Name, normalise_lfn, parse_acl_change, parse_name, parse_permissions, parse_principal
+from mdm_wire.errors import Invalid
+from mdm_wire.permission import format_permissions
+from mdm_wire.url import surl_authority, turl_authority
 
 GUID = "0190b0a0-1234-4abc-8def-0123456789ab"
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from mdm_client.catalog import DIRECTORY, FILE, Entry, Location
-from mdm_client.errors import ClientError, NotFound
+from mdm_client.catalog.client import DIRECTORY, FILE, Entry, Location
+from mdm_client.fetch.plan import existing, make_plan
 from mdm_client.names import Name, parse_name
-from mdm_client.plan import existing, make_plan
+from mdm_wire.errors import MdmError, NotFound
 
-GONE = NotFound.because("NOT_FOUND", "no such file, or not for you")
+GONE = NotFound("NOT_FOUND", "no such file, or not for you")
 
 
 def entry(lfn: str, kind: str = FILE, permissions: int = 255, surls: tuple[str, ...] = ("srm://a/x",), guid: UUID | None = None) -> Entry:
@@ -25,14 +25,14 @@ class Catalog:
         self.entries = {e.lfn: e for e in entries}
         self.resolved: list[str] = []
 
-    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | ClientError]:
+    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | MdmError]:
         return [self.entries.get(name.lfn, GONE) for name in names]
 
-    def resolve(self, names: Sequence[Name]) -> list[Location | ClientError]:
+    def resolve(self, names: Sequence[Name]) -> list[Location | MdmError]:
         self.resolved += [str(name) for name in names]
         return [self._location(name) for name in names]
 
-    def _location(self, name: Name) -> Location | ClientError:
+    def _location(self, name: Name) -> Location | MdmError:
         for e in self.entries.values():
             if e.guid and (e.lfn == name.lfn or e.guid == name.guid) and e.permissions & 4:
                 return Location(e.lfn, e.guid, e.surls, e.size)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_local import port
-from mdm_service import probe
+from mdm_service.server import probe
 from mdm_site.containers import PORTS, ContainerSite
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import BY_NAME, SITE

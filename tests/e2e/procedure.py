@@ -1,4 +1,4 @@
-"""The procedures of docs/operations.md, executed as they stand there."""
+"""The procedures of docs/operator/operations.md, executed as they stand there."""
 
 import os
 import re
@@ -9,7 +9,11 @@ from tests.e2e.stack import BIN
 
 ROOT = Path(__file__).parents[2]
 PROCEDURES = dict(
-    re.findall(r"<!-- procedure: ([\w-]+) -->\n```\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), re.DOTALL)
+    re.findall(
+        r"<!-- procedure: ([\w-]+) -->\n```\n(.*?)```",
+        (ROOT / "docs" / "operator" / "operations.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
 )
 EXECUTED: set[str] = set()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from mdm_service import probe
+from mdm_service.server import probe
 from mdm_site.configuration import MONITOR
 from mdm_site.containers import METRICS_PORT, SCP_PORT, SERVICE_PORT
 from mdm_site.pki import DevelopmentCa, TlsFiles

@@ -1,4 +1,4 @@
-"""Every procedure of docs/operations.md, as it stands there, on a running site."""
+"""Every procedure of docs/operator/operations.md, as it stands there, on a running site."""
 
 import shutil
 import time
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
-from mdm_service import probe
+from mdm_service.server import probe
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import BY_NAME
 from pynetdicom import AE

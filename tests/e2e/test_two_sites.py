@@ -14,10 +14,10 @@ import grpc
 import psycopg
 import pytest
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc
-from mdm_client.channel import TlsFiles as ClientFiles
-from mdm_client.channel import open_channel
 from mdm_client.config import ClientConfig
 from mdm_site.pki import DevelopmentCa
+from mdm_wire.channel import open_channel
+from mdm_wire.tls import TlsFiles as ClientFiles
 from psycopg import sql
 
 from tests.e2e.compose_stack import ComposeStack

@@ -14,11 +14,12 @@ import grpc
 import psycopg
 import pytest
 from mdm.acl.v1 import acl_pb2
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_client.keystore_operator import KeystoreOperator
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_client.keystore.operator import KeystoreOperator
 from mdm_site import toml
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import MdmError
+from mdm_wire.tls import TlsFiles
 
 NAMES = ("a", "b", "c")
 
@@ -91,7 +92,7 @@ class Processes:
         assert client.create_acls([acl_pb2.Acl(id=str(acl_id))]) == {name: {acl_id: None} for name in NAMES}
         assert set(client.create_keys(guids, acl_id).values()) == {None}
         keys = client.get_keys(guids)
-        assert not any(isinstance(key, ClientError) for key in keys.values())
+        assert not any(isinstance(key, MdmError) for key in keys.values())
         return keys  # type: ignore[return-value]
 
     def tidy(self) -> None:

@@ -11,20 +11,21 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from mdm_catalog import __main__ as catalog_main
-from mdm_catalog import tool
-from mdm_catalog.store import PostgresStore
+from mdm_catalog.store.store import PostgresStore
+from mdm_catalog.tool import command as tool
 from mdm_client.calls import Patience
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.collections import Attribute, Collection, CollectionsClient, Entry
-from mdm_client.errors import ClientError
 from mdm_client.grants import AclClient
+from mdm_client.metadata.collections import Attribute, Collection, CollectionsClient, Entry
 from mdm_metadata import __main__ as metadata_main
 from mdm_metadata.config import MetadataSettings
-from mdm_service import main
-from mdm_service.acl import Acl
-from mdm_service.acl_settings import ROOT_ACL_ID
+from mdm_service.access.acl import Acl
+from mdm_service.access.settings import ROOT_ACL_ID
 from mdm_service.database import DatabaseSettings, migrate, open_pool
+from mdm_service.process import main
 from mdm_site import toml
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import MdmError
+from mdm_wire.tls import TlsFiles
 
 from tests.integration.conftest import NAMES, Processes
 
@@ -168,7 +169,7 @@ def test_every_side_is_asked_and_mended(sides, fsck, keystores, catalog, metadat
 
     assert fsck("--repair", "--destroy-keys")[2] == {str(sides["key"]): "key-without-file"}
     for of_keystore in keystores.client("operator").key_attributes([sides["key"], sides["sound"]]).values():
-        assert [isinstance(of_keystore[sides[name]], ClientError) for name in ("key", "sound")] == [True, False]
+        assert [isinstance(of_keystore[sides[name]], MdmError) for name in ("key", "sound")] == [True, False]
     assert keystores.sql("a", "SELECT count(*) FROM key_share WHERE creator LIKE 'CN=alice%'") == [(1,)]
 
 

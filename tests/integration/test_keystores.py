@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm.keystore.v1 import admin_pb2, keystore_pb2, peer_pb2, peer_pb2_grpc
-from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient
-from mdm_client.keystore_audit import verify_audit
-from mdm_client.keystore_operator import KeystoreOperator
+from mdm_client.keystore.audit import verify_audit
+from mdm_client.keystore.client import KeystoreClient
+from mdm_client.keystore.operator import KeystoreOperator
+from mdm_wire.errors import MdmError
 
 from tests.integration.conftest import NAMES, Processes
 
@@ -61,7 +61,7 @@ def finished(operator: KeystoreOperator, driver: str, job_id: UUID) -> admin_pb2
     def ended() -> bool:
         try:
             job = operator.resharing(driver, job_id)
-        except ClientError:
+        except MdmError:
             return False
         found[:] = [job]
         return bool(job.state == DONE)
@@ -134,7 +134,7 @@ def test_keys_get_new_shares_while_each_keystore_in_turn_is_killed_and_readers_n
         job = finished(operator, "a", job_id)
     assert (job.keys_done, job.keys_failed) == (600, 0), job.failures
     # While the third one is rebuilt, a reader needs both others: it may have to wait, and is never given a wrong key.
-    assert [answer for answer in wrong if kind == "refresh" or not isinstance(answer, ClientError)] == []
+    assert [answer for answer in wrong if kind == "refresh" or not isinstance(answer, MdmError)] == []
     assert client.get_keys(list(keys)) == keys
     for name in NAMES:
         assert keystores.sql(name, "SELECT count(*), count(DISTINCT version) FROM key_share") == [(600, 1)]
@@ -165,7 +165,7 @@ def test_keys_are_split_anew_and_a_client_that_expects_fewer_still_reads_them(ke
     assert keystores.client().get_keys(list(keys)) == keys
     keystores.kill("c")
     answers = keystores.client(timeout=3).get_keys(list(keys))
-    assert all(isinstance(answer, ClientError) and "3 keystores are needed" in answer.message for answer in answers.values()), answers
+    assert all(isinstance(answer, MdmError) and "3 keystores are needed" in answer.message for answer in answers.values()), answers
     keystores.start("c")
     finished(operator, "c", UUID(operator.reshare(2, 3, "c").id))
     assert keystores.client().get_keys(list(keys)) == keys

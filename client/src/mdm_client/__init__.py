@@ -4,20 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdm_wire.errors import MdmError
+
     from mdm_client.calls import Patience
     from mdm_client.client import Client
     from mdm_client.config import ClientConfig
-    from mdm_client.download import FetchOptions, FileResult
-    from mdm_client.errors import ClientError
+    from mdm_client.fetch.download import FetchOptions, FileResult
+    from mdm_client.fetch.plan import Plan, PlannedFile, make_plan
     from mdm_client.names import Name, parse_name
-    from mdm_client.plan import Plan, PlannedFile, make_plan
 
 __all__ = [
     "Client",
     "ClientConfig",
-    "ClientError",
     "FetchOptions",
     "FileResult",
+    "MdmError",
     "Name",
     "Patience",
     "Plan",
@@ -29,7 +30,7 @@ __all__ = [
 _MODULES = {
     "Client": "client",
     "ClientConfig": "config",
-    "ClientError": "errors",
+    "MdmError": "errors",
     "FetchOptions": "download",
     "FileResult": "download",
     "Name": "names",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-
-from mdm_client.errors import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, ClientError, Unavailable, from_rpc_error
+from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_TOO_MANY_CALLS, from_rpc_error
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
@@ -55,7 +55,7 @@ class Service:
         It is repeated while the service is away or has too many calls of this caller, for at most `patience.retry_seconds`.
 
         Raises:
-            ClientError: what the service answered, its message beginning with the service's place.
+            MdmError: what the service answered, its message beginning with the service's place.
         """
         return self.repeat(lambda: method(request, timeout=self.patience.call_seconds))
 
@@ -87,12 +87,12 @@ def in_batches(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def is_busy(error: ClientError) -> bool:
+def is_busy(error: MdmError) -> bool:
     """Tell whether the server refused only because calls of the same caller are under way."""
     return error.reason == REASON_TOO_MANY_CALLS
 
 
-def is_passing(error: ClientError) -> bool:
+def is_passing(error: MdmError) -> bool:
     """Tell whether the same call may succeed later without anyone doing anything."""
     return error.code in (
         grpc.StatusCode.UNAVAILABLE,

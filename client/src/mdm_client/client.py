@@ -9,24 +9,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import grpc
+from mdm_wire.channel import check_identity, open_channel
+from mdm_wire.errors import Invalid
 
 from mdm_client.calls import Patience
-from mdm_client.catalog import CatalogClient
-from mdm_client.channel import check_identity, open_channel
+from mdm_client.catalog.client import CatalogClient
 from mdm_client.config import ClientConfig
-from mdm_client.download import Download, FetchOptions
-from mdm_client.errors import Invalid
+from mdm_client.fetch.download import Download, FetchOptions
+from mdm_client.fetch.plan import PlannedFile
+from mdm_client.fetch.srm import SrmClient
 from mdm_client.grants import AclClient, Grants
 from mdm_client.identity import subject
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_client.metadata import MetadataClient
-from mdm_client.plan import PlannedFile
-from mdm_client.srm import SrmClient
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_client.metadata.client import MetadataClient
 
 if TYPE_CHECKING:
-    from mdm_client.collections import CollectionsClient
-    from mdm_client.keys import KeyManager
-    from mdm_client.keystore_operator import KeystoreOperator
+    from mdm_client.keystore.manager import KeyManager
+    from mdm_client.keystore.operator import KeystoreOperator
+    from mdm_client.metadata.collections import CollectionsClient
 
 
 class Client:
@@ -64,7 +64,7 @@ class Client:
     @cached_property
     def collections(self) -> "CollectionsClient":
         """The metadata service, for those who make and change collections and entries."""
-        from mdm_client.collections import CollectionsClient  # here: most commands do without
+        from mdm_client.metadata.collections import CollectionsClient  # here: most commands do without
 
         return CollectionsClient(self._channel("metadata", self.config.metadata), self._patience)
 
@@ -77,7 +77,7 @@ class Client:
         addresses = self.config.metadata_sites.get(site)
         if addresses is None:
             known = ", ".join(sorted(self.config.metadata_sites)) or "none"
-            raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
+            raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
         seconds = min(self.config.site_seconds, self._patience.retry_seconds)
         channel = self._channel(f"metadata {site}", addresses, self.config.site_seconds / len(addresses))
         return MetadataClient(channel, replace(self._patience, retry_seconds=seconds))
@@ -95,7 +95,7 @@ class Client:
     @cached_property
     def keys(self) -> "KeyManager":
         """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
-        from mdm_client.keys import KeyManager  # here: most commands do without
+        from mdm_client.keystore.manager import KeyManager  # here: most commands do without
 
         caller = subject(check_identity(self.config.tls).subject)
         return KeyManager(self.keystores, self._keystore_servers(), caller)
@@ -103,7 +103,7 @@ class Client:
     @cached_property
     def keystore_operator(self) -> "KeystoreOperator":
         """All keystores, for their operator."""
-        from mdm_client.keystore_operator import KeystoreOperator
+        from mdm_client.keystore.operator import KeystoreOperator
 
         return KeystoreOperator(self._keystore_servers(), self._patience)
 
@@ -124,10 +124,10 @@ class Client:
         known = ", ".join(sorted(self.config.srm)) or "none"
         if not site:
             if len(self.config.srm) != 1:
-                raise Invalid.because("SITE_AMBIGUOUS", f"name a site; in the configuration: {known}")
+                raise Invalid("SITE_AMBIGUOUS", f"name a site; in the configuration: {known}")
             site = next(iter(self.config.srm))
         if site not in self.config.srm:
-            raise Invalid.because("SITE_UNKNOWN", f"{site}: no such site under [srm] in the configuration; there: {known}")
+            raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [srm] in the configuration; there: {known}")
         with self._lock:
             if site not in self._sites:
                 channel = self._channel(f"srm {site}", self.config.srm[site])
@@ -141,7 +141,7 @@ class Client:
         options: FetchOptions | None = None,
         received: Callable[[int], None] | None = None,
     ) -> Download:
-        """Return a download of planned files (see `mdm_client.plan.make_plan`) into `directory`; iterate its `results`.
+        """Return a download of planned files (see `mdm_client.fetch.plan.make_plan`) into `directory`; iterate its `results`.
 
         `received` is called in workers with each count of ciphertext bytes.
         """

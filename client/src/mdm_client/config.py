@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mdm_client.channel import TlsFiles
-from mdm_client.errors import Invalid
+from mdm_wire.errors import Invalid
+from mdm_wire.tls import TlsFiles
 
 DEFAULT_PATH = Path("~/.config/mdm/client.toml")
 MAX_SHARE_INDEX = 16
@@ -55,12 +55,12 @@ class ClientConfig:
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
-            raise Invalid.because(
+            raise Invalid(
                 "CONFIG_NOT_FOUND",
                 f"{file}: cannot read the configuration ({error.strerror}); give --config FILE or set MDM_CONFIG",
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Invalid.because("CONFIG_INVALID", f"{file}: not valid TOML: {error}") from error
+            raise Invalid("CONFIG_INVALID", f"{file}: not valid TOML: {error}") from error
         try:
             return cls.from_mapping(values, file.parent.resolve())
         except Invalid as error:
@@ -155,4 +155,4 @@ def _refuse_unknown(values: Mapping[str, Any], known: set[str], prefix: str) -> 
 
 
 def _invalid(message: str) -> Invalid:
-    return Invalid(Invalid.default_code, "CONFIG_INVALID", message)
+    return Invalid("CONFIG_INVALID", message)

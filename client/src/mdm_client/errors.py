@@ -15,7 +15,7 @@ REASON_TOO_MANY_CALLS = "TOO_MANY_CALLS"
 REASON_UNAVAILABLE = "UNAVAILABLE"
 
 
-class ClientError(Exception):
+class MdmError(Exception):
     """A call or one item of it failed.
 
     `reason` is stable and for programs; `message` is one line for a person: what, where, what to do.
@@ -30,11 +30,11 @@ class ClientError(Exception):
         self.message = " ".join(message.split())
 
     @classmethod
-    def because(cls, reason: str, message: str) -> "ClientError":
+    def because(cls, reason: str, message: str) -> "MdmError":
         """Return an error of this class with the class's own status code."""
         return cls(cls.default_code, reason, message)
 
-    def at(self, place: str) -> "ClientError":
+    def at(self, place: str) -> "MdmError":
         """Return the same error whose message begins with where it happened."""
         return type(self)(self.code, self.reason, f"{place}: {self.message}")
 
@@ -42,74 +42,74 @@ class ClientError(Exception):
         return f"{type(self).__name__}({self.code.name}, {self.reason}, {self.message!r})"
 
 
-class NotFound(ClientError):
+class NotFound(MdmError):
     """No such object, or not visible to this caller: the services do not tell which."""
 
     default_code = grpc.StatusCode.NOT_FOUND
 
 
-class Forbidden(ClientError):
+class Forbidden(MdmError):
     """The caller is known and may not do this."""
 
     default_code = grpc.StatusCode.PERMISSION_DENIED
 
 
-class Unauthenticated(ClientError):
+class Unauthenticated(MdmError):
     """The caller's certificate was refused, or the server's cannot be trusted."""
 
     default_code = grpc.StatusCode.UNAUTHENTICATED
 
 
-class Invalid(ClientError):
+class Invalid(MdmError):
     """The request, an argument or the configuration is wrong; repeating it cannot help."""
 
     default_code = grpc.StatusCode.INVALID_ARGUMENT
 
 
-class Conflict(ClientError):
+class Conflict(MdmError):
     """Something else has that name or identifier already."""
 
     default_code = grpc.StatusCode.ALREADY_EXISTS
 
 
-class Aborted(ClientError):
+class Aborted(MdmError):
     """Another change came first; read again and repeat."""
 
     default_code = grpc.StatusCode.ABORTED
 
 
-class Exhausted(ClientError):
+class Exhausted(MdmError):
     """A limit or quota is reached; repeat later or ask for less."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-class Unavailable(ClientError):
+class Unavailable(MdmError):
     """The service cannot be reached now; safe to repeat."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
 
 
-class TimedOut(ClientError):
+class TimedOut(MdmError):
     """No answer before the deadline."""
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-class Cancelled(ClientError):
+class Cancelled(MdmError):
     """The caller gave the call up."""
 
     default_code = grpc.StatusCode.CANCELLED
 
 
-class Corrupt(ClientError):
+class Corrupt(MdmError):
     """Received data is not what its creator made: a failed authentication, a wrong size, a bad share."""
 
     default_code = grpc.StatusCode.DATA_LOSS
 
 
-_CLASSES: dict[grpc.StatusCode, type[ClientError]] = {
-    **{kind.default_code: kind for kind in ClientError.__subclasses__()},
+_CLASSES: dict[grpc.StatusCode, type[MdmError]] = {
+    **{kind.default_code: kind for kind in MdmError.__subclasses__()},
     grpc.StatusCode.FAILED_PRECONDITION: Invalid,
     grpc.StatusCode.OUT_OF_RANGE: Invalid,
 }
@@ -125,12 +125,12 @@ _NOT_TLS = "WRONG_VERSION_NUMBER"
 _NO_SUCH_HOST = "errors resolving"
 
 
-def make_error(code: grpc.StatusCode, reason: str, message: str) -> ClientError:
+def make_error(code: grpc.StatusCode, reason: str, message: str) -> MdmError:
     """Return an error of the class that belongs to `code`."""
-    return _CLASSES.get(code, ClientError)(code, reason or code.name, message or code.name.lower().replace("_", " "))
+    return _CLASSES.get(code, MdmError)(code, reason or code.name, message or code.name.lower().replace("_", " "))
 
 
-def from_status(status: ItemStatus) -> ClientError | None:
+def from_item(status: ItemStatus) -> MdmError | None:
     """Return the error that one item of a batch ended with, None if it succeeded."""
     if status.code == 0:
         return None
@@ -138,7 +138,7 @@ def from_status(status: ItemStatus) -> ClientError | None:
     return make_error(code, status.reason, status.message)
 
 
-def from_rpc_error(error: grpc.RpcError, place: str = "") -> ClientError:
+def from_rpc_error(error: grpc.RpcError, place: str = "") -> MdmError:
     """Return what a failed call means; `place` names the service for the person who reads it."""
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else str(error)) or ""
@@ -146,7 +146,7 @@ def from_rpc_error(error: grpc.RpcError, place: str = "") -> ClientError:
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         translated_error = _explain_unavailable(details)
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED and not reason:
-        translated_error = TimedOut.because("DEADLINE_EXCEEDED", "no answer in time; try again")
+        translated_error = TimedOut("DEADLINE_EXCEEDED", "no answer in time; try again")
     else:
         translated_error = make_error(code, reason, details)
     return translated_error.at(place) if place else translated_error
@@ -154,7 +154,7 @@ def from_rpc_error(error: grpc.RpcError, place: str = "") -> ClientError:
 
 @contextmanager
 def translated(place: str = "") -> Iterator[None]:
-    """Turn a grpc.RpcError raised inside into a ClientError; use as context manager or decorator."""
+    """Turn a grpc.RpcError raised inside into a MdmError; use as context manager or decorator."""
     try:
         yield
     except grpc.RpcError as error:
@@ -175,21 +175,21 @@ def _reason(error: grpc.RpcError) -> str:
     return ""
 
 
-def _explain_unavailable(details: str) -> ClientError:
+def _explain_unavailable(details: str) -> MdmError:
     if any(word in details for word in _SERVER_NOT_TRUSTED):
-        return Unauthenticated.because(
+        return Unauthenticated(
             REASON_SERVER_NOT_TRUSTED,
             "the server's certificate is not one this client trusts; check `ca` and the address in the configuration",
         )
     if _NOT_TLS in details:
-        return Unauthenticated.because(REASON_SERVER_NOT_TRUSTED, "the server does not speak TLS; check the address in the configuration")
+        return Unauthenticated(REASON_SERVER_NOT_TRUSTED, "the server does not speak TLS; check the address in the configuration")
     connecting = any(word in details for word in _CONNECTING) and _HANDSHAKE_UNFINISHED not in details
     if connecting and any(word in details for word in _CLOSED_AT_ONCE):
-        return Unauthenticated.because(
+        return Unauthenticated(
             REASON_HANDSHAKE_REFUSED,
             "the server refused this certificate in the TLS handshake: it is expired or from an authority the server "
             "does not trust; check `certificate` in the configuration",
         )
     if _NO_SUCH_HOST in details:
-        return Unavailable.because(REASON_UNAVAILABLE, "no such host; check the address in the configuration")
-    return Unavailable.because(REASON_UNAVAILABLE, "cannot be reached; check that it is running, then try again")
+        return Unavailable(REASON_UNAVAILABLE, "no such host; check the address in the configuration")
+    return Unavailable(REASON_UNAVAILABLE, "cannot be reached; check that it is running, then try again")

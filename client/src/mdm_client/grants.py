@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
+from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.status import from_item
 
 from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.catalog import CatalogClient, SubtreeAcl
-from mdm_client.errors import ClientError, Invalid, NotFound, from_status
+from mdm_client.catalog.client import CatalogClient, SubtreeAcl
 from mdm_client.names import Name
 
 MAX_BATCH = 1_000
@@ -36,7 +37,7 @@ class AclOutcome:
     service: str
     acl_id: str
     acl: AclView | None = None
-    error: ClientError | None = None
+    error: MdmError | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class AclClient(Service):
         """Make an ACL of the caller's with these permission bits by principal, under this id or a new one, and return its id.
 
         Raises:
-            ClientError: what the service answered; Conflict where there is another of this id.
+            MdmError: what the service answered; Conflict where there is another of this id.
         """
         wanted = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
         acl = acl_pb2.Acl(id=acl_id or str(uuid4()), entries=wanted)
         (status,) = self.call(self._stub.CreateAcls, acl_pb2.CreateAclsRequest(acls=[acl])).statuses
-        if (error := from_status(status)) is not None:
+        if (error := from_item(status)) is not None:
             raise error.at(self.place)
         return acl.id
 
@@ -97,14 +98,14 @@ class AclClient(Service):
         for batch in in_batches(list(ids), MAX_BATCH):
             try:
                 results = call(batch)
-            except ClientError as error:
+            except MdmError as error:
                 outcomes += [AclOutcome(self.place, acl_id, error=error) for acl_id in batch]
             else:
                 outcomes += [self._outcome(acl_id, result) for acl_id, result in zip(batch, results, strict=True)]
         return outcomes
 
     def _outcome(self, acl_id: str, result: acl_pb2.AclResult) -> AclOutcome:
-        error = from_status(result.status)
+        error = from_item(result.status)
         if error:
             return AclOutcome(self.place, acl_id, error=error.at(self.place))
         return AclOutcome(self.place, acl_id, _view(result.acl))
@@ -131,13 +132,13 @@ class Grants:
 
         Raises:
             Invalid: ACL_SHARED where no ACL could be changed without reaching beyond `name`.
-            ClientError: the catalog did not change anything, and so nothing was.
+            MdmError: the catalog did not change anything, and so nothing was.
         """
         changed, hidden = self._catalog.modify_subtree_acls(name, changes, include_shared)
         shared = tuple(item.acl.acl_id for item in changed if item.error and item.error.reason == "ACL_SHARED")
         rest = [item for item in changed if item.acl.acl_id not in shared]
         if shared and not rest:
-            raise Invalid.because(
+            raise Invalid(
                 "ACL_SHARED",
                 f"{name}: its access list guards objects elsewhere too; name the directory they share, add --shared,"
                 " or give a directory a list of its own (mdm acl set --own)",
@@ -157,13 +158,13 @@ class Grants:
         what is there already, and its keys and records, stay under their lists.
 
         Raises:
-            Invalid: NOT_A_DIRECTORY. ClientError: it may not be shown, or not be changed.
+            Invalid: NOT_A_DIRECTORY. MdmError: it may not be shown, or not be changed.
         """
         [entry] = self._catalog.stat([name])
-        if isinstance(entry, ClientError):
+        if isinstance(entry, MdmError):
             raise entry
         if not entry.default_acl_id:
-            raise Invalid.because("NOT_A_DIRECTORY", f"{name}: only a directory can be given a list of its own")
+            raise Invalid("NOT_A_DIRECTORY", f"{name}: only a directory can be given a list of its own")
         acls = next(service for service in self._services if service.place == self._catalog.place)
         [present] = acls.get([entry.acl_id if own else entry.default_acl_id])
         if present.acl is None:
@@ -225,5 +226,5 @@ def _view(acl: acl_pb2.Acl) -> AclView:
     return AclView(acl.id, acl.owner, {entry.principal: entry.permissions for entry in acl.entries}, acl.rev)
 
 
-def _at(error: ClientError | None, place: str) -> ClientError | None:
+def _at(error: MdmError | None, place: str) -> MdmError | None:
     return error.at(place) if error else None

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mdm.catalog.v1.catalog_pb2 import Target
-
-from mdm_client.errors import Invalid
+from mdm_wire.errors import Invalid
 
 MAX_PATH_BYTES = 1023
 MAX_NAME_BYTES = 255
@@ -55,7 +54,7 @@ def parse_name(text: str) -> Name:
     if text.startswith(SURL_SCHEME):
         surl_authority(text)
         return Name(surl=text)
-    raise Invalid.because("NAME_MALFORMED", f"{_shown(text)}: neither an LFN (/vo/…) nor a GUID nor a SURL (srm://…)")
+    raise Invalid("NAME_MALFORMED", f"{_shown(text)}: neither an LFN (/vo/…) nor a GUID nor a SURL (srm://…)")
 
 
 def normalise_lfn(text: str) -> str:
@@ -114,9 +113,7 @@ def parse_principal(text: str) -> str:
         kind, value = ("dn" if "=" in text else "group"), text
     plausible = "=" in value if kind == "dn" else value.startswith("/") and len(value) > 1
     if not plausible or not value.isprintable():
-        raise Invalid.because(
-            "PRINCIPAL_MALFORMED", f"{_shown(text)}: not a principal; write dn:CN=…,O=…, group:/vo/group or authenticated"
-        )
+        raise Invalid("PRINCIPAL_MALFORMED", f"{_shown(text)}: not a principal; write dn:CN=…,O=…, group:/vo/group or authenticated")
     return f"{kind}:{value}"
 
 
@@ -127,7 +124,7 @@ def parse_permissions(letters: str) -> int:
         Invalid: PERMISSION_UNKNOWN: no letter, or one that is none of `prwlxgsd`.
     """
     if not letters or not set(letters) <= set(PERMISSION_BITS):
-        raise Invalid.because("PERMISSION_UNKNOWN", f"{_shown(letters)}: permissions are letters of prwlxgsd, such as rlxg")
+        raise Invalid("PERMISSION_UNKNOWN", f"{_shown(letters)}: permissions are letters of prwlxgsd, such as rlxg")
     return sum(PERMISSION_BITS[letter] for letter in set(letters))
 
 
@@ -142,13 +139,13 @@ def parse_acl_change(text: str) -> tuple[str, str, int]:
     """
     match = _ACL_CHANGE.fullmatch(text)
     if not match:
-        raise Invalid.because(
+        raise Invalid(
             "ACL_CHANGE_MALFORMED", f"{_shown(text)}: write PRINCIPAL+PERMISSIONS, PRINCIPAL-PERMISSIONS or PRINCIPAL=PERMISSIONS"
         )
     who, operator, what = match.groups()
     letters = _WORDS.get(what, what)
     if not letters and operator != "=":
-        raise Invalid.because("PERMISSION_UNKNOWN", f"{_shown(text)}: no permissions after {operator}")
+        raise Invalid("PERMISSION_UNKNOWN", f"{_shown(text)}: no permissions after {operator}")
     return parse_principal(who), operator, parse_permissions(letters) if letters else 0
 
 
@@ -165,12 +162,12 @@ def parse_names(texts: Sequence[str]) -> list[Name]:
 def _authority(url: str, scheme: str, kind: str) -> str:
     authority, slash, rest = url.removeprefix(scheme).partition("/")
     if not url.startswith(scheme) or not authority or not slash or not rest:
-        raise Invalid.because(f"{kind}_MALFORMED", f"{_shown(url)}: not a {kind} of the form {scheme}site/…")
+        raise Invalid(f"{kind}_MALFORMED", f"{_shown(url)}: not a {kind} of the form {scheme}site/…")
     return authority
 
 
 def _bad_lfn(text: str, why: str) -> Invalid:
-    return Invalid(Invalid.default_code, "LFN_MALFORMED", f"{_shown(text)}: an LFN {why}")
+    return Invalid("LFN_MALFORMED", f"{_shown(text)}: an LFN {why}")
 
 
 def _shown(text: str) -> str:

@@ -17,8 +17,9 @@ from mdm_local.layout import USERS, Layout
 from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs
 from mdm_local.state import Coupling, State
 from mdm_metadata.config import MetadataSettings
-from mdm_service import main, settings
-from mdm_service.membership import parse
+from mdm_service import settings
+from mdm_service.identity.membership import parse
+from mdm_service.process import main
 from mdm_site.pki import DevelopmentCa
 
 SETTINGS = {

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
-from mdm_service import acl_store, database
-from mdm_service.acl import Acl, AclEntry, Permission, canonical_principal, format_permissions, parse_permissions
-from mdm_service.acl_servicer import FULL_NAME, add_acl_service
-from mdm_service.errors import Invalid
-from mdm_service.identity import Caller
-from mdm_service.testing import channel, serve_in_process
+from mdm_service import database
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import Acl, AclEntry
+from mdm_service.access.servicer import FULL_NAME, add_acl_service
+from mdm_service.identity.caller import Caller
+from mdm_testing.server import channel, serve_in_process
+from mdm_wire.errors import Invalid
+from mdm_wire.permission import Permission, canonical_principal, format_permissions, parse_permissions
 from psycopg_pool import ConnectionPool
 
 MIGRATIONS = ("mdm_service.acl_migrations",)

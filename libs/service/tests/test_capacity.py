@@ -9,10 +9,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc, transfer_pb2, transfer_pb2_grpc
-from mdm_service.authentication import Authenticator
-from mdm_service.server import ServiceServer
-from mdm_service.testing import RunningServer, channel, serve_in_process
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.server.server import ServiceServer
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.server import RunningServer, channel, serve_in_process
 
 PING = "/mdm.srm.v1.SrmService/Ping"
 

@@ -6,12 +6,13 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
-from mdm_service import dn, metrics
-from mdm_service.authentication import Authenticator
-from mdm_service.membership import Membership
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.identity.membership import Membership
+from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.policy import MONITOR
+from mdm_service.server import metrics
 from mdm_service.settings import Address, TlsSettings
-from mdm_service.trust import Authority, TrustStore
+from mdm_wire import dn
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mdm_service import probe
-from mdm_service.testing import serve_in_process
+from mdm_service.server import probe
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.server import serve_in_process
 
 
 @pytest.fixture
@@ -41,7 +41,15 @@ def test_a_service_that_does_not_trust_the_asker_is_not_healthy_for_it(running, 
 
 def test_the_program_tells_by_its_exit_code(running, pki, tmp_path):
     for address, code in ((running.address, 0), ("localhost:1", 1)):
-        command = [sys.executable, "-m", "mdm_service.probe", "--timeout", "2", "--config", str(configuration(tmp_path, address, pki))]
+        command = [
+            sys.executable,
+            "-m",
+            "mdm_service.server.probe",
+            "--timeout",
+            "2",
+            "--config",
+            str(configuration(tmp_path, address, pki)),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr

@@ -16,11 +16,11 @@ from pathlib import Path
 import grpc
 import pytest
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
-from mdm_service import supervisor
 from mdm_service.errors import ConfigurationError
-from mdm_service.reservation import reserve
+from mdm_service.process import supervisor
+from mdm_service.process.reservation import reserve
 from mdm_service.settings import Address
-from mdm_service.testing import WorkersProcess, channel, serve_by_workers
+from mdm_testing.server import WorkersProcess, channel, serve_by_workers
 from prometheus_client import CollectorRegistry
 
 pytestmark = pytest.mark.integration

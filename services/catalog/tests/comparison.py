@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 from hypothesis import strategies as st
-from mdm_catalog.model import (
+from mdm_catalog.rules.model import (
     ROOT_ID,
     AclAssignment,
     EntryKind,
@@ -28,15 +28,16 @@ from mdm_catalog.model import (
     ReplicaType,
     Target,
 )
-from mdm_catalog.path import Lfn
-from mdm_catalog.service import CatalogService
-from mdm_catalog.store import PostgresStore
-from mdm_service import acl_store
-from mdm_service.acl import Acl, AclEntry, Permission
-from mdm_service.acl_settings import ROOT_ACL_ID
-from mdm_service.errors import MdmError, Unauthenticated
-from mdm_service.identity import Caller
+from mdm_catalog.rules.service import CatalogService
+from mdm_catalog.store.store import PostgresStore
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import Acl, AclEntry
+from mdm_service.access.settings import ROOT_ACL_ID
+from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.errors import MdmError, Unauthenticated
+from mdm_wire.path import Lfn
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world import change, replica
 from services.catalog.tests.world.access import NOW, OK, AccessList, Path, Thing, World

@@ -13,11 +13,11 @@ from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm_catalog.__main__ import MIGRATIONS, build
 from mdm_catalog.config import CatalogSettings
-from mdm_catalog.store import PostgresStore
+from mdm_catalog.store.store import PostgresStore
 from mdm_service import database as service_database
-from mdm_service import main
-from mdm_service.acl import parse_permissions
-from mdm_service.testing import channel
+from mdm_service.process import main
+from mdm_testing.server import channel
+from mdm_wire.permission import parse_permissions
 
 GROUPS = {"/biomed/neuro": ["alice", "bob"], "/biomed/hospital-a/stewards": ["steward"]}
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
-from mdm_catalog import bulk, creation
-from mdm_catalog import replica as replica_rules
 from mdm_catalog.__main__ import MIGRATIONS
-from mdm_catalog.model import (
+from mdm_catalog.rules import creation
+from mdm_catalog.rules import replica as replica_rules
+from mdm_catalog.rules.model import (
     AclAssignment,
     EntryKind,
     FileChange,
@@ -28,11 +28,12 @@ from mdm_catalog.model import (
     ReplicaStatus,
     Target,
 )
-from mdm_catalog.pattern import Condition
-from mdm_catalog.value import MAX_SIZE, parse_replica
-from mdm_service.acl import AclEntry
-from mdm_service.acl_change import AclChange, Action
-from mdm_service.acl_settings import ROOT_ACL_ID
+from mdm_catalog.rules.pattern import Condition
+from mdm_catalog.rules.value import MAX_SIZE, parse_replica
+from mdm_catalog.store import bulk
+from mdm_service.access.acl import AclEntry
+from mdm_service.access.change import AclChange, Action
+from mdm_service.access.settings import ROOT_ACL_ID
 from mdm_service.database import migrate
 
 from services.catalog.tests.comparison import (

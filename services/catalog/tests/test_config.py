@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from mdm_catalog.config import CatalogSettings
-from mdm_service.acl import AclEntry, Permission
+from mdm_service.access.acl import AclEntry
 from mdm_service.settings import load
+from mdm_wire.permission import Permission
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 

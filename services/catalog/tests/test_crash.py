@@ -14,7 +14,7 @@ import pytest
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
 from mdm_local.postgres import PostgresServer
-from mdm_service.testing import channel
+from mdm_testing.server import channel
 
 pytestmark = pytest.mark.integration
 

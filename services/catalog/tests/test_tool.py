@@ -6,11 +6,11 @@ import uuid
 import psycopg
 import pytest
 from mdm.catalog.v1 import catalog_pb2 as pb
-from mdm_catalog import tool
 from mdm_catalog.__main__ import MIGRATIONS
-from mdm_catalog.store import PostgresStore
-from mdm_service.acl import Acl
-from mdm_service.acl_settings import ROOT_ACL_ID
+from mdm_catalog.store.store import PostgresStore
+from mdm_catalog.tool import command as tool
+from mdm_service.access.acl import Acl
+from mdm_service.access.settings import ROOT_ACL_ID
 from mdm_service.database import migrate, open_pool
 
 pytestmark = pytest.mark.integration

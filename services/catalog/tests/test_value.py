@@ -1,8 +1,8 @@
 """Limits on what the catalog takes."""
 
 import pytest
-from mdm_catalog import model, value
-from mdm_service.errors import Invalid
+from mdm_catalog.rules import model, value
+from mdm_wire.errors import Invalid
 
 
 @pytest.mark.parametrize(

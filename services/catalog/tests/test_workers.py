@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
-from mdm_service.testing import channel, serve_by_workers
+from mdm_testing.server import channel, serve_by_workers
 
 pytestmark = pytest.mark.integration
 CALLERS, BATCHES, BATCH = 8, 4, 50

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from mdm_dicom_srm.config import Settings
-from mdm_dicom_srm.register import attribute
+from mdm_dicom_srm.register.rules import attribute
 from mdm_service.errors import ConfigurationError
-from mdm_service.main import check
+from mdm_service.process.main import check
 from mdm_service.settings import load
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from mdm_dicom_srm.deid import Outcome, Profile
-from mdm_dicom_srm.deid.pixelrule import PixelRules
-from mdm_dicom_srm.deid.revision import revision
+from mdm_deid import Outcome, Profile
+from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.revision import revision
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
 
 SECRET = b"0123456789abcdef0123456789abcdef"

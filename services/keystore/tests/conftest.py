@@ -11,13 +11,14 @@ import psycopg
 import pytest
 from mdm_crypto.audit import GENESIS, AuditEntry, ChainedEntry, chain
 from mdm_keystore.__main__ import MIGRATIONS
-from mdm_keystore.model import AclAssignment, KeyRecord, KeyState
-from mdm_keystore.service import AuditUnavailable, Held
-from mdm_keystore.store import PostgresKeys
-from mdm_service import acl_store
-from mdm_service.acl import Acl, Permission
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyState
+from mdm_keystore.rules.service import AuditUnavailable, Held
+from mdm_keystore.store.store import PostgresKeys
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import Acl
 from mdm_service.database import DatabaseSettings, migrate, open_pool
-from mdm_service.identity import Caller
+from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 
 from services.keystore.tests.ring import Ring
 

@@ -11,23 +11,24 @@ import psycopg
 from mdm_crypto import shamir
 from mdm_crypto.audit import first_break
 from mdm_crypto.shamir import Share
-from mdm_keystore.model import KeyRef
-from mdm_keystore.resharing.driver import Driver
-from mdm_keystore.resharing.job_store import PostgresJobs
-from mdm_keystore.resharing.local import LocalPeer
-from mdm_keystore.resharing.model import Deal, Job, JobState, Kind, RoundTerms, Unprepared
-from mdm_keystore.resharing.operation import Operation
-from mdm_keystore.resharing.participant import Participant
-from mdm_keystore.resharing.port import PeerUnavailable
-from mdm_keystore.resharing.store import PostgresSharings
-from mdm_keystore.resharing.table_store import PostgresTable
-from mdm_keystore.seal import Sealer
-from mdm_keystore.service import KeystoreService, NewKey, Released
-from mdm_keystore.store import PostgresKeys
-from mdm_service import acl_store
-from mdm_service.acl import Acl, AclEntry, Permission
-from mdm_service.identity import Caller
+from mdm_keystore.peer.local import LocalPeer
+from mdm_keystore.rules.model import KeyRef
+from mdm_keystore.rules.resharing.driver import Driver
+from mdm_keystore.rules.resharing.model import Deal, Job, JobState, Kind, RoundTerms, Unprepared
+from mdm_keystore.rules.resharing.operation import Operation
+from mdm_keystore.rules.resharing.participant import Participant
+from mdm_keystore.rules.resharing.port import PeerUnavailable
+from mdm_keystore.rules.seal import Sealer
+from mdm_keystore.rules.service import KeystoreService, NewKey, Released
+from mdm_keystore.store.job import PostgresJobs
+from mdm_keystore.store.part import PostgresTable
+from mdm_keystore.store.sharing import PostgresSharings
+from mdm_keystore.store.store import PostgresKeys
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import Acl, AclEntry
+from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.permission import Permission
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test")

@@ -16,7 +16,7 @@ from mdm_crypto import shamir
 from mdm_keystore.config import KeystoreSettings
 from mdm_service import settings
 from mdm_service.errors import ConfigurationError
-from mdm_service.testing import channel
+from mdm_testing.server import channel
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 

@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import pytest
 from mdm_crypto import shamir
-from mdm_keystore.model import KeyRef
-from mdm_keystore.resharing.model import JobState, Kind
-from mdm_keystore.service import NewKey
-from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid
-from mdm_service.identity import Caller
+from mdm_keystore.rules.model import KeyRef
+from mdm_keystore.rules.resharing.model import JobState, Kind
+from mdm_keystore.rules.service import NewKey
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid
 
 from services.keystore.tests.ring import ACL, ADMIN, SRM, Crash, Interruption, Ring, crash, empty, prepared_by
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from mdm_keystore.__main__ import MIGRATIONS
-from mdm_keystore.resharing.model import Kind
+from mdm_keystore.rules.resharing.model import Kind
 from mdm_service.database import migrate
 
 from services.keystore.tests.ring import ADMIN, Crash, Interruption, Ring, crash

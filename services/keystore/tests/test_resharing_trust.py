@@ -7,16 +7,16 @@ from uuid import UUID, uuid4
 import pytest
 from mdm_crypto import resharing, shamir
 from mdm_crypto.shamir import Share
-from mdm_keystore.model import AclAssignment, KeyRef
-from mdm_keystore.resharing.job_store import PostgresJobs
-from mdm_keystore.resharing.model import JobState, Kind, Parts, RoundState, RoundTerms
-from mdm_keystore.resharing.table_store import PostgresTable
-from mdm_keystore.seal import Sealer
-from mdm_keystore.service import NewKey
-from mdm_service import acl_store
-from mdm_service.acl import Acl
-from mdm_service.errors import Conflict, Forbidden
-from mdm_service.identity import Caller
+from mdm_keystore.rules.model import AclAssignment, KeyRef
+from mdm_keystore.rules.resharing.model import JobState, Kind, Parts, RoundState, RoundTerms
+from mdm_keystore.rules.seal import Sealer
+from mdm_keystore.rules.service import NewKey
+from mdm_keystore.store.job import PostgresJobs
+from mdm_keystore.store.part import PostgresTable
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import Acl
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Conflict, Forbidden
 from nacl.bindings import crypto_core_ed25519_sub, crypto_scalarmult_ed25519_base_noclamp, crypto_scalarmult_ed25519_noclamp
 
 from services.keystore.tests.ring import ACL, ADMIN, MALLORY, SRM, Ring, empty, prepared_by
@@ -34,7 +34,7 @@ def test_a_helper_that_deals_wrong_shares_is_left_out(ring, monkeypatch):
             dealt = [replace(part, value=shamir.random_scalar()) for part in dealt]
         return dealt
 
-    monkeypatch.setattr("mdm_keystore.resharing.participant.resharing.deal", cheat)
+    monkeypatch.setattr("mdm_keystore.rules.resharing.participant.resharing.deal", cheat)
     ring.begin(1, Kind.REFRESH)
     assert ring.run(1).keys_done == 3
     ring.assert_readable(keys)

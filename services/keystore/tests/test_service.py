@@ -8,13 +8,14 @@ import pytest
 from mdm_crypto import shamir
 from mdm_crypto.audit import first_break
 from mdm_crypto.shamir import Share
-from mdm_keystore.model import AclAssignment, KeyRecord, KeyRef, KeyState
-from mdm_keystore.seal import Sealer
-from mdm_keystore.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey, Released
-from mdm_service.acl import Acl, AclEntry, Permission
-from mdm_service.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
-from mdm_service.identity import Caller
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
+from mdm_keystore.rules.seal import Sealer
+from mdm_keystore.rules.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey, Released
+from mdm_service.access.acl import Acl, AclEntry
+from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.permission import Permission
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test", frozenset({"/biomed/neuro"}))

@@ -9,9 +9,9 @@ import pytest
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm_crypto import shamir
-from mdm_keystore.seal import Sealer
-from mdm_keystore.testing import serve_keystore
-from mdm_service.testing import channel
+from mdm_keystore.rules.seal import Sealer
+from mdm_testing.keystore import serve_keystore
+from mdm_testing.server import channel
 
 pytestmark = pytest.mark.integration
 

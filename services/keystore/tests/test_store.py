@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from mdm_crypto import shamir
 from mdm_crypto.audit import AuditEntry, first_break
-from mdm_keystore.model import KeyRef
-from mdm_keystore.seal import Sealer
-from mdm_keystore.service import KeystoreService, NewKey
-from mdm_service.acl import Acl
-from mdm_service.identity import Caller
+from mdm_keystore.rules.model import KeyRef
+from mdm_keystore.rules.seal import Sealer
+from mdm_keystore.rules.service import KeystoreService, NewKey
+from mdm_service.access.acl import Acl
+from mdm_service.identity.caller import Caller
 
 pytestmark = pytest.mark.integration
 

@@ -14,11 +14,11 @@ import pytest
 from mdm.keystore.v1 import admin_pb2, admin_pb2_grpc, keystore_pb2, keystore_pb2_grpc
 from mdm_crypto import shamir
 from mdm_crypto.audit import AuditEntry, HeadSigner, SignedHead, WitnessedHead, first_break
-from mdm_keystore.audit import AuditTrail
-from mdm_keystore.audit_store import PostgresTrail
-from mdm_keystore.seal import Sealer
-from mdm_keystore.store import PostgresKeys
-from mdm_service.testing import WorkersProcess, channel, serve_by_workers
+from mdm_keystore.rules.audit import AuditTrail
+from mdm_keystore.rules.seal import Sealer
+from mdm_keystore.store.audit import PostgresTrail
+from mdm_keystore.store.store import PostgresKeys
+from mdm_testing.server import WorkersProcess, channel, serve_by_workers
 
 from services.keystore.tests.ring import PlainPool
 from services.keystore.tests.test_main import create

@@ -18,9 +18,9 @@ from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
 from mdm_metadata.__main__ import MIGRATIONS, build
 from mdm_metadata.config import MetadataSettings
-from mdm_service import main
 from mdm_service.database import migrate
-from mdm_service.testing import channel
+from mdm_service.process import main
+from mdm_testing.server import channel
 
 FIELDS = {pb.ATTRIBUTE_TYPE_INT: "ints", pb.ATTRIBUTE_TYPE_FLOAT: "floats", pb.ATTRIBUTE_TYPE_BOOL: "bools"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mdm_metadata.config import MetadataSettings
-from mdm_service.acl import Permission
+from mdm_wire.permission import Permission
 from pydantic import ValidationError
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"

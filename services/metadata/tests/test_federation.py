@@ -14,12 +14,13 @@ import pytest
 from click.testing import CliRunner
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_client.calls import Patience
-from mdm_client.channel import TlsFiles, open_channel
 from mdm_client.cli import main
 from mdm_client.client import Client
-from mdm_client.errors import ClientError, Invalid
-from mdm_client.federation import query_sites
-from mdm_client.metadata import MetadataClient
+from mdm_client.federation.query import query_sites
+from mdm_client.metadata.client import MetadataClient
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.tls import TlsFiles
 
 from .commandline import configuration
 from .conftest import Failed, attribute, entry
@@ -176,7 +177,7 @@ def number(choose: random.Random, depth: int) -> str:
 def answered(act: Callable[[], list[tuple[Any, ...]]]) -> Any:
     try:
         return act()
-    except (Failed, ClientError) as error:
+    except (Failed, MdmError) as error:
         return error.reason
 
 
@@ -247,7 +248,7 @@ def test_the_command_asks_all_sites_and_tells_which_did_not_answer(grid):
         assert [json.loads(line)["site"] for line in result.stdout.splitlines()] == ["east"]
         (told,) = [json.loads(line) for line in result.stderr.splitlines()]
         assert told["item"] == "west"
-        with pytest.raises(ClientError), query_sites({"west": grid.clients()["west"]}, sql):
+        with pytest.raises(MdmError), query_sites({"west": grid.clients()["west"]}, sql):
             pass
     finally:
         grid.sites["west"].start()

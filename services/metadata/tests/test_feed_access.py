@@ -9,7 +9,7 @@ import grpc
 import pytest
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm_service.testing import channel
+from mdm_testing.server import channel
 
 from .conftest import Failed, attribute, entry
 from .test_replication import Site

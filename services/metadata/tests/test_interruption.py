@@ -13,7 +13,7 @@ import grpc
 import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm_metadata.interruption import Interruption
+from mdm_metadata.rules.interruption import Interruption
 
 pytestmark = pytest.mark.integration
 

@@ -4,16 +4,16 @@ import time
 from collections.abc import Callable
 
 import pytest
-from mdm_metadata.model import Attribute, AttributeType, Collection, StoredCollection, assign_slots
-from mdm_metadata.query.bind import bind, collection_paths
-from mdm_metadata.query.change import bind_change
-from mdm_metadata.query.compile import compile_query
-from mdm_metadata.query.limit import MAX_LENGTH
-from mdm_metadata.query.parse import parse, parse_change
-from mdm_metadata.query.partial import split
-from mdm_metadata.query.tree import Readable
-from mdm_service.errors import Invalid
-from mdm_service.identity import Caller
+from mdm_metadata.rules.model import Attribute, AttributeType, Collection, StoredCollection, assign_slots
+from mdm_metadata.rules.query.bind import bind, collection_paths
+from mdm_metadata.rules.query.change import bind_change
+from mdm_metadata.rules.query.compile import compile_query
+from mdm_metadata.rules.query.limit import MAX_LENGTH
+from mdm_metadata.rules.query.parse import parse, parse_change
+from mdm_metadata.rules.query.partial import split
+from mdm_metadata.rules.query.tree import Readable
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Invalid
 
 #: Processor seconds that one query may hold the interpreter: measured are 0.3 at most, and this machine may be a slow one.
 SECONDS = 1.5

@@ -17,13 +17,13 @@ from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_metadata.__main__ import MIGRATIONS, build
 from mdm_metadata.config import MetadataSettings
-from mdm_metadata.feed.copy import ReplicaCopy
-from mdm_metadata.feed.origin import FeedOrigin
-from mdm_service import main
+from mdm_metadata.store.feed_copy import ReplicaCopy
+from mdm_metadata.store.feed_origin import FeedOrigin
 from mdm_service.database import DatabaseSettings, migrate, open_pool
-from mdm_service.errors import FailedPrecondition, Invalid
-from mdm_service.testing import channel
+from mdm_service.process import main
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.server import channel
+from mdm_wire.errors import FailedPrecondition, Invalid
 
 from .conftest import Client, attribute, entry
 

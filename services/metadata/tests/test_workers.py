@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm_metadata.feed.servicer import FeedServicer
-from mdm_service.testing import channel, serve_by_workers
+from mdm_metadata.rpc.feed_servicer import FeedServicer
+from mdm_testing.server import channel, serve_by_workers
 
 from .conftest import Client, attribute, entry
 from .test_replication import EVERYTHING, LIST, READ, Site, eventually

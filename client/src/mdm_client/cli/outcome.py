@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from mdm_client.errors import ClientError
+    from mdm_wire.errors import MdmError
 
 OK = 0
 SOME_FAILED = 1
@@ -63,12 +63,12 @@ class Interrupted(BaseException):
     """Control-C was pressed. Its own class: click writes an empty line for KeyboardInterrupt, also where JSON is expected."""
 
 
-def exit_code(error: "ClientError") -> int:
+def exit_code(error: "MdmError") -> int:
     """Return the exit code of a command that failed with `error`."""
     return _EXIT_CODES.get(type(error).__name__, SOME_FAILED)
 
 
-def exit_code_of_items(total: int, failures: "list[ClientError]") -> int:
+def exit_code_of_items(total: int, failures: "list[MdmError]") -> int:
     """Return the exit code of a command on many items: that of the first error if all failed, else 1 if any did."""
     if not failures:
         return OK
@@ -84,8 +84,8 @@ def show_error(message: str, reason: str, as_json: bool, **more: Any) -> None:
     click.echo(line, err=True)
 
 
-def show_client_error(error: "ClientError", as_json: bool, item: str = "") -> None:
-    """Write a ClientError to standard error; `item` names what it concerns where the message does not."""
+def show_client_error(error: "MdmError", as_json: bool, item: str = "") -> None:
+    """Write a MdmError to standard error; `item` names what it concerns where the message does not."""
     message = error.message if not item or item in error.message else f"{item}: {error.message}"
     more = {"item": item} if item else {}
     show_error(message, error.reason, as_json, code=error.code.name, **more)
@@ -139,10 +139,10 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     return result if isinstance(result, int) else OK
 
 
-def _client_errors() -> "tuple[type[ClientError], ...]":
+def _client_errors() -> "tuple[type[MdmError], ...]":
     """Return what to catch; while the SDK's errors are not imported, nothing can have raised one."""
     module = sys.modules.get("mdm_client.errors")
-    return (module.ClientError,) if module else ()
+    return (module.MdmError,) if module else ()
 
 
 def _raise_on_sigterm() -> None:

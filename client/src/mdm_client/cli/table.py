@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len
 
-from mdm_client.metadata import Column
+from mdm_client.metadata.client import Column
 
 # Rows that decide how wide the columns of a table are; the rest streams through.
 _SAMPLE = 500

@@ -2,7 +2,7 @@
 
 import socket
 
-from mdm_service import probe
+from mdm_service.server import probe
 
 from mdm_local.layout import Layout
 from mdm_local.pacs.kind import LOCAL_AE_TITLE, VERIFICATION, Pacs

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Protocol
 
-from mdm_service import dn
+from mdm_wire import dn
 
 from mdm_site.service import BY_NAME, DICOM_SRM, KEYSTORES, THRESHOLD, VO, Service
 

@@ -254,7 +254,7 @@ class ContainerSite:
             "MDM_TAG": "latest",
             **{_port_variable(name): port for name, port in {**PORTS, **ports}.items()},
         }
-        text = "# Variables of deploy/compose.yaml for this site; docs/operations.md explains each.\n"
+        text = "# Variables of deploy/compose.yaml for this site; docs/operator/operations.md explains each.\n"
         self.environment_file.write_text(text + "".join(f"{name}={value}\n" for name, value in variables.items()))
 
     def _make_trust(self, demonstration: bool) -> None:

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mdm_service.authentication import Authenticator
 from mdm_service.database import DatabaseSettings
 from mdm_service.errors import ConfigurationError
-from mdm_service.membership import Membership, parse
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.identity.membership import Membership, parse
+from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.policy import ROLES
-from mdm_service.trust import Authority, TrustStore
 
 MAX_WORKERS = 256
 

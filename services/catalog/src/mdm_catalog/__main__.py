@@ -3,13 +3,13 @@
 import sys
 
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
-from mdm_service import acl_servicer
-from mdm_service.main import Runtime, run
+from mdm_service.access import servicer as acl_servicer
+from mdm_service.process.main import Runtime, run
 
 from mdm_catalog.config import CatalogSettings
-from mdm_catalog.service import CatalogService
-from mdm_catalog.servicer import CatalogServicer
-from mdm_catalog.store import PostgresStore
+from mdm_catalog.rpc.servicer import CatalogServicer
+from mdm_catalog.rules.service import CatalogService
+from mdm_catalog.store.store import PostgresStore
 
 COMMANDS = ("export", "import", "fsck")
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")
@@ -29,7 +29,7 @@ def build(settings: CatalogSettings, runtime: Runtime) -> None:
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        from mdm_catalog import tool  # here: what serves needs no client of other services
+        from mdm_catalog.tool import command as tool  # here: what serves needs no client of other services
 
         sys.exit(tool.run(sys.argv[1:], MIGRATIONS))
     run("catalog", CatalogSettings, build, MIGRATIONS)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from mdm_catalog.model import EntryKind, Replica, Target
-from mdm_catalog.path import names
-from mdm_catalog.value import MAX_LINKS
-from mdm_service.acl import Permission
-from mdm_service.identity import Caller
+from mdm_catalog.rules.model import EntryKind, Replica, Target
+from mdm_catalog.rules.value import MAX_LINKS
+from mdm_service.identity.caller import Caller
+from mdm_wire.path import names
+from mdm_wire.permission import Permission
 
 Path = tuple[str, ...]
 OK = ""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mdm_catalog.model import (
+from mdm_catalog.rules.model import (
     AclAssignment,
     EntryKind,
     FileChange,
@@ -14,9 +14,9 @@ from mdm_catalog.model import (
     Renaming,
     Target,
 )
-from mdm_catalog.path import names
-from mdm_service.acl import Permission
-from mdm_service.identity import Caller
+from mdm_service.identity.caller import Caller
+from mdm_wire.path import names
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import NOW, OK, Path, Thing, World
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from mdm_catalog.model import EntryKind, Target
-from mdm_catalog.path import Lfn, names
-from mdm_catalog.pattern import Condition
-from mdm_service.acl import Permission
-from mdm_service.identity import Caller
+from mdm_catalog.rules.model import EntryKind, Target
+from mdm_catalog.rules.pattern import Condition
+from mdm_service.identity.caller import Caller
+from mdm_wire.path import Lfn, names
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import ABSENT, Path, World
 

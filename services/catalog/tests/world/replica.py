@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mdm_catalog.model import EntryKind, NewReplica, Replica, ReplicaChange, ReplicaRemoval, ReplicaSearch, Target
-from mdm_service.acl import Permission
-from mdm_service.identity import Caller
+from mdm_catalog.rules.model import EntryKind, NewReplica, Replica, ReplicaChange, ReplicaRemoval, ReplicaSearch, Target
+from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import ABSENT, NOW, OK, Path, World
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from mdm_catalog.model import EntryKind, Target
-from mdm_service.acl import Permission
-from mdm_service.acl_change import AclChange, Action
-from mdm_service.identity import Caller
+from mdm_catalog.rules.model import EntryKind, Target
+from mdm_service.access.change import AclChange, Action
+from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
+from mdm_wire.permission import Permission
 
 from services.catalog.tests.world.access import OK, Path, World
 

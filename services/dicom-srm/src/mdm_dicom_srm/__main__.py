@@ -4,43 +4,44 @@ import functools
 from pathlib import Path
 
 from mdm.srm.v1 import registration_pb2_grpc
-from mdm_client.channel import TlsFiles, open_channel
-from mdm_client.errors import ClientError
-from mdm_client.keystore import KeystoreClient, KeystoreServer
-from mdm_service.acl import AclEntry
-from mdm_service.acl_settings import acl_entries
+from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_deid import Deidentifier, PatientIdRule, Profile, ProfileError, Pseudonymiser
+from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.patient import PatientIdError, rule_of
+from mdm_deid.rules.profile import SHIPPED
+from mdm_service.access.acl import AclEntry
+from mdm_service.access.settings import acl_entries
 from mdm_service.errors import ConfigurationError
-from mdm_service.main import Runtime, run
+from mdm_service.process.main import Runtime, run
+from mdm_wire.channel import open_channel
+from mdm_wire.errors import MdmError
+from mdm_wire.tls import TlsFiles
 
-from mdm_dicom_srm import toolkit
+from mdm_dicom_srm import dicom_log
+from mdm_dicom_srm.composition import SERVICES as STAGE_SERVICES
+from mdm_dicom_srm.composition import build_stage
 from mdm_dicom_srm.config import AclSettings, GridSettings, PatientIdSettings, Settings
-from mdm_dicom_srm.deid import Deidentifier, PatientIdRule, Profile, ProfileError, Pseudonymiser
-from mdm_dicom_srm.deid.patient import PatientIdError, rule_of
-from mdm_dicom_srm.deid.pixelrule import PixelRules
-from mdm_dicom_srm.deid.profile import SHIPPED
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
+from mdm_dicom_srm.grid.access import CatalogAccess
 from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.pacs.fallback import open_pacs
-from mdm_dicom_srm.register import attribute
-from mdm_dicom_srm.register.description import Describer
+from mdm_dicom_srm.record_seal import RecordSealer
 from mdm_dicom_srm.register.metrics import watch_registrations
-from mdm_dicom_srm.register.names import Names
-from mdm_dicom_srm.register.pipeline import Pipeline
-from mdm_dicom_srm.register.port import Grid
-from mdm_dicom_srm.register.scp import StorageScp
-from mdm_dicom_srm.register.service import RegistrationService
-from mdm_dicom_srm.register.servicer import FULL_NAME, RegistrationServicer
-from mdm_dicom_srm.register.shared_store import SharedStore
-from mdm_dicom_srm.register.site import SiteAcls
-from mdm_dicom_srm.register.size import SizeCorrection
-from mdm_dicom_srm.register.store import RegistrationStore
+from mdm_dicom_srm.register.rpc.servicer import FULL_NAME, RegistrationServicer
+from mdm_dicom_srm.register.rpc.storage_scp import StorageScp
+from mdm_dicom_srm.register.rules import attribute
+from mdm_dicom_srm.register.rules.description import Describer
+from mdm_dicom_srm.register.rules.names import Names
+from mdm_dicom_srm.register.rules.pipeline import Pipeline
+from mdm_dicom_srm.register.rules.port import Grid
+from mdm_dicom_srm.register.rules.service import RegistrationService
+from mdm_dicom_srm.register.rules.site import SiteAcls
+from mdm_dicom_srm.register.rules.size import SizeCorrection
+from mdm_dicom_srm.register.store.queue import RegistrationStore
+from mdm_dicom_srm.register.store.shared import SharedStore
 from mdm_dicom_srm.register.worker import Workers
-from mdm_dicom_srm.sealing import RecordSealer
-from mdm_dicom_srm.stage.access import CatalogAccess
-from mdm_dicom_srm.stage.build import SERVICES as STAGE_SERVICES
-from mdm_dicom_srm.stage.build import build_stage
 
 MIGRATIONS = ("mdm_dicom_srm.migrations",)
 _SECRET_BYTES = 32
@@ -48,7 +49,7 @@ _SECRET_BYTES = 32
 
 def build(settings: Settings, runtime: Runtime) -> None:
     """Put registration, staging and transfer together on a server and a database."""
-    toolkit.silence()
+    dicom_log.silence()
     secret = _site_secret(settings.site_secret_file)
     profile, pixels = _profile(settings.deid.profile), _pixel_rules(settings.deid.pixel_rules)
     names = Names(settings.vo, settings.site, settings.authority, secret)
@@ -62,7 +63,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
         catalog = open_channel(settings.grid.catalog, tls)
         metadata = open_channel(settings.grid.metadata, tls)
         keystores = _keystores(settings.grid, tls)
-    except ClientError as error:
+    except MdmError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
     grid_catalog = GridCatalog(catalog, settings.authority)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from mdm_service.acl_settings import AclEntries, AclEntrySettings
+from mdm_service.access.settings import AclEntries, AclEntrySettings
 from mdm_service.settings import Section, ServiceSettings
 from pydantic import Field, StringConstraints, model_validator
 

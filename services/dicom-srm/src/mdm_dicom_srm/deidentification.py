@@ -2,19 +2,20 @@
 
 import hashlib
 
-from mdm_dicom_srm import toolkit
-from mdm_dicom_srm.deid import Deidentifier, PatientIdRule, Profile, Pseudonymiser
-from mdm_dicom_srm.deid.pixelrule import PixelRules
-from mdm_dicom_srm.deid.revision import revision
-from mdm_dicom_srm.deid.verify import CheckedDeidentifier
-from mdm_dicom_srm.sealing import derive_key
+from mdm_deid import Deidentifier, PatientIdRule, Profile, Pseudonymiser
+from mdm_deid.check.self_check import CheckedDeidentifier
+from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.revision import revision
+
+from mdm_dicom_srm import dicom_log
+from mdm_dicom_srm.record_seal import derive_key
 
 
 def make_deidentifier(
     profile: Profile, secret: bytes, pixels: PixelRules, check: bool, patient_ids: PatientIdRule | None = None
 ) -> Deidentifier | CheckedDeidentifier:
     """Return the site's de-identifier in a worker process of staging; with `check` it searches every file it releases."""
-    toolkit.silence()
+    dicom_log.silence()
     deidentifier = Deidentifier(profile, Pseudonymiser(secret), pixels, patient_ids)
     return CheckedDeidentifier(deidentifier, profile) if check else deidentifier
 

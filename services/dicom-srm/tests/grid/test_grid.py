@@ -11,13 +11,13 @@ from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
-from mdm_client.errors import make_error
 from mdm_dicom_srm.grid.catalog import GridCatalog
 from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
-from mdm_dicom_srm.register.port import Attribute, Collection, Directory, Entry, File
-from mdm_service.acl import Acl, AclEntry, Permission
-from mdm_service.errors import Conflict, Forbidden, Invalid, Unavailable
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
+from mdm_service.access.acl import Acl, AclEntry
+from mdm_wire.errors import Conflict, Forbidden, Invalid, Unavailable, make_error
+from mdm_wire.permission import Permission
 
 GUID, ACL = uuid.uuid4(), uuid.uuid4()
 OK, EXISTS = ItemStatus(), ItemStatus(code=6, reason="ACL_EXISTS", message="there already")

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pydicom
 import pytest
-from mdm_dicom_srm import toolkit
+from mdm_dicom_srm import dicom_log
 from pydicom.data import get_testdata_file
 from pydicom.multival import MultiValue
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
@@ -26,7 +26,7 @@ from pynetdicom.sop_class import (
 ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin") or ""
 PLUGIN = next((str(p) for d in ("/usr/share/orthanc/plugins", "/usr/lib/orthanc") for p in Path(d).glob("libOrthancDicomWeb.so*")), "")
 
-toolkit.silence()
+dicom_log.silence()
 
 
 @dataclass(frozen=True)

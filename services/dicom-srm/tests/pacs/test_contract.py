@@ -13,7 +13,7 @@ from mdm_dicom_srm.pacs.fallback import Fallback
 from mdm_dicom_srm.pacs.part10 import header_of
 from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs
 from mdm_dicom_srm.pacs.wado_rs import WadoRs
-from mdm_service.errors import Unavailable
+from mdm_wire.errors import Unavailable
 
 from .conftest import Image, RunningPacs, free_port
 

@@ -7,12 +7,12 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mdm_dicom_srm import toolkit
+from mdm_dicom_srm import dicom_log
 from mdm_dicom_srm.pacs.part10 import header_of, headers_of, sop_instance_uid
-from mdm_service.errors import Invalid
+from mdm_wire.errors import Invalid
 from pydicom.data import get_testdata_file
 
-toolkit.silence()
+dicom_log.silence()
 NAMES = [
     "CT_small.dcm",
     "MR_small_implicit.dcm",

@@ -7,21 +7,22 @@ from uuid import UUID
 
 import pydicom
 import pytest
-from mdm_dicom_srm import toolkit
-from mdm_dicom_srm.deid import Deidentifier, PatientIdRule, Profile, Pseudonymiser
+from mdm_deid import Deidentifier, PatientIdRule, Profile, Pseudonymiser
+from mdm_dicom_srm import dicom_log
 from mdm_dicom_srm.pacs.part10 import Header, header_of
-from mdm_dicom_srm.register import attribute
-from mdm_dicom_srm.register.description import Describer
-from mdm_dicom_srm.register.names import Names
-from mdm_dicom_srm.register.pipeline import Pipeline
-from mdm_dicom_srm.register.port import Collection, Directory, Entry, File, Grid, Queue
-from mdm_dicom_srm.register.shared_store import SharedStore
-from mdm_dicom_srm.register.site import SiteAcls
-from mdm_dicom_srm.register.store import RegistrationStore
-from mdm_dicom_srm.sealing import RecordSealer
-from mdm_service.acl import Acl, AclEntry, Permission
+from mdm_dicom_srm.record_seal import RecordSealer
+from mdm_dicom_srm.register.rules import attribute
+from mdm_dicom_srm.register.rules.description import Describer
+from mdm_dicom_srm.register.rules.names import Names
+from mdm_dicom_srm.register.rules.pipeline import Pipeline
+from mdm_dicom_srm.register.rules.port import Collection, Directory, Entry, File, Grid, Queue
+from mdm_dicom_srm.register.rules.site import SiteAcls
+from mdm_dicom_srm.register.store.queue import RegistrationStore
+from mdm_dicom_srm.register.store.shared import SharedStore
+from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.database import migrate
-from mdm_service.errors import Conflict, MdmError, Unavailable
+from mdm_wire.errors import Conflict, MdmError, Unavailable
+from mdm_wire.permission import Permission
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
 
@@ -29,7 +30,7 @@ SECRET = bytes(range(32))
 STUDY = "1.2.826.0.1.77.1"
 SERIES = "1.2.826.0.1.77.1.1"
 
-toolkit.silence()
+dicom_log.silence()
 
 
 def part10(name: str = "CT_small.dcm", number: int = 1, **changes: object) -> bytes:

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from mdm_dicom_srm.deid import Patient, PatientIdRule, Pseudonymiser
-from mdm_dicom_srm.register.model import State
-from mdm_service.errors import MdmError, Unavailable
+from mdm_deid import Patient, PatientIdRule, Pseudonymiser
+from mdm_dicom_srm.register.rules.model import State
+from mdm_wire.errors import MdmError, Unavailable
 
 from .conftest import SECRET, SERIES, Site, header
 

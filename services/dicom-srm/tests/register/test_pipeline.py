@@ -4,8 +4,8 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from mdm_dicom_srm.register.model import State
-from mdm_service.errors import Forbidden, Invalid, Unavailable
+from mdm_dicom_srm.register.rules.model import State
+from mdm_wire.errors import Forbidden, Invalid, Unavailable
 
 from .conftest import SERIES, STUDY, Site, header
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pydicom
 import pytest
-from mdm_dicom_srm.register import listener
-from mdm_dicom_srm.register.scp import StorageScp
-from mdm_dicom_srm.register.service import RegistrationService
+from mdm_dicom_srm.register.rpc import listener
+from mdm_dicom_srm.register.rpc.storage_scp import StorageScp
+from mdm_dicom_srm.register.rules.service import RegistrationService
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE

@@ -5,15 +5,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm.srm.v1 import registration_pb2 as pb
-from mdm_dicom_srm.deid import Patient
+from mdm_deid import Patient
+from mdm_dicom_srm.record_seal import RecordSealer
 from mdm_dicom_srm.register.metrics import watch_registrations
-from mdm_dicom_srm.register.model import Queued, State
-from mdm_dicom_srm.register.service import RegistrationService
-from mdm_dicom_srm.register.servicer import RegistrationServicer
-from mdm_dicom_srm.register.store import RegistrationStore
+from mdm_dicom_srm.register.rpc.servicer import RegistrationServicer
+from mdm_dicom_srm.register.rules.model import Queued, State
+from mdm_dicom_srm.register.rules.service import RegistrationService
+from mdm_dicom_srm.register.store.queue import RegistrationStore
 from mdm_dicom_srm.register.worker import Workers
-from mdm_dicom_srm.sealing import RecordSealer
-from mdm_service.errors import FailedPrecondition, Invalid, NotFound, Unavailable
+from mdm_wire.errors import FailedPrecondition, Invalid, NotFound, Unavailable
 from prometheus_client import generate_latest
 
 from .conftest import SERIES, STUDY, FakePacs, Site, header

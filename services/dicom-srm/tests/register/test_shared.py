@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 from mdm_dicom_srm.pacs.part10 import Header
-from mdm_dicom_srm.register.port import Entry
-from mdm_dicom_srm.register.statement import Statement, merge
-from mdm_service.errors import MdmError
+from mdm_dicom_srm.register.rules.port import Entry
+from mdm_dicom_srm.register.rules.statement import Statement, merge
+from mdm_wire.errors import MdmError
 
 from .conftest import SERIES, Site, header
 

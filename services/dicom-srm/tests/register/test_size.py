@@ -1,8 +1,8 @@
 """Sizes: known from registration on, corrected when a file is staged."""
 
 import pytest
-from mdm_dicom_srm.register.size import SizeCorrection
-from mdm_service.errors import Unavailable
+from mdm_dicom_srm.register.rules.size import SizeCorrection
+from mdm_wire.errors import Unavailable
 
 from .conftest import Site, header, part10
 

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
-from mdm_dicom_srm.deid import Patient
-from mdm_dicom_srm.deid.outcome import Outcome, Result
+from mdm_deid import Patient
+from mdm_deid.outcome import Outcome, Result
 from mdm_dicom_srm.pacs.port import InstanceLocator, Located, RetrievedInstance
-from mdm_dicom_srm.stage.book import Limits, RequestBook
-from mdm_dicom_srm.stage.engine import EngineLimits, StagingEngine
-from mdm_dicom_srm.stage.journal import Journal
-from mdm_dicom_srm.stage.model import Request
-from mdm_dicom_srm.stage.port import FileChange
-from mdm_dicom_srm.stage.sealer import ThreadSealer
-from mdm_dicom_srm.stage.service import Policy, StagingService
-from mdm_dicom_srm.stage.spool import LocalSpool
-from mdm_service.errors import Unavailable
+from mdm_dicom_srm.stage.rules.book import Limits, RequestBook
+from mdm_dicom_srm.stage.rules.engine import EngineLimits, StagingEngine
+from mdm_dicom_srm.stage.rules.journal import Journal
+from mdm_dicom_srm.stage.rules.model import Request
+from mdm_dicom_srm.stage.rules.port import FileChange
+from mdm_dicom_srm.stage.rules.service import Policy, StagingService
+from mdm_dicom_srm.stage.sealing.sealer import ThreadSealer
+from mdm_dicom_srm.stage.store.spool import LocalSpool
+from mdm_wire.errors import Unavailable
 
 AUTHORITY = "hospital-a"
 PROLOGUE = bytes(128) + b"DICM"

@@ -3,8 +3,8 @@
 import os
 import time
 
-from mdm_dicom_srm.deid import Patient
-from mdm_dicom_srm.deid.outcome import Outcome, Result
+from mdm_deid import Patient
+from mdm_deid.outcome import Outcome, Result
 
 
 class Hostile:

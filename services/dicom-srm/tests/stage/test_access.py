@@ -5,9 +5,9 @@ from uuid import uuid4
 import pytest
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1 import common_pb2
-from mdm_dicom_srm.stage.access import CatalogAccess
-from mdm_service import testing
-from mdm_service.errors import Unavailable
+from mdm_dicom_srm.grid.access import CatalogAccess
+from mdm_testing import server as testing
+from mdm_wire.errors import Unavailable
 
 pytestmark = pytest.mark.integration
 

@@ -5,22 +5,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_dicom_srm.stage.model import (
-    FOLLOWS,
-    GOOD,
-    PENDING,
-    Request,
-    StagedFile,
-    State,
-    files_of_surls,
-    guid_of_surl,
-    new_token,
-    parse_turl,
-    surl,
-    turl,
-)
-from mdm_dicom_srm.stage.servicer import _code
-from mdm_service.errors import Invalid
+from mdm_dicom_srm.stage.rpc.servicer import _code
+from mdm_dicom_srm.stage.rules.model import FOLLOWS, GOOD, PENDING, Request, StagedFile, State, files_of_surls, new_token
+from mdm_wire.errors import Invalid
+from mdm_wire.url import guid_of_surl, parse_turl, surl, turl
 
 
 @given(st.uuids())

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 from mdm_crypto import stream
-from mdm_dicom_srm.stage import seal as seal_module
-from mdm_dicom_srm.stage.sealer import ProcessSealer, ThreadSealer
+from mdm_dicom_srm.stage.sealing import seal as seal_module
+from mdm_dicom_srm.stage.sealing.sealer import ProcessSealer, ThreadSealer
 from mdm_service.errors import ConfigurationError
 
 KEY = bytes(range(32))

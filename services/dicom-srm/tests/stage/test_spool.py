@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from mdm_dicom_srm.stage.port import NoSpace
-from mdm_dicom_srm.stage.spool import LocalSpool
+from mdm_dicom_srm.stage.rules.port import NoSpace
+from mdm_dicom_srm.stage.store.spool import LocalSpool
 from mdm_service.errors import ConfigurationError
 
 GUIDS = [UUID(int=n) for n in range(1, 7)]

@@ -16,12 +16,12 @@ import pydicom
 import pytest
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from mdm_crypto import stream
-from mdm_dicom_srm.deid import Deidentifier, Profile, Pseudonymiser
+from mdm_deid import Deidentifier, Profile, Pseudonymiser
 from mdm_dicom_srm.pacs.port import InstanceLocator, Located
 from mdm_dicom_srm.stage import SpoolSettings, build_stage
-from mdm_dicom_srm.stage import worker as worker_module
+from mdm_dicom_srm.stage.sealing import worker as worker_module
 from mdm_service import database as databases
-from mdm_service import testing
+from mdm_testing import server as testing
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
 

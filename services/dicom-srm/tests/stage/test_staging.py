@@ -4,11 +4,11 @@ import threading
 from uuid import uuid4
 
 import pytest
-from mdm_client.errors import NotFound as KeyNotFound
-from mdm_client.errors import Unavailable as KeysAway
 from mdm_crypto import stream
-from mdm_dicom_srm.stage.book import Limits
-from mdm_service.errors import Exhausted, Invalid, NotFound, Unavailable
+from mdm_dicom_srm.stage.rules.book import Limits
+from mdm_wire.errors import Exhausted, Invalid, NotFound, Unavailable
+from mdm_wire.errors import NotFound as KeyNotFound
+from mdm_wire.errors import Unavailable as KeysAway
 
 ALICE, BOB = "CN=alice", "CN=bob"
 
@@ -132,8 +132,8 @@ def test_another_callers_token_is_as_unknown_as_a_wrong_one(world):
         (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"QUARANTINE"}), "FAILURE", "QUARANTINED_BURNED_IN"),
         (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"CRASH"}), "INTERNAL_ERROR", "DEIDENTIFICATION_RuntimeError"),
         (lambda w, g: w.pacs.content.update({w.locators[g].sop_uid: b"GARBLE"}), "INTERNAL_ERROR", "DEIDENTIFIED_FILE_MALFORMED"),
-        (lambda w, g: w.keys.missing.update({g: KeysAway.because("QUORUM", "x")}), "FILE_UNAVAILABLE", "KEY_UNAVAILABLE"),
-        (lambda w, g: w.keys.missing.update({g: KeyNotFound.because("KEY_NOT_FOUND", "x")}), "FILE_LOST", "KEY_NOT_FOUND"),
+        (lambda w, g: w.keys.missing.update({g: KeysAway("QUORUM", "x")}), "FILE_UNAVAILABLE", "KEY_UNAVAILABLE"),
+        (lambda w, g: w.keys.missing.update({g: KeyNotFound("KEY_NOT_FOUND", "x")}), "FILE_LOST", "KEY_NOT_FOUND"),
         (lambda w, g: setattr(w.keys, "get_keys", None), "INTERNAL_ERROR", None),
     ],
 )

@@ -4,9 +4,9 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from mdm_dicom_srm.stage.model import Request, StagedFile, State
-from mdm_dicom_srm.stage.port import FileChange
-from mdm_dicom_srm.stage.store import PostgresRequestStore
+from mdm_dicom_srm.stage.rules.model import Request, StagedFile, State
+from mdm_dicom_srm.stage.rules.port import FileChange
+from mdm_dicom_srm.stage.store.request import PostgresRequestStore
 from mdm_service import database as databases
 from psycopg_pool import ConnectionPool
 

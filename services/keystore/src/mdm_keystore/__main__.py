@@ -1,10 +1,10 @@
 """The keystore's command line: serve, migrate, check-config."""
 
-from mdm_service.main import Runtime, run
+from mdm_service.process.main import Runtime, run
 
 from mdm_keystore.composition import compose
 from mdm_keystore.config import KeystoreSettings
-from mdm_keystore.seal import Sealer
+from mdm_keystore.rules.seal import Sealer
 
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_keystore.migrations")
 

@@ -8,31 +8,30 @@ from datetime import timedelta
 import grpc
 from cryptography import x509
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc, peer_pb2_grpc
-from mdm_service import dn
-from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
-from mdm_service.acl_servicer import add_acl_service
+from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
+from mdm_service.access.servicer import add_acl_service
 from mdm_service.settings import TlsSettings
+from mdm_wire import dn
 from psycopg_pool import ConnectionPool
 
-from mdm_keystore import admin_servicer, servicer
-from mdm_keystore.audit import AuditTrail
-from mdm_keystore.audit_store import ChainedAclAudit, PostgresTrail
 from mdm_keystore.config import KeystoreSection
 from mdm_keystore.loop import Loop
-from mdm_keystore.resharing import servicer as peer_servicer
-from mdm_keystore.resharing.driver import Driver
-from mdm_keystore.resharing.job_store import PostgresJobs
-from mdm_keystore.resharing.local import LocalPeer
-from mdm_keystore.resharing.operation import Operation
-from mdm_keystore.resharing.participant import Participant
-from mdm_keystore.resharing.remote import RemotePeer, RemoteWitness, open_channel
-from mdm_keystore.resharing.store import PostgresSharings
-from mdm_keystore.resharing.table_store import PostgresTable
-from mdm_keystore.rewrapping import Rewrapping
-from mdm_keystore.seal import Sealer
-from mdm_keystore.seal_store import PostgresSeals
-from mdm_keystore.service import KeystoreService
-from mdm_keystore.store import PostgresKeys
+from mdm_keystore.peer.local import LocalPeer
+from mdm_keystore.peer.remote import RemotePeer, RemoteWitness, open_channel
+from mdm_keystore.rpc import admin_servicer, peer_servicer, servicer
+from mdm_keystore.rules.audit import AuditTrail
+from mdm_keystore.rules.resharing.driver import Driver
+from mdm_keystore.rules.resharing.operation import Operation
+from mdm_keystore.rules.resharing.participant import Participant
+from mdm_keystore.rules.rewrapping import Rewrapping
+from mdm_keystore.rules.seal import Sealer
+from mdm_keystore.rules.service import KeystoreService
+from mdm_keystore.store.audit import ChainedAclAudit, PostgresTrail
+from mdm_keystore.store.job import PostgresJobs
+from mdm_keystore.store.part import PostgresTable
+from mdm_keystore.store.sealed_share import PostgresSeals
+from mdm_keystore.store.sharing import PostgresSharings
+from mdm_keystore.store.store import PostgresKeys
 
 _POLL_SECONDS = 1.0
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from mdm_service import dn
-from mdm_service.errors import MdmError
 from mdm_service.settings import Section, ServiceSettings
+from mdm_wire import dn
+from mdm_wire.errors import MdmError
 from pydantic import AfterValidator, Field, model_validator
 
 

@@ -1,19 +1,19 @@
 """The metadata service."""
 
 from mdm.metadata.v1 import feed_pb2_grpc, metadata_pb2_grpc
-from mdm_service.acl_servicer import FULL_NAME as ACL_SERVICE
-from mdm_service.acl_servicer import add_acl_service
-from mdm_service.main import Runtime, run
+from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
+from mdm_service.access.servicer import add_acl_service
+from mdm_service.process.main import Runtime, run
 
 from mdm_metadata.config import MetadataSettings
-from mdm_metadata.feed.copy import remove_others
-from mdm_metadata.feed.origin import FeedOrigin
-from mdm_metadata.feed.servicer import FULL_NAME as FEED_SERVICE
-from mdm_metadata.feed.servicer import FeedServicer
 from mdm_metadata.feed.subscription import Subscription
-from mdm_metadata.service import MetadataService
-from mdm_metadata.servicer import FULL_NAME, MetadataServicer
+from mdm_metadata.rpc.feed_servicer import FULL_NAME as FEED_SERVICE
+from mdm_metadata.rpc.feed_servicer import FeedServicer
+from mdm_metadata.rpc.servicer import FULL_NAME, MetadataServicer
+from mdm_metadata.rules.service import MetadataService
 from mdm_metadata.store import PostgresStore, session
+from mdm_metadata.store.feed_copy import remove_others
+from mdm_metadata.store.feed_origin import FeedOrigin
 from mdm_metadata.store.recovery import Recovery
 from mdm_metadata.store.session import QueryLimits
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import ClassVar, Self
 
-from mdm_service import dn
-from mdm_service.acl_settings import RootSettings
-from mdm_service.errors import MdmError
+from mdm_service.access.settings import RootSettings
 from mdm_service.policy import METADATA_PEER
 from mdm_service.settings import Section, ServiceSettings
+from mdm_wire import dn
+from mdm_wire.errors import MdmError
 from pydantic import Field, model_validator
 
-from mdm_metadata.model import fold_path
+from mdm_metadata.rules.model import fold_path
 
 
 class QuerySettings(Section):

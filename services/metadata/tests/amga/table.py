@@ -1,4 +1,4 @@
-"""The table of docs/amga.md, and which scenario tells of which row."""
+"""The table of docs/user/amga.md, and which scenario tells of which row."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
-PAGE = Path(__file__).parents[4] / "docs" / "amga.md"
+PAGE = Path(__file__).parents[4] / "docs" / "user" / "amga.md"
 #: What is new has no name in AMGA.
 NEW = "–"
 #: Names of rows by the name of the scenario.

@@ -1,4 +1,4 @@
-"""Every row of docs/amga.md has its scenario, and every scenario its row."""
+"""Every row of docs/user/amga.md has its scenario, and every scenario its row."""
 
 from . import test_entries, test_rights, test_schemas, test_sites, test_statements, test_transfer
 from .table import SCENARIOS, rows

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import grpc
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
-from mdm_service.acl import Acl
-from mdm_service.errors import MdmError
+from mdm_service.access.acl import Acl
+from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm.grid.error import calling, from_item
 

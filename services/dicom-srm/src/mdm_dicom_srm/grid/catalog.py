@@ -6,11 +6,11 @@ from uuid import UUID
 import grpc
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
-from mdm_service.errors import FailedPrecondition, MdmError, NotFound
+from mdm_wire.errors import FailedPrecondition, MdmError, NotFound
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes, refuse_but
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.port import Directory, File
+from mdm_dicom_srm.register.rules.port import Directory, File
 
 
 class GridCatalog(GrpcAcls):

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import grpc
 from mdm.common.v1.common_pb2 import ItemStatus
-from mdm_client.errors import ClientError, from_status, translated
-from mdm_service.errors import Aborted, Conflict, Exhausted, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.errors import Aborted, Conflict, Exhausted, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.status import from_item, translated
 
 _KINDS: dict[grpc.StatusCode, type[MdmError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Invalid,
@@ -19,14 +19,14 @@ _KINDS: dict[grpc.StatusCode, type[MdmError]] = {
 }
 
 
-def from_client(error: ClientError) -> MdmError:
+def from_client(error: MdmError) -> MdmError:
     """Return the error that stands for a client's; what may pass by itself is Unavailable."""
     return _KINDS.get(error.code, Unavailable)(error.reason, error.message)
 
 
 def from_item(status: ItemStatus) -> MdmError | None:
     """Return why an item of a batch failed, None if it succeeded."""
-    error = from_status(status)
+    error = from_item(status)
     return None if error is None else from_client(error)
 
 
@@ -36,5 +36,5 @@ def calling(place: str) -> Iterator[None]:
     try:
         with translated(place):
             yield
-    except ClientError as error:
+    except MdmError as error:
         raise from_client(error) from None

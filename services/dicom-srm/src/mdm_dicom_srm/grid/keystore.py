@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from mdm_client.errors import ClientError, NotFound
-from mdm_client.keystore import KeystoreClient
-from mdm_service.acl import Acl
-from mdm_service.errors import MdmError
+from mdm_client.keystore.client import KeystoreClient
+from mdm_service.access.acl import Acl
+from mdm_wire.errors import MdmError, NotFound
 
 from mdm_dicom_srm.grid.acl import refuse, to_messages
 from mdm_dicom_srm.grid.error import calling, from_client
@@ -40,7 +39,7 @@ class GridKeys:
             by_server = self._client.key_attributes(guids)
         missing: set[UUID] = set()
         for guid in guids:
-            errors = [answer for answer in (found[guid] for found in by_server.values()) if isinstance(answer, ClientError)]
+            errors = [answer for answer in (found[guid] for found in by_server.values()) if isinstance(answer, MdmError)]
             if len(errors) == len(by_server):
                 away = next((error for error in errors if not isinstance(error, NotFound)), None)
                 if away is not None:
@@ -61,5 +60,5 @@ class GridKeys:
         return {guid: _first_error([error]) for guid, error in found.items()}
 
 
-def _first_error(errors: Iterable[ClientError | None]) -> MdmError | None:
+def _first_error(errors: Iterable[MdmError | None]) -> MdmError | None:
     return next((from_client(error) for error in errors if error is not None and not isinstance(error, NotFound)), None)

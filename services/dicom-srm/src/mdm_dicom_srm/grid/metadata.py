@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_service.errors import Conflict, MdmError, NotFound
+from mdm_wire.errors import Conflict, MdmError, NotFound
 
 from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes, refuse_but
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.port import Attribute, Collection, Entry
-from mdm_dicom_srm.register.statement import Value
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Entry
+from mdm_dicom_srm.register.rules.statement import Value
 
 _TYPES = {
     "int": pb.ATTRIBUTE_TYPE_INT,

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 import pynetdicom
-from mdm_service.errors import Unavailable
+from mdm_wire.errors import Unavailable
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context, build_role, evt

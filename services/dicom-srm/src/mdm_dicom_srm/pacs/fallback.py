@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from mdm_service.errors import ConfigurationError, Unavailable
+from mdm_service.errors import ConfigurationError
+from mdm_wire.errors import Unavailable
 
 from mdm_dicom_srm.config import PacsSettings
 from mdm_dicom_srm.pacs.c_get import CGet

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mdm_dicom_srm.deid import Patient
+from mdm_deid import Patient
+
 from mdm_dicom_srm.pacs.part10 import Header
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 import httpx
-from mdm_service.errors import Invalid, Unavailable
+from mdm_wire.errors import Invalid, Unavailable
 
 from mdm_dicom_srm.pacs.multipart import MultipartBroken, boundary_of, parts
 from mdm_dicom_srm.pacs.part10 import Header, header_of, headers_of, sop_instance_uid

@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from mdm_dicom_srm.register.model import State
+from mdm_dicom_srm.register.rules.model import State
 
 _log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import logging
 import threading
 from uuid import UUID
 
-from mdm_dicom_srm.register.model import Batch
-from mdm_dicom_srm.register.pipeline import Pipeline
-from mdm_dicom_srm.register.port import Queue
+from mdm_dicom_srm.register.rules.model import Batch
+from mdm_dicom_srm.register.rules.pipeline import Pipeline
+from mdm_dicom_srm.register.rules.port import Queue
 
 _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0

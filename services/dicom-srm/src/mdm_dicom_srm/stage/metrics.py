@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from mdm_dicom_srm.stage.port import Spool
+from mdm_dicom_srm.stage.rules.port import Spool
 
 FILES = Counter("mdm_stage_files_total", "Files that left the staging engine, by outcome: STAGED or the SRM state.", ("outcome",))
 BYTES = Counter("mdm_stage_bytes_total", "Bytes of ciphertext staged.")

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import grpc
 from mdm.srm.v1 import transfer_pb2, transfer_pb2_grpc
-from mdm_service.errors import Invalid
-from mdm_service.identity import current_caller
+from mdm_service.identity.caller import current_caller
+from mdm_wire.errors import Invalid
+from mdm_wire.url import parse_turl
 
-from mdm_dicom_srm.stage.model import parse_turl
-from mdm_dicom_srm.stage.service import StagingService
+from mdm_dicom_srm.stage.rules.service import StagingService
 
 # Measured: streamed messages of this size are fastest with gRPC Python.
 CHUNK_SIZE = 256 * 1024

@@ -10,11 +10,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from mdm.metadata.v1 import feed_pb2 as pb
 from mdm.metadata.v1 import feed_pb2_grpc
-from mdm_service.errors import MdmError
 from mdm_service.settings import TlsSettings
+from mdm_wire.errors import MdmError
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from mdm_metadata.feed.copy import ReplicaCopy
+from mdm_metadata.store.feed_copy import ReplicaCopy
 
 _log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.2

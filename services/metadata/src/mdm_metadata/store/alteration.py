@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import psycopg
-from mdm_service.identity import Caller
+from mdm_service.identity.caller import Caller
 
-from mdm_metadata.model import Check, StoredAttribute, StoredCollection, StoredView, Trial, View, fold_path
+from mdm_metadata.rules.model import Check, StoredAttribute, StoredCollection, StoredView, Trial, View, fold_path
 from mdm_metadata.store import schema
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from mdm_metadata import value
-from mdm_metadata.model import StoredAttribute
-from mdm_metadata.query.compile import compile_checks
-from mdm_metadata.query.tree import Expression
+from mdm_metadata.rules import value
+from mdm_metadata.rules.model import StoredAttribute
+from mdm_metadata.rules.query.compile import compile_checks
+from mdm_metadata.rules.query.tree import Expression
 
 BATCH = 2_000
 _KEYS = "SELECT key FROM entry WHERE collection_id = %(collection)s AND key > %(after)s ORDER BY key LIMIT %(batch)s FOR NO KEY UPDATE"

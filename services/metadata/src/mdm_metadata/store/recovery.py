@@ -4,11 +4,11 @@ import logging
 import threading
 
 import psycopg
-from mdm_service.errors import MdmError
+from mdm_wire.errors import MdmError
 from psycopg_pool import PoolTimeout
 
-from mdm_metadata.port import Store
-from mdm_metadata.trial import recover
+from mdm_metadata.rules.port import Store
+from mdm_metadata.rules.trial import recover
 
 _log = logging.getLogger(__name__)
 #: A statement that a killed process had under way may still run for a while; until it ends, its trial looks as if somebody were at it.

@@ -8,10 +8,10 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from mdm_service.acl import Permission
-from mdm_service.identity import Caller
+from mdm_service.identity.caller import Caller
+from mdm_wire.permission import Permission
 
-from mdm_metadata.model import (
+from mdm_metadata.rules.model import (
     Attribute,
     AttributeType,
     Check,
@@ -24,7 +24,7 @@ from mdm_metadata.model import (
     fold_path,
     parent_of,
 )
-from mdm_metadata.query.render import PERMISSIONS
+from mdm_metadata.rules.query.render import PERMISSIONS
 
 _COLUMNS = (
     "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell,"

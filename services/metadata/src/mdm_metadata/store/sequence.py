@@ -1,9 +1,9 @@
 """Sequences in PostgreSQL."""
 
 import psycopg
-from mdm_service.errors import Exhausted
+from mdm_wire.errors import Exhausted
 
-from mdm_metadata.model import SequenceState
+from mdm_metadata.rules.model import SequenceState
 
 
 class PostgresSequences:

@@ -8,14 +8,14 @@ from typing import Any
 
 import psycopg
 from mdm_service.database import DatabaseSettings, open_reading_pool
-from mdm_service.errors import Cancelled, Exhausted, Invalid
-from mdm_service.identity import Caller
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Cancelled, Exhausted, Invalid
 from psycopg.types.string import TextLoader
 from psycopg_pool import ConnectionPool
 
-from mdm_metadata.model import AttributeType, StoredCollection
-from mdm_metadata.query.compile import Statement
-from mdm_metadata.query.plan import Plan
+from mdm_metadata.rules.model import AttributeType, StoredCollection
+from mdm_metadata.rules.query.compile import Statement
+from mdm_metadata.rules.query.plan import Plan
 from mdm_metadata.store.schema import SchemaCache, select_collections, with_schemas
 
 Rows = list[tuple[Any, ...]]

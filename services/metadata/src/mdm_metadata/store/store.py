@@ -7,18 +7,18 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from mdm_service import acl_store
-from mdm_service.acl import Acl
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import Acl
 from mdm_service.database import lock_held
-from mdm_service.errors import Aborted, Cancelled
-from mdm_service.identity import Caller
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Aborted, Cancelled
 from psycopg_pool import ConnectionPool
 
-from mdm_metadata.interruption import Interruption
-from mdm_metadata.model import Collection, EntryWrite, StoredCollection, StoredEntry, Trial
-from mdm_metadata.port import VISIBLE
-from mdm_metadata.query.compile import Statement
-from mdm_metadata.query.tree import Expression
+from mdm_metadata.rules.interruption import Interruption
+from mdm_metadata.rules.model import Collection, EntryWrite, StoredCollection, StoredEntry, Trial
+from mdm_metadata.rules.port import VISIBLE
+from mdm_metadata.rules.query.compile import Statement
+from mdm_metadata.rules.query.tree import Expression
 from mdm_metadata.store import entry, schema
 from mdm_metadata.store.alteration import PostgresAlteration
 from mdm_metadata.store.filling import PostgresFilling

@@ -1,0 +1,266 @@
+"""Commands for keys: key register, unregister, stat, list."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import click
+from mdm_wire.errors import Conflict, MdmError, NotFound
+
+from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.keystore.key_name import find_keys
+from mdm_client.cli.lazy import LazyGroup
+from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.table import print_json, print_line, printable
+from mdm_client.client import Client
+from mdm_client.keystore.manager import Deed, KeyFacts, KeyStatus
+from mdm_client.names import parse_permissions, parse_principal
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+#: Where further commands are, and what the help says of them.
+_COMMANDS = {
+    "acl": ("mdm_client.cli.keystore.acl:key_acl", "Show and change who may use a key, on every keystore."),
+    "audit": ("mdm_client.cli.keystore.audit:key_audit", "Read and verify what keystores recorded (operators only)."),
+    "cancel": ("mdm_client.cli.keystore.operator:cancel", "Stop a refresh, repair or reshare."),
+    "job": ("mdm_client.cli.keystore.operator:job", "Show how far a refresh, repair or reshare is."),
+    "refresh": ("mdm_client.cli.keystore.operator:refresh", "Give every key new shares (operators only)."),
+    "repair": ("mdm_client.cli.keystore.operator:repair", "Give keystores the shares again that they lost (operators only)."),
+    "reshare": ("mdm_client.cli.keystore.operator:reshare", "Split every key anew, k of n (operators only)."),
+    "rewrap": ("mdm_client.cli.keystore.operator:rewrap", "Seal shares under a new key-encryption key (operators only)."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
+@common_options
+def key() -> None:
+    """Create, inspect, share and destroy the keys of files, on all keystores together."""
+
+
+def acl_options(command: _Command) -> _Command:
+    """Give a command that registers keys --acl and --grant."""
+    acl = click.option("--acl", "acl_id", type=click.UUID, metavar="ACL_ID", help="Guard it by this access list, which exists.")
+    grant = click.option(
+        "--grant",
+        "grants",
+        nargs=2,
+        multiple=True,
+        metavar="PRINCIPAL PERMISSIONS",
+        help="Allow somebody from the beginning, such as group:/vo/group rg; may be repeated.",
+    )
+    return acl(grant(command))
+
+
+def entries_of(grants: tuple[tuple[str, str], ...]) -> dict[str, int]:
+    """Return permission bits by principal; errors as `parse_principal` and `parse_permissions`."""
+    entries: dict[str, int] = {}
+    for who, letters in grants:
+        principal = parse_principal(who)
+        entries[principal] = entries.get(principal, 0) | parse_permissions(letters)
+    return entries
+
+
+def register_keys(
+    client: Client, guids: list[UUID], acl_id: UUID | None, entries: Mapping[str, int]
+) -> tuple[UUID, dict[UUID, MdmError | None]]:
+    """Register keys as `KeyManager.register` does, and explain what cannot be told apart there."""
+    if acl_id and entries:
+        raise click.UsageError("--grant is for a new access list; change the one of --acl with mdm key acl grant")
+    try:
+        return client.keys.register(guids, acl_id, entries)
+    except Conflict as error:
+        mine = client.keys.own_acl_id(guids)
+        what = "belongs to somebody else by now: name another one with --acl"
+        if error.reason == "ACL_EXISTS":
+            what = f"of an earlier registration has other entries by now: to use it, add --acl {mine}"
+        raise Conflict(error.reason, f"the access list {mine} {what}") from error
+
+
+@key.command()
+@click.argument("identifiers", nargs=-1, metavar="[ID...]")
+@acl_options
+@common_options
+@click.pass_context
+def register(context: click.Context, identifiers: tuple[str, ...], acl_id: UUID | None, grants: tuple[tuple[str, str], ...]) -> int:
+    """Create keys on every keystore; without ID, one with a new GUID. All keystores must be up.
+
+    The keys of one command share one access list: that of --acl, else a new one that you own. Repeating the command is safe;
+    a key that exists is never replaced.
+    """
+    run = session(context)
+    entries = entries_of(grants)
+    client = run.client(context)
+    found: list[UUID | MdmError] = find_keys(client, identifiers) if identifiers else [uuid4()]
+    failures = _named_failures(run, identifiers, found)
+    guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
+    if guids:
+        used, outcomes = register_keys(client, guids, acl_id, entries)
+        for guid, error in outcomes.items():
+            if error is not None:
+                failures.append(error)
+                show_client_error(error, run.as_json, str(guid))
+            elif run.as_json:
+                print_json({"guid": str(guid), "acl_id": str(used)})
+            else:
+                print_line(f"{guid}  access list {used}")
+    return exit_code_of_items(len(found), failures)
+
+
+@key.command()
+@click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
+@common_options
+@click.pass_context
+def unregister(context: click.Context, identifiers: tuple[str, ...]) -> int:
+    """Destroy keys on every keystore: nothing encrypted under them, wherever it is, can be read again. Needs `d`.
+
+    There is no way back. What a keystore that is away still holds is destroyed when the command is run again.
+    """
+    run = session(context)
+    client = run.client(context)
+    found = find_keys(client, identifiers)
+    failures = _named_failures(run, identifiers, found)
+    guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
+    for deed in client.keys.unregister(guids):
+        failures += report_deed(run, deed, "destroyed")
+    return exit_code_of_items(len(found), failures)
+
+
+@key.command()
+@click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
+@common_options
+@click.pass_context
+def stat(context: click.Context, identifiers: tuple[str, ...]) -> int:
+    """Show what each keystore tells about keys, and where they differ; nothing secret. Needs `g` or `r`, or an operator.
+
+    Exit code 1 if a keystore lacks a key or tells something else than the others.
+    """
+    run = session(context)
+    client = run.client(context)
+    found = find_keys(client, identifiers)
+    failures = _named_failures(run, identifiers, found)
+    damaged = 0
+    for status in client.keys.stat([guid for guid in found if isinstance(guid, UUID)]):
+        if status.error:
+            failures.append(status.error)
+            show_client_error(status.error, run.as_json, str(status.guid))
+            continue
+        damaged += not status.whole
+        if run.as_json:
+            print_json(_facts(status))
+        else:
+            _print_status(status)
+    return exit_code_of_items(len(found), failures) or (SOME_FAILED if damaged else 0)
+
+
+@key.command("list")
+@click.option("--damaged", is_flag=True, help="Only keys that a keystore lacks or tells otherwise.")
+@common_options
+@click.pass_context
+def list_keys(context: click.Context, damaged: bool) -> int:
+    """List the keys that you may list; all of them for an operator. In order of GUID, as they come.
+
+    Each with k of n, epoch and version of its shares, state, access list, and the keystores that lack it or tell otherwise.
+    """
+    run = session(context)
+    bad = 0
+    away: dict[str, MdmError] = {}
+    for status in run.client(context).keys.list_keys():
+        bad += not status.whole
+        away |= {name: part for name, part in status.parts.items() if isinstance(part, MdmError) and not isinstance(part, NotFound)}
+        if damaged and status.whole:
+            continue
+        if run.as_json:
+            print_json(_facts(status))
+        else:
+            print_line("  ".join([str(status.guid), _summary(status), *_differences(status)]))
+    for error in away.values():
+        show_client_error(error, run.as_json)
+    if bad:
+        show_error(f"{bad} keys are not the same on every keystore", "KEYS_DAMAGED", run.as_json)
+    return SOME_FAILED if bad else 0
+
+
+def report_deed(run: Session, deed: Deed, done: str, absent: str = "was not there") -> list[MdmError]:
+    """Write what became of one key on each keystore; return its error, if any: INCOMPLETE where some keystores are done."""
+    if run.as_json:
+        parts = {name: _outcome(error) for name, error in deed.parts.items()}
+        print_json({"guid": str(deed.guid), "done": deed.error is None, "keystores": parts})
+    elif deed.begun:
+        print_line(f"{deed.guid}:")
+        for name, error in deed.parts.items():
+            said = done if error is None else absent if isinstance(error, NotFound) else f"NOT {done}"
+            print_line(f"  keystore {name}  {said}")
+    if deed.error is None:
+        return []
+    show_client_error(deed.error, run.as_json, str(deed.guid))
+    if not deed.begun:
+        return [deed.error]
+    incomplete = MdmError("INCOMPLETE", f"{deed.guid}: not {done} everywhere; run it again to complete it")
+    show_client_error(incomplete, run.as_json)
+    return [incomplete]
+
+
+def _named_failures(run: Session, identifiers: tuple[str, ...], found: list[UUID | MdmError]) -> list[MdmError]:
+    failures = []
+    for text, answer in zip(identifiers, found, strict=False):
+        if isinstance(answer, MdmError):
+            failures.append(answer)
+            show_client_error(answer, run.as_json, text)
+    return failures
+
+
+def _outcome(error: MdmError | None) -> dict[str, Any]:
+    return {"ok": True} if error is None else {"ok": False, "reason": error.reason, "message": error.message}
+
+
+def _facts(status: KeyStatus) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for name, part in status.parts.items():
+        if isinstance(part, MdmError):
+            parts[name] = _outcome(part)
+            continue
+        parts[name] = {
+            "ok": True,
+            "state": part.state,
+            "share": part.share_index,
+            "threshold": part.threshold,
+            "total": part.total,
+            "epoch": part.epoch,
+            "version": part.version,
+            "acl_id": part.acl_id,
+            "created": part.created.isoformat(),
+            "agrees": part.common == status.majority,
+        }
+    return {"guid": str(status.guid), "whole": status.whole, "keystores": parts}
+
+
+def _summary(status: KeyStatus) -> str:
+    facts = next(facts for facts in status.known.values() if facts.common == status.majority)
+    return _described(facts)
+
+
+def _described(facts: KeyFacts) -> str:
+    return f"{facts.threshold} of {facts.total}  epoch {facts.epoch}  version {facts.version}  {facts.state}  access list {facts.acl_id}"
+
+
+def _differences(status: KeyStatus) -> list[str]:
+    notes = []
+    for name, part in status.parts.items():
+        if isinstance(part, NotFound):
+            notes.append(f"MISSING in {name}")
+        elif isinstance(part, MdmError):
+            notes.append(f"UNKNOWN in {name}")
+        elif part.common != status.majority:
+            notes.append(f"DIFFERENT in {name}")
+    return notes
+
+
+def _print_status(status: KeyStatus) -> None:
+    print_line(f"{status.guid}  {_summary(status)}")
+    for name, part in status.parts.items():
+        if isinstance(part, MdmError):
+            print_line(f"  keystore {name}  {'MISSING' if isinstance(part, NotFound) else 'UNKNOWN'}: {printable(part.message)}")
+        else:
+            note = "" if part.common == status.majority else f"  DIFFERENT: {_described(part)}"
+            print_line(f"  keystore {name}  share {part.share_index}, stored {part.created:%Y-%m-%d %H:%M} UTC{note}")

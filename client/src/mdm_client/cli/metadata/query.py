@@ -1,0 +1,111 @@
+"""mdm query: rows as a table, JSON lines, CSV, Arrow or Parquet."""
+
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import click
+
+from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.metadata.parameter import parameter_option
+from mdm_client.cli.metadata.row_format import BINARY, FORMATS, csv_rows, write_arrow
+from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error
+from mdm_client.cli.table import json_rows, print_line, table_rows
+from mdm_client.client import Client
+from mdm_client.federation.query import FederatedAnswer, query_sites
+from mdm_client.local_file import AtomicFile, Writer
+from mdm_client.metadata.client import Column, MetadataClient, Row
+
+_Ask = Callable[[Mapping[str, MetadataClient]], AbstractContextManager[FederatedAnswer]]
+_LINES: dict[str, Callable[[Sequence[Column], Iterator[Row]], Iterator[str]]] = {"table": table_rows, "jsonl": json_rows, "csv": csv_rows}
+
+
+@click.command()
+@click.argument("sql")
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="How rows are written; table unless --json.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, which appears when it is whole.")
+@click.option("--sites", metavar="SITE,…|all", help="Ask the metadata of several sites and merge; {site} in SQL is each site's name.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole answer.")
+@parameter_option
+@common_options
+@click.pass_context
+def query(
+    context: click.Context,
+    sql: str,
+    format_name: str | None,
+    output: Path | None,
+    sites: str | None,
+    timeout: float | None,
+    parameters: Mapping[str, str],
+) -> int:
+    """Ask the metadata in SQL (SELECT); rows are written as they arrive.
+
+    Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
+
+    With --sites, rows of sites that answer are written; those that do not are told, and the exit code is 1.
+    """
+    run = session(context)
+    chosen = format_name or ("jsonl" if run.as_json else "table")
+    if chosen in BINARY and output is None and sys.stdout.isatty():
+        raise click.UsageError(f"{chosen} is for a file or a pipe: give -o FILE")
+    if sites is not None:
+        return _query_sites(run, run.client(context), sites, lambda asked: query_sites(asked, sql, timeout, parameters), chosen, output)
+    result = run.client(context).metadata.query(sql, timeout, parameters=parameters)
+    try:
+        write_rows(chosen, result.columns, result.batches(), output)
+    finally:
+        result.close()
+    return OK
+
+
+def _query_sites(run: Session, client: Client, sites: str, ask: _Ask, chosen: str, output: Path | None) -> int:
+    names = sorted(client.config.metadata_sites) if sites == "all" else [name for name in sites.split(",") if name]
+    with ask({name: client.metadata_at(name) for name in names}) as answer:
+        write_rows(chosen, answer.columns, answer.batches(), output)
+    for site, error in answer.failures.items():
+        show_client_error(error, run.as_json, site)
+    return SOME_FAILED if answer.failures else OK
+
+
+def write_rows(format_name: str, columns: Sequence[Column], batches: Iterable[Sequence[Row]], output: Path | None) -> None:
+    """Write an answer in one of `FORMATS` to a file, or to standard output, as it arrives.
+
+    Raises:
+        Invalid: PYARROW_MISSING.
+    """
+    if format_name in BINARY:
+        if output is None:
+            write_arrow(format_name, columns, batches, sys.stdout.buffer)
+            return
+        with AtomicFile(output) as file:
+            write_arrow(format_name, columns, batches, cast(BinaryIO, _Sink(file)))
+        return
+    lines = _LINES[format_name](columns, chain.from_iterable(batches))
+    if output is None:
+        for line in lines:
+            print_line(line)
+        return
+    with AtomicFile(output) as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())
+
+
+class _Sink(io.RawIOBase):
+    """A writer as the file object that pyarrow wants."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        self._writer.write(data)
+        return len(data)

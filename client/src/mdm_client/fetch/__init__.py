@@ -1,0 +1,1 @@
+"""Fetching files: names, staging, transfer, decryption."""

@@ -1,0 +1,1 @@
+"""All keystores as one, and files under their keys."""

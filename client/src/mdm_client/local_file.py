@@ -1,0 +1,169 @@
+"""Local files: what is written appears under its name only when it is whole; standard input and output like files."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from grpc import StatusCode
+from mdm_crypto.stream import Buffer
+from mdm_wire.errors import Invalid, MdmError, make_error
+
+STANDARD = "-"
+_MAX_NAME_BYTES = 255
+
+
+class Writer(Protocol):
+    """What is written to inside a `with` block."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def write(self, data: Buffer, /) -> None:
+        """Write all of `data`."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End."""
+
+
+class AtomicFile:
+    """Writes `<name>.<random>.part` beside the destination, and renames it when the block ends without an exception.
+
+    After an exception nothing remains. Files are readable by their owner only.
+    """
+
+    def __init__(self, destination: Path, durable: bool = False) -> None:
+        self._destination = destination
+        self._durable = durable
+        suffix = f".{secrets.token_hex(4)}.part"
+        stem = os.fsencode(destination.name)[: _MAX_NAME_BYTES - len(suffix)]
+        self._part = destination.with_name(os.fsdecode(stem) + suffix)
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return self
+
+    def write(self, data: Buffer, /) -> None:
+        """Write all of `data`."""
+        _write_all(self._descriptor, data)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None and self._durable:
+                os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            if kind is None:
+                self._part.replace(self._destination)
+        except OSError:
+            self._discard()
+            raise
+        if kind is not None:
+            self._discard()
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._part.unlink()
+
+
+class StandardOutput:
+    """Standard output, unbuffered."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, data: Buffer, /) -> None:
+        """Write all of `data`."""
+        _write_all(1, data)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class InputFile:
+    """A file, or standard input (`-`), being read; `size` in bytes is None where only reading tells.
+
+    `received` is called with each count of bytes read.
+    """
+
+    def __init__(self, name: str, received: Callable[[int], None] | None = None) -> None:
+        """Open it.
+
+        Raises:
+            MdmError: LOCAL_FILE: there is none, or it may not be read.
+        """
+        self.name = "standard input" if name == STANDARD else name
+        self._received = received
+        with translated(self.name, "read"):
+            # Unbuffered: what is read goes straight into the reader's buffer.
+            self._file = open(0 if name == STANDARD else name, "rb", buffering=0, closefd=name != STANDARD)  # noqa: SIM115
+            status = os.fstat(self._file.fileno())
+        self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read into `buffer`; return the count of bytes, 0 only at the end."""
+        with translated(self.name, "read"):
+            count = self._file.readinto(buffer) or 0
+        if self._received:
+            self._received(count)
+        return count
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, nothing only at the end."""
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def rewind(self) -> None:
+        """Go back to the beginning; only where `size` is known."""
+        with translated(self.name, "read"):
+            self._file.seek(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def output_file(name: str, durable: bool = False) -> Writer:
+    """Return what writes a file that appears when it is whole, or standard output for `-`.
+
+    A symbolic link stays, and the file it leads to is replaced.
+
+    Raises:
+        Invalid: LOCAL_FILE: the name is of a directory or device, which cannot be replaced by a file.
+    """
+    if name == STANDARD:
+        return StandardOutput()
+    path = Path(name).resolve()
+    if path.is_dir() or not path.name:
+        raise Invalid("LOCAL_FILE", f"{name}: is a directory; name a file")
+    if path.exists() and not path.is_file():
+        raise Invalid("LOCAL_FILE", f"{name}: is no regular file; write - and redirect standard output to it")
+    return AtomicFile(path, durable)
+
+
+@contextlib.contextmanager
+def translated(name: str, deed: str) -> Iterator[None]:
+    """Turn an OSError raised inside into a MdmError about the file `name` that could not be `deed` (read, written)."""
+    try:
+        yield
+    except OSError as error:
+        raise local_error(error, name, deed) from error
+
+
+def local_error(error: OSError, name: str, deed: str) -> MdmError:
+    """Return what a failure of a local file means: LOCAL_DISK_FULL or LOCAL_FILE."""
+    reason = "LOCAL_DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "LOCAL_FILE"
+    return make_error(StatusCode.UNKNOWN, reason, f"{name}: cannot be {deed}: {error.strerror or error}")
+
+
+def _write_all(descriptor: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,1 @@
+"""Metadata: queries and collections."""

@@ -1,0 +1,1 @@
+"""The self-check: a released file is searched for what identified its original."""

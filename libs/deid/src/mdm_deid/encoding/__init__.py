@@ -1,0 +1,1 @@
+"""DICOM at byte level: encodings, character sets, the Part 10 envelope."""

@@ -1,0 +1,1 @@
+"""Pixel data: what they hold besides pixels, and regions that are blanked."""

@@ -1,0 +1,1 @@
+"""Kept text and identities: what names a person, and what may stay."""

@@ -1,0 +1,1 @@
+"""Who may do what: the method policy and access control lists."""

@@ -1,0 +1,192 @@
+"""AclService: the same access control operations in catalog, keystore and metadata."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import grpc
+import psycopg
+from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
+from mdm.common.v1 import common_pb2
+from mdm_wire import status
+from mdm_wire.dn import canonical
+from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
+from mdm_wire.permission import Permission, canonical_principal, valid_permissions
+from psycopg_pool import ConnectionPool
+
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry
+from mdm_service.access.change import AclChange, Action, changed
+from mdm_service.identity.caller import Caller, current_caller
+from mdm_service.policy import DICOM_SRM, OPERATOR
+
+FULL_NAME = "mdm.acl.v1.AclService"
+MAX_BATCH = 1_000
+#: Entries or changes of one call; each costs the reading of a name.
+MAX_ENTRIES_IN_ALL = 10_000
+
+
+class AclAudit(Protocol):
+    """Records who created, changed or was refused to change an ACL, in the same transaction as the change."""
+
+    def begin(self, connection: psycopg.Connection) -> None:
+        """Take what locks the record needs, before any other."""
+
+    def record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID, outcome: str) -> None:
+        """Record a deed; `outcome` is OK or the reason of a refusal. An error undoes the change."""
+
+
+def add_acl_service(server: grpc.Server, pool: ConnectionPool, audit: AclAudit | None = None) -> None:
+    """Register AclService on `server`, working on the ACL tables of `pool`."""
+    acl_pb2_grpc.add_AclServiceServicer_to_server(AclServicer(pool, audit), server)
+
+
+class AclServicer(acl_pb2_grpc.AclServiceServicer):
+    """Creates, shows and changes ACLs of one service."""
+
+    def __init__(self, pool: ConnectionPool, audit: AclAudit | None = None) -> None:
+        self._pool = pool
+        self._audit = audit
+
+    def CreateAcls(self, request: acl_pb2.CreateAclsRequest, context: grpc.ServicerContext) -> acl_pb2.CreateAclsResponse:
+        """Store each ACL, or say why not."""
+        caller = current_caller()
+        _check_batch(request.acls)
+        _check_entries(sum(len(message.entries) for message in request.acls))
+        return acl_pb2.CreateAclsResponse(statuses=[self._create(caller, message) for message in request.acls])
+
+    def GetAcls(self, request: acl_pb2.GetAclsRequest, context: grpc.ServicerContext) -> acl_pb2.GetAclsResponse:
+        """Show each ACL that the caller may see."""
+        caller = current_caller()
+        _check_batch(request.ids)
+        with self._pool.connection() as connection:
+            found = acl_store.load(connection, [UUID(text) for text in request.ids if _is_uuid(text)])
+
+        def show(text: str) -> Acl:
+            acl = found.get(_uuid(text))
+            if acl is None or not (caller.has_role(OPERATOR) or acl.permissions_of(caller) & (Permission.GET | Permission.CHANGE_ACL)):
+                raise NotFound("ACL_NOT_FOUND", "No such ACL, or you may not see it.")
+            return acl
+
+        return acl_pb2.GetAclsResponse(results=[_result(show, text) for text in request.ids])
+
+    def ModifyAcls(self, request: acl_pb2.ModifyAclsRequest, context: grpc.ServicerContext) -> acl_pb2.ModifyAclsResponse:
+        """Apply the changes to each ACL in a transaction of its own."""
+        caller = current_caller()
+        _check_batch(request.ids)
+        _check_entries(max(1, len(request.ids)) * len(request.changes))
+        changes = [parse_change(change) for change in request.changes]
+        return acl_pb2.ModifyAclsResponse(
+            results=[_result(lambda text: self._modify(caller, _uuid(text), changes), text) for text in request.ids]
+        )
+
+    def _create(self, caller: Caller, message: acl_pb2.Acl) -> common_pb2.ItemStatus:
+        try:
+            acl = _from_message(caller, message)
+            with self._pool.connection() as connection:
+                self._begin(connection)
+                if acl_store.insert(connection, acl):
+                    self._record(connection, caller, "acl-create", acl.id)
+                else:
+                    existing = acl_store.load(connection, [acl.id]).get(acl.id)
+                    if existing is None or existing.owner != acl.owner:
+                        raise Conflict("ACL_TAKEN", "An ACL with this id exists and has another owner.")
+                    if existing.entries != acl.entries:
+                        raise Conflict("ACL_EXISTS", "An ACL with this id exists with other entries.")
+        except MdmError as error:
+            self._refused(caller, "acl-create", message.id, error)
+            return status.failed(error)
+        return status.ok()
+
+    def _modify(self, caller: Caller, acl_id: UUID, changes: Sequence[AclChange]) -> Acl:
+        try:
+            return self._modified(caller, acl_id, changes)
+        except MdmError as error:
+            self._refused(caller, "acl-modify", str(acl_id), error)
+            raise
+
+    def _begin(self, connection: psycopg.Connection) -> None:
+        if self._audit is not None:
+            self._audit.begin(connection)
+
+    def _record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID) -> None:
+        if self._audit is not None:
+            self._audit.record(connection, caller, action, acl_id, "OK")
+
+    def _refused(self, caller: Caller, action: str, acl_id: str, error: MdmError) -> None:
+        if self._audit is not None and _is_uuid(acl_id):
+            with self._pool.connection() as connection:
+                self._audit.record(connection, caller, action, UUID(acl_id), error.reason)
+
+    def _modified(self, caller: Caller, acl_id: UUID, changes: Sequence[AclChange]) -> Acl:
+        with self._pool.connection() as connection:
+            self._begin(connection)
+            acl = acl_store.load(connection, [acl_id], lock=True).get(acl_id)
+            after = changed(acl, caller, changes)
+            if after is acl:
+                return after
+            self._record(connection, caller, "acl-modify", acl_id)
+            return acl_store.replace(connection, acl_id, after.owner, after.entries)
+
+
+def _from_message(caller: Caller, message: acl_pb2.Acl) -> Acl:
+    owner = canonical(message.owner) if message.owner else caller.dn
+    if owner != caller.dn and not caller.has_role(DICOM_SRM):
+        raise Forbidden("ACL_OWNER_FORBIDDEN", "Only a service may create an ACL for another owner.")
+    if len(message.entries) > MAX_ENTRIES:
+        raise Invalid("ACL_TOO_LONG", f"An ACL has at most {MAX_ENTRIES} entries: use a group.")
+    entries = [_entry(entry) for entry in message.entries]
+    if len({entry.principal for entry in entries}) != len(entries):
+        raise Invalid("ACL_PRINCIPAL_TWICE", "A principal has at most one entry.")
+    kept = (entry for entry in entries if entry.permissions)
+    return Acl(_uuid(message.id), owner, tuple(sorted(kept, key=lambda entry: entry.principal)))
+
+
+def _entry(message: acl_pb2.AclEntry) -> AclEntry:
+    return AclEntry(canonical_principal(message.principal), valid_permissions(message.permissions))
+
+
+def parse_change(message: acl_pb2.AclChange) -> AclChange:
+    """Return a change. Raises Invalid where it says nothing to do, or to whom."""
+    try:
+        action = Action(message.action)
+    except ValueError:
+        raise Invalid("ACL_ACTION_UNKNOWN", "A change grants, revokes or sets.", fields={"changes.action": "unknown"}) from None
+    return AclChange(action, _entry(message.entry))
+
+
+def show_acl(acl: Acl) -> acl_pb2.Acl:
+    """Return an ACL as a message."""
+    entries = [acl_pb2.AclEntry(principal=entry.principal, permissions=int(entry.permissions)) for entry in acl.entries]
+    return acl_pb2.Acl(id=str(acl.id), owner=acl.owner, entries=entries, rev=acl.rev)
+
+
+def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
+    try:
+        acl = produce(text)
+    except MdmError as error:
+        return acl_pb2.AclResult(status=status.failed(error))
+    return acl_pb2.AclResult(status=status.ok(), acl=show_acl(acl))
+
+
+def _uuid(text: str) -> UUID:
+    if not _is_uuid(text):
+        raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.")
+    return UUID(text)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _check_batch(items: Sequence[object]) -> None:
+    if len(items) > MAX_BATCH:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} ACLs a call.")
+
+
+def _check_entries(number: int) -> None:
+    if number > MAX_ENTRIES_IN_ALL:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_ENTRIES_IN_ALL} entries or changes of ACLs a call: split it.")

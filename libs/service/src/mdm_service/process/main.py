@@ -1,0 +1,215 @@
+"""The command line of every service: serve, migrate, check-config."""
+
+import argparse
+import contextlib
+import logging
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from mdm_service import database, settings
+from mdm_service.errors import ConfigurationError
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.process.reservation import reserve
+from mdm_service.process.supervisor import Supervisor
+from mdm_service.process.worker import ORPHAN_GRACE_SECONDS, Worker
+from mdm_service.server import logs, metrics
+from mdm_service.server.server import GRACE_SECONDS, ServiceServer
+from mdm_service.settings import MAX_WORKERS, Address, ServiceSettings
+
+S = TypeVar("S", bound=ServiceSettings)
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Runtime:
+    """What a service's composition root is given to build on."""
+
+    service_server: ServiceServer
+    pool: ConnectionPool | None
+    authenticator: Authenticator
+    _callbacks: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def server(self) -> grpc.Server:
+        """The server to register servicers on."""
+        return self.service_server.grpc
+
+    @property
+    def database(self) -> ConnectionPool:
+        """The pool, for services that have a database.
+
+        Raises:
+            ConfigurationError: the configuration has no `[database]`.
+        """
+        if self.pool is None:
+            raise ConfigurationError("database: this service needs a [database] section")
+        return self.pool
+
+    def add_service(self, full_name: str) -> None:
+        """Announce a registered service to health and reflection."""
+        self.service_server.add_service(full_name)
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at shutdown, after the last call has ended, last registered first."""
+        self._callbacks.append(callback)
+
+    def close(self) -> None:
+        """Run the shutdown callbacks and close the pool."""
+        for callback in reversed(self._callbacks):
+            callback()
+        if self.pool is not None:
+            self.pool.close()
+
+
+def run(name: str, settings_class: type[S], build: Callable[[S, Runtime], None], migrations: Sequence[str] = ()) -> None:
+    """Be the whole `main` of service `name`: parse the command line, do it, exit."""
+    arguments = _parser(name).parse_args()
+    worker: Worker | None = arguments.as_worker
+    try:
+        loaded = settings.load(settings_class, name, arguments.config)
+        if arguments.workers is not None:
+            loaded = loaded.model_copy(update={"workers": arguments.workers})
+        logs.configure(name, loaded.log.level, worker.number if worker else None)
+        if arguments.command == "migrate":
+            _migrate(loaded, migrations)
+        elif arguments.command == "check-config":
+            check(loaded)
+            _say_totals(name, loaded)
+        else:
+            if arguments.migrate and worker is None:
+                _migrate(loaded, migrations)
+            if loaded.workers > 1 and worker is None:
+                sys.exit(supervise(name, loaded, migrations))
+            serve(loaded, build, migrations, worker)
+    except ConfigurationError as error:
+        sys.exit(f"mdm-{name}: {error}")
+    except psycopg.OperationalError as error:
+        sys.exit(f"mdm-{name}: database: {str(error).splitlines()[0]}")
+
+
+def check(loaded: ServiceSettings) -> None:
+    """Read every file the configuration names.
+
+    Raises:
+        ConfigurationError: one of them cannot be used, or more workers are asked for than the service can have.
+    """
+    if loaded.workers > 1 and loaded.unshared:
+        raise ConfigurationError(f"workers: this service runs as one process, not {loaded.workers}: {loaded.unshared}")
+    loaded.authenticator()
+    for path in (loaded.tls.certificate, loaded.tls.key, loaded.tls.ca):
+        if not path.is_file():
+            raise ConfigurationError(f"tls: {path}: no such file")
+    if loaded.database is not None:
+        loaded.database.full_conninfo()
+
+
+def supervise(name: str, loaded: ServiceSettings, migrations: Sequence[str]) -> int:
+    """Serve by several processes on one port until SIGTERM or SIGINT; return the exit code. Metrics are served here, for all of them."""
+    check(loaded)
+    if loaded.database is not None:
+        with psycopg.connect(loaded.database.full_conninfo()) as connection:
+            database.check_schema(connection, migrations)
+            allowed = database.allowed_connections(connection)
+        if loaded.connections > allowed:
+            told = {"wanted": loaded.connections, "allowed": allowed}
+            _log.warning("workers may want more database connections than there are", extra=told)
+    reservation = reserve(loaded.listen)
+    with contextlib.closing(reservation), tempfile.TemporaryDirectory(prefix=f"mdm-{name}-metrics-") as directory:
+        registry = metrics.of_workers(Path(directory))
+        supervisor = Supervisor([sys.executable, *sys.orig_argv[1:]], loaded.workers, reservation.port, Path(directory), registry)
+        stop = metrics.serve_metrics(loaded.metrics, loaded.tls, loaded.authenticator(), registry) if loaded.metrics.port else None
+        try:
+            _log.info("serving by workers", extra={"port": reservation.port, "workers": loaded.workers})
+            return supervisor.run()
+        finally:
+            if stop is not None:
+                stop()
+
+
+def serve(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[str], worker: Worker | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, or the death of a worker's supervisor, then shut down gracefully."""
+    stopping = threading.Event()
+    if worker is not None:
+        worker.watch(stopping)
+    check(loaded)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    runtime = start(loaded, build, migrations, worker)
+    _log.info("serving", extra={"port": runtime.service_server.port})
+    if worker is not None:
+        worker.tell_ready()
+    stopping.wait()
+    _log.info("stopping")
+    runtime.service_server.stop(ORPHAN_GRACE_SECONDS if worker is not None and worker.is_orphaned else GRACE_SECONDS)
+    runtime.close()
+    if worker is not None:
+        worker.leave()
+
+
+def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[str] = (), worker: Worker | None = None) -> Runtime:
+    """Open the pool, check the schema, build the service, and serve in the background; a worker does so on its supervisor's port.
+
+    Raises:
+        ConfigurationError: something it needs cannot be used; nothing is left open.
+    """
+    authenticator = loaded.authenticator()
+    pool = None
+    if loaded.database is not None:
+        with psycopg.connect(loaded.database.full_conninfo()) as connection:
+            database.check_schema(connection, migrations)
+        pool = database.open_pool(loaded.database)
+    address = loaded.listen if worker is None else Address(host=loaded.listen.host, port=worker.port)
+    server = ServiceServer(address, loaded.tls, authenticator, threads=loaded.threads, shared=worker is not None)
+    runtime = Runtime(server, pool, authenticator)
+    try:
+        build(loaded, runtime)
+        if loaded.reflection:
+            server.enable_reflection()
+        if loaded.metrics.port and worker is None:
+            runtime.on_stop(metrics.serve_metrics(loaded.metrics, loaded.tls, authenticator))
+        server.start()
+    except BaseException:
+        server.stop(0)
+        runtime.close()
+        raise
+    return runtime
+
+
+def _migrate(loaded: ServiceSettings, migrations: Sequence[str]) -> None:
+    if loaded.database is None:
+        raise ConfigurationError("database: this service needs a [database] section")
+    for name in database.migrate(loaded.database.full_conninfo(), migrations):
+        _log.info("applied", extra={"migration": name})
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"mdm-{name}")
+    parser.add_argument("command", choices=("serve", "migrate", "check-config"))
+    parser.add_argument("--migrate", action="store_true", help="serve: bring the database to this program's version first")
+    parser.add_argument("--workers", type=_count, help="processes that share the port (default: as configured)")
+    parser.add_argument("--config", type=Path, required=True, help="TOML file; see config.example.toml")
+    parser.add_argument("--as-worker", type=Worker.parse, help=argparse.SUPPRESS)  # what a supervisor starts its workers with
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"needs a number from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _say_totals(name: str, loaded: ServiceSettings) -> None:
+    """Say what several workers come to, since each has the configured threads and connections."""
+    if loaded.workers > 1:
+        connections = f" and {loaded.connections} database connections" if loaded.database else ""
+        sys.stdout.write(f"mdm-{name}: {loaded.workers} workers: at most {loaded.workers * loaded.threads} calls{connections} at a time\n")

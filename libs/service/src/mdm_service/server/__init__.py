@@ -1,0 +1,1 @@
+"""The gRPC server every service is built on: interception, limits, health, metrics, logs."""

@@ -1,0 +1,175 @@
+"""The one interceptor: authenticates, applies the method policy, maps errors to statuses, counts."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, cast
+
+import grpc
+import psycopg
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from mdm_wire.errors import Cancelled, Forbidden, Invalid, MdmError, Unavailable
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+from mdm_service import policy
+from mdm_service.identity.authentication import Authenticator
+from mdm_service.identity.caller import set_caller
+from mdm_service.server import metrics
+from mdm_service.server.capacity import CallLimit, StallWatch
+
+ERROR_DOMAIN = "mdm"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_log = logging.getLogger(__name__)
+
+
+class ServiceInterceptor(grpc.ServerInterceptor):
+    """Stands before every method of a server.
+
+    Towards gRPC every method takes a stream of requests: its own unary handlers wait for the request, as long as the caller
+    likes, before any code of ours runs. So the caller is authenticated, and its calls are counted, before its request is read.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator, limit: CallLimit, stalls: StallWatch, health: tuple[CallLimit, ThreadPoolExecutor]
+    ) -> None:
+        self._authenticator = authenticator
+        self._limit = limit
+        self._stalls = stalls
+        self._health_limit, self._health_threads = health
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Wrap the handler that `continuation` finds."""
+        handler = continuation(details)
+        if handler is None:
+            return None
+        method: str = details.method
+        kinds = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            streamed = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return grpc.stream_stream_rpc_method_handler(self._streaming(method, streamed, handler.request_streaming), **kinds)
+        single = self._unary(method, handler.stream_unary if handler.request_streaming else handler.unary_unary, handler.request_streaming)
+        if method == HEALTH_CHECK:
+            # Threads of its own, so that a busy server is not taken for a dead one.
+            cast(Any, single).experimental_thread_pool = self._health_threads
+        return grpc.stream_unary_rpc_method_handler(single, **kinds)
+
+    @contextmanager
+    def _admitted(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        caller = self._authenticator.authenticate(cast(Mapping[str, Sequence[bytes]], context.auth_context()))
+        if not policy.allows(method, caller.roles):
+            raise Forbidden("METHOD_FORBIDDEN", "Your role may not call this method.")
+        with (self._health_limit if method == HEALTH_CHECK else self._limit).hold(caller):
+            set_caller(caller)
+            yield
+
+    def _request(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        with self._stalls.waiting(context):
+            request = next(requests, None)
+        if request is None:
+            raise Invalid("REQUEST_MISSING", "The call ended without a request.")
+        return request
+
+    def _requests(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        while True:
+            with self._stalls.waiting(context):
+                request = next(requests, None)
+            if request is None:
+                return
+            yield request
+
+    def _unary(self, method: str, behaviour: Callable[[Any, Any], Any], many: bool) -> Callable[[Any, Any], Any]:
+        def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            started = time.perf_counter()
+            status = None
+            try:
+                with self._admitted(method, context):
+                    response = behaviour((self._requests if many else self._request)(requests, context), context)
+            except Exception as error:
+                if _aborted(context):
+                    raise
+                # gRPC would log the text of what is raised because a caller has gone, and that may hold what must not be logged.
+                status = status_of(error if context.is_active() else Cancelled())
+            metrics.observe(method, _code_name(status), time.perf_counter() - started)
+            if status is not None:
+                context.abort_with_status(rpc_status.to_status(status))
+            return response
+
+        return handle
+
+    def _streaming(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]], many: bool) -> Callable[[Any, Any], Iterator[Any]]:
+        def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            started = time.perf_counter()
+            status = None
+            try:
+                with self._admitted(method, context):
+                    for response in behaviour((self._requests if many else self._request)(requests, context), context):
+                        with self._stalls.waiting(context):
+                            yield response
+            except Exception as error:
+                if _aborted(context):
+                    raise
+                # gRPC would log the text of what is raised because a caller has gone, and that may hold what must not be logged.
+                status = status_of(error if context.is_active() else Cancelled())
+            finally:
+                metrics.observe(method, _code_name(status), time.perf_counter() - started)
+            if status is not None:
+                context.abort_with_status(rpc_status.to_status(status))
+
+        return handle
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """Return the status that tells a caller about `error`; what was not foreseen becomes INTERNAL with an id that the log explains."""
+    known = _known(error)
+    if known is None:
+        incident = uuid.uuid4().hex[:12]
+        # Neither the message nor locals: they may hold what must not be logged. The place and the type are enough to find it.
+        _log.error("unexpected error", extra={"incident": incident, "error": type(error).__name__, "at": _place(error)})
+        return status_pb2.Status(code=code_pb2.INTERNAL, message=f"Internal error {incident}: ask the operator to look it up in the log.")
+    status = status_pb2.Status(code=known.code, message=known.message)
+    _add(status, error_details_pb2.ErrorInfo(reason=known.reason, domain=ERROR_DOMAIN))
+    if known.fields:
+        violations = [error_details_pb2.BadRequest.FieldViolation(field=name, description=text) for name, text in known.fields.items()]
+        _add(status, error_details_pb2.BadRequest(field_violations=violations))
+    return status
+
+
+def _known(error: Exception) -> MdmError | None:
+    if isinstance(error, MdmError):
+        return error
+    if isinstance(error, PoolTimeout | TooManyRequests | psycopg.OperationalError | psycopg.InterfaceError):
+        return Unavailable("DATABASE_UNAVAILABLE", "The database is not available; try again later.")
+    return None
+
+
+def _place(error: Exception) -> list[str]:
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}.{code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return frames
+
+
+def _add(status: status_pb2.Status, detail: Any) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def _aborted(context: grpc.ServicerContext) -> bool:
+    """Tell whether a handler has ended the call itself by `context.abort`."""
+    return cast(Any, context).code() is not None
+
+
+def _code_name(status: status_pb2.Status | None) -> str:
+    return "OK" if status is None else code_pb2.Code.Name(status.code)

@@ -1,0 +1,1 @@
+"""Commands for operators on the service's own machine."""

@@ -1,0 +1,1 @@
+"""Use cases, invariants and the ports they need: no gRPC, no SQL."""

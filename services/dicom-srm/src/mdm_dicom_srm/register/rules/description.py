@@ -1,0 +1,169 @@
+"""From a header to what the grid is told: the verdict, the anonymous entries, the patient's entry, the LFN."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import pydicom
+from mdm_deid import Outcome, Patient, Result
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from mdm_dicom_srm.register.rules import attribute
+from mdm_dicom_srm.register.rules.model import Job, State
+from mdm_dicom_srm.register.rules.names import Names, file_name
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
+from mdm_dicom_srm.register.rules.statement import PATIENTS, SERIES, STUDIES, Statement, Value
+
+IMAGES = "images"
+INSTANCES = "NumberOfSeriesRelatedInstances"
+_LONG, _SHORT = 1023, 64
+_PIXEL_DATA = 0x7FE00010  # an empty one stands for whatever pixel data the instance has
+
+_PATIENT_ATTRIBUTES = (
+    Attribute("PatientName", "text", 324),
+    Attribute("PatientID", "text", _SHORT, indexed=True),
+    Attribute("IssuerOfPatientID", "text", _SHORT),
+    Attribute("PatientBirthDate", "date"),
+)
+_LINKS = {
+    PATIENTS: (Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),),
+    STUDIES: (
+        Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),
+        Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True),
+        Attribute("lfn", "text", _LONG, description="Directory"),
+    ),
+    SERIES: (
+        Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),
+        Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True),
+        Attribute("series", "text", _SHORT, description="Pseudonymous Series Instance UID", indexed=True),
+        Attribute("lfn", "text", _LONG, description="Directory"),
+        Attribute(INSTANCES, "int", description="Instances registered"),
+    ),
+    IMAGES: (
+        Attribute("guid", "uuid", description="Name of the file in the grid", indexed=True),
+        Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),
+        Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True),
+        Attribute("series", "text", _SHORT, description="Pseudonymous Series Instance UID", indexed=True),
+        Attribute("lfn", "text", _LONG, description="Logical file name"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an instance is not registered."""
+
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the grid is told about one image; of `statements` only that about the patient identifies.
+
+    `patient_key` is the pseudonym.
+    """
+
+    guid: UUID
+    acl_id: UUID
+    patient_key: str
+    image: Entry
+    statements: tuple[Statement, ...]
+    directories: tuple[Directory, ...]
+    file: File
+
+
+class Deidentifier(Protocol):
+    """Removes what identifies; `mdm_deid.Deidentifier` is one."""
+
+    def deidentify(self, part10: bytes, patient: Patient | None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is."""
+        ...
+
+
+class Describer:
+    """Applies the site's de-identification to headers."""
+
+    def __init__(self, names: Names, deidentifier: Deidentifier, attributes: Mapping[str, tuple[Attribute, ...]]) -> None:
+        self._names = names
+        self._deidentifier = deidentifier
+        self._attributes = attributes
+
+    def collections(self) -> list[Collection]:
+        """Return the site's collections, ancestors first."""
+        private, directory, collection, patients = (
+            self._names.site_acl(name) for name in ("private", "directory", "collection", "patients")
+        )
+        above = [Collection(path, (), directory, private) for path in (self._names.vo_root, self._names.root)]
+        identifying = Collection(
+            self._names.collection(PATIENTS), _LINKS[PATIENTS] + _PATIENT_ATTRIBUTES, patients, patients, sensitive=True
+        )
+        anonymous = [
+            Collection(self._names.collection(name), _LINKS[name] + self._attributes[name], collection, private)
+            for name in (STUDIES, SERIES, IMAGES)
+        ]
+        return [*above, identifying, *anonymous]
+
+    def describe(self, job: Job, patient: Patient | None) -> Description | Verdict:
+        """Judge an instance by its header and describe it as one of `patient`, of whom its study is; never raises for bad input."""
+        if not (job.locator.study_uid and job.locator.series_uid):
+            return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
+        result = self._deidentifier.deidentify(job.header, patient)
+        if result.outcome is not Outcome.RELEASED or result.data is None:
+            return Verdict(State(result.outcome.value), result.reason.upper() or "NOT_RELEASED")
+        original, anonymous = _read(job.header), _read(b"".join(result.data))
+        if _PIXEL_DATA not in original and _needs_pixels(original):
+            return Verdict(State.QUARANTINED, "NO_PIXEL_DATA")
+        anonymous.TransferSyntaxUID = anonymous.file_meta.TransferSyntaxUID
+        return self._description(job, original, anonymous)
+
+    def _description(self, job: Job, original: Dataset, anonymous: Dataset) -> Description | Verdict:
+        patient, study, series = (
+            attribute.text(anonymous, keyword, _SHORT) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+        )
+        if not (patient and study and series):
+            return Verdict(State.QUARANTINED, "NO_PSEUDONYM")
+        acl_id = self._names.study_acl(job.locator.study_uid)
+        patient_lfn = f"{self._names.root}/{patient}"
+        study_lfn, series_lfn = f"{patient_lfn}/{study}", f"{patient_lfn}/{study}/{series}"
+        number = attribute.value(anonymous, Attribute("InstanceNumber", "int"))
+        lfn = f"{series_lfn}/{file_name(number if isinstance(number, int) else None, job.guid)}"
+        links: dict[str, dict[str, Value]] = {
+            STUDIES: {"patient": patient, "study": study, "lfn": study_lfn},
+            SERIES: {"patient": patient, "study": study, "series": series, "lfn": series_lfn},
+            IMAGES: {"guid": str(job.guid), "patient": patient, "study": study, "series": series, "lfn": lfn},
+        }
+        image = Entry(str(job.guid), acl_id, {**attribute.values(anonymous, self._attributes[IMAGES]), **links[IMAGES]})
+        identifying = {"patient": patient, **attribute.values(original, _PATIENT_ATTRIBUTES)}
+        statements = [Statement(PATIENTS, patient, self._names.site_acl("patients"), identifying)]
+        for level, key in ((STUDIES, study), (SERIES, series)):
+            said = attribute.stated(original, anonymous, self._attributes[level])
+            statements.append(Statement(level, key, acl_id, {**said, **links[level]}))
+        directory = self._names.site_acl("directory")
+        return Description(
+            guid=job.guid,
+            acl_id=acl_id,
+            patient_key=patient,
+            image=image,
+            statements=tuple(statements),
+            directories=(
+                Directory(self._names.vo_root, directory),
+                Directory(self._names.root, directory),
+                Directory(patient_lfn, directory),
+                Directory(study_lfn, acl_id),
+                Directory(series_lfn),
+            ),
+            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, job.size),
+        )
+
+
+def _read(part10: bytes) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(part10), force=True)
+
+
+def _needs_pixels(dataset: Dataset) -> bool:
+    """Tell whether an instance is an image by its SOP class's name (PS3.6 table A-1) or by having rows."""
+    return "Rows" in dataset or "Image Storage" in UID(str(dataset.get("SOPClassUID", ""))).name

@@ -1,0 +1,1 @@
+"""Between messages and the model: no rules, no SQL."""

@@ -1,0 +1,61 @@
+"""From a DICOM file to ciphertext: de-identify, check, encrypt, write. The only place where staging holds plaintext."""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from mdm_crypto import stream
+from mdm_deid import Patient
+from mdm_deid.outcome import Outcome, Result
+
+from mdm_dicom_srm.stage.rules.model import State
+from mdm_dicom_srm.stage.rules.port import Sealed
+
+# PS3.10 section 7.1: 128 bytes of preamble, which is emptied, then the prefix.
+_PROLOGUE = bytes(128) + b"DICM"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Deidentifier(Protocol):
+    """Removes what identifies; `mdm_deid.Deidentifier` is one."""
+
+    def deidentify(self, part10: bytes, patient: Patient | None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is, if that is known."""
+        ...
+
+
+#: Makes a de-identifier; sent to worker processes, so a module-level function or a functools.partial of one.
+MakeDeidentifier = Callable[[], Deidentifier]
+
+
+def seal(deidentifier: Deidentifier, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> Sealed:
+    """De-identify a DICOM file as one of `patient` and write its ciphertext, associated data = GUID, to the new file `path` (mode 0600).
+
+    Nothing but ciphertext of a released file is ever written. Never raises: what went wrong is in the result.
+    """
+    try:
+        result = deidentifier.deidentify(part10, patient)
+    except Exception as error:
+        return Sealed(state=State.INTERNAL_ERROR, reason=f"DEIDENTIFICATION_{type(error).__name__}")
+    if result.outcome is not Outcome.RELEASED:
+        return Sealed(state=State.FAILURE, reason=f"{result.outcome}_{result.reason}".rstrip("_").upper())
+    if not result.data or bytes(b"".join(result.data[:1])[: len(_PROLOGUE)]) != _PROLOGUE:
+        return Sealed(state=State.INTERNAL_ERROR, reason="DEIDENTIFIED_FILE_MALFORMED")
+    try:
+        plain_size = sum(memoryview(buffer).nbytes for buffer in result.data)
+        return Sealed(_write(result.data, guid, key, path), plain_size)
+    except OSError as error:
+        full = error.errno in _NO_SPACE
+        return Sealed(state=State.NO_FREE_SPACE if full else State.INTERNAL_ERROR, reason="SPOOL_FULL" if full else "SPOOL_WRITE")
+
+
+def _write(data: Sequence[bytes | memoryview], guid: UUID, key: bytes, path: Path) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        with stream.encrypting(key, guid.bytes, file) as writer:
+            for buffer in data:
+                writer.write(buffer)
+        return file.tell()

@@ -1,0 +1,1 @@
+"""The other keystores, and this one as one of them."""

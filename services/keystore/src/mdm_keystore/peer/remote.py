@@ -1,0 +1,152 @@
+"""Another keystore, over mutual TLS."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from mdm.common.v1 import common_pb2
+from mdm.keystore.v1 import peer_pb2, peer_pb2_grpc
+from mdm_crypto.audit import SignedHead, WitnessedHead
+from mdm_crypto.resharing import Sharing
+from mdm_service.server.server import MAX_MESSAGE
+from mdm_service.settings import TlsSettings
+
+from mdm_keystore.peer import head_message, message
+from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Parts, RoundTerms, Unprepared
+from mdm_keystore.rules.resharing.port import PeerUnavailable
+from mdm_keystore.rules.service import Failure
+
+TIMEOUT_SECONDS = 60.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),
+)
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+Answer = TypeVar("Answer")
+
+
+def open_channel(address: str, tls: TlsSettings) -> grpc.Channel:
+    """Open a channel to a keystore at host:port, with this keystore's own certificate."""
+    credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes())
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+
+
+class RemotePeer:
+    """Calls a keystore's KeystorePeerService; safe for threads."""
+
+    def __init__(self, index: int, channel: grpc.Channel, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._index = index
+        self._stub = peer_pb2_grpc.KeystorePeerServiceStub(channel)
+        self._timeout = timeout
+
+    def held_keys(self, guids: Sequence[UUID]) -> list[HeldKey]:
+        """Return what it holds of these keys."""
+        if not guids:
+            return []
+        request = peer_pb2.ListHeldKeysRequest(guids=_texts(guids))
+        return [message.to_held(key) for key in self._call(self._stub.ListHeldKeys, request).keys]
+
+    def held_page(self, after: UUID | None, limit: int) -> list[HeldKey]:
+        """Return the keys it holds behind `after`."""
+        request = peer_pb2.ListHeldKeysRequest(page_size=limit, page_token=str(after) if after else "")
+        return [message.to_held(key) for key in self._call(self._stub.ListHeldKeys, request).keys]
+
+    def deal(self, terms: RoundTerms, deals: Sequence[Deal]) -> list[Failure]:
+        """Make it split its shares and send each target its parts."""
+        keys = [message.of_deal(deal) for deal in deals]
+        request = peer_pb2.DealRequest(
+            round_id=str(terms.id), helpers=terms.helpers, threshold=terms.threshold, total=terms.total, keys=keys
+        )
+        return self._failures(self._call(self._stub.Deal, request).statuses, len(deals))
+
+    def take(self, parts: Parts) -> None:
+        """Give it a helper's parts."""
+        self._call(self._stub.TakeSubshares, message.of_parts(parts))
+
+    def prepare(self, round_id: UUID, coordinator: int, helpers: Sequence[int], guids: Sequence[UUID]) -> list[Sharing | Unprepared]:
+        """Make it add up its new shares."""
+        request = peer_pb2.PrepareRequest(round_id=str(round_id), coordinator=coordinator, helpers=helpers, guids=_texts(guids))
+        results = [message.to_prepared(result) for result in self._call(self._stub.Prepare, request).results]
+        return self._complete(results, len(guids))
+
+    def commit(self, round_id: UUID, guids: Sequence[UUID]) -> list[Failure]:
+        """Make these prepared shares the present ones."""
+        request = peer_pb2.CommitRequest(round_id=str(round_id), guids=_texts(guids))
+        return self._failures(self._call(self._stub.Commit, request).statuses, len(guids))
+
+    def retire(self, total: int, guids: Sequence[UUID]) -> list[Failure]:
+        """Make it destroy old shares."""
+        request = peer_pb2.RetireRequest(total=total, guids=_texts(guids))
+        return self._failures(self._call(self._stub.Retire, request).statuses, len(guids))
+
+    def discard(self, round_id: UUID) -> None:
+        """Make it forget what a round prepared."""
+        self._call(self._stub.Discard, peer_pb2.DiscardRequest(round_id=str(round_id)))
+
+    def decision(self, round_id: UUID) -> Decision:
+        """Ask what became of a round that it coordinates."""
+        response = self._call(self._stub.GetRound, peer_pb2.GetRoundRequest(round_id=str(round_id)))
+        return Decision(response.undecided, tuple(message.to_uuid(guid) for guid in response.guids))
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        return call(self._index, method, request, self._timeout)
+
+    def _failures(self, statuses: Sequence[common_pb2.ItemStatus], count: int) -> list[Failure]:
+        return self._complete([message.to_failure(status) for status in statuses], count)
+
+    def _complete(self, answers: list[Answer], count: int) -> list[Answer]:
+        if len(answers) != count:
+            raise PeerUnavailable(self._index, "it answered another number of items than it was asked for")
+        return answers
+
+
+class RemoteWitness:
+    """Shows heads of this keystore's audit chain to another one."""
+
+    def __init__(self, index: int, channel: grpc.Channel, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._index = index
+        self._stub = peer_pb2_grpc.KeystorePeerServiceStub(channel)
+        self._timeout = timeout
+
+    def witness(self, head: SignedHead) -> WitnessedHead:
+        """Have a head countersigned and kept."""
+        request = peer_pb2.WitnessHeadRequest(head=head_message.of_head(head))
+        return head_message.to_witnessed(call(self._index, self._stub.WitnessHead, request, self._timeout).head)
+
+
+def call(index: int, method: Callable[..., Any], request: Any, timeout: float = TIMEOUT_SECONDS) -> Any:
+    """Call a method of keystore `index`.
+
+    Raises:
+        PeerUnavailable: it cannot be asked now. MdmError: it refuses; the message names it.
+    """
+    try:
+        return method(request, timeout=timeout)
+    except grpc.RpcError as error:
+        code, reason, text = _explained(error)
+        if code in _AWAY and reason not in ("PEER_UNAVAILABLE", "AUDIT_UNAVAILABLE"):
+            raise PeerUnavailable(index, reason or code.name) from None
+        raise message.to_error(code.value[0], reason or code.name, f"Keystore {index}: {text}") from None
+
+
+def _explained(error: Any) -> tuple[grpc.StatusCode, str, str]:
+    """Return code, reason and text of a call's error."""
+    reason = ""
+    details = rpc_status.from_call(error)
+    for packed in details.details if details else ():
+        info = error_details_pb2.ErrorInfo()
+        if packed.Unpack(info):
+            reason = info.reason
+    return error.code(), reason, " ".join((error.details() or "no reason given").split())
+
+
+def _texts(guids: Sequence[UUID]) -> list[str]:
+    return [str(guid) for guid in guids]

@@ -1,0 +1,203 @@
+"""KeystoreService over gRPC: messages to model and back."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+import grpc
+from mdm.common.v1 import common_pb2
+from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
+from mdm_crypto.shamir import Share
+from mdm_service.identity.caller import current_caller
+from mdm_wire import status
+from mdm_wire.errors import Invalid, MdmError
+
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
+from mdm_keystore.rules.service import MAX_BATCH, Failure, KeystoreService, NewKey
+
+FULL_NAME = "mdm.keystore.v1.KeystoreService"
+_STATES = {
+    KeyState.PENDING: keystore_pb2.KEY_STATE_PENDING,
+    KeyState.CONFIRMED: keystore_pb2.KEY_STATE_CONFIRMED,
+}
+
+Message = TypeVar("Message")
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
+    """Translates calls; a malformed item fails alone, the others of its batch are done."""
+
+    def __init__(self, service: KeystoreService) -> None:
+        self._service = service
+
+    def GetServerInfo(
+        self, request: keystore_pb2.GetServerInfoRequest, context: grpc.ServicerContext
+    ) -> keystore_pb2.GetServerInfoResponse:
+        """Tell which share this server holds."""
+        return keystore_pb2.GetServerInfoResponse(name=self._service.name, share_index=self._service.index)
+
+    def CreateKeys(self, request: keystore_pb2.CreateKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.CreateKeysResponse:
+        """Store shares as pending."""
+        caller = current_caller()
+        outcomes = _batch(request.keys, _new_key, lambda keys: self._service.create_keys(caller, keys))
+        return keystore_pb2.CreateKeysResponse(statuses=_statuses(outcomes))
+
+    def ConfirmKeys(self, request: keystore_pb2.ConfirmKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.ConfirmKeysResponse:
+        """Make pending keys readable."""
+        caller = current_caller()
+        outcomes = _batch(request.keys, _key_ref, lambda refs: self._service.confirm_keys(caller, refs))
+        return keystore_pb2.ConfirmKeysResponse(statuses=_statuses(outcomes))
+
+    def GetShares(self, request: keystore_pb2.GetSharesRequest, context: grpc.ServicerContext) -> keystore_pb2.GetSharesResponse:
+        """Release shares."""
+        caller = current_caller()
+        outcomes = _batch(request.guids, _guid, lambda guids: self._service.release_shares(caller, guids))
+        results = [
+            keystore_pb2.ShareResult(status=status.failed(outcome))
+            if isinstance(outcome, MdmError)
+            else keystore_pb2.ShareResult(
+                status=status.ok(), share=_share_message(outcome.share), previous=_previous_message(outcome.previous)
+            )
+            for outcome in outcomes
+        ]
+        return keystore_pb2.GetSharesResponse(results=results)
+
+    def DeleteKeys(self, request: keystore_pb2.DeleteKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.DeleteKeysResponse:
+        """Destroy shares."""
+        caller = current_caller()
+        if request.guids and request.keys:
+            raise Invalid("DELETION_AMBIGUOUS", "Give guids or keys, not both.", fields={"keys": "given beside guids"})
+        if request.keys:
+            by_reference = _batch(request.keys, _key_ref, lambda refs: self._service.delete_keys(caller, refs))
+            return keystore_pb2.DeleteKeysResponse(statuses=_statuses(by_reference))
+        outcomes = _batch(request.guids, _guid, lambda guids: self._service.delete_keys(caller, guids))
+        return keystore_pb2.DeleteKeysResponse(statuses=_statuses(outcomes))
+
+    def GetKeyAttributes(
+        self, request: keystore_pb2.GetKeyAttributesRequest, context: grpc.ServicerContext
+    ) -> keystore_pb2.GetKeyAttributesResponse:
+        """Return what is not secret."""
+        caller = current_caller()
+        outcomes = _batch(request.guids, _guid, lambda guids: self._service.key_attributes(caller, guids))
+        results = [
+            keystore_pb2.KeyAttributesResult(status=status.failed(outcome))
+            if isinstance(outcome, MdmError)
+            else keystore_pb2.KeyAttributesResult(status=status.ok(), attributes=_attributes_message(outcome))
+            for outcome in outcomes
+        ]
+        return keystore_pb2.GetKeyAttributesResponse(results=results)
+
+    def AssignAcls(self, request: keystore_pb2.AssignAclsRequest, context: grpc.ServicerContext) -> keystore_pb2.AssignAclsResponse:
+        """Point keys at other ACLs."""
+        caller = current_caller()
+        outcomes = _batch(request.assignments, _assignment, lambda items: self._service.assign_acls(caller, items))
+        return keystore_pb2.AssignAclsResponse(statuses=_statuses(outcomes))
+
+    def ListKeys(self, request: keystore_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.ListKeysResponse:
+        """List keys page by page; the token is the last GUID of the page before."""
+        if not 0 <= request.page_size <= MAX_BATCH:
+            raise Invalid("PAGE_SIZE_WRONG", f"A page has 1 to {MAX_BATCH} keys.", fields={"page_size": "out of range"})
+        limit = request.page_size or MAX_BATCH
+        after = _guid(request.page_token) if request.page_token else None
+        records = self._service.list_keys(current_caller(), after, limit)
+        token = str(records[-1].guid) if len(records) == limit else ""
+        return keystore_pb2.ListKeysResponse(keys=[_attributes_message(record) for record in records], next_page_token=token)
+
+
+def _batch(
+    messages: Sequence[Message],
+    parse: Callable[[Message], Item],
+    work: Callable[[Sequence[Item]], Sequence[Outcome]],
+) -> list[Outcome | MdmError]:
+    """Do the well-formed items as one batch and put each outcome at its item's place."""
+    if len(messages) > MAX_BATCH:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} keys a call.")
+    parsed: list[Item] = []
+    errors: dict[int, MdmError] = {}
+    for position, message in enumerate(messages):
+        try:
+            parsed.append(parse(message))
+        except Invalid as error:
+            errors[position] = error
+    outcomes = iter(work(parsed) if parsed else ())
+    return [errors[position] if position in errors else next(outcomes) for position in range(len(messages))]
+
+
+def _statuses(failures: Iterable[Failure]) -> list[common_pb2.ItemStatus]:
+    return [status.ok() if failure is None else status.failed(failure) for failure in failures]
+
+
+def _guid(text: str) -> UUID:
+    return _uuid(text, "GUID_MALFORMED", "GUID")
+
+
+def _uuid(text: str, reason: str, what: str) -> UUID:
+    """Read a UUID in its one canonical spelling."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        found = None
+    if found is None or str(found) != text:
+        raise Invalid(reason, f"The {what} must be a UUID in canonical lower-case text.")
+    return found
+
+
+def _new_key(message: keystore_pb2.NewKey) -> NewKey:
+    share = message.share
+    return NewKey(
+        Share(
+            guid=_guid(share.guid),
+            epoch=share.epoch,
+            x=share.x,
+            value=share.value,
+            commitments=tuple(share.commitments),
+            threshold=share.threshold,
+            total=share.total,
+            version=share.share_version,
+        ),
+        _uuid(message.acl_id, "ACL_ID_MALFORMED", "ACL id"),
+    )
+
+
+def _key_ref(message: keystore_pb2.KeyRef) -> KeyRef:
+    return KeyRef(_guid(message.guid), message.epoch, message.public_key)
+
+
+def _assignment(message: keystore_pb2.AclAssignment) -> AclAssignment:
+    return AclAssignment(_guid(message.guid), _uuid(message.acl_id, "ACL_ID_MALFORMED", "ACL id"))
+
+
+def _share_message(share: Share) -> keystore_pb2.Share:
+    return keystore_pb2.Share(
+        guid=str(share.guid),
+        epoch=share.epoch,
+        x=share.x,
+        value=share.value,
+        commitments=share.commitments,
+        threshold=share.threshold,
+        total=share.total,
+        share_version=share.version,
+    )
+
+
+def _previous_message(share: Share | None) -> keystore_pb2.Share | None:
+    return None if share is None else _share_message(share)
+
+
+def _attributes_message(record: KeyRecord) -> keystore_pb2.KeyAttributes:
+    message = keystore_pb2.KeyAttributes(
+        guid=str(record.guid),
+        epoch=record.epoch,
+        x=record.x,
+        threshold=record.threshold,
+        total=record.total,
+        state=_STATES[record.state],
+        acl_id=str(record.acl_id),
+        public_key=record.public_key,
+        share_version=record.version,
+        creator=record.creator,
+    )
+    message.create_time.FromDatetime(record.create_time)
+    return message

@@ -1,0 +1,162 @@
+"""What keystores tell each other when keys get new shares, and the jobs that make them do so."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from uuid import UUID
+
+from mdm_crypto.resharing import Sharing, Subshare
+from mdm_service.access.acl import Acl
+
+from mdm_keystore.rules.model import KeyRecord
+
+
+class Kind(IntEnum):
+    """Why keys get new shares; the values are those of the protocol and of the database."""
+
+    REFRESH = 1
+    REPAIR = 2
+    RESHARE = 3
+
+
+class JobState(IntEnum):
+    """Life of a job; the values are those of the protocol and of the database."""
+
+    RUNNING = 1
+    CANCELLING = 2
+    DONE = 3
+    CANCELLED = 4
+
+
+class RoundState(IntEnum):
+    """Life of a batch; the values are those of the database."""
+
+    DEALING = 1
+    COMMITTING = 2
+    RETIRING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSharing:
+    """A sharing of which a server holds a share, and whether it can open it."""
+
+    sharing: Sharing
+    readable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """What is not secret about a key that a server holds."""
+
+    guid: UUID
+    epoch: int
+    confirmed: bool
+    current: HeldSharing
+    previous: HeldSharing | None
+
+    @property
+    def sharings(self) -> tuple[HeldSharing, ...]:
+        """The present sharing and, if there is one, the one before."""
+        return (self.current,) if self.previous is None else (self.current, self.previous)
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """A key to give new shares: from which sharing, and the number of the new one."""
+
+    guid: UUID
+    base: Sharing
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTerms:
+    """What a round is to do: its id, who deals, and k and n of the new sharing."""
+
+    id: UUID
+    helpers: tuple[int, ...]
+    threshold: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A helper's subshare for one target and key, with what a target that lacks the key must know of it."""
+
+    deal: Deal
+    subshare: Subshare
+    epoch: int
+    creator: str
+    acl_id: UUID
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that one helper sends one target in a round."""
+
+    round_id: UUID
+    helper: int
+    threshold: int
+    total: int
+    parts: tuple[Part, ...]
+    acls: tuple[Acl, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """Why a target has not prepared a key, and the helper that is at fault (0: none is)."""
+
+    reason: str
+    message: str
+    guilty: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedShare:
+    """A new share as it is stored until the round is decided; `base` joins the commitments of the sharing it was made from."""
+
+    record: KeyRecord
+    round_id: UUID
+    coordinator: int
+    base: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a round: while it is undecided nothing may be concluded; otherwise `guids` are committed and the rest is not."""
+
+    undecided: bool
+    guids: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A refresh, repair or re-share of all keys. `threshold` and `total` are 0 where each key keeps its own."""
+
+    id: UUID
+    kind: Kind
+    state: JobState
+    threshold: int
+    total: int
+    lost: tuple[int, ...]
+    begun_by: str
+    begin_time: datetime
+    end_time: datetime | None
+    cursor: UUID | None
+    keys_done: int
+    keys_failed: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A batch of a job under way. `guids` are the keys to do or, once decided, those that are committed; `gone` were deleted meanwhile."""
+
+    id: UUID
+    job_id: UUID
+    state: RoundState
+    attempt: int
+    guids: tuple[UUID, ...]
+    total: int
+    gone: tuple[UUID, ...] = ()
