@@ -23,6 +23,7 @@ from mdm_deid.pixels.rule import PixelRule, PixelRules
 from mdm_deid.rules.engine import Pass, is_uid
 from mdm_deid.rules.facts import PATIENT_ID, SOP_CLASS, SOP_INSTANCE, Facts, facts_of_bytes, facts_of_dataset
 from mdm_deid.rules.operation import Rules
+from mdm_deid.rules.patient import CONFLICT, Patient, PatientIdRule, patient_of_facts
 from mdm_deid.rules.profile import OPTION_CODES, Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.table import EDITION, known_sop_class
@@ -38,9 +39,16 @@ _MAX_RULES = 1024
 class Deidentifier:
     """Applies a profile; safe to share between threads, and cheap to call once the first file of a SOP class is done."""
 
-    def __init__(self, profile: Profile, pseudonymiser: Pseudonymiser, pixels: PixelRules | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        pseudonymiser: Pseudonymiser,
+        pixels: PixelRules | None = None,
+        patient_ids: PatientIdRule | None = None,
+    ) -> None:
         """Without pixel rules no pixel is changed, and every suspicion holds."""
         self._profile = profile
+        self._patient_ids = patient_ids or PatientIdRule()
         self._pseudonymiser = pseudonymiser
         self._pixels = pixels or PixelRules()
         self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
@@ -53,8 +61,11 @@ class Deidentifier:
         facts = facts_of_dataset(dataset)
         return self._judge(facts, self._pixels.find(facts.texts, lambda: read_image(*_start(_encode(dataset)))))
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
         """De-identify a complete Part 10 file; never raises for bad input.
+
+        `patient` is of whom its study is, which pseudonym and dates follow; a file of another patient is QUARANTINED. Without it
+        the file speaks for itself.
 
         The result has data only when released. It holds views of `part10`, which must not change before it is written.
         """
@@ -66,8 +77,11 @@ class Deidentifier:
             outcome, reason = self._judge(facts, rule)
             if outcome is not Outcome.RELEASED:
                 return Result(outcome, reason)
+            said = patient_of_facts(facts)
+            if patient is not None and not self._patient_ids.same(patient, said):
+                return Result(Outcome.QUARANTINED, CONFLICT)
             cleaned = _cleaned(rule, opened)
-            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned)
+            content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, patient or said, cleaned)
             if cleaned:
                 opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
             data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
@@ -90,20 +104,20 @@ class Deidentifier:
         """
         data, encoding = _encode(dataset)
         facts = facts_of_bytes(data, 0, encoding)
-        content, _ = self._apply(data, 0, encoding, facts)
+        content, _ = self._apply(data, 0, encoding, facts, patient_of_facts(facts))
         return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
 
     def _apply(
-        self, data: memoryview, start: int, encoding: Encoding, facts: Facts, cleaned: Cleaned | None = None
+        self, data: memoryview, start: int, encoding: Encoding, facts: Facts, patient: Patient, cleaned: Cleaned | None = None
     ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
         """Return the data set after the rules, with cleaned pixels if any, and the actions counted.
 
         A second pass over the data set is made only where the first one says so.
         """
-        patient, issuer = facts.patient()
-        offset = self._pseudonymiser.date_offset_days(patient, issuer)
+        known = self._patient_ids.canonical(patient)
+        offset = self._pseudonymiser.date_offset_days(known.id, known.issuer)
         rules = self._rules_for(facts)
-        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), encoding, cleaned)
+        written = self._written(self._pseudonymiser.patient(known.id, known.issuer).encode("ascii"), encoding, cleaned)
         work = Pass(data, rules, self._pseudonymiser, offset, facts)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)

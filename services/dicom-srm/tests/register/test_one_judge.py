@@ -150,12 +150,12 @@ class Ways:
         self.site.run()
         state, reason = self.site.states()[guid]
         with self.site.pool.connection() as connection:
-            connection.execute("DELETE FROM registration")
+            connection.execute("TRUNCATE registration, study, statement, shared_entry")
         return state.replace(State.PUBLISHED, Outcome.RELEASED), reason
 
     def staging(self, content: bytes) -> Decision:
         """What staging seals, or why not."""
-        sealed = seal(self._deidentifier, content, uuid4(), bytes(32), self._directory / str(next(self._numbers)))
+        sealed = seal(self._deidentifier, content, None, uuid4(), bytes(32), self._directory / str(next(self._numbers)))
         outcome, reason = sealed.verdict or (Outcome.RELEASED, "")
         return str(outcome), reason
 
@@ -236,7 +236,7 @@ def test_what_is_judged_again_is_kept_over_a_failing_step(site: Site) -> None:
 
 def test_what_the_pacs_no_longer_has_fails_and_says_so(site: Site) -> None:
     (guid,) = site.enqueue(header())
-    site.judge.rules = "second"
+    site.judge.rules, site.pacs = "second", FakePacs()
     site.run()
     assert site.states() == {guid: ("FAILED", "NOT_IN_PACS")}
 

@@ -9,6 +9,7 @@ from mdm_deid.check.identifier import NeedleCase, Needles, forms
 from mdm_deid.encoding.codec import PIXEL_DATA, skip
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.outcome import Malformed, Outcome, Result
+from mdm_deid.rules.patient import Patient
 from mdm_deid.rules.profile import Profile
 
 REASON: Final = "self_check"
@@ -33,8 +34,8 @@ _LONGEST_SEARCH, _SEARCHES = 8 << 30, 64
 class Deidentifies(Protocol):
     """What the check stands behind; `mdm_deid.Deidentifier` is one."""
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
-        """Return the released file or why it is not released."""
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is, if that is known."""
         ...
 
 
@@ -45,9 +46,9 @@ class CheckedDeidentifier:
         self._deidentifier = deidentifier
         self._case = NeedleCase(profile)
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
         """De-identify a file; QUARANTINED with reason `self_check` if the check finds anything. Never raises for bad input."""
-        result = self._deidentifier.deidentify(part10)
+        result = self._deidentifier.deidentify(part10, patient)
         if result.outcome is not Outcome.RELEASED or result.data is None:
             return result
         found = self.leaks(part10, result.data, same_pixels=not result.pixel_rule)
