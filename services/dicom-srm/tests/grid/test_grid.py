@@ -16,7 +16,7 @@ from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
 from mdm_service.access.acl import Acl, AclEntry
-from mdm_wire.errors import Conflict, Forbidden, Invalid, Unavailable, make_error
+from mdm_wire.errors import Code, Conflict, Forbidden, Invalid, Unavailable, make_error
 from mdm_wire.permission import Permission
 
 GUID, ACL = uuid.uuid4(), uuid.uuid4()
@@ -220,13 +220,13 @@ class FakeKeystoreClient:
 def test_every_keystore_must_have_the_acl() -> None:
     acl = [Acl(ACL, "")]
     GridKeys(FakeKeystoreClient(None)).ensure_acls(acl)  # type: ignore[arg-type]
-    GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.ALREADY_EXISTS, "ACL_EXISTS", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
+    GridKeys(FakeKeystoreClient(make_error(Code.ALREADY_EXISTS, "ACL_EXISTS", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
-        GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.UNAVAILABLE, "X", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
+        GridKeys(FakeKeystoreClient(make_error(Code.UNAVAILABLE, "X", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
 
 
 def test_keys_that_fail_say_why() -> None:
-    keys = GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.DEADLINE_EXCEEDED, "LATE", "late")))  # type: ignore[arg-type]
+    keys = GridKeys(FakeKeystoreClient(make_error(Code.DEADLINE_EXCEEDED, "LATE", "late")))  # type: ignore[arg-type]
     (error,) = keys.create_keys([GUID], ACL).values()
     assert isinstance(error, Unavailable) and error.reason == "LATE"
 
@@ -248,9 +248,9 @@ class HeldKeys:
 
 
 NO_KEY, DOWN, REFUSED = (
-    make_error(grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND", "no such key"),
-    make_error(grpc.StatusCode.UNAVAILABLE, "DOWN", "down"),
-    make_error(grpc.StatusCode.PERMISSION_DENIED, "NO", "no"),
+    make_error(Code.NOT_FOUND, "KEY_NOT_FOUND", "no such key"),
+    make_error(Code.UNAVAILABLE, "DOWN", "down"),
+    make_error(Code.PERMISSION_DENIED, "NO", "no"),
 )
 
 
