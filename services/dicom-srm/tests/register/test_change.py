@@ -269,6 +269,19 @@ def test_really_different_patients_in_one_study_are_held_back(site: Site) -> Non
     assert names(site) == {"Secret^Name"}
 
 
+def test_of_two_who_arrive_first_at_once_one_decides_of_whom_the_study_is(site: Site) -> None:
+    headers = [header(number=number, SeriesInstanceUID=f"{SERIES}.{number}", PatientID=f"P{number}") for number in range(1, 5)]
+    threads = [threading.Thread(target=site.enqueue, args=(item,)) for item in headers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    site.run()
+    states = [state for state, _ in site.states().values()]
+    assert sorted(states) == ["PUBLISHED", "QUARANTINED", "QUARANTINED", "QUARANTINED"]
+    assert {reason for state, reason in site.states().values() if state == "QUARANTINED"} == {"PATIENT_CONFLICT"}
+
+
 def test_a_conflict_with_a_patient_who_is_not_the_studys_any_more_is_looked_at_again(site: Site) -> None:
     """While one worker compares, another one finds that no instance of that patient is left."""
     site.enqueue(header(SeriesInstanceUID=f"{SERIES}.8"))
