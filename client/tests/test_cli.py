@@ -226,7 +226,7 @@ def test_register_queues_and_waits(grid):
     config = grid.config(grid.pki.issue(grid.pki.subject("operator")))
     result = mdm(config, "register", "--study", "1.2.3", "--wait")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == "1.2.3: 3 images queued, 1 known already\nof these studies: 10 published\n"
+    assert result.stdout == "1.2.3: 3 images queued, 1 under way already\nof these studies: 10 published\n"
     assert grid.registration.watched == {"1.2.3"}
     grid.registration.counts = [{4: 1}, {4: 1, 7: 2}]
     assert mdm(config, "register", "--study", "1.2.3", "--wait").exit_code == 1

@@ -74,7 +74,7 @@ def test_references_stay_within_the_series(released, mdm):
 def test_the_names_are_those_that_the_design_promises(released):
     patient, study, series, name = released[0]["lfn"].removeprefix("/biomed/hospital-a/").split("/")
     assert (study, series) == (released[0]["study"], released[0]["series"])
-    assert name == f"{released[0]['InstanceNumber']}-{released[0]['guid']}.dcm"
+    assert name == f"{released[0]['InstanceNumber']:04d}-{released[0]['guid']}.dcm"
     assert patient.isalnum()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import mdm_deid
 import pydicom
 import pytest
-from mdm_deid import Outcome, Profile
+from mdm_deid import Outcome, PatientIdRule, Profile
 from mdm_deid.pixels.rule import PixelRules
 from mdm_deid.rules.revision import revision
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
@@ -25,7 +25,7 @@ def test_a_worker_makes_the_de_identifier_from_what_it_is_sent(check: bool) -> N
     assert (result.outcome, result.checked) == (Outcome.RELEASED, check)
 
 
-def test_the_spool_is_emptied_when_profile_pixel_rules_check_or_secret_change() -> None:
+def test_the_spool_is_emptied_when_profile_pixel_rules_check_patient_ids_or_secret_change() -> None:
     basic, research = Profile.shipped("basic"), Profile.shipped("research")
     none, shipped = PixelRules(), PixelRules.load("shipped")
     made = [
@@ -34,8 +34,10 @@ def test_the_spool_is_emptied_when_profile_pixel_rules_check_or_secret_change() 
         generation(basic, SECRET, shipped, check=True),
         generation(basic, SECRET[::-1], none, check=True),
         generation(basic, SECRET, none, check=False),
+        generation(basic, SECRET, none, check=True, patient_ids=PatientIdRule(ignored=frozenset({"case"}))),
+        generation(basic, SECRET, none, check=True, patient_ids=PatientIdRule(in_study=frozenset({"case"}))),
     ]
-    assert len(set(made)) == 5
+    assert len(set(made)) == 7
     assert generation(basic, SECRET, PixelRules.load("shipped"), check=True) == made[2]
 
 

@@ -31,6 +31,7 @@ _COMMANDS = {
     "mkdir": ("mdm_client.cli.catalog.tree:mkdir", "Make directories in the catalog."),
     "mv": ("mdm_client.cli.catalog.tree:mv", "Rename files and directories, however large."),
     "query": ("mdm_client.cli.metadata.query:query", "Ask the metadata in SQL (SELECT)."),
+    "conflicts": ("mdm_client.cli.dicom_srm.register:conflicts", "List entries of which images state different values (operators only)."),
     "register": ("mdm_client.cli.dicom_srm.register:register", "Make the images of a study visible on the grid (operators only)."),
     "replica": ("mdm_client.cli.catalog.replica:replica", "Show, add, change and remove the catalog's copies of files."),
     "rm": ("mdm_client.cli.catalog.tree:rm", "Remove files, links and directories from the catalog."),

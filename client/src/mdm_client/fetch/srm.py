@@ -84,3 +84,13 @@ class SrmClient(Service):
             token = response.next_page_token
             if not token:
                 return
+
+    def conflicts(self) -> Iterator[registration_pb2.Conflict]:
+        """Yield metadata entries of which instances state different values, in order of collection and key."""
+        token = ""
+        while True:
+            response = self.call(self._registration.ListConflicts, registration_pb2.ListConflictsRequest(page_token=token))
+            yield from response.conflicts
+            token = response.next_page_token
+            if not token:
+                return

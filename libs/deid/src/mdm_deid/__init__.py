@@ -2,7 +2,8 @@
 
 from mdm_deid.deidentifier import Deidentifier
 from mdm_deid.outcome import Malformed, Outcome, ProfileError, Result
+from mdm_deid.rules.patient import Patient, PatientIdRule
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 
-__all__ = ["Deidentifier", "Malformed", "Outcome", "Profile", "ProfileError", "Pseudonymiser", "Result"]
+__all__ = ["Deidentifier", "Malformed", "Outcome", "Patient", "PatientIdRule", "Profile", "ProfileError", "Pseudonymiser", "Result"]

@@ -33,11 +33,12 @@ from mdm_deid.rules.facts import (
     facts_of_dataset,
 )
 from mdm_deid.rules.operation import Rules
+from mdm_deid.rules.patient import CONFLICT, Patient, PatientIdRule, patient_of_facts
 from mdm_deid.rules.payload import Payload, examine
 from mdm_deid.rules.profile import OPTION_CODES, Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.record import BASIC, CLEAN_PIXELS, Record, code_items, read_record
-from mdm_deid.rules.replacement import is_uid
+from mdm_deid.rules.replacement import Replacements, is_uid
 from mdm_deid.rules.table import EDITION, known_sop_class
 
 _DATES_TERM = {"remove": "REMOVED", "shift": "MODIFIED", "keep": "UNMODIFIED"}
@@ -48,9 +49,16 @@ _MAX_RULES = 1024
 class Deidentifier:
     """Applies a profile; safe to share between threads, and cheap to call once the first file of a SOP class is done."""
 
-    def __init__(self, profile: Profile, pseudonymiser: Pseudonymiser, pixels: PixelRules | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        pseudonymiser: Pseudonymiser,
+        pixels: PixelRules | None = None,
+        patient_ids: PatientIdRule | None = None,
+    ) -> None:
         """Without pixel rules no pixel is changed, and every suspicion holds."""
         self._profile = profile
+        self._patient_ids = patient_ids or PatientIdRule()
         self._pseudonymiser = pseudonymiser
         self._pixels = pixels or PixelRules()
         self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
@@ -62,13 +70,16 @@ class Deidentifier:
         facts = facts_of_dataset(dataset)
         return self._judge(facts, self._pixels.find(facts.texts, lambda: read_image(*_start(_encode(dataset)))))
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
         """De-identify a complete Part 10 file; never raises for bad input.
+
+        `patient` is of whom its study is, which pseudonym and dates follow; a file of another patient is QUARANTINED. Without it
+        the file speaks for itself.
 
         The result has data only when released. It holds views of `part10`, which must not change before it is written.
         """
         try:
-            return with_known_vrs(self._deidentify, open_part10(part10))
+            return with_known_vrs(lambda opened: self._deidentify(opened, patient), open_part10(part10))
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
         except Withheld as error:
@@ -76,16 +87,19 @@ class Deidentifier:
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
 
-    def _deidentify(self, opened: Part10) -> Result:
+    def _deidentify(self, opened: Part10, patient: Patient | None) -> Result:
         facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
         facts.texts.setdefault(SOP_CLASS, opened.sop_class)
         rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
         outcome, reason = self._judge(facts, rule)
         if outcome is not Outcome.RELEASED:
             return Result(outcome, reason)
+        said = patient_of_facts(facts)
+        if patient is not None and not self._patient_ids.same(patient, said):
+            return Result(Outcome.QUARANTINED, CONFLICT)
         cleaned = _cleaned(rule, opened)
         payload = examine(opened, facts, replaced=cleaned is not None)
-        content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, cleaned, payload)
+        content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, patient or said, cleaned, payload)
         if cleaned:
             opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
         data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
@@ -100,7 +114,7 @@ class Deidentifier:
         """
         data, encoding = _encode(dataset)
         facts = facts_of_bytes(data, 0, encoding)
-        content, _ = self._apply(data, 0, encoding, facts)
+        content, _ = self._apply(data, 0, encoding, facts, patient_of_facts(facts))
         return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
 
     def _apply(
@@ -109,6 +123,7 @@ class Deidentifier:
         start: int,
         encoding: Encoding,
         facts: Facts,
+        patient: Patient,
         cleaned: Cleaned | None = None,
         payload: Payload = Payload(),  # noqa: B008 - it cannot change
     ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
@@ -116,18 +131,19 @@ class Deidentifier:
 
         A second pass over the data set is made only where the first one says so.
         """
-        patient, issuer = facts.patient()
-        offset = self._pseudonymiser.date_offset_days(patient, issuer)
+        known = self._patient_ids.canonical(patient)
+        offset = self._pseudonymiser.date_offset_days(known.id, known.issuer)
         rules = self._rules_for(facts)
         record = read_record(data, facts.record, encoding, facts.charset)
         pixels = dict.fromkeys(payload.dropped, b"") | (cleaned.elements if cleaned else {})
         codes = [*self._codes, CLEAN_PIXELS] if cleaned else self._codes
-        written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), record, codes, encoding, pixels)
-        work = Pass(data, rules, self._pseudonymiser, offset, facts, payload)
+        written = self._written(self._pseudonymiser.patient(known.id, known.issuer).encode("ascii"), record, codes, encoding, pixels)
+        replacements = Replacements(self._pseudonymiser, offset, (known.id, known.issuer))
+        work = Pass(data, rules, replacements, facts, payload)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)
         if second is not None:
-            work = Pass(data, rules, self._pseudonymiser, offset, facts, payload, *second)
+            work = Pass(data, rules, replacements, facts, payload, *second)
             content = work.data_set(start, encoding, written)
         return content, work.counts
 

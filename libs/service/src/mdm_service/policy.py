@@ -125,6 +125,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         GetRegistrationSummary=_OPERATORS,
         ListRegistrations=_OPERATORS,
         RetryRegistrations=_OPERATORS,
+        ListConflicts=_OPERATORS,
     ),
 }
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mdm.srm.v1 import registration_pb2_grpc
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
-from mdm_deid import Profile, ProfileError
+from mdm_deid import PatientIdRule, Profile, ProfileError
 from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.patient import PatientIdError, rule_of
 from mdm_deid.rules.profile import SHIPPED
 from mdm_service.access.acl import AclEntry
 from mdm_service.access.settings import acl_entries
@@ -20,7 +21,7 @@ from mdm_dicom_srm import dicom_log
 from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.composition import SERVICES as STAGE_SERVICES
 from mdm_dicom_srm.composition import build_stage
-from mdm_dicom_srm.config import AclSettings, GridSettings, Settings
+from mdm_dicom_srm.config import AclSettings, GridSettings, PatientIdSettings, Settings
 from mdm_dicom_srm.deidentification import generation, make_deidentifier
 from mdm_dicom_srm.grid.access import CatalogAccess
 from mdm_dicom_srm.grid.catalog import GridCatalog
@@ -36,11 +37,13 @@ from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.description import Describer
 from mdm_dicom_srm.register.rules.judge import PooledJudge, Rejudge
 from mdm_dicom_srm.register.rules.names import Names
-from mdm_dicom_srm.register.rules.pipeline import Grid, Pipeline
-from mdm_dicom_srm.register.rules.port import Judge
+from mdm_dicom_srm.register.rules.pipeline import Pipeline
+from mdm_dicom_srm.register.rules.port import Grid, Judge
 from mdm_dicom_srm.register.rules.service import RegistrationService
 from mdm_dicom_srm.register.rules.site import SiteAcls
+from mdm_dicom_srm.register.rules.size import SizeCorrection
 from mdm_dicom_srm.register.store.queue import RegistrationStore
+from mdm_dicom_srm.register.store.shared import SharedStore
 from mdm_dicom_srm.register.worker import Workers
 
 MIGRATIONS = ("mdm_dicom_srm.migrations",)
@@ -53,7 +56,10 @@ def build(settings: Settings, runtime: Runtime) -> None:
     secret = _site_secret(settings.site_secret_file)
     profile, pixels = _profile(settings.deid.profile), _pixel_rules(settings.deid.pixel_rules)
     names = Names(settings.vo, settings.site, settings.authority, secret)
-    store = RegistrationStore(runtime.database, RecordSealer(secret))
+    patient_ids = _patient_ids(settings.patient_id)
+    sealer = RecordSealer(secret)
+    store = RegistrationStore(runtime.database, sealer, names)
+    shared = SharedStore(runtime.database, sealer, names, patient_ids)
     pacs = open_pacs(settings.pacs)
     tls = TlsFiles(settings.grid.certificate, settings.grid.key, settings.grid.ca)
     try:
@@ -63,7 +69,9 @@ def build(settings: Settings, runtime: Runtime) -> None:
     except MdmError as error:
         raise ConfigurationError(f"grid: {error.message}") from error
 
-    rules = generation(profile, secret, pixels, settings.deid.self_check)
+    rules = generation(profile, secret, pixels, settings.deid.self_check, patient_ids)
+    grid_catalog = GridCatalog(catalog, settings.authority)
+    sizes = SizeCorrection(store, grid_catalog)
     stage = build_stage(
         settings.spool,
         site=settings.site,
@@ -74,17 +82,19 @@ def build(settings: Settings, runtime: Runtime) -> None:
         hold_back=store.hold_back,
         keys=keystores,
         access=CatalogAccess(catalog),
-        make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check),
+        make_deidentifier=functools.partial(make_deidentifier, profile, secret, pixels, settings.deid.self_check, patient_ids),
         generation=rules,
+        sized=sizes.note,
         threads=settings.threads,
     )
     stage.add_to(runtime.server)
+
     for full_name in STAGE_SERVICES:
         runtime.add_service(full_name)
 
-    grid = Grid(GridKeys(keystores), GridMetadata(metadata), GridCatalog(catalog, settings.authority))
+    grid = Grid(GridKeys(keystores), GridMetadata(metadata), grid_catalog, stage)
     judge = PooledJudge(stage.sealer.judge, rules)
-    workers, registration = _registration(settings, names, store, pacs, judge, grid)
+    workers, registration = _registration(settings, names, store, shared, pacs, judge, grid)
     registration_pb2_grpc.add_RegistrationServiceServicer_to_server(RegistrationServicer(registration), runtime.server)
     runtime.add_service(FULL_NAME)
     runtime.on_stop(watch_registrations(lambda: store.summary([])))
@@ -92,17 +102,17 @@ def build(settings: Settings, runtime: Runtime) -> None:
     runtime.watch("pacs", pacs.ping)
 
     scp = StorageScp(registration, settings.scp.host, settings.scp.port, settings.scp.ae_title, settings.scp.allowed_calling_ae_titles)
-    for begin, end in ((stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
+    for begin, end in ((sizes.start, sizes.stop), (stage.start, stage.stop), (workers.start, workers.stop), (scp.start, scp.stop)):
         runtime.on_stop(end)
         begin()
 
 
 def _registration(
-    settings: Settings, names: Names, store: RegistrationStore, pacs: Pacs, judge: Judge, grid: Grid
+    settings: Settings, names: Names, store: RegistrationStore, shared: SharedStore, pacs: Pacs, judge: Judge, grid: Grid
 ) -> tuple[Workers, RegistrationService]:
     describer = Describer(names, attribute.load(settings.registration.attributes_file))
     acls = SiteAcls(names, _acl_entries(settings.acl))
-    pipeline = Pipeline(store, Rejudge(judge, pacs), describer, acls, names, grid, settings.registration.max_attempts)
+    pipeline = Pipeline(store, shared, Rejudge(judge, pacs), describer, acls, names, grid, settings.registration.max_attempts)
     workers = Workers(
         store,
         pipeline,
@@ -110,7 +120,7 @@ def _registration(
         batch=settings.registration.batch,
         lease_seconds=settings.registration.lease_seconds,
     )
-    return workers, RegistrationService(store, names, pacs, judge, workers.wake)
+    return workers, RegistrationService(store, shared, names, pacs, judge, workers.wake)
 
 
 def _keystores(grid: GridSettings, tls: TlsFiles) -> KeystoreClient:
@@ -142,6 +152,13 @@ def _profile(name: str) -> Profile:
         return Profile.shipped(name) if name in SHIPPED else Profile.load(Path(name))
     except (ProfileError, OSError) as error:
         raise ConfigurationError(f"deid.profile: {error}") from error
+
+
+def _patient_ids(settings: PatientIdSettings) -> PatientIdRule:
+    try:
+        return rule_of(settings.model_dump(exclude_unset=True))
+    except PatientIdError as error:
+        raise ConfigurationError(f"patient_id: {error}") from error
 
 
 def _pixel_rules(name: str) -> PixelRules:

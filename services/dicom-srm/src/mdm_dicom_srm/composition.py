@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import grpc
 from mdm.srm.v1 import srm_pb2_grpc, transfer_pb2_grpc
@@ -16,7 +17,7 @@ from mdm_dicom_srm.pacs.port import Pacs
 from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.rpc.servicer import SrmServicer
 from mdm_dicom_srm.stage.rules.book import Limits, RequestBook
-from mdm_dicom_srm.stage.rules.engine import EngineLimits, HoldBack, LocatorsOf, StagingEngine
+from mdm_dicom_srm.stage.rules.engine import EngineLimits, HoldBack, LocatorsOf, SizeListener, StagingEngine
 from mdm_dicom_srm.stage.rules.journal import Journal
 from mdm_dicom_srm.stage.rules.port import AccessChecker, KeySource, Sealer
 from mdm_dicom_srm.stage.rules.rights import Rechecker
@@ -69,6 +70,12 @@ class Stage:
         self._journal.stop()
         self.spool.close()
 
+    def forget(self, guids: Sequence[UUID]) -> None:
+        """Remove staged copies at once, those that are being made included, pinned or not."""
+        # In this order: what becomes visible between the two is removed by the second.
+        self._engine.forget(guids)
+        self.spool.forget(guids)
+
     def _tick(self) -> None:
         while not self._stopped.wait(_TICK_SECONDS):
             try:
@@ -91,6 +98,7 @@ def build_stage(
     access: AccessChecker,
     make_deidentifier: MakeDeidentifier,
     generation: str = "",
+    sized: SizeListener | None = None,
     threads: int = 16,
     clock: Callable[[], float] = time.time,
 ) -> Stage:
@@ -98,7 +106,7 @@ def build_stage(
 
     `make_deidentifier` goes to worker processes: a module-level function or a functools.partial of one, with arguments that
     can be pickled. `generation` names the rules of de-identification (a digest of profile and version): when it changes, the spool
-    is emptied. `threads` are those of the server; watches take at most half of them.
+    is emptied. `sized` is told the sizes that users get. `threads` are those of the server; watches take at most half of them.
 
     Raises:
         ConfigurationError: the spool's directory cannot be used.
@@ -115,7 +123,7 @@ def build_stage(
     else:
         sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS)
     engine_limits = EngineLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
-    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits, hold_back)
+    engine = StagingEngine(pacs, locators_of, keys, sealer, spool, book, engine_limits, hold_back, sized)
     policy = Policy(settings.default_pin_seconds, settings.max_pin_seconds, max(1, threads // 2))
     rights = Rechecker(access, settings.recheck_seconds)
     service = StagingService(authority, rights, store, spool, book, journal, engine.submit, policy, clock)

@@ -1,7 +1,7 @@
 """Settings of dicom-srm, validated before anything opens."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from mdm_service.access.settings import AclEntries, AclEntrySettings
 from mdm_service.settings import Section, ServiceSettings
@@ -71,6 +71,19 @@ class DeidSettings(Section):
     self_check: bool = True
 
 
+class PatientIdSettings(Section):
+    """Which differences of Patient IDs do not make another patient: between instances of one study, and anywhere."""
+
+    ignored_in_study: tuple[Literal["leading-zeros", "blanks", "case", "absent-id", "absent-issuer", "issuer"], ...] = (
+        "leading-zeros",
+        "blanks",
+        "case",
+        "absent-id",
+        "absent-issuer",
+    )
+    ignored: tuple[Literal["issuer", "leading-zeros", "blanks", "case"], ...] = ()
+
+
 class Settings(ServiceSettings):
     """Everything that dicom-srm is configured with."""
 
@@ -87,3 +100,4 @@ class Settings(ServiceSettings):
     acl: AclSettings = AclSettings()
     registration: RegistrationSettings = RegistrationSettings()
     deid: DeidSettings = DeidSettings()
+    patient_id: PatientIdSettings = PatientIdSettings()

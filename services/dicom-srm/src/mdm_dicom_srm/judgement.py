@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Protocol
 
+from mdm_deid import Patient
 from mdm_deid.outcome import Outcome, Result
 from mdm_wire.errors import Invalid
 
@@ -14,8 +15,8 @@ from mdm_dicom_srm.pacs.part10 import header_of
 class Deidentifier(Protocol):
     """Removes what identifies; `deid.verify.CheckedDeidentifier` is one."""
 
-    def deidentify(self, part10: bytes) -> Result:
-        """Return the released file or why it is not released."""
+    def deidentify(self, part10: bytes, patient: Patient | None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is, if that is known."""
         ...
 
 
@@ -32,30 +33,32 @@ class Judgement:
     """What the whole instance led to; `reason` is a stable code in capitals, empty when released.
 
     `header` is the released file up to its pixel data, empty unless released. `rules` names the rules that it was made under
-    (`deidentification.generation`); under other rules it is void.
+    (`deidentification.generation`), `patient` is of whom the study was then; under other rules, or for another patient, it is void.
     """
 
     outcome: Outcome
     reason: str = ""
     header: bytes = b""
     rules: str = ""
+    patient: Patient | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads."""
-        return json.dumps([self.outcome, self.reason, self.rules]).encode() + b"\n" + self.header
+        patient = None if self.patient is None else astuple(self.patient)
+        return json.dumps([self.outcome, self.reason, self.rules, patient]).encode() + b"\n" + self.header
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Judgement":
         """Return the judgement that `to_bytes` wrote."""
         head, _, header = data.partition(b"\n")
-        outcome, reason, rules = json.loads(head)
-        return cls(Outcome(outcome), reason, header, rules)
+        outcome, reason, rules, patient = json.loads(head)
+        return cls(Outcome(outcome), reason, header, rules, None if patient is None else Patient(*patient))
 
 
-def decide(deidentifier: Deidentifier, part10: bytes) -> Result:
-    """De-identify a complete Part 10 file; a defect of the de-identifier fails the file. Never raises."""
+def decide(deidentifier: Deidentifier, part10: bytes, patient: Patient | None) -> Result:
+    """De-identify a complete Part 10 file as one of `patient`; a defect of the de-identifier fails the file. Never raises."""
     try:
-        result = deidentifier.deidentify(part10)
+        result = deidentifier.deidentify(part10, patient)
     except MemoryError:
         return Result(Outcome.FAILED, "OUT_OF_MEMORY")
     except Exception as error:
@@ -65,9 +68,9 @@ def decide(deidentifier: Deidentifier, part10: bytes) -> Result:
     return replace(result, reason=result.reason.upper())
 
 
-def judge(deidentifier: Deidentifier, part10: bytes) -> Judgement:
-    """Return what becomes of a complete Part 10 file, with the header that it leaves with. Never raises."""
-    result = decide(deidentifier, part10)
+def judge(deidentifier: Deidentifier, part10: bytes, patient: Patient | None) -> Judgement:
+    """Return what becomes of a complete Part 10 file of `patient`'s study, with the header that it leaves with. Never raises."""
+    result = decide(deidentifier, part10, patient)
     if result.outcome is not Outcome.RELEASED or result.data is None:
         return Judgement(result.outcome, result.reason)
     try:

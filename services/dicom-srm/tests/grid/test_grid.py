@@ -16,12 +16,13 @@ from mdm_dicom_srm.grid.keystore import GridKeys
 from mdm_dicom_srm.grid.metadata import GridMetadata
 from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
 from mdm_service.access.acl import Acl, AclEntry
-from mdm_wire.errors import Conflict, Forbidden, Invalid, Unavailable, make_error
+from mdm_wire.errors import Code, Conflict, Forbidden, Invalid, Unavailable, make_error
 from mdm_wire.permission import Permission
 
 GUID, ACL = uuid.uuid4(), uuid.uuid4()
 OK, EXISTS = ItemStatus(), ItemStatus(code=6, reason="ACL_EXISTS", message="there already")
 TAKEN = ItemStatus(code=6, reason="ACL_TAKEN", message="another owner")
+ABSENT, FULL = ItemStatus(code=5, reason="NOT_FOUND", message="absent"), ItemStatus(code=9, reason="DIRECTORY_NOT_EMPTY", message="full")
 DENIED, WRONG = ItemStatus(code=7, reason="DENIED", message="no"), ItemStatus(code=3, reason="WRONG", message="bad")
 
 
@@ -31,9 +32,12 @@ class Server(acl_pb2_grpc.AclServiceServicer, catalog_pb2_grpc.CatalogServiceSer
     def __init__(self) -> None:
         self.statuses: list[ItemStatus] = [OK]
         self.request: Any = None
+        self.requests: list[Any] = []
+        self.entries: dict[str, catalog_pb2.Entry] = {}
 
     def _answer(self, request: Any, items: Any, response: Any) -> Any:
         self.request = request
+        self.requests.append(request)
         return response(statuses=[self.statuses[min(n, len(self.statuses) - 1)] for n in range(len(items))])
 
     def CreateAcls(self, request: Any, context: Any) -> Any:
@@ -47,6 +51,30 @@ class Server(acl_pb2_grpc.AclServiceServicer, catalog_pb2_grpc.CatalogServiceSer
 
     def CreateCollections(self, request: Any, context: Any) -> Any:
         return self._answer(request, request.collections, metadata_pb2.CreateCollectionsResponse)
+
+    def Stat(self, request: Any, context: Any) -> Any:
+        results = [
+            catalog_pb2.EntryResult(status=OK, entry=self.entries[target.guid])
+            if target.guid in self.entries
+            else catalog_pb2.EntryResult(status=ABSENT)
+            for target in request.targets
+        ]
+        return catalog_pb2.StatResponse(results=results)
+
+    def Rename(self, request: Any, context: Any) -> Any:
+        return self._answer(request, request.renamings, catalog_pb2.RenameResponse)
+
+    def AssignAcls(self, request: Any, context: Any) -> Any:
+        return self._answer(request, request.assignments, catalog_pb2.AssignAclsResponse)
+
+    def SetFileAttributes(self, request: Any, context: Any) -> Any:
+        return self._answer(request, request.attributes, catalog_pb2.SetFileAttributesResponse)
+
+    def Remove(self, request: Any, context: Any) -> Any:
+        return self._answer(request, request.targets, catalog_pb2.RemoveResponse)
+
+    def DeleteEntries(self, request: Any, context: Any) -> Any:
+        return self._answer(request, request.keys, metadata_pb2.DeleteEntriesResponse)
 
     def UpsertEntries(self, request: Any, context: Any) -> Any:
         return self._answer(request, request.entries, metadata_pb2.UpsertEntriesResponse)
@@ -93,11 +121,57 @@ def test_files_are_registered_with_one_available_replica(server: tuple[Server, g
     servicer, channel = server
     servicer.statuses = [OK, WRONG]
     catalog = GridCatalog(channel, "here")
-    outcomes = catalog.register([File(GUID, "/a/b", "srm://here/1"), File(ACL, "/a/c", "srm://here/2")])
+    outcomes = catalog.register([File(GUID, "/a/b", "srm://here/1", ACL, 5), File(ACL, "/a/c", "srm://here/2", ACL, None)])
     assert outcomes[0] is None
     assert isinstance(outcomes[1], Invalid) and outcomes[1].reason == "WRONG"
+    assert [(file.HasField("size"), file.size) for file in servicer.request.files] == [(True, 5), (False, 0)]
     (replica,) = servicer.request.files[0].replicas
     assert (replica.surl, replica.host, replica.status) == ("srm://here/1", "here", catalog_pb2.REPLICA_STATUS_AVAILABLE)
+
+
+def test_a_file_that_is_elsewhere_gets_its_name_and_size_and_in_another_study_its_acl(server: tuple[Server, grpc.Channel]) -> None:
+    servicer, channel = server
+    servicer.entries = {str(GUID): catalog_pb2.Entry(lfn="/v/s/p/study/series/0001-x", size=4)}
+    catalog = GridCatalog(channel, "here")
+    assert catalog.replace([File(GUID, "/v/s/p/study/series/0002-x", "srm://here/1", ACL, 5)]) == [None]
+    kinds = [type(request).__name__ for request in servicer.requests]
+    assert kinds == ["RenameRequest", "SetFileAttributesRequest", "RegisterFilesRequest"]
+    assert (servicer.requests[0].renamings[0].source.guid, servicer.requests[0].renamings[0].lfn) == (
+        str(GUID),
+        "/v/s/p/study/series/0002-x",
+    )
+    assert servicer.requests[1].attributes[0].size == 5
+    servicer.requests.clear()
+    assert catalog.replace([File(GUID, "/v/s/p/other/series/0001-x", "srm://here/1", ACL, 4)]) == [None]
+    assert [type(request).__name__ for request in servicer.requests] == ["RenameRequest", "AssignAclsRequest", "RegisterFilesRequest"]
+    assert servicer.requests[1].assignments[0].acl_id == str(ACL)
+
+
+def test_a_file_that_cannot_be_renamed_is_not_registered_elsewhere(server: tuple[Server, grpc.Channel]) -> None:
+    servicer, channel = server
+    servicer.entries = {str(GUID): catalog_pb2.Entry(lfn="/v/s/p/study/series/0001-x", size=4)}
+    servicer.statuses = [DENIED]
+    [error] = GridCatalog(channel, "here").replace([File(GUID, "/v/s/p/study/series/0002-x", "srm://here/1", ACL, 4)])
+    assert isinstance(error, Forbidden)
+    assert [type(request).__name__ for request in servicer.requests] == ["RenameRequest"]
+
+
+def test_what_is_absent_is_removed_and_what_is_full_is_left(server: tuple[Server, grpc.Channel]) -> None:
+    servicer, channel = server
+    catalog = GridCatalog(channel, "here")
+    servicer.statuses = [OK, ABSENT]
+    catalog.remove([GUID, ACL])
+    servicer.statuses = [FULL, ABSENT]
+    catalog.prune(["/a/b", "/a/b/c", "/a/b/d"])
+    assert [[target.lfn for target in request.targets] for request in servicer.requests[1:]] == [["/a/b/c", "/a/b/d"], ["/a/b"]]
+    assert catalog.lfns([GUID]) == {}
+    servicer.statuses = [OK, ABSENT]
+    GridMetadata(channel).remove("/c", ["a", "b"])
+    catalog.set_sizes({GUID: 1, ACL: 2})
+    servicer.statuses = [DENIED]
+    for remove in (lambda: catalog.remove([GUID]), lambda: catalog.prune(["/a"]), lambda: GridMetadata(channel).remove("/c", ["k"])):
+        with pytest.raises(Forbidden):
+            remove()
 
 
 def test_directories_are_made_with_what_is_missing_above(server: tuple[Server, grpc.Channel]) -> None:
@@ -129,7 +203,7 @@ def test_a_collection_of_another_site_above_ours_is_no_error_but_one_of_ours_is(
 
 def test_a_service_that_is_down_is_unavailable() -> None:
     with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(Unavailable):
-        GridCatalog(channel, "here", timeout=5).register([File(GUID, "/a/b", "srm://here/1")])
+        GridCatalog(channel, "here", timeout=5).register([File(GUID, "/a/b", "srm://here/1", ACL, 5)])
 
 
 class FakeKeystoreClient:
@@ -146,12 +220,49 @@ class FakeKeystoreClient:
 def test_every_keystore_must_have_the_acl() -> None:
     acl = [Acl(ACL, "")]
     GridKeys(FakeKeystoreClient(None)).ensure_acls(acl)  # type: ignore[arg-type]
-    GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.ALREADY_EXISTS, "ACL_EXISTS", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
+    GridKeys(FakeKeystoreClient(make_error(Code.ALREADY_EXISTS, "ACL_EXISTS", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
-        GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.UNAVAILABLE, "X", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
+        GridKeys(FakeKeystoreClient(make_error(Code.UNAVAILABLE, "X", "x"))).ensure_acls(acl)  # type: ignore[arg-type]
 
 
 def test_keys_that_fail_say_why() -> None:
-    keys = GridKeys(FakeKeystoreClient(make_error(grpc.StatusCode.DEADLINE_EXCEEDED, "LATE", "late")))  # type: ignore[arg-type]
+    keys = GridKeys(FakeKeystoreClient(make_error(Code.DEADLINE_EXCEEDED, "LATE", "late")))  # type: ignore[arg-type]
     (error,) = keys.create_keys([GUID], ACL).values()
     assert isinstance(error, Unavailable) and error.reason == "LATE"
+
+
+class HeldKeys:
+    """Keystores that hold of each GUID what they are told."""
+
+    def __init__(self, **held: object) -> None:
+        self.held = held
+
+    def key_attributes(self, guids: Any) -> Any:
+        return {name: dict.fromkeys(guids, answer) for name, answer in self.held.items()}
+
+    def assign_acls(self, guids: Any, acl_id: Any) -> Any:
+        return self.key_attributes(guids)
+
+    def delete_keys(self, guids: Any) -> Any:
+        return dict.fromkeys(guids, self.held["a"])
+
+
+NO_KEY, DOWN, REFUSED = (
+    make_error(Code.NOT_FOUND, "KEY_NOT_FOUND", "no such key"),
+    make_error(Code.UNAVAILABLE, "DOWN", "down"),
+    make_error(Code.PERMISSION_DENIED, "NO", "no"),
+)
+
+
+def test_a_key_is_missing_only_where_every_keystore_says_so() -> None:
+    assert GridKeys(HeldKeys(a=NO_KEY, b=NO_KEY)).missing([GUID]) == {GUID}  # type: ignore[arg-type]
+    assert GridKeys(HeldKeys(a=NO_KEY, b=object())).missing([GUID]) == set()  # type: ignore[arg-type]
+    assert GridKeys(HeldKeys(a=DOWN, b=object())).missing([GUID]) == set()  # type: ignore[arg-type]
+    with pytest.raises(Unavailable):
+        GridKeys(HeldKeys(a=NO_KEY, b=DOWN)).missing([GUID])  # type: ignore[arg-type]
+
+
+def test_a_key_that_is_gone_is_destroyed_and_one_that_cannot_be_is_told() -> None:
+    assert GridKeys(HeldKeys(a=NO_KEY)).destroy([GUID]) == {GUID: None}  # type: ignore[arg-type]
+    assert isinstance(GridKeys(HeldKeys(a=DOWN)).destroy([GUID])[GUID], Unavailable)  # type: ignore[arg-type]
+    assert isinstance(GridKeys(HeldKeys(a=None, b=REFUSED)).move([GUID], ACL)[GUID], Forbidden)  # type: ignore[arg-type]

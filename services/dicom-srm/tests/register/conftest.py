@@ -1,13 +1,13 @@
 """Fakes of the grid, headers of real images, and the queue in a real database."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pydicom
 import pytest
-from mdm_deid import Deidentifier, Profile, Pseudonymiser
+from mdm_deid import Deidentifier, Patient, PatientIdRule, Profile, Pseudonymiser
 from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.pixels.rule import PixelRules
 from mdm_dicom_srm import dicom_log
@@ -19,14 +19,15 @@ from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.description import Describer
 from mdm_dicom_srm.register.rules.judge import Rejudge
 from mdm_dicom_srm.register.rules.names import Names
-from mdm_dicom_srm.register.rules.pipeline import Grid, Pipeline
-from mdm_dicom_srm.register.rules.port import Collection, Directory, Entry, File, Queue
+from mdm_dicom_srm.register.rules.pipeline import Pipeline
+from mdm_dicom_srm.register.rules.port import Collection, Directory, Entry, File, Grid, Queue
 from mdm_dicom_srm.register.rules.service import RegistrationService
 from mdm_dicom_srm.register.rules.site import SiteAcls
 from mdm_dicom_srm.register.store.queue import RegistrationStore
+from mdm_dicom_srm.register.store.shared import SharedStore
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.database import migrate
-from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.errors import Conflict, MdmError, Unavailable
 from mdm_wire.permission import Permission
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
@@ -88,14 +89,35 @@ class FakeKeys(FakeService):
     def __init__(self) -> None:
         super().__init__()
         self.keys: dict[UUID, UUID] = {}
+        self.dead: set[UUID] = set()
         self.refused: dict[UUID, MdmError] = {}
+
+    def missing(self, guids: Sequence[UUID]) -> set[UUID]:
+        self.fail()
+        return set(guids) - self.keys.keys()
+
+    def move(self, guids: Sequence[UUID], acl_id: UUID) -> dict[UUID, MdmError | None]:
+        self.fail()
+        assert acl_id in self.acls
+        self.keys.update(dict.fromkeys(guids, acl_id))
+        return dict.fromkeys(guids, None)
+
+    def destroy(self, guids: Sequence[UUID]) -> dict[UUID, MdmError | None]:
+        self.fail()
+        for guid in guids:
+            if self.keys.pop(guid, None) is not None:
+                self.dead.add(guid)
+        self.done()
+        return dict.fromkeys(guids, None)
 
     def create_keys(self, guids: Sequence[UUID], acl_id: UUID) -> dict[UUID, MdmError | None]:
         self.fail()
         assert acl_id in self.acls
-        self.keys.update({guid: acl_id for guid in guids if guid not in self.refused})
+        assert self.dead.isdisjoint(guids), "a GUID whose key was destroyed stays dead"
+        others = {guid: Conflict("KEY_GUARDED_OTHERWISE", "") for guid in guids if self.keys.get(guid, acl_id) != acl_id}
+        self.keys.update({guid: acl_id for guid in guids if guid not in self.refused and guid not in others})
         self.done()
-        return {guid: self.refused.get(guid) for guid in guids}
+        return {guid: self.refused.get(guid) or others.get(guid) for guid in guids}
 
 
 class FakeMetadata(FakeService):
@@ -116,9 +138,17 @@ class FakeMetadata(FakeService):
         for entry in entries:
             assert entry.acl_id in self.acls
             assert entry.values.keys() <= known
-            self.entries.setdefault(collection, {})[entry.key] = entry
+            stored = self.entries.setdefault(collection, {})
+            before = stored[entry.key].values if entry.key in stored else {}
+            stored[entry.key] = Entry(entry.key, entry.acl_id, {**before, **entry.values})
         self.done()
         return [None] * len(entries)
+
+    def remove(self, collection: str, keys: Sequence[str]) -> None:
+        self.fail()
+        for key in keys:
+            self.entries.get(collection, {}).pop(key, None)
+        self.done()
 
 
 class FakeCatalog(FakeService):
@@ -138,23 +168,72 @@ class FakeCatalog(FakeService):
         self.fail()
         for file in files:
             assert file.lfn.rpartition("/")[0] in self.directories
+            assert self.files.get(file.guid, file).lfn == file.lfn, "registered under another name"
             self.files.setdefault(file.guid, file)
         self.done()
         return [None] * len(files)
+
+    def replace(self, files: Sequence[File]) -> list[MdmError | None]:
+        self.fail()
+        for file in files:
+            assert file.lfn.rpartition("/")[0] in self.directories
+            self.files[file.guid] = file
+        self.done()
+        return [None] * len(files)
+
+    def lfns(self, guids: Sequence[UUID]) -> dict[UUID, str]:
+        self.fail()
+        return {guid: self.files[guid].lfn for guid in guids if guid in self.files}
+
+    def remove(self, guids: Sequence[UUID]) -> None:
+        self.fail()
+        for guid in guids:
+            self.files.pop(guid, None)
+        self.done()
+
+    def prune(self, directories: Sequence[str]) -> None:
+        self.fail()
+        for path in sorted(directories, key=len, reverse=True):
+            names = [file.lfn for file in self.files.values()] + list(self.directories)
+            if not any(name.startswith(f"{path}/") for name in names):
+                self.directories.pop(path, None)
+        self.done()
+
+    def set_sizes(self, sizes: Mapping[UUID, int]) -> None:
+        self.fail()
+        for guid, size in sizes.items():
+            if guid in self.files:
+                self.files[guid] = replace(self.files[guid], size=size)
+
+
+class FakeCopies:
+    """Remembers which staged copies were to go."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[UUID] = []
+
+    def forget(self, guids: Sequence[UUID]) -> None:
+        self.forgotten += guids
 
 
 class InlineJudge:
     """Judges at once, by a profile and pixel rules; `rules` is theirs to change."""
 
-    def __init__(self, profile: Profile | None = None, pixels: PixelRules | None = None, rules: str = "first") -> None:
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        pixels: PixelRules | None = None,
+        rules: str = "first",
+        patient_ids: PatientIdRule | None = None,
+    ) -> None:
         profile = profile or Profile.shipped("basic")
         self.rules = rules
         self.judged = 0
-        self._deidentifier = CheckedDeidentifier(Deidentifier(profile, Pseudonymiser(SECRET), pixels), profile)
+        self._deidentifier = CheckedDeidentifier(Deidentifier(profile, Pseudonymiser(SECRET), pixels, patient_ids), profile)
 
-    def judge(self, part10: bytes) -> Judgement:
+    def judge(self, part10: bytes, patient: Patient | None) -> Judgement:
         self.judged += 1
-        return replace(judge(self._deidentifier, part10), rules=self.rules)
+        return replace(judge(self._deidentifier, part10, patient), rules=self.rules, patient=patient)
 
 
 @dataclass
@@ -164,6 +243,12 @@ class FakePacs:
     studies: dict[str, list[Header]] = field(default_factory=dict)
     away: bool = False
     retrieved: int = 0
+
+    def take(self, header: Header) -> None:
+        """Have an instance, instead of the one that had its name."""
+        for study in self.studies.values():
+            study[:] = [known for known in study if known.sop_uid != header.sop_uid]
+        self.studies.setdefault(header.study_uid, []).append(header)
 
     def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance]:
         if self.away:
@@ -190,6 +275,7 @@ class Site:
     pool: ConnectionPool
     names: Names
     store: RegistrationStore
+    shared: SharedStore
     keys: FakeKeys
     metadata: FakeMetadata
     catalog: FakeCatalog
@@ -197,22 +283,25 @@ class Site:
     acls: SiteAcls
     judge: InlineJudge
     pacs: FakePacs = field(default_factory=FakePacs)
+    copies: FakeCopies = field(default_factory=FakeCopies)
     max_attempts: int = 3
 
     def service(self, pacs: FakePacs | None = None, wake: Callable[[], None] = lambda: None) -> RegistrationService:
         """Registration as triggers and operators meet it."""
-        return RegistrationService(self.store, self.names, pacs or self.pacs, self.judge, wake)
+        return RegistrationService(self.store, self.shared, self.names, pacs or self.pacs, self.judge, wake)
 
     def pipeline(self, queue: Queue | None = None) -> Pipeline:
         """A new pipeline, as after a restart: it remembers nothing."""
-        grid = Grid(self.keys, self.metadata, self.catalog)
+        grid = Grid(self.keys, self.metadata, self.catalog, self.copies)
         rejudge = Rejudge(self.judge, self.pacs)
-        return Pipeline(queue or self.store, rejudge, self.describer, self.acls, self.names, grid, self.max_attempts)
+        return Pipeline(queue or self.store, self.shared, rejudge, self.describer, self.acls, self.names, grid, self.max_attempts)
 
     def enqueue(self, *headers: Header) -> list[UUID]:
-        candidates = [self.names.candidate(item, self.judge.judge(item.whole)) for item in headers]
-        self.store.enqueue(candidates)
-        return [candidate.guid for candidate in candidates]
+        """Have instances arrive that the PACS has from then on; return their GUIDs of generation 0."""
+        for item in headers:
+            self.pacs.take(item)
+        self.service().enqueue(headers)
+        return [self.names.candidate(item).instance for item in headers]
 
     def run(self) -> int:
         """Work on everything that is due, with a new pipeline; return how many batches there were."""
@@ -249,17 +338,29 @@ def pool(database) -> Iterator[ConnectionPool]:  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def site(pool: ConnectionPool) -> Site:
-    names = Names("biomed", "hospital-a", "hospital-a", SECRET)
-    entries = {"study": (AclEntry("group:/biomed/neuro", Permission.READ),), "patients": (AclEntry("group:/p", Permission.READ),)}
-    return Site(
-        pool=pool,
-        names=names,
-        store=RegistrationStore(pool, RecordSealer(SECRET)),
-        keys=FakeKeys(),
-        metadata=FakeMetadata(),
-        catalog=FakeCatalog(),
-        describer=Describer(names, attribute.load(None)),
-        judge=InlineJudge(),
-        acls=SiteAcls(names, entries),
-    )
+def make_site(pool: ConnectionPool) -> Callable[..., Site]:
+    """Make a site; sites on one database share what registration knows."""
+
+    def make(rule: PatientIdRule | None = None, profile: str = "basic") -> Site:
+        rule = rule or PatientIdRule()
+        names = Names("biomed", "hospital-a", "hospital-a", SECRET)
+        entries = {"study": (AclEntry("group:/biomed/neuro", Permission.READ),), "patients": (AclEntry("group:/p", Permission.READ),)}
+        return Site(
+            pool=pool,
+            names=names,
+            store=RegistrationStore(pool, RecordSealer(SECRET), names),
+            shared=SharedStore(pool, RecordSealer(SECRET), names, rule),
+            keys=FakeKeys(),
+            metadata=FakeMetadata(),
+            catalog=FakeCatalog(),
+            describer=Describer(names, attribute.load(None)),
+            judge=InlineJudge(Profile.shipped(profile), patient_ids=rule),
+            acls=SiteAcls(names, entries),
+        )
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pydicom
 import pydicom.data
 import pytest
-from mdm_deid import Outcome, Profile, Pseudonymiser
+from mdm_deid import Outcome, Patient, Profile, Pseudonymiser
 from mdm_deid.cli.worker import FileWorker, Order, Task
 from mdm_deid.pixels.rle import encode_frame
 from mdm_deid.pixels.rule import PixelRules
@@ -132,13 +132,13 @@ class Ways:
         self._deidentifier = make_deidentifier(self._profile, SECRET, pixels, True)
         site.judge = InlineJudge(self._profile, pixels)
 
-    def command(self, content: bytes) -> Decision:
-        """What `mdm deid FILE` does."""
+    def command(self, content: bytes, patient: Patient | None = None) -> Decision:
+        """What `mdm deid FILE` does, where most files of the study are of `patient`."""
         place = self._directory / str(next(self._numbers))
         place.mkdir()
         (place / "in").write_bytes(content)
         order = Order(self._order.profile, self._order.pseudonymiser, self._order.pixels, place / "out")
-        entry = FileWorker(order, place / "part").run(Task(1, place / "in", named=True))
+        entry = FileWorker(order, place / "part").run(Task(1, place / "in", True, patient))
         return str(entry.outcome), entry.reason.upper()
 
     def registration(self, content: bytes) -> Decision:
@@ -150,12 +150,12 @@ class Ways:
         self.site.run()
         state, reason = self.site.states()[guid]
         with self.site.pool.connection() as connection:
-            connection.execute("DELETE FROM registration")
+            connection.execute("TRUNCATE registration, study, statement, shared_entry")
         return state.replace(State.PUBLISHED, Outcome.RELEASED), reason
 
-    def staging(self, content: bytes) -> Decision:
+    def staging(self, content: bytes, patient: Patient | None = None) -> Decision:
         """What staging seals, or why not."""
-        sealed = seal(self._deidentifier, content, uuid4(), bytes(32), self._directory / str(next(self._numbers)))
+        sealed = seal(self._deidentifier, content, patient, uuid4(), bytes(32), self._directory / str(next(self._numbers)))
         outcome, reason = sealed.verdict or (Outcome.RELEASED, "")
         return str(outcome), reason
 
@@ -173,6 +173,13 @@ def test_the_three_ways_decide_alike(ways: Ways, name: str) -> None:
     assert ways.staging(content) == decision
 
 
+def named(content: bytes) -> bool:
+    try:
+        return header_of(content).sop_uid != ""
+    except Invalid:
+        return True
+
+
 def readable(path: Path) -> bool:
     return path.is_file() and path.read_bytes()[128:132] == b"DICM"
 
@@ -183,7 +190,7 @@ def test_the_three_ways_decide_alike_on_every_public_file(ways: Ways) -> None:
     for path in files:
         content = path.read_bytes()
         command, registration, staging = ways.command(content), ways.registration(content), ways.staging(content)
-        nameless = command == ("FAILED", "NO_SOP_INSTANCE")  # there is no C-STORE without a name
+        nameless = registration[0] == "REFUSED" and not named(content)  # there is no C-STORE without a name
         expected = ("REFUSED", "") if registration[0] == "REFUSED" and command[0] == "FAILED" else command
         if staging != command or (registration != expected and not nameless):
             differences.append((path.name, command, registration, staging))
@@ -236,24 +243,76 @@ def test_what_is_judged_again_is_kept_over_a_failing_step(site: Site) -> None:
 
 def test_what_the_pacs_no_longer_has_fails_and_says_so(site: Site) -> None:
     (guid,) = site.enqueue(header())
-    site.judge.rules = "second"
+    site.judge.rules, site.pacs = "second", FakePacs()
     site.run()
     assert site.states() == {guid: ("FAILED", "NOT_IN_PACS")}
 
 
-def test_what_staging_holds_back_is_quarantined_and_comes_back_by_a_retry(site: Site) -> None:
+def test_what_staging_quarantines_ends_its_generation_and_comes_back_by_a_retry(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.run()
     assert site.store.locators_of([guid])
     assert site.store.hold_back(guid, Outcome.QUARANTINED, "SURPLUS_PIXELS")
     assert not site.store.hold_back(guid, Outcome.QUARANTINED, "ANOTHER"), "it is no longer published"
-    assert site.states() == {guid: ("QUARANTINED", "SURPLUS_PIXELS")}
+    following = site.names.guid(f"{SERIES}.1", 1)
+    assert site.states() == {guid: ("REMOVING", ""), following: ("QUARANTINED", "SURPLUS_PIXELS")}
+    assert site.store.locators_of([guid, following]) == {}, "nobody can fetch it"
+    site.run()
+    assert site.states() == {guid: ("REMOVED", ""), following: ("QUARANTINED", "SURPLUS_PIXELS")}
+    assert site.catalog.files == {} and site.keys.dead == {guid}
+    assert {path for path, entries in site.metadata.entries.items() if entries} == set()
+    assert site.store.retry([following]) == {following: None}
+    site.run()
+    assert site.states()[following] == ("PUBLISHED", "")
+    assert site.pacs.retrieved == 1
+
+
+def test_what_staging_filters_comes_back_when_it_arrives_again_though_its_header_is_equal(site: Site) -> None:
+    (guid,) = site.enqueue(header())
+    site.run()
+    assert site.store.hold_back(guid, Outcome.FILTERED, "MODALITY")
+    assert site.service().enqueue([header()]).queued == 1
+    site.run()
+    assert site.states() == {guid: ("REMOVED", ""), site.names.guid(f"{SERIES}.1", 1): ("PUBLISHED", "")}
+
+
+def test_what_staging_cannot_read_keeps_its_guid(site: Site) -> None:
+    """The way from the PACS may have spoilt it, so nothing is destroyed."""
+    (guid,) = site.enqueue(header())
+    site.run()
+    assert site.store.hold_back(guid, Outcome.FAILED, "TRUNCATED")
+    assert site.states() == {guid: ("FAILED", "TRUNCATED")}
     assert site.store.locators_of([guid]) == {}, "nobody can fetch it"
-    site.pacs = FakePacs({STUDY: [header()]})
+    assert site.run() == 0 and guid in site.keys.keys
     assert site.store.retry([guid]) == {guid: None}
     site.run()
     assert site.states() == {guid: ("PUBLISHED", "")}
+    assert site.store.locators_of([guid])[guid] is not None
+
+
+def test_an_instance_of_another_patient_is_held_back_on_all_three_ways(site: Site, tmp_path: Path) -> None:
+    ways = Ways(site, PixelRules(), tmp_path)
+    decided = Patient("SECRET77", "")
+    other = part10(number=2, PatientID="OTHER")
+    site.enqueue(header())
+    (guid,) = site.enqueue(header_of(other))
+    site.run()
+    assert site.states()[guid] == ("QUARANTINED", "PATIENT_CONFLICT")
+    assert ways.command(other, decided) == ways.staging(other, decided) == ("QUARANTINED", "PATIENT_CONFLICT")
+    assert site.pacs.retrieved == 0, "it was judged once, with the study's patient"
+
+
+def test_what_was_judged_as_of_another_patient_is_judged_again_from_the_pacs(site: Site) -> None:
+    """The first instance decides; then it may not be released any more, so that the study is of the patient of the others."""
+    first = {"number": 9, "PatientID": "OTHER", "SeriesInstanceUID": f"{SERIES}.9"}
+    (held, guid) = site.enqueue(header(**first), header())
+    site.enqueue(header(**first, BurnedInAnnotation="YES"))
+    assert site.judge.judged == 3
+    site.run()
+    assert site.states() == {held: ("QUARANTINED", "BURNED_IN_ANNOTATION"), guid: ("PUBLISHED", "")}
     assert site.pacs.retrieved == 1
+    [entry] = site.metadata.entries["/biomed/hospital-a/patients"].values()
+    assert entry.values["PatientID"] == "SECRET77"
 
 
 def test_a_judgement_holds_nothing_readable_in_the_database(site: Site) -> None:

@@ -41,7 +41,7 @@ def test_an_instance_is_keyed_described_and_published(site: Site) -> None:
     assert image.values["PixelSpacing"] == "0.661468\\0.661468"
     assert file.surl == f"srm://hospital-a/{guid}"
     _, vo, place, patient, study, series, name = file.lfn.split("/")
-    assert (vo, place, name) == ("biomed", "hospital-a", f"1-{guid}.dcm")
+    assert (vo, place, name) == ("biomed", "hospital-a", f"0001-{guid}.dcm")
     assert (image.values["patient"], image.values["study"], image.values["series"]) == (patient, study, series)
 
 

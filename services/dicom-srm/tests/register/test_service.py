@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm.srm.v1 import registration_pb2 as pb
+from mdm_deid import Patient
 from mdm_dicom_srm.record_seal import RecordSealer
 from mdm_dicom_srm.register.metrics import watch_registrations
 from mdm_dicom_srm.register.rpc.servicer import RegistrationServicer
@@ -111,13 +112,73 @@ def test_only_failed_and_quarantined_registrations_are_retried(service: Registra
     assert isinstance(outcomes[absent], NotFound)
 
 
+def test_a_study_that_is_registered_again_puts_back_what_was_lost(pacs: FakePacs, service: RegistrationService, site: Site) -> None:
+    pacs.studies[STUDY] = [header(), header(number=2)]
+    assert service.register_study(STUDY) == Queued(2, 0)
+    assert service.register_study(STUDY) == Queued(0, 2), "what is under way is left alone"
+    site.run()
+    before = dict(site.metadata.entries["/biomed/hospital-a/images"])
+    site.metadata.entries.clear()
+    assert service.register_study(STUDY) == Queued(2, 0)
+    site.run()
+    assert site.metadata.entries["/biomed/hospital-a/images"] == before
+    assert {state for state, _ in site.states().values()} == {"PUBLISHED"}
+
+
+def test_published_registrations_are_retried_where_that_is_asked_for(pacs: FakePacs, service: RegistrationService, site: Site) -> None:
+    first, second = site.enqueue(header(), header(number=2))
+    site.run()
+    files = dict(site.catalog.files)
+    site.catalog.files.clear()
+    refused = service.retry([first])[first]
+    assert refused is not None and refused.reason == "REGISTRATION_NOT_RETRIABLE"
+    pacs.studies[STUDY] = [header()]
+    outcomes = service.retry([first, second], published=True)
+    assert outcomes[first] is None
+    gone = outcomes[second]
+    assert gone is not None and gone.reason == "NOT_IN_PACS"
+    pacs.away = True
+    away = service.retry([second], published=True)[second]
+    assert away is not None and away.reason == "PACS_UNAVAILABLE"
+    site.run()
+    assert site.catalog.files == {first: files[first]}
+    request_ = pb.RetryRegistrationsRequest(guids=[str(second)], published=True)
+    assert RegistrationServicer(service).RetryRegistrations(request_, None).statuses[0].reason == "PACS_UNAVAILABLE"
+
+
+def test_conflicts_are_listed_page_by_page_without_values(service: RegistrationService, site: Site) -> None:
+    for number in (1, 2, 3):
+        study = f"{STUDY}.{number}"
+        names = [f"{SERIES}.{number}.{n}" for n in (1, 2)]
+        site.enqueue(
+            *(
+                header(
+                    number=10 * number + n, StudyInstanceUID=study, SeriesInstanceUID=uid, PatientName=f"Name^{n}", PatientID=f"P{number}"
+                )
+                for n, uid in enumerate(names)
+            )
+        )
+    site.run()
+    servicer = RegistrationServicer(service)
+    first = servicer.ListConflicts(pb.ListConflictsRequest(page_size=2), None)
+    rest = servicer.ListConflicts(pb.ListConflictsRequest(page_size=2, page_token=first.next_page_token), None)
+    found = [*first.conflicts, *rest.conflicts]
+    assert [(item.collection, list(item.attributes)) for item in found] == [("patients", ["PatientName"])] * 3
+    assert rest.next_page_token == ""
+    assert "Name" not in repr([item.key for item in found])
+    with pytest.raises(Invalid):
+        service.conflicts(None, 1001)
+
+
 def test_locators_are_given_for_published_instances_and_not_for_quarantined_ones(site: Site) -> None:
     published, quarantined = site.enqueue(header(), header(number=2, BurnedInAnnotation="YES"))
     site.run()
     locators = site.store.locators_of([published, quarantined, uuid4()])
     assert locators.keys() == {published}
-    assert (locators[published].study_uid, locators[published].sop_uid) == (STUDY, f"{SERIES}.1")
-    assert site.store.series_sizes([site.names.series_token(locators[published])]) == {site.names.series_token(locators[published]): 1}
+    located = locators[published]
+    assert located is not None and (located.locator.study_uid, located.locator.sop_uid) == (STUDY, f"{SERIES}.1")
+    assert located.patient == Patient("SECRET77", "")
+    assert site.store.series_sizes([site.names.series_token(located.locator)]) == {site.names.series_token(located.locator): 1}
 
 
 @pytest.mark.parametrize(("state", "given"), [("RECEIVED", False), ("KEYED", False), ("DESCRIBED", True), ("FAILED", False)])
@@ -131,7 +192,7 @@ def test_a_locator_is_given_as_soon_as_the_catalog_may_have_the_name(site: Site,
 def test_another_site_secret_opens_nothing(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.run()
-    other = RegistrationStore(site.pool, RecordSealer(bytes(32)))
+    other = RegistrationStore(site.pool, RecordSealer(bytes(32)), site.names)
     with pytest.raises(FailedPrecondition):
         other.locators_of([guid])
 

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
+from mdm_deid import Patient
 from mdm_deid.outcome import Outcome, Result
-from mdm_dicom_srm.pacs.port import InstanceLocator, RetrievedInstance
+from mdm_dicom_srm.pacs.port import InstanceLocator, Located, RetrievedInstance
 from mdm_dicom_srm.stage.rules.book import Limits, RequestBook
 from mdm_dicom_srm.stage.rules.engine import EngineLimits, StagingEngine
 from mdm_dicom_srm.stage.rules.journal import Journal
@@ -31,7 +32,7 @@ PROLOGUE = bytes(128) + b"DICM"
 class FakeDeidentifier:
     """Releases everything but what says otherwise in its first bytes."""
 
-    def deidentify(self, part10: bytes) -> Result:
+    def deidentify(self, part10: bytes, patient: Patient | None = None) -> Result:
         if part10.startswith(b"QUARANTINE"):
             return Result(Outcome.QUARANTINED, "BURNED_IN")
         if part10.startswith(b"CRASH"):
@@ -133,6 +134,8 @@ class World:
         self.pacs, self.keys, self.access, self.store = FakePacs(), FakeKeys(), FakeAccess(), MemoryStore()
         self.locators: dict[UUID, InstanceLocator] = {}
         self.held_back: dict[UUID, tuple[Outcome, str]] = {}
+        self.changing: set[UUID] = set()
+        self.sizes: dict[UUID, int] = {}
         self.now = 1_000_000.0
         self.build()
 
@@ -143,7 +146,9 @@ class World:
         self.book = RequestBook(self.spool, self.journal, lambda: self.now, get.limits)
         sealer = ThreadSealer(FakeDeidentifier)
         limits = EngineLimits(get.retrievals, get.stall_seconds)
-        self.engine = StagingEngine(self.pacs, self.locators_of, self.keys, sealer, self.spool, self.book, limits, self.hold_back)
+        self.engine = StagingEngine(
+            self.pacs, self.locators_of, self.keys, sealer, self.spool, self.book, limits, self.hold_back, self.sizes.__setitem__
+        )
         self.service = StagingService(
             AUTHORITY,
             Rechecker(self.access, RECHECK_SECONDS, lambda: self.now),
@@ -158,8 +163,13 @@ class World:
         self.journal.start()
         self.engine.start()
 
-    def locators_of(self, guids: Sequence[UUID]) -> dict[UUID, InstanceLocator]:
-        return {guid: self.locators[guid] for guid in guids if guid in self.locators}
+    def locators_of(self, guids: Sequence[UUID]) -> dict[UUID, Located | None]:
+        known = {guid: Located(self.locators[guid], None) for guid in guids if guid in self.locators}
+        return {guid: None if guid in self.changing else located for guid, located in known.items()}
+
+    def forget(self, guids: Sequence[UUID]) -> None:
+        self.engine.forget(guids)
+        self.spool.forget(guids)
 
     def hold_back(self, guid: UUID, outcome: Outcome, reason: str) -> None:
         self.held_back[guid] = outcome, reason

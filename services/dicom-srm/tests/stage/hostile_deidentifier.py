@@ -3,13 +3,14 @@
 import os
 import time
 
+from mdm_deid import Patient
 from mdm_deid.outcome import Outcome, Result
 
 
 class Hostile:
     """Dies, hangs or releases."""
 
-    def deidentify(self, part10: bytes) -> Result:
+    def deidentify(self, part10: bytes, patient: Patient | None = None) -> Result:
         if part10 == b"die":
             os._exit(3)
         if part10 == b"hang":

@@ -27,7 +27,7 @@ def hostile(monkeypatch):
 def test_a_sealed_file_opens_with_its_key_and_guid_only(make_sealer, hostile, tmp_path):
     sealer = make_sealer(hostile.Hostile)
     guid = uuid4()
-    sealed = sealer.seal(b"pixels", guid, KEY, tmp_path / "part").result(30)
+    sealed = sealer.seal(b"pixels", None, guid, KEY, tmp_path / "part").result(30)
     sealer.close()
     ciphertext = (tmp_path / "part").read_bytes()
     assert (sealed.state, sealed.size) == (None, len(ciphertext))
@@ -40,9 +40,9 @@ def test_a_sealed_file_opens_with_its_key_and_guid_only(make_sealer, hostile, tm
 @pytest.mark.parametrize("content", [b"die", b"hang"])
 def test_a_worker_that_dies_or_hangs_costs_one_image(content, hostile, tmp_path):
     sealer = ProcessSealer(hostile.Hostile, 1, timeout=2)
-    assert sealer.seal(b"good", uuid4(), KEY, tmp_path / "1").result(30).state is None
-    assert sealer.seal(content, uuid4(), KEY, tmp_path / "2").result(30).reason == "STAGING_WORKER_LOST"
-    assert sealer.seal(b"good", uuid4(), KEY, tmp_path / "3").result(30).state is None
+    assert sealer.seal(b"good", None, uuid4(), KEY, tmp_path / "1").result(30).state is None
+    assert sealer.seal(content, None, uuid4(), KEY, tmp_path / "2").result(30).reason == "STAGING_WORKER_LOST"
+    assert sealer.seal(b"good", None, uuid4(), KEY, tmp_path / "3").result(30).state is None
     sealer.close()
 
 
@@ -60,18 +60,18 @@ def test_a_disk_that_refuses_is_told_apart(number, state, hostile, tmp_path, mon
         raise OSError(number, "refused")
 
     monkeypatch.setattr(seal_module, "_write", refuse)
-    assert seal_module.seal(hostile.Hostile(), b"x", uuid4(), KEY, tmp_path / "part").state == state
+    assert seal_module.seal(hostile.Hostile(), b"x", None, uuid4(), KEY, tmp_path / "part").state == state
 
 
 def test_nothing_is_written_over(hostile, tmp_path):
     (tmp_path / "part").write_bytes(b"before")
-    assert seal_module.seal(hostile.Hostile(), b"x", uuid4(), KEY, tmp_path / "part").state == "INTERNAL_ERROR"
+    assert seal_module.seal(hostile.Hostile(), b"x", None, uuid4(), KEY, tmp_path / "part").state == "INTERNAL_ERROR"
     assert (tmp_path / "part").read_bytes() == b"before"
 
 
 def test_large_files_are_encrypted_in_segments(hostile, tmp_path):
     content = os.urandom(3 * stream.SEGMENT_SIZE)
     guid = uuid4()
-    sealed = seal_module.seal(hostile.Hostile(), content, guid, KEY, tmp_path / "part")
+    sealed = seal_module.seal(hostile.Hostile(), content, None, guid, KEY, tmp_path / "part")
     assert sealed.size == stream.ciphertext_size(len(content) + 132)
     assert stream.decrypt(KEY, guid.bytes, (tmp_path / "part").read_bytes())[132:] == content

@@ -18,7 +18,7 @@ from mdm.srm.v1 import srm_pb2, srm_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from mdm_crypto import stream
 from mdm_deid import Deidentifier, Profile, Pseudonymiser
 from mdm_dicom_srm.composition import build_stage
-from mdm_dicom_srm.pacs.port import InstanceLocator
+from mdm_dicom_srm.pacs.port import InstanceLocator, Located
 from mdm_dicom_srm.stage.sealing import worker as worker_module
 from mdm_dicom_srm.stage.settings import SpoolSettings
 from mdm_service import database as databases
@@ -51,7 +51,7 @@ class Site:
             authority="hospital-a",
             pool=pool,
             pacs=self.pacs,
-            locators_of=lambda guids: {guid: self.locators[guid] for guid in guids if guid in self.locators},
+            locators_of=lambda guids: {guid: Located(self.locators[guid], None) for guid in guids if guid in self.locators},
             hold_back=lambda *_: False,
             keys=self.keys,
             access=self.access,
@@ -182,7 +182,7 @@ def test_a_released_file_cannot_be_read_but_one_being_read_can_be_read_to_its_en
     size = len(next(reading).data)
     released = site.srm().ReleaseFiles(srm_pb2.ReleaseFilesRequest(token=token))
     assert [f.status for f in released.files] == [srm_pb2.STATUS_CODE_RELEASED]
-    site.stage.service.forget([guid])
+    site.stage.forget([guid])
     assert size + sum(len(message.data) for message in reading) == file.size
     with pytest.raises(grpc.RpcError) as caught:
         site.read(file.turl)

@@ -375,10 +375,39 @@ def test_a_staged_file_that_vanished_is_told_and_staged_anew(world):
     guid = world.image()
     token = world.get([guid])
     world.settled(ALICE, token)
-    world.service.forget([guid])
+    world.forget([guid])
     with pytest.raises(Unavailable):
         world.service.open(ALICE, token, guid)
     assert world.settled(ALICE, world.get([guid])) == ["FILE_PINNED"]
+
+
+def test_what_changes_while_it_is_retrieved_does_not_become_visible(world, until):
+    guid, other = world.images(2)
+    world.pacs.gate.clear()
+    token = world.get([guid, other])
+    until(lambda: world.pacs.retrievals)
+    world.forget([guid])
+    world.pacs.gate.set()
+    assert world.settled(ALICE, token) == ["FILE_UNAVAILABLE", "FILE_PINNED"]
+    assert not (world.directory / str(guid)).exists()
+    assert world.settled(ALICE, world.get([guid])) == ["FILE_PINNED"]
+
+
+def test_what_is_being_described_anew_can_be_asked_for_later(world):
+    guid = world.image()
+    world.changing.add(guid)
+    token = world.get([guid])
+    assert world.settled(ALICE, token) == ["FILE_UNAVAILABLE"]
+    assert world.service.status(ALICE, token).files[0].reason == "DESCRIBED_ANEW"
+    assert world.pacs.retrievals == []
+    world.changing.clear()
+    assert world.settled(ALICE, world.get([guid])) == ["FILE_PINNED"]
+
+
+def test_the_size_that_users_get_is_told(world):
+    guid = world.image(content=b"PATIENTDOE pixels")
+    world.settled(ALICE, world.get([guid]))
+    assert world.sizes == {guid: 128 + len(b"DICManonymous: pixels")}
 
 
 def test_changes_are_kept_while_the_database_is_away(world):

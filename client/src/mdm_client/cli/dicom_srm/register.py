@@ -1,4 +1,4 @@
-"""The command for a site's operators: register."""
+"""Commands for a site's operators: register, conflicts."""
 
 import re
 import time
@@ -18,7 +18,7 @@ from mdm_client.fetch.srm import MAX_STUDIES, SrmClient
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_UID = 64
-_UNDER_WAY = ("RECEIVED", "KEYED", "DESCRIBED")
+_UNDER_WAY = ("RECEIVED", "KEYED", "DESCRIBED", "REMOVING")
 _BAD = ("FAILED", "QUARANTINED")
 _POLL_SECONDS = 0.5
 
@@ -33,7 +33,10 @@ _POLL_SECONDS = 0.5
 @common_options
 @click.pass_context
 def register(context: click.Context, studies: tuple[str, ...], site: str, wait: bool, timeout: float) -> int:
-    """Make the images of a study visible on the grid (operators only; most register by themselves)."""
+    """Make the images of a study visible on the grid (operators only; most register by themselves).
+
+    Images that are visible already are described again as the PACS has them now: what catalog, metadata or keystores lost comes back.
+    """
     run = session(context)
     uids = list(dict.fromkeys(studies))
     for uid in uids:
@@ -55,11 +58,29 @@ def register(context: click.Context, studies: tuple[str, ...], site: str, wait: 
             if run.as_json:
                 print_json(facts)
             else:
-                print_line(f"{uid}: {result.queued} images queued, {result.known} known already")
+                print_line(f"{uid}: {result.queued} images queued, {result.known} under way already")
     code = exit_code_of_items(len(uids), failures)
     if wait and accepted:
         return _report(_wait(srm, accepted, timeout), before, run.as_json) or code
     return code
+
+
+@click.command()
+@click.option("--site", default="", help="Which site; needed where several are configured.")
+@common_options
+@click.pass_context
+def conflicts(context: click.Context, site: str) -> int:
+    """List patients, studies and series of which images state different values (operators only).
+
+    An entry has the value that most of its images state. The values are not shown: they may identify.
+    """
+    run = session(context)
+    for item in run.client(context).srm(site).conflicts():
+        if run.as_json:
+            print_json({"collection": item.collection, "key": item.key, "attributes": list(item.attributes)})
+        else:
+            print_line(f"{item.collection} {item.key}: {', '.join(item.attributes)}")
+    return 0
 
 
 def _counts(srm: SrmClient, uids: list[str]) -> Counter[str]:

@@ -12,6 +12,7 @@ from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result
 from mdm_deid.rules.facts import METHOD, METHOD_CODES
+from mdm_deid.rules.patient import Patient
 from mdm_deid.rules.profile import Profile
 from mdm_deid.text.term import term_spans
 
@@ -39,8 +40,8 @@ _LONGEST_SEARCH, _SEARCHES = 8 << 30, 64
 class Deidentifies(Protocol):
     """What the check stands behind; `mdm_deid.Deidentifier` is one."""
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
-        """Return the released file or why it is not released."""
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
+        """Return the released file or why it is not released; `patient` is of whom its study is, if that is known."""
         ...
 
 
@@ -51,9 +52,9 @@ class CheckedDeidentifier:
         self._deidentifier = deidentifier
         self._case = NeedleCase(profile)
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
         """De-identify a file; QUARANTINED with reason `self_check` if the check finds anything. Never raises for bad input."""
-        result = self._deidentifier.deidentify(part10)
+        result = self._deidentifier.deidentify(part10, patient)
         if result.outcome is not Outcome.RELEASED or result.data is None:
             return result
         found = self.leaks(part10, result.data, same_pixels=not result.pixel_rule)

@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from mdm_deid.cli.report import Entry
 from mdm_deid.cli.worker import Order, Task
 from mdm_deid.outcome import Outcome
+from mdm_deid.rules.patient import Look, Patient, Seen
 
 _START_SECONDS = 60.0
 
@@ -51,31 +54,50 @@ def find_files(inputs: Sequence[Path], output: Path) -> list[Task]:
 def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Iterator[Entry]:
     """Yield the outcome of every task as it comes, from `jobs` processes; `timeout` seconds for a file are too many.
 
+    Every file is looked at first: of which patient a study is follows from all its files, not from which comes first.
+
     Raises:
         WorkerNotStarted: before anything was done, or when a lost worker cannot be replaced.
     """
-    todo = iter(tasks)
     workers: list[_Worker] = []
     try:
         for number in range(min(jobs, len(tasks))):
             workers.append(_Worker(order, number))
-        busy = [worker for worker in workers if worker.take(next(todo, None))]
-        while busy:
-            now = time.monotonic()
-            deadline = min(worker.began for worker in busy) + timeout
-            ready = wait([worker.pipe for worker in busy], max(0.0, deadline - now))
-            for worker in list(busy):
-                if worker.pipe in ready:
-                    yield worker.answer()
-                elif time.monotonic() - worker.began > timeout:
-                    yield worker.lose("timeout")
-                else:
-                    continue
-                if not worker.take(next(todo, None)):
-                    busy.remove(worker)
+        looks = [Look(task.number, task.path) for task in tasks]
+        said = {answer.number: answer.said for answer in _each(workers, looks, timeout) if isinstance(answer, Seen) and answer.said}
+        patients = _patients(order, said.values())
+        whole = (replace(task, patient=patients[said[task.number][0]]) if task.number in said else task for task in tasks)
+        yield from (answer for answer in _each(workers, whole, timeout) if isinstance(answer, Entry))
     finally:
         for worker in workers:
             worker.end()
+
+
+def _patients(order: Order, said: Iterable[tuple[str, Patient]]) -> dict[str, Patient]:
+    """Return of whom each study is."""
+    studies: defaultdict[str, list[Patient]] = defaultdict(list)
+    for study, patient in said:
+        studies[study].append(patient)
+    return {study: order.patient_ids.majority(patients) for study, patients in studies.items()}
+
+
+def _each(workers: Sequence["_Worker"], requests: Iterable[Task | Look], timeout: float) -> Iterator[Entry | Seen]:
+    """Yield the answer to every request as it comes."""
+    todo = iter(requests)
+    busy = [worker for worker in workers if worker.take(next(todo, None))]
+    while busy:
+        now = time.monotonic()
+        deadline = min(worker.began for worker in busy) + timeout
+        ready = wait([worker.pipe for worker in busy], max(0.0, deadline - now))
+        for worker in list(busy):
+            if worker.pipe in ready:
+                yield worker.answer()
+            elif time.monotonic() - worker.began > timeout:
+                yield worker.lose("timeout")
+            else:
+                continue
+            if not worker.take(next(todo, None)):
+                busy.remove(worker)
 
 
 class _Worker:
@@ -84,7 +106,7 @@ class _Worker:
     def __init__(self, order: Order, number: int) -> None:
         self._order = order
         self._part = order.output / f".mdm-deid-{os.getpid()}-{number}.part"
-        self._task: Task | None = None
+        self._task: Task | Look | None = None
         self.began = 0.0
         self._start()
 
@@ -103,7 +125,7 @@ class _Worker:
             self.end()
             raise WorkerNotStarted from None
 
-    def take(self, task: Task | None) -> bool:
+    def take(self, task: Task | Look | None) -> bool:
         """Hand over the next task; tell whether there was one."""
         self._task, self.began = task, time.monotonic()
         if task is not None:
@@ -112,11 +134,11 @@ class _Worker:
                 self.pipe.send(task)
         return task is not None
 
-    def answer(self) -> Entry:
+    def answer(self) -> Entry | Seen:
         """Return the worker's answer, which is there; a worker that died is replaced."""
         try:
-            entry: Entry = self.pipe.recv()
-            return entry
+            answer: Entry | Seen = self.pipe.recv()
+            return answer
         except (EOFError, OSError):
             return self.lose("worker_lost")
 

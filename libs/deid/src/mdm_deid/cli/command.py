@@ -19,6 +19,7 @@ from mdm_deid.encoding.pydicom_log import silence_pydicom
 from mdm_deid.outcome import Malformed, Outcome, ProfileError
 from mdm_deid.pixels.blanking import Uncleanable
 from mdm_deid.pixels.rule import SHIPPED, PixelRules
+from mdm_deid.rules.patient import PatientIdError, PatientIdRule, load_rule
 from mdm_deid.rules.profile import SHIPPED as SHIPPED_PROFILES
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
@@ -57,6 +58,7 @@ class _WithPreview(click.Command):
 )
 @click.option("--secret-file", metavar="FILE", type=_FILE, help="At least 32 random bytes that pseudonyms follow from; else new ones.")
 @_PIXEL_RULES
+@click.option("--patient-ids", metavar="FILE", type=_FILE, help="TOML with [patient_id], such as the site's: how Patient IDs are compared.")
 @click.option("--report", "report_path", metavar="FILE", type=_FILE, help="Write a JSON line per file; nothing in it identifies.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes at work.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds after which a file has failed.")
@@ -70,6 +72,7 @@ def deid(
     profile: str,
     secret_file: Path | None,
     rules: str,
+    patient_ids: Path | None,
     report_path: Path | None,
     jobs: int,
     timeout: float,
@@ -79,10 +82,13 @@ def deid(
     """De-identify DICOM files by PS3.15 Annex E, without any server.
 
     Each IN is a file or a directory. Output files are named after their new identifiers. What is not released is listed with its
-    reason: FILTERED by policy, QUARANTINED for a person to look at, FAILED. Equal secrets give equal pseudonyms, UIDs and dates.
+    reason: FILTERED by policy, QUARANTINED for a person to look at, FAILED. Equal secrets give equal pseudonyms, UIDs and dates. The files
+    of a study are of one patient: of whom most of them are.
     """
     as_json = as_json or bool(getattr(context.obj, "as_json", False))
-    order = Order(_profile(profile), _pseudonymiser(secret_file), _rules(rules), _directory(output), check=not no_check)
+    order = Order(
+        _profile(profile), _pseudonymiser(secret_file), _rules(rules), _directory(output), not no_check, _patient_ids(patient_ids)
+    )
     if secret_file is None:
         _tell("no --secret-file: no other run will give the pseudonyms, UIDs and dates of this one", "ONE_OFF_SECRET", as_json)
     tasks = find_files(inputs, order.output)
@@ -160,6 +166,13 @@ def _rules(name: str) -> PixelRules:
         return PixelRules.load(name)
     except (ProfileError, OSError) as error:
         raise click.UsageError(f"--pixel-rules: {error}") from error
+
+
+def _patient_ids(path: Path | None) -> PatientIdRule:
+    try:
+        return load_rule(path) if path else PatientIdRule()
+    except (PatientIdError, OSError) as error:
+        raise click.UsageError(f"--patient-ids: {error}") from error
 
 
 def _pseudonymiser(secret_file: Path | None) -> Pseudonymiser:

@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mdm_deid.encoding.pydicom_log import silence_pydicom
 from mdm_deid.outcome import Outcome, Result
 from mdm_deid.pixels.rule import PixelRules
 from mdm_deid.rules.facts import PATIENT_ID, SOP_INSTANCE, STUDY, facts_of_bytes
+from mdm_deid.rules.patient import Look, Patient, PatientIdRule, Seen, patient_of
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 
@@ -38,16 +39,18 @@ class Order:
     pixels: PixelRules
     output: Path
     check: bool = True
+    patient_ids: PatientIdRule = field(default_factory=PatientIdRule)
     memory: int = 4 << 30
 
 
 @dataclass(frozen=True)
 class Task:
-    """One file; `named` tells a file that was asked for from one that was found in a directory."""
+    """One file; `named` tells a file that was asked for from one that was found in a directory; `patient` is of whom its study is."""
 
     number: int
     path: Path
     named: bool
+    patient: Patient | None = None
 
 
 class Refused(Exception):
@@ -65,8 +68,21 @@ class FileWorker:
         """Write each file as `part` first; it gets its name only when it is whole and checked."""
         self._order = order
         self._part = part
-        self._deidentifier = Deidentifier(order.profile, order.pseudonymiser, order.pixels)
+        self._deidentifier = Deidentifier(order.profile, order.pseudonymiser, order.pixels, order.patient_ids)
         self._check = CheckedDeidentifier(self._deidentifier, order.profile) if order.check else None
+
+    def answer(self, request: Task | Look) -> Entry | Seen:
+        """Return the outcome for a file, or what it says; never raises."""
+        return self.look(request) if isinstance(request, Look) else self.run(request)
+
+    def look(self, request: Look) -> Seen:
+        """Return what a file says, whatever it is; never raises."""
+        try:
+            said = patient_of(map_file(request.path))
+        # Why it cannot be read is told when it is de-identified.
+        except Exception:
+            said = None
+        return Seen(request.number, said if said and said[0] else None)
 
     def run(self, task: Task) -> Entry:
         """Return the outcome for a file, whatever it is; never raises."""
@@ -87,7 +103,7 @@ class FileWorker:
         if not task.named and task.path.is_symlink() and task.path.is_dir():
             return Entry(task.number, Outcome.FILTERED, "linked_directory")
         content = map_file(task.path)
-        result = self._deidentifier.deidentify(content)
+        result = self._deidentifier.deidentify(content, task.patient)
         if result.reason == "not_part10" and not task.named:
             return Entry(task.number, Outcome.FILTERED, "not_dicom")
         if result.outcome is not Outcome.RELEASED or result.data is None:
@@ -199,7 +215,7 @@ def main(descriptor: int) -> None:
             worker = FileWorker(order, part)
             pipe.send(None)
             while True:
-                pipe.send(worker.run(pipe.recv()))
+                pipe.send(worker.answer(pipe.recv()))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 

@@ -28,7 +28,6 @@ from mdm_deid.rules.operation import Kind, Level, Op, Rules
 from mdm_deid.rules.payload import Payload, patched
 from mdm_deid.rules.private import PrivateAttribute, is_sequence
 from mdm_deid.rules.profile import Profile
-from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.replacement import Replacements
 from mdm_deid.rules.sweep import Sweeper
 from mdm_deid.text.cleaner import Cleaner, fit
@@ -52,8 +51,7 @@ class Pass:
         self,
         data: memoryview,
         rules: Rules,
-        pseudonymiser: Pseudonymiser,
-        offset_days: int,
+        replacements: Replacements,
         facts: Facts,
         payload: Payload,
         cleaner: Cleaner | None = None,
@@ -62,7 +60,7 @@ class Pass:
         """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
-        self._replacements = Replacements(pseudonymiser, offset_days, facts.patient())
+        self._replacements = replacements
         self._payload = payload
         self._facts = facts
         self._charset = facts.charset

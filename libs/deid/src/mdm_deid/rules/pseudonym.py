@@ -69,9 +69,10 @@ class Pseudonymiser:
         """
         return "I" + base64.b32encode(_mac(self._identifier, original.strip())[:10]).decode("ascii")[:15]
 
-    def guid(self, sop_instance_uid: str) -> uuid.UUID:
-        """Return the instance's grid name, a version 8 UUID (RFC 9562)."""
-        value = int.from_bytes(_mac(self._guid, sop_instance_uid)[:16], "big")
+    def guid(self, sop_instance_uid: str, generation: int = 0) -> uuid.UUID:
+        """Return the instance's grid name, a version 8 UUID (RFC 9562); each generation has another, and none tells the next."""
+        parts = (sop_instance_uid, str(generation)) if generation else (sop_instance_uid,)
+        value = int.from_bytes(_mac(self._guid, *parts)[:16], "big")
         value = value & ~(0xF << 76) | 8 << 76
         return uuid.UUID(int=value & ~(0x3 << 62) | 2 << 62)
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mdm.common.v1 import common_pb2 as mdm_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmdm/srm/v1/registration.proto\x12\nmdm.srm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amdm/common/v1/common.proto\"5\n\x16RegisterStudiesRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"C\n\x17RegisterStudiesResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.mdm.srm.v1.StudyResult\"W\n\x0bStudyResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x0e\n\x06queued\x18\x02 \x01(\x05\x12\r\n\x05known\x18\x03 \x01(\x05\"<\n\x1dGetRegistrationSummaryRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"H\n\x1eGetRegistrationSummaryResponse\x12&\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x16.mdm.srm.v1.StateCount\"I\n\nStateCount\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xce\x01\n\x0cRegistration\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bmodify_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x18ListRegistrationsRequest\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListRegistrationsResponse\x12/\n\rregistrations\x18\x01 \x03(\x0b\x32\x18.mdm.srm.v1.Registration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x19RetryRegistrationsRequest\x12\r\n\x05guids\x18\x01 \x03(\t\"I\n\x1aRetryRegistrationsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus*\x9e\x02\n\x11RegistrationState\x12\"\n\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREGISTRATION_STATE_RECEIVED\x10\x01\x12\x1c\n\x18REGISTRATION_STATE_KEYED\x10\x02\x12 \n\x1cREGISTRATION_STATE_DESCRIBED\x10\x03\x12 \n\x1cREGISTRATION_STATE_PUBLISHED\x10\x04\x12\x1f\n\x1bREGISTRATION_STATE_FILTERED\x10\x05\x12\"\n\x1eREGISTRATION_STATE_QUARANTINED\x10\x06\x12\x1d\n\x19REGISTRATION_STATE_FAILED\x10\x07\x32\xbd\x03\n\x13RegistrationService\x12_\n\x0fRegisterStudies\x12\".mdm.srm.v1.RegisterStudiesRequest\x1a#.mdm.srm.v1.RegisterStudiesResponse\"\x03\x90\x02\x02\x12t\n\x16GetRegistrationSummary\x12).mdm.srm.v1.GetRegistrationSummaryRequest\x1a*.mdm.srm.v1.GetRegistrationSummaryResponse\"\x03\x90\x02\x01\x12\x65\n\x11ListRegistrations\x12$.mdm.srm.v1.ListRegistrationsRequest\x1a%.mdm.srm.v1.ListRegistrationsResponse\"\x03\x90\x02\x01\x12h\n\x12RetryRegistrations\x12%.mdm.srm.v1.RetryRegistrationsRequest\x1a&.mdm.srm.v1.RetryRegistrationsResponse\"\x03\x90\x02\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmdm/srm/v1/registration.proto\x12\nmdm.srm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amdm/common/v1/common.proto\"5\n\x16RegisterStudiesRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"C\n\x17RegisterStudiesResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.mdm.srm.v1.StudyResult\"W\n\x0bStudyResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x0e\n\x06queued\x18\x02 \x01(\x05\x12\r\n\x05known\x18\x03 \x01(\x05\"<\n\x1dGetRegistrationSummaryRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"H\n\x1eGetRegistrationSummaryResponse\x12&\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x16.mdm.srm.v1.StateCount\"I\n\nStateCount\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xce\x01\n\x0cRegistration\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bmodify_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x18ListRegistrationsRequest\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListRegistrationsResponse\x12/\n\rregistrations\x18\x01 \x03(\x0b\x32\x18.mdm.srm.v1.Registration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x19RetryRegistrationsRequest\x12\r\n\x05guids\x18\x01 \x03(\t\x12\x11\n\tpublished\x18\x02 \x01(\x08\"I\n\x1aRetryRegistrationsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"=\n\x14ListConflictsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x15ListConflictsResponse\x12\'\n\tconflicts\x18\x01 \x03(\x0b\x32\x14.mdm.srm.v1.Conflict\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x08\x43onflict\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nattributes\x18\x03 \x03(\t*\xdf\x02\n\x11RegistrationState\x12\"\n\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREGISTRATION_STATE_RECEIVED\x10\x01\x12\x1c\n\x18REGISTRATION_STATE_KEYED\x10\x02\x12 \n\x1cREGISTRATION_STATE_DESCRIBED\x10\x03\x12 \n\x1cREGISTRATION_STATE_PUBLISHED\x10\x04\x12\x1f\n\x1bREGISTRATION_STATE_FILTERED\x10\x05\x12\"\n\x1eREGISTRATION_STATE_QUARANTINED\x10\x06\x12\x1d\n\x19REGISTRATION_STATE_FAILED\x10\x07\x12\x1f\n\x1bREGISTRATION_STATE_REMOVING\x10\x08\x12\x1e\n\x1aREGISTRATION_STATE_REMOVED\x10\t2\x98\x04\n\x13RegistrationService\x12_\n\x0fRegisterStudies\x12\".mdm.srm.v1.RegisterStudiesRequest\x1a#.mdm.srm.v1.RegisterStudiesResponse\"\x03\x90\x02\x02\x12t\n\x16GetRegistrationSummary\x12).mdm.srm.v1.GetRegistrationSummaryRequest\x1a*.mdm.srm.v1.GetRegistrationSummaryResponse\"\x03\x90\x02\x01\x12\x65\n\x11ListRegistrations\x12$.mdm.srm.v1.ListRegistrationsRequest\x1a%.mdm.srm.v1.ListRegistrationsResponse\"\x03\x90\x02\x01\x12h\n\x12RetryRegistrations\x12%.mdm.srm.v1.RetryRegistrationsRequest\x1a&.mdm.srm.v1.RetryRegistrationsResponse\"\x03\x90\x02\x00\x12Y\n\rListConflicts\x12 .mdm.srm.v1.ListConflictsRequest\x1a!.mdm.srm.v1.ListConflictsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,8 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRATIONSERVICE'].methods_by_name['ListRegistrations']._serialized_options = b'\220\002\001'
   _globals['_REGISTRATIONSERVICE'].methods_by_name['RetryRegistrations']._loaded_options = None
   _globals['_REGISTRATIONSERVICE'].methods_by_name['RetryRegistrations']._serialized_options = b'\220\002\000'
-  _globals['_REGISTRATIONSTATE']._serialized_start=1075
-  _globals['_REGISTRATIONSTATE']._serialized_end=1361
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['ListConflicts']._loaded_options = None
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['ListConflicts']._serialized_options = b'\220\002\001'
+  _globals['_REGISTRATIONSTATE']._serialized_start=1313
+  _globals['_REGISTRATIONSTATE']._serialized_end=1664
   _globals['_REGISTERSTUDIESREQUEST']._serialized_start=106
   _globals['_REGISTERSTUDIESREQUEST']._serialized_end=159
   _globals['_REGISTERSTUDIESRESPONSE']._serialized_start=161
@@ -62,9 +64,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREGISTRATIONSRESPONSE']._serialized_start=852
   _globals['_LISTREGISTRATIONSRESPONSE']._serialized_end=953
   _globals['_RETRYREGISTRATIONSREQUEST']._serialized_start=955
-  _globals['_RETRYREGISTRATIONSREQUEST']._serialized_end=997
-  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_start=999
-  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_end=1072
-  _globals['_REGISTRATIONSERVICE']._serialized_start=1364
-  _globals['_REGISTRATIONSERVICE']._serialized_end=1809
+  _globals['_RETRYREGISTRATIONSREQUEST']._serialized_end=1016
+  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_start=1018
+  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_end=1091
+  _globals['_LISTCONFLICTSREQUEST']._serialized_start=1093
+  _globals['_LISTCONFLICTSREQUEST']._serialized_end=1154
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=1156
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=1245
+  _globals['_CONFLICT']._serialized_start=1247
+  _globals['_CONFLICT']._serialized_end=1310
+  _globals['_REGISTRATIONSERVICE']._serialized_start=1667
+  _globals['_REGISTRATIONSERVICE']._serialized_end=2203
 # @@protoc_insertion_point(module_scope)

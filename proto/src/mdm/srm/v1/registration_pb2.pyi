@@ -43,6 +43,10 @@ class _RegistrationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reg
     """A person must decide."""
     REGISTRATION_STATE_FAILED: _RegistrationState.ValueType  # 7
     """Given up after its retries; can be queued again."""
+    REGISTRATION_STATE_REMOVING: _RegistrationState.ValueType  # 8
+    """Being taken back from catalog, metadata and keystores: its instance changed patient, may not be released any more, or lost its key."""
+    REGISTRATION_STATE_REMOVED: _RegistrationState.ValueType  # 9
+    """Taken back; its GUID and its key stay dead. The instance may have another registration with a newer GUID."""
 
 class RegistrationState(_RegistrationState, metaclass=_RegistrationStateEnumTypeWrapper):
     """State of a registration."""
@@ -63,6 +67,10 @@ REGISTRATION_STATE_QUARANTINED: RegistrationState.ValueType  # 6
 """A person must decide."""
 REGISTRATION_STATE_FAILED: RegistrationState.ValueType  # 7
 """Given up after its retries; can be queued again."""
+REGISTRATION_STATE_REMOVING: RegistrationState.ValueType  # 8
+"""Being taken back from catalog, metadata and keystores: its instance changed patient, may not be released any more, or lost its key."""
+REGISTRATION_STATE_REMOVED: RegistrationState.ValueType  # 9
+"""Taken back; its GUID and its key stay dead. The instance may have another registration with a newer GUID."""
 Global___RegistrationState: _TypeAlias = RegistrationState  # noqa: Y015
 
 @_typing.final
@@ -123,9 +131,9 @@ class StudyResult(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
-    """Instances newly queued."""
+    """Instances queued: new, changed, or to be described again."""
     known: _builtins.int
-    """Instances that were already registered or queued."""
+    """Instances that were under way already."""
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
         """Outcome for this study."""
@@ -330,6 +338,9 @@ class RetryRegistrationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GUIDS_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    published: _builtins.bool
+    """Describe published ones again, too, with the headers that the PACS has now: what was lost of them is put back."""
     @_builtins.property
     def guids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000 GUIDs."""
@@ -338,10 +349,11 @@ class RetryRegistrationsRequest(_message.Message):
         self,
         *,
         guids: _abc.Iterable[_builtins.str] | None = ...,
+        published: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guids", b"guids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guids", b"guids", "published", b"published"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,3 +382,89 @@ class RetryRegistrationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryRegistrationsResponse: _TypeAlias = RetryRegistrationsResponse  # noqa: Y015
+
+@_typing.final
+class ListConflictsRequest(_message.Message):
+    """Request of ListConflicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Per page, 1 to 1,000; 0 means 1,000."""
+    page_token: _builtins.str
+    """From the previous page; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConflictsRequest: _TypeAlias = ListConflictsRequest  # noqa: Y015
+
+@_typing.final
+class ListConflictsResponse(_message.Message):
+    """Response of ListConflicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty when this is the last page."""
+    @_builtins.property
+    def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Conflict]:
+        """In order of collection and key."""
+
+    def __init__(
+        self,
+        *,
+        conflicts: _abc.Iterable[Global___Conflict] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConflictsResponse: _TypeAlias = ListConflictsResponse  # noqa: Y015
+
+@_typing.final
+class Conflict(_message.Message):
+    """An entry of which instances state different values. It holds the value that most of them state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Its collection within the site: patients, studies or series."""
+    key: _builtins.str
+    """Its key, a pseudonym."""
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The attributes, in order."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        key: _builtins.str = ...,
+        attributes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Conflict: _TypeAlias = Conflict  # noqa: Y015

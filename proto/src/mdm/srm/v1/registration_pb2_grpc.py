@@ -55,6 +55,11 @@ class RegistrationServiceStub:
                 request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.RetryRegistrationsRequest.SerializeToString,
                 response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.RetryRegistrationsResponse.FromString,
                 _registered_method=True)
+        self.ListConflicts = channel.unary_unary(
+                '/mdm.srm.v1.RegistrationService/ListConflicts',
+                request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsResponse.FromString,
+                _registered_method=True)
 
 
 class RegistrationServiceServicer:
@@ -62,7 +67,8 @@ class RegistrationServiceServicer:
     """
 
     def RegisterStudies(self, request, context):
-        """Queues every instance of studies that the PACS holds. Returns when they are durably queued. Instances already registered are left.
+        """Queues every instance of studies that the PACS holds. Returns when they are durably queued. What is published already is judged and
+        described again: what catalog, metadata or keystores lost is put back; an instance whose key was destroyed comes back under a new GUID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +89,14 @@ class RegistrationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryRegistrations(self, request, context):
-        """Queues failed or quarantined registrations again.
+        """Queues failed or quarantined registrations again, and published ones if asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConflicts(self, request, context):
+        """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +124,11 @@ def add_RegistrationServiceServicer_to_server(servicer, server):
                     servicer.RetryRegistrations,
                     request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.RetryRegistrationsRequest.FromString,
                     response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.RetryRegistrationsResponse.SerializeToString,
+            ),
+            'ListConflicts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConflicts,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +240,33 @@ class RegistrationService:
             '/mdm.srm.v1.RegistrationService/RetryRegistrations',
             mdm_dot_srm_dot_v1_dot_registration__pb2.RetryRegistrationsRequest.SerializeToString,
             mdm_dot_srm_dot_v1_dot_registration__pb2.RetryRegistrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConflicts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.RegistrationService/ListConflicts',
+            mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsResponse.FromString,
             options,
             channel_credentials,
             insecure,

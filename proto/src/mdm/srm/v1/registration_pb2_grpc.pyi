@@ -34,13 +34,17 @@ class RegistrationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegistrationServiceAsyncStub: ...
     RegisterStudies: _grpc.UnaryUnaryMultiCallable[_registration_pb2.RegisterStudiesRequest, _registration_pb2.RegisterStudiesResponse]
-    """Queues every instance of studies that the PACS holds. Returns when they are durably queued. Instances already registered are left."""
+    """Queues every instance of studies that the PACS holds. Returns when they are durably queued. What is published already is judged and
+    described again: what catalog, metadata or keystores lost is put back; an instance whose key was destroyed comes back under a new GUID.
+    """
     GetRegistrationSummary: _grpc.UnaryUnaryMultiCallable[_registration_pb2.GetRegistrationSummaryRequest, _registration_pb2.GetRegistrationSummaryResponse]
     """Counts registrations by state."""
     ListRegistrations: _grpc.UnaryUnaryMultiCallable[_registration_pb2.ListRegistrationsRequest, _registration_pb2.ListRegistrationsResponse]
     """Lists registrations page by page in order of GUID: what is in quarantine and why, what failed."""
     RetryRegistrations: _grpc.UnaryUnaryMultiCallable[_registration_pb2.RetryRegistrationsRequest, _registration_pb2.RetryRegistrationsResponse]
-    """Queues failed or quarantined registrations again."""
+    """Queues failed or quarantined registrations again, and published ones if asked."""
+    ListConflicts: _grpc.UnaryUnaryMultiCallable[_registration_pb2.ListConflictsRequest, _registration_pb2.ListConflictsResponse]
+    """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify."""
 
 @_typing.type_check_only
 class RegistrationServiceAsyncStub(RegistrationServiceStub):
@@ -48,13 +52,17 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterStudies: _aio.UnaryUnaryMultiCallable[_registration_pb2.RegisterStudiesRequest, _registration_pb2.RegisterStudiesResponse]  # type: ignore[assignment]
-    """Queues every instance of studies that the PACS holds. Returns when they are durably queued. Instances already registered are left."""
+    """Queues every instance of studies that the PACS holds. Returns when they are durably queued. What is published already is judged and
+    described again: what catalog, metadata or keystores lost is put back; an instance whose key was destroyed comes back under a new GUID.
+    """
     GetRegistrationSummary: _aio.UnaryUnaryMultiCallable[_registration_pb2.GetRegistrationSummaryRequest, _registration_pb2.GetRegistrationSummaryResponse]  # type: ignore[assignment]
     """Counts registrations by state."""
     ListRegistrations: _aio.UnaryUnaryMultiCallable[_registration_pb2.ListRegistrationsRequest, _registration_pb2.ListRegistrationsResponse]  # type: ignore[assignment]
     """Lists registrations page by page in order of GUID: what is in quarantine and why, what failed."""
     RetryRegistrations: _aio.UnaryUnaryMultiCallable[_registration_pb2.RetryRegistrationsRequest, _registration_pb2.RetryRegistrationsResponse]  # type: ignore[assignment]
-    """Queues failed or quarantined registrations again."""
+    """Queues failed or quarantined registrations again, and published ones if asked."""
+    ListConflicts: _aio.UnaryUnaryMultiCallable[_registration_pb2.ListConflictsRequest, _registration_pb2.ListConflictsResponse]  # type: ignore[assignment]
+    """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify."""
 
 class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes images of the PACS visible in the catalog and the metadata. Most registrations start by themselves (auto-forward)."""
@@ -65,7 +73,9 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registration_pb2.RegisterStudiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registration_pb2.RegisterStudiesResponse, _abc.Awaitable[_registration_pb2.RegisterStudiesResponse]]:
-        """Queues every instance of studies that the PACS holds. Returns when they are durably queued. Instances already registered are left."""
+        """Queues every instance of studies that the PACS holds. Returns when they are durably queued. What is published already is judged and
+        described again: what catalog, metadata or keystores lost is put back; an instance whose key was destroyed comes back under a new GUID.
+        """
 
     @_abc_1.abstractmethod
     def GetRegistrationSummary(
@@ -89,6 +99,14 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registration_pb2.RetryRegistrationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registration_pb2.RetryRegistrationsResponse, _abc.Awaitable[_registration_pb2.RetryRegistrationsResponse]]:
-        """Queues failed or quarantined registrations again."""
+        """Queues failed or quarantined registrations again, and published ones if asked."""
+
+    @_abc_1.abstractmethod
+    def ListConflicts(
+        self,
+        request: _registration_pb2.ListConflictsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registration_pb2.ListConflictsResponse, _abc.Awaitable[_registration_pb2.ListConflictsResponse]]:
+        """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify."""
 
 def add_RegistrationServiceServicer_to_server(servicer: RegistrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

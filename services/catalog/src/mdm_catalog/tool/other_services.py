@@ -13,7 +13,7 @@ from mdm_wire.errors import MdmError, NotFound
 from mdm_catalog.store.bulk import Held
 
 #: States of registrations that may still go on.
-_UNFINISHED = ("RECEIVED", "KEYED", "DESCRIBED", "QUARANTINED", "FAILED")
+_UNFINISHED = ("RECEIVED", "KEYED", "DESCRIBED", "QUARANTINED", "FAILED", "REMOVING")
 
 
 class Elsewhere:

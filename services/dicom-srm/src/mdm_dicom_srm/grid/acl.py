@@ -52,3 +52,10 @@ class GrpcAcls:
 def outcomes(statuses: Iterable[ItemStatus]) -> list[MdmError | None]:
     """Return one outcome for each item."""
     return [from_item(status) for status in statuses]
+
+
+def refuse_but(errors: Iterable[MdmError | None], accepted: type[MdmError] | tuple[type[MdmError], ...]) -> None:
+    """Raise the first error that is not of a kind accepted, if any."""
+    for error in errors:
+        if error is not None and not isinstance(error, accepted):
+            raise error

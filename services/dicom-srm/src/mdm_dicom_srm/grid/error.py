@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm_wire import status
-from mdm_wire.errors import Aborted, Conflict, Exhausted, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.errors import Aborted, Conflict, Exhausted, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
-_OF_THE_REQUEST = (Invalid, NotFound, Conflict, Forbidden, Exhausted, Aborted)
+_OF_THE_REQUEST = (Invalid, NotFound, Conflict, Forbidden, Exhausted, Aborted, FailedPrecondition)
 
 
 def judged(error: MdmError) -> MdmError:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_wire.errors import Conflict, MdmError
+from mdm_wire.errors import Conflict, MdmError, NotFound
 
-from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes
+from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes, refuse_but
 from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.register.rules.port import Attribute, Collection, Entry, Value
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Entry
+from mdm_dicom_srm.register.rules.statement import Value
 
 _TYPES = {
     "int": pb.ATTRIBUTE_TYPE_INT,
@@ -47,6 +48,16 @@ class GridMetadata(GrpcAcls):
         with calling(self.place):
             response = self._metadata.UpsertEntries(request, timeout=self.timeout)
         return outcomes(response.statuses)
+
+    def remove(self, collection: str, keys: Sequence[str]) -> None:
+        """Remove entries; see `register.port.Metadata`.
+
+        Raises:
+            MdmError: one cannot be removed.
+        """
+        with calling(self.place):
+            response = self._metadata.DeleteEntries(pb.DeleteEntriesRequest(collection=collection, keys=keys), timeout=self.timeout)
+        refuse_but(outcomes(response.statuses), NotFound)
 
 
 def _collection(item: Collection) -> pb.Collection:

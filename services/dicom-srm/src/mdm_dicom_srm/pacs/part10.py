@@ -46,6 +46,11 @@ class Header:
     series_uid: str
     has_pixels: bool
 
+    @property
+    def size(self) -> int:
+        """The bytes of the whole file."""
+        return len(self.whole)
+
 
 @dataclass(slots=True)
 class _Walk:

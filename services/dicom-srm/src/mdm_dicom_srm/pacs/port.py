@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mdm_deid import Patient
+
 from mdm_dicom_srm.pacs.part10 import Header
 
 
@@ -14,6 +16,14 @@ class InstanceLocator:
     study_uid: str
     series_uid: str
     sop_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What staging has to know of a published instance. `patient` is of whom its study is, None where that was never decided."""
+
+    locator: InstanceLocator
+    patient: Patient | None
 
 
 @dataclass(frozen=True, slots=True)

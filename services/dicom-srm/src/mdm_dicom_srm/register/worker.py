@@ -50,6 +50,7 @@ class Workers:
             try:
                 batch = self._queue.claim(self._batch, self._lease_seconds)
                 if batch is None:
+                    self._pipeline.tidy()
                     self._pause(_IDLE_SECONDS if self._pipeline.prepare_site() else _TROUBLE_SECONDS)
                 else:
                     self._run(batch)

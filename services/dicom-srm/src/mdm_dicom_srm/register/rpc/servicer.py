@@ -12,7 +12,7 @@ from mdm_wire import status
 from mdm_wire.errors import Invalid, MdmError
 
 from mdm_dicom_srm.register.rules.model import Queued, Registration, State
-from mdm_dicom_srm.register.rules.service import RegistrationService
+from mdm_dicom_srm.register.rules.service import MAX_PAGE, RegistrationService
 
 FULL_NAME = "mdm.srm.v1.RegistrationService"
 _PREFIX = "REGISTRATION_STATE_"
@@ -50,8 +50,18 @@ class RegistrationServicer(registration_pb2_grpc.RegistrationServiceServicer):
     def RetryRegistrations(self, request: pb.RetryRegistrationsRequest, context: grpc.ServicerContext) -> pb.RetryRegistrationsResponse:
         """Queue again."""
         guids = [_uuid(text, "guids") for text in request.guids]
-        outcomes = self._service.retry(guids)
+        outcomes = self._service.retry(guids, published=request.published)
         return pb.RetryRegistrationsResponse(statuses=[_status(outcomes[guid]) for guid in guids])
+
+    def ListConflicts(self, request: pb.ListConflictsRequest, context: grpc.ServicerContext) -> pb.ListConflictsResponse:
+        """List a page; the page token is the last collection and key of the previous one."""
+        collection, _, key = request.page_token.partition(":")
+        found = self._service.conflicts((collection, key) if request.page_token else None, request.page_size)
+        full = len(found) == (request.page_size or MAX_PAGE)
+        return pb.ListConflictsResponse(
+            conflicts=[pb.Conflict(collection=item.collection, key=item.key, attributes=item.attributes) for item in found],
+            next_page_token=f"{found[-1].collection}:{found[-1].key}" if full else "",
+        )
 
 
 def _study(result: Queued | MdmError) -> pb.StudyResult:

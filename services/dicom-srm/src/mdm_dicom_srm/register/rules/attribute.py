@@ -14,7 +14,8 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
-from mdm_dicom_srm.register.rules.port import Attribute, Value
+from mdm_dicom_srm.register.rules.port import Attribute
+from mdm_dicom_srm.register.rules.statement import Value
 
 COLLECTIONS = ("studies", "series", "images")
 _TYPES = frozenset({"int", "float", "text", "date"})
@@ -68,6 +69,18 @@ def _attribute(where: str, keyword: str, row: Mapping[str, Any]) -> Attribute:
 def values(dataset: Dataset, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
     """Return the values of a header; None where it has none or one that is not of the attribute's type."""
     return {attribute.name: value(dataset, attribute) for attribute in attributes}
+
+
+def stated(original: Dataset, anonymous: Dataset, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
+    """Return the anonymous values of what the original says; None where it says nothing: a dummy that the type demands is no statement."""
+    return {item.name: value(anonymous, item) if _given(original, item.name) else None for item in attributes}
+
+
+def _given(dataset: Dataset, keyword: str) -> bool:
+    tag = tag_for_keyword(keyword)
+    element = dataset.get_item(tag) if tag is not None and tag in dataset else None
+    given = element.value if element is not None else None
+    return bool(given.strip(b" \0") if isinstance(given, bytes) else given)
 
 
 def value(dataset: Dataset, attribute: Attribute) -> Value:

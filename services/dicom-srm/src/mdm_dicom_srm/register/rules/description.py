@@ -11,10 +11,11 @@ from pydicom import Dataset
 
 from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.model import Job, State
-from mdm_dicom_srm.register.rules.names import Names
-from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File, Value
+from mdm_dicom_srm.register.rules.names import Names, file_name
+from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
+from mdm_dicom_srm.register.rules.statement import PATIENTS, SERIES, STUDIES, Statement, Value
 
-PATIENTS, STUDIES, SERIES, IMAGES = "patients", "studies", "series", "images"
+IMAGES = "images"
 INSTANCES = "NumberOfSeriesRelatedInstances"
 _LONG, _SHORT = 1023, 64
 
@@ -58,11 +59,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the grid is told about one image. `entries` go by collection; only that of `patients` identifies."""
+    """What the grid is told about one image; of `statements` only that about the patient identifies.
+
+    `patient_key` is the pseudonym.
+    """
 
     guid: UUID
     acl_id: UUID
-    entries: Mapping[str, Entry]
+    patient_key: str
+    image: Entry
+    statements: tuple[Statement, ...]
     directories: tuple[Directory, ...]
     file: File
 
@@ -111,23 +117,25 @@ class Describer:
         patient_lfn = f"{self._names.root}/{patient}"
         study_lfn, series_lfn = f"{patient_lfn}/{study}", f"{patient_lfn}/{study}/{series}"
         number = attribute.value(anonymous, Attribute("InstanceNumber", "int"))
-        lfn = f"{series_lfn}/{number if isinstance(number, int) else 0}-{job.guid}.dcm"
+        lfn = f"{series_lfn}/{file_name(number if isinstance(number, int) else None, job.guid)}"
         links: dict[str, dict[str, Value]] = {
             STUDIES: {"patient": patient, "study": study, "lfn": study_lfn},
             SERIES: {"patient": patient, "study": study, "series": series, "lfn": series_lfn},
             IMAGES: {"guid": str(job.guid), "patient": patient, "study": study, "series": series, "lfn": lfn},
         }
-        keys = {STUDIES: study, SERIES: series, IMAGES: str(job.guid)}
-        entries = {
-            name: Entry(keys[name], acl_id, {**attribute.values(anonymous, self._attributes[name]), **links[name]}) for name in links
-        }
+        image = Entry(str(job.guid), acl_id, {**attribute.values(anonymous, self._attributes[IMAGES]), **links[IMAGES]})
         identifying = {"patient": patient, **attribute.values(original, _PATIENT_ATTRIBUTES)}
-        entries[PATIENTS] = Entry(patient, self._names.site_acl("patients"), identifying)
+        statements = [Statement(PATIENTS, patient, self._names.site_acl("patients"), identifying)]
+        for level, key in ((STUDIES, study), (SERIES, series)):
+            said = attribute.stated(original, anonymous, self._attributes[level])
+            statements.append(Statement(level, key, acl_id, {**said, **links[level]}))
         directory = self._names.site_acl("directory")
         return Description(
             guid=job.guid,
             acl_id=acl_id,
-            entries=entries,
+            patient_key=patient,
+            image=image,
+            statements=tuple(statements),
             directories=(
                 Directory(self._names.vo_root, directory),
                 Directory(self._names.root, directory),
@@ -135,7 +143,7 @@ class Describer:
                 Directory(study_lfn, acl_id),
                 Directory(series_lfn),
             ),
-            file=File(job.guid, lfn, self._names.surl(job.guid)),
+            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, job.size),
         )
 
 

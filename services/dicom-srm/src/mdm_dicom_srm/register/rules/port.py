@@ -1,19 +1,22 @@
-"""What registration needs of others: a queue, and the grid's keystores, metadata and catalog."""
+"""What registration needs of others: a queue, the grid's keystores, metadata and catalog, and staged copies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from mdm_deid import Patient
 from mdm_service.access.acl import Acl
 from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm.judgement import Judgement
-from mdm_dicom_srm.register.rules.model import Batch, Candidate, Job, Page, Queued, State
+from mdm_dicom_srm.pacs.port import InstanceLocator
+from mdm_dicom_srm.register.rules.model import Batch, Candidate, Conflict, Job, Page, Queued, State
+from mdm_dicom_srm.register.rules.statement import Key, SharedEntry, Statement, Value
 
 #: By item: None where it succeeded, else why not.
 Outcomes = Mapping[UUID, MdmError | None]
-Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,13 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A catalog file to be there."""
+    """A catalog file to be there; `acl_id` guards it where it does not inherit it, `size` is in bytes."""
 
     guid: UUID
     lfn: str
     surl: str
+    acl_id: UUID
+    size: int | None
 
 
 class AclHolder(Protocol):
@@ -84,6 +89,18 @@ class Keys(AclHolder, Protocol):
         """Create a key for each GUID that has none; None where every keystore holds it confirmed."""
         ...
 
+    def missing(self, guids: Sequence[UUID]) -> set[UUID]:
+        """Return those of which no keystore has a key. Raises MdmError when one of them does not answer."""
+        ...
+
+    def move(self, guids: Sequence[UUID], acl_id: UUID) -> Outcomes:
+        """Have keys that this service made guarded by another ACL, on every keystore."""
+        ...
+
+    def destroy(self, guids: Sequence[UUID]) -> Outcomes:
+        """Destroy keys on every keystore; None where no keystore has it any more."""
+        ...
+
 
 class Metadata(AclHolder, Protocol):
     """The metadata service. Every method raises MdmError when the call as a whole fails."""
@@ -96,6 +113,10 @@ class Metadata(AclHolder, Protocol):
         """Insert or update entries; one outcome for each, in order."""
         ...
 
+    def remove(self, collection: str, keys: Sequence[str]) -> None:
+        """Remove entries; those that are not there are no error."""
+        ...
+
 
 class Catalog(AclHolder, Protocol):
     """The file catalog. Every method raises MdmError when the call as a whole fails."""
@@ -105,7 +126,35 @@ class Catalog(AclHolder, Protocol):
         ...
 
     def register(self, files: Sequence[File]) -> list[MdmError | None]:
-        """Register files with their replica; one outcome for each, in order."""
+        """Register files with their replica; one outcome for each, in order. Those that are there under this name stay as they are."""
+        ...
+
+    def replace(self, files: Sequence[File]) -> list[MdmError | None]:
+        """Register files, and give those that are there the name, the size and, in another study, the ACL they should have."""
+        ...
+
+    def lfns(self, guids: Sequence[UUID]) -> dict[UUID, str]:
+        """Return the names of files; those that are not there are left out."""
+        ...
+
+    def remove(self, guids: Sequence[UUID]) -> None:
+        """Remove files; those that are not there are no error."""
+        ...
+
+    def prune(self, directories: Sequence[str]) -> None:
+        """Remove directories that are empty, the deepest first; those that are not, or are not there, are no error."""
+        ...
+
+    def set_sizes(self, sizes: Mapping[UUID, int]) -> None:
+        """Set the sizes of files; those that are not there are no error."""
+        ...
+
+
+class StagedCopies(Protocol):
+    """What staging has of files."""
+
+    def forget(self, guids: Sequence[UUID]) -> None:
+        """Remove staged copies at once, those that are being made included, pinned or not."""
         ...
 
 
@@ -114,8 +163,8 @@ class Judge(Protocol):
 
     rules: str
 
-    def judge(self, part10: bytes) -> Judgement:
-        """Return what becomes of a complete Part 10 file.
+    def judge(self, part10: bytes, patient: Patient | None) -> Judgement:
+        """Return what becomes of a complete Part 10 file of a study of `patient`, None where the file does not say of which study it is.
 
         Raises:
             MdmError: it cannot be judged now.
@@ -123,18 +172,44 @@ class Judge(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where registration writes to."""
+
+    keys: Keys
+    metadata: Metadata
+    catalog: Catalog
+    copies: StagedCopies
+
+
 class Queue(Protocol):
     """The durable queue; `register.store.RegistrationStore` has each method's contract."""
 
-    def enqueue(self, candidates: Sequence[Candidate]) -> Queued: ...
+    def due(self, candidates: Sequence[Candidate], *, restore: bool = False) -> set[UUID]: ...
+    def enqueue(self, candidates: Sequence[Candidate], *, restore: bool = False) -> Queued: ...
     def claim(self, limit: int, lease_seconds: int) -> Batch | None: ...
     def renew(self, lease_ids: Sequence[UUID], lease_seconds: int) -> None: ...
     def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State) -> set[UUID]: ...
+    def note_lfns(self, lfns: Mapping[UUID, str]) -> None: ...
     def settle(self, lease_id: UUID, reasons: Mapping[UUID, str], state: State) -> None: ...
     def keep(self, lease_id: UUID, job: Job) -> None: ...
+    def end_generation(self, lease_id: UUID, job: Job, state: State, reason: str = "") -> None: ...
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None: ...
     def release(self, lease_id: UUID) -> None: ...
-    def count_described(self, series_token: bytes) -> int: ...
     def summary(self, study_tokens: Sequence[bytes]) -> Mapping[State, int]: ...
     def page(self, state: State | None, after: UUID | None, limit: int) -> Page: ...
     def retry(self, guids: Sequence[UUID]) -> Mapping[UUID, MdmError | None]: ...
+    def published(self, guids: Sequence[UUID]) -> Mapping[UUID, InstanceLocator]: ...
+
+
+class Statements(Protocol):
+    """What instances state together; `register.store.shared.SharedStore` has each method's contract."""
+
+    def patient_at_arrival(self, study_uid: str, instance: UUID, said: Patient) -> Patient: ...
+    def decide_patient(self, study_uid: str, said: Mapping[UUID, Patient]) -> Patient: ...
+    def state(self, lease_id: UUID, statements: Mapping[UUID, Sequence[Statement]]) -> set[Key]: ...
+    def withdraw(self, guids: Sequence[UUID]) -> set[Key]: ...
+    def forget_written(self, keys: Iterable[Key]) -> None: ...
+    def left(self) -> list[Key]: ...
+    def turn(self, level: str, key: str) -> AbstractContextManager[SharedEntry | None]: ...
+    def conflicts(self, after: Key | None, limit: int) -> list[Conflict]: ...

@@ -1,59 +1,137 @@
-"""The registration queue in PostgreSQL; locators and headers are sealed before they get there."""
+"""The registration queue in PostgreSQL; locators, headers and judgements are sealed before they get there."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
 from mdm_deid.outcome import Outcome
-from mdm_wire.errors import FailedPrecondition, MdmError, NotFound
+from mdm_wire.errors import Aborted, FailedPrecondition, MdmError, NotFound
 from psycopg import Connection
+from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.judgement import Judgement
-from mdm_dicom_srm.pacs.port import InstanceLocator
 from mdm_dicom_srm.record_seal import RecordSealer
-from mdm_dicom_srm.register.rules.model import OPEN, RETRIABLE, Batch, Candidate, Job, Page, Queued, Registration, State
+from mdm_dicom_srm.register.rules.model import OPEN, RETRIABLE, Batch, Candidate, Job, Queued, State
+from mdm_dicom_srm.register.rules.names import Names
+from mdm_dicom_srm.register.store.record import open_header, open_judgement, open_locator, seal_header, seal_judgement, seal_locator
+from mdm_dicom_srm.register.store.shared import freeing_conflicts
+from mdm_dicom_srm.register.store.view import RegistrationView
 
 _CLAIM_LOCK = 0x4D444D02  # claims take turns, so that no two workers hold one series
 _OPEN = [str(state) for state in OPEN]
 _BACK_OFF_CAP_SECONDS = 300
+_ENDED = (State.REMOVING, State.REMOVED)
+_ENQUEUE_TRIES = 10
+_INSERT = """
+INSERT INTO registration (guid, instance, generation, state, study_token, series_token, locator, header, judgement, digest, size,
+    patient_token)
+VALUES (%s, %s, %s, 'RECEIVED', %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+# What is published stays so until it is described anew; a lease stays too, but is not for this version.
+_UPDATE = """
+UPDATE registration SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(), version = version + 1,
+    study_token = %s, series_token = %s, locator = %s, header = %s, judgement = %s, digest = %s, size = %s, patient_token = %s,
+    changed = changed OR (keyed AND %s), restoring = restoring OR %s
+WHERE guid = %s
+"""
 
 
-class RegistrationStore:
+# Ended is what a lease holds for this version, or, without one, what is published.
+_END = """
+UPDATE registration SET state = 'REMOVING', reason = '', attempts = 0, due_at = now(), modified_at = now(), header = NULL,
+    judgement = NULL, lease_id = NULL, lease_until = NULL
+WHERE guid = %(guid)s AND CASE WHEN %(lease)s::uuid IS NULL THEN state = 'PUBLISHED'
+    ELSE lease_id = %(lease)s AND lease_version = version END
+RETURNING instance, generation + 1, study_token, series_token, digest, patient_token, against
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Latest:
+    """The newest registration of an instance."""
+
+    guid: UUID
+    generation: int
+    state: State
+    digest: bytes | None
+
+    def due(self, candidate: Candidate, restore: bool) -> bool:
+        """Return whether an instance that arrives is to be queued: it is new, changed, failed, or is to be restored."""
+        again = self.state is State.FAILED or (restore and self.state not in OPEN)
+        return self.state in _ENDED or self.digest != candidate.digest or again
+
+
+class RegistrationStore(RegistrationView):
     """Every method is one transaction; safe for several threads and processes."""
 
-    def __init__(self, pool: ConnectionPool[Any], sealer: RecordSealer) -> None:
-        self._pool = pool
-        self._sealer = sealer
+    def __init__(self, pool: ConnectionPool[Any], sealer: RecordSealer, names: Names) -> None:
+        super().__init__(pool, sealer)
+        self._names = names
 
-    def enqueue(self, candidates: Sequence[Candidate]) -> Queued:
-        """Queue instances durably. A known one is left as it is, but a failed one is queued again with the new header."""
-        unique = {candidate.guid: candidate for candidate in candidates}
-        rows = [
-            (
-                c.guid,
-                c.study_token,
-                c.series_token,
-                self._seal_locator(c),
-                self._sealer.seal(c.guid, "header", c.header),
-                self._sealer.seal(c.guid, "judgement", c.judgement.to_bytes()),
-            )
-            for c in sorted(unique.values(), key=lambda candidate: candidate.guid)
-        ]
-        sql = """
-            INSERT INTO registration AS r (guid, study_token, series_token, state, locator, header, judgement)
-            VALUES (%s, %s, %s, 'RECEIVED', %s, %s, %s)
-            ON CONFLICT (guid) DO UPDATE SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(),
-                study_token = excluded.study_token, series_token = excluded.series_token,
-                locator = excluded.locator, header = excluded.header, judgement = excluded.judgement
-            WHERE r.state = 'FAILED'
+    def due(self, candidates: Sequence[Candidate], *, restore: bool = False) -> set[UUID]:
+        """Return the instances that `enqueue` would queue now; the others need not even be judged."""
+        with self._pool.connection() as connection:
+            known = self._latest(connection, [candidate.instance for candidate in candidates])
+        return {c.instance for c in candidates if (latest := known.get(c.instance)) is None or latest.due(c, restore)}
+
+    def enqueue(self, candidates: Sequence[Candidate], *, restore: bool = False) -> Queued:
+        """Queue instances durably. A new one is registered, a changed one described anew; an equal one is left as it is.
+
+        An equal one that FAILED is tried again; with `restore` so is every one that is not under way, and what the grid has lost of it
+        is put back.
         """
+        unique = {candidate.instance: candidate for candidate in candidates}
+        for _ in range(_ENQUEUE_TRIES):
+            try:
+                queued = self._enqueue(unique, restore)
+                return Queued(queued, len(candidates) - queued)
+            except (UniqueViolation, DeadlockDetected):
+                continue  # somebody else has just queued one of them, or ended its generation: look again
+        raise Aborted("REGISTRATION_CONTENDED", "Others are queueing these instances at the same time; try again.")
+
+    def _enqueue(self, candidates: Mapping[UUID, Candidate], restore: bool) -> int:
+        inserts: list[tuple[object, ...]] = []
+        updates: list[tuple[object, ...]] = []
         with self._pool.connection() as connection, connection.cursor() as cursor:
-            cursor.executemany(sql, rows)
-            queued = max(cursor.rowcount, 0)
-        return Queued(queued, len(candidates) - queued)
+            known = self._latest(connection, list(candidates), lock=True)
+            for instance, candidate in sorted(candidates.items()):
+                latest = known.get(instance)
+                if latest is None or latest.state in _ENDED:
+                    generation = latest.generation + 1 if latest else 0
+                    guid = self._names.guid(candidate.locator.sop_uid, generation)
+                    inserts.append((guid, instance, generation, *self._content(guid, candidate)))
+                    continue
+                if latest.due(candidate, restore):
+                    changed = latest.digest != candidate.digest
+                    updates.append((*self._content(latest.guid, candidate), changed, restore, latest.guid))
+            cursor.executemany(_INSERT, inserts)
+            cursor.executemany(_UPDATE, updates)
+        return len(inserts) + len(updates)
+
+    @staticmethod
+    def _latest(connection: Connection[Any], instances: Sequence[UUID], *, lock: bool = False) -> dict[UUID, "_Latest"]:
+        sql = "SELECT instance, guid, generation, state, digest FROM registration WHERE instance = ANY(%s) ORDER BY instance, generation"
+        rows = connection.execute(f"{sql}{' FOR UPDATE' if lock else ''}".encode(), (list(instances),)).fetchall()
+        return {
+            instance: _Latest(guid, generation, State(state), digest and bytes(digest))
+            for instance, guid, generation, state, digest in rows
+        }
+
+    def _content(self, guid: UUID, candidate: Candidate) -> tuple[object, ...]:
+        judgement = candidate.judgement
+        # What may be released counts for its study's patient from now on, so that the next instance meets the same one.
+        patient = judgement.patient if judgement is not None and judgement.outcome is Outcome.RELEASED else None
+        return (
+            candidate.study_token,
+            candidate.series_token,
+            seal_locator(self._sealer, guid, candidate.locator),
+            seal_header(self._sealer, guid, candidate.header),
+            seal_judgement(self._sealer, guid, judgement),
+            candidate.digest,
+            candidate.size,
+            None if patient is None else self._names.patient_token(patient),
+        )
 
     def claim(self, limit: int, lease_seconds: int) -> Batch | None:
         """Take at most `limit` due registrations of one series that nobody else holds, or None if nothing is due."""
@@ -78,16 +156,20 @@ class RegistrationStore:
                     SELECT guid FROM registration
                     WHERE series_token = %s AND state = ANY(%s) AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
                     ORDER BY guid LIMIT %s FOR UPDATE SKIP LOCKED)
-                UPDATE registration AS r SET lease_id = %s, lease_until = now() + make_interval(secs => %s)
-                FROM due WHERE r.guid = due.guid RETURNING r.guid, r.state, r.locator, r.header, r.judgement
+                UPDATE registration AS r SET lease_id = %s, lease_version = version, lease_until = now() + make_interval(secs => %s)
+                FROM due WHERE r.guid = due.guid
+                RETURNING r.guid, r.generation, r.state, r.locator, r.header, r.judgement, r.size, r.keyed, r.changed, r.restoring,
+                    coalesce(r.lfn, ''), coalesce(r.patient_key, '')
                 """,
                 (found[0], _OPEN, limit, lease_id, lease_seconds),
             ).fetchall()
-        jobs = tuple(
-            Job(guid, State(state), self._open_locator(guid, locator), self._open_header(guid, header), self._open_judgement(guid, judged))
-            for guid, state, locator, header, judged in rows
-        )
+        jobs = tuple(self._job(*row) for row in rows)
         return Batch(lease_id, found[0], jobs) if jobs else None
+
+    def _job(self, guid: UUID, generation: int, state: str, locator: bytes, header: bytes, judgement: bytes, *rest: Any) -> Job:
+        sealer = self._sealer
+        opened = open_locator(sealer, guid, locator), open_header(sealer, guid, header), open_judgement(sealer, guid, judgement)
+        return Job(guid, generation, State(state), *opened, *rest)
 
     def renew(self, lease_ids: Sequence[UUID], lease_seconds: int) -> None:
         """Prolong leases that still exist."""
@@ -98,68 +180,141 @@ class RegistrationStore:
             )
 
     def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State) -> set[UUID]:
-        """Bring registrations to the next state; return those that this lease still held. PUBLISHED ends lease and header."""
-        published = state is State.PUBLISHED
+        """Bring registrations to the next state; return those that this lease still held and that did not change meanwhile.
+
+        PUBLISHED and REMOVED end lease, header and judgement.
+        """
+        over = state in (State.PUBLISHED, State.REMOVED)
         with self._pool.connection() as connection:
             rows = connection.execute(
                 """
                 UPDATE registration SET state = %(state)s, reason = '', attempts = 0, modified_at = now(),
-                    header = CASE WHEN %(published)s THEN NULL ELSE header END,
-                    judgement = CASE WHEN %(published)s THEN NULL ELSE judgement END,
-                    lease_id = CASE WHEN %(published)s THEN NULL ELSE lease_id END,
-                    lease_until = CASE WHEN %(published)s THEN NULL ELSE lease_until END
-                WHERE lease_id = %(lease)s AND guid = ANY(%(guids)s) RETURNING guid
+                    keyed = keyed OR %(keyed)s, changed = changed AND NOT %(over)s, restoring = restoring AND NOT %(over)s,
+                    header = CASE WHEN %(over)s THEN NULL ELSE header END,
+                    judgement = CASE WHEN %(over)s THEN NULL ELSE judgement END,
+                    lease_id = CASE WHEN %(over)s THEN NULL ELSE lease_id END,
+                    lease_until = CASE WHEN %(over)s THEN NULL ELSE lease_until END
+                WHERE lease_id = %(lease)s AND lease_version = version AND guid = ANY(%(guids)s) RETURNING guid
                 """,
-                {"state": str(state), "published": published, "lease": lease_id, "guids": list(guids)},
+                {"state": str(state), "keyed": state is State.KEYED, "over": over, "lease": lease_id, "guids": list(guids)},
             ).fetchall()
+            if state is State.KEYED:
+                # What changed meanwhile has a key, too: it must not be forgotten if the instance may not be released any more.
+                condition = "lease_id = %s AND lease_version <> version AND guid = ANY(%s)"
+                sql = f"UPDATE registration SET keyed = true, changed = true WHERE {condition}"  # noqa: S608 - fixed parts only
+                connection.execute(sql.encode(), (lease_id, list(guids)))
         return {row[0] for row in rows}
 
-    def settle(self, lease_id: UUID, reasons: Mapping[UUID, str], state: State) -> None:
-        """End registrations as FILTERED, QUARANTINED or FAILED, each with its reason. FILTERED ones lose their header."""
+    def note_lfns(self, lfns: Mapping[UUID, str]) -> None:
+        """Keep under which names the catalog has files."""
         with self._pool.connection() as connection, connection.cursor() as cursor:
+            cursor.executemany("UPDATE registration SET lfn = %s WHERE guid = %s", [(lfn, guid) for guid, lfn in sorted(lfns.items())])
+
+    def settle(self, lease_id: UUID, reasons: Mapping[UUID, str], state: State) -> None:
+        """End registrations as FILTERED, QUARANTINED or FAILED, each with its reason. FILTERED ones lose header and judgement."""
+        with self._pool.connection() as connection, freeing_conflicts(connection, list(reasons)), connection.cursor() as cursor:
             cursor.executemany(
                 """
                 UPDATE registration SET state = %s, reason = %s, modified_at = now(), lease_id = NULL, lease_until = NULL,
+                    patient_token = NULL,
                     header = CASE WHEN %s THEN NULL ELSE header END, judgement = CASE WHEN %s THEN NULL ELSE judgement END
-                WHERE lease_id = %s AND guid = %s
+                WHERE lease_id = %s AND lease_version = version AND guid = %s
                 """,
                 [(str(state), reason, *[state is State.FILTERED] * 2, lease_id, guid) for guid, reason in reasons.items()],
             )
 
     def keep(self, lease_id: UUID, job: Job) -> None:
-        """Keep header and judgement of a job that was judged anew, if this lease still holds it."""
-        header = None if job.header is None else self._sealer.seal(job.guid, "header", job.header)
-        judgement = None if job.judgement is None else self._sealer.seal(job.guid, "judgement", job.judgement.to_bytes())
+        """Keep header, size and judgement of a job that was judged anew, unless the lease has ended or the instance changed meanwhile."""
+        header, judgement = seal_header(self._sealer, job.guid, job.header), seal_judgement(self._sealer, job.guid, job.judgement)
+        digest = None if job.header is None else self._names.header_digest(job.header)
         with self._pool.connection() as connection:
             connection.execute(
-                "UPDATE registration SET header = %s, judgement = %s WHERE lease_id = %s AND guid = %s",
-                (header, judgement, lease_id, job.guid),
+                """
+                UPDATE registration SET header = %s, judgement = %s, size = %s, digest = coalesce(%s, digest)
+                WHERE lease_id = %s AND lease_version = version AND guid = %s
+                """,
+                (header, judgement, job.size, digest, lease_id, job.guid),
             )
+
+    def end_generation(self, lease_id: UUID, job: Job, state: State, reason: str = "") -> None:
+        """Have a registration removed, and register its instance anew in the next generation: RECEIVED, or settled with a reason.
+
+        Nothing happens if the lease has ended or the instance changed meanwhile.
+        """
+        with self._pool.connection() as connection, freeing_conflicts(connection, [job.guid]):
+            self._end(connection, job, state, reason, lease_id)
 
     def hold_back(self, guid: UUID, outcome: Outcome, reason: str) -> bool:
         """Take a published instance back by what staging found; return whether it was published. From then on nothing stages it.
 
-        What was kept of it is void: a retry retrieves it from the PACS.
+        One that is FILTERED or QUARANTINED ends its generation: the grid forgets it, and the next generation has the reason. One that
+        FAILED may have suffered on its way from the PACS: its name, metadata and key stay. What was kept of it is void: a retry, or the
+        instance when it arrives again, is judged anew.
         """
-        with self._pool.connection() as connection:
+        with self._pool.connection() as connection, freeing_conflicts(connection, [guid]):
+            row = connection.execute(
+                "SELECT generation, locator, size FROM registration WHERE guid = %s AND state = 'PUBLISHED'", (guid,)
+            ).fetchone()
+            if row is None:
+                return False
+            if outcome is not Outcome.FAILED:
+                job = Job(guid, row[0], State.PUBLISHED, open_locator(self._sealer, guid, row[1]), None, None, row[2])
+                return self._end(connection, job, State(outcome.value), reason)
             done = connection.execute(
                 """
-                UPDATE registration SET state = %s, reason = %s, attempts = 0, modified_at = now(), header = NULL, judgement = NULL
+                UPDATE registration SET state = 'FAILED', reason = %s, attempts = 0, modified_at = now(), header = NULL, judgement = NULL
                 WHERE guid = %s AND state = 'PUBLISHED'
                 """,
-                (str(State(outcome.value)), reason, guid),
+                (reason, guid),
             )
-        return bool(done.rowcount > 0)
+            return bool(done.rowcount > 0)
+
+    def _end(self, connection: Connection[Any], job: Job, state: State, reason: str, lease_id: UUID | None = None) -> bool:
+        """End the generation of a job under a lease, or of a published instance; return whether it is still that."""
+        ended = connection.execute(_END, {"guid": job.guid, "lease": lease_id}).fetchone()
+        if ended is None:
+            return False
+        instance, generation, study_token, series_token, digest, patient_token, against = ended
+        guid = self._names.guid(job.locator.sop_uid, generation)
+        kept = state is not State.FILTERED
+        connection.execute(
+            """
+            INSERT INTO registration (guid, state, reason, locator, header, judgement, size, instance, generation, study_token,
+                series_token, digest, patient_token, against)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            (
+                guid,
+                str(state),
+                reason,
+                seal_locator(self._sealer, guid, job.locator),
+                seal_header(self._sealer, guid, job.header if kept else None),
+                seal_judgement(self._sealer, guid, job.judgement if kept else None),
+                job.size,
+                instance,
+                generation,
+                study_token,
+                series_token,
+                # What the PACS has is not what was registered, whatever its header says.
+                None if lease_id is None else digest,
+                None if reason else patient_token,
+                against,
+            ),
+        )
+        return True
 
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None:
-        """Try registrations again later, with pauses that double up to five minutes; the last attempt makes them FAILED."""
+        """Try registrations again later, with pauses that double up to five minutes; the last attempt makes them FAILED.
+
+        A removal is tried for ever.
+        """
         with self._pool.connection() as connection, connection.cursor() as cursor:
             cursor.executemany(
                 """
                 UPDATE registration SET attempts = attempts + 1, reason = %s, modified_at = now(), lease_id = NULL, lease_until = NULL,
                     due_at = now() + make_interval(secs => least(%s, 2 ^ least(attempts, 20)) * (0.75 + random() / 2)),
-                    state = CASE WHEN attempts + 1 >= %s THEN 'FAILED' ELSE state END
-                WHERE lease_id = %s AND guid = %s
+                    state = CASE WHEN attempts + 1 >= %s AND state <> 'REMOVING' THEN 'FAILED' ELSE state END
+                WHERE lease_id = %s AND lease_version = version AND guid = %s
                 """,
                 [(reason, _BACK_OFF_CAP_SECONDS, max_attempts, lease_id, guid) for guid, reason in reasons.items()],
             )
@@ -168,54 +323,6 @@ class RegistrationStore:
         """Give back what a lease still holds, as it is."""
         with self._pool.connection() as connection:
             connection.execute("UPDATE registration SET lease_id = NULL, lease_until = NULL WHERE lease_id = %s", (lease_id,))
-
-    def count_described(self, series_token: bytes) -> int:
-        """Return how many instances of a series have their metadata stored."""
-        with self._pool.connection() as connection:
-            sql = "SELECT count(*) FROM registration WHERE series_token = %s AND state IN ('DESCRIBED', 'PUBLISHED')"
-            return _scalar(connection, sql, (series_token,))
-
-    def series_sizes(self, series_tokens: Sequence[bytes]) -> dict[bytes, int]:
-        """Return how many published instances each series has."""
-        with self._pool.connection() as connection:
-            rows = connection.execute(
-                "SELECT series_token, count(*) FROM registration WHERE series_token = ANY(%s) AND state = 'PUBLISHED' GROUP BY 1",
-                (list(series_tokens),),
-            ).fetchall()
-        return {bytes(token): count for token, count in rows}
-
-    def locators_of(self, guids: Sequence[UUID]) -> dict[UUID, InstanceLocator]:
-        """Return where the PACS keeps published instances; others are left out.
-
-        Described ones are given too: after a crash the catalog may have the name already, and it is the catalog that says who reads it.
-        """
-        with self._pool.connection() as connection:
-            rows = connection.execute(
-                "SELECT guid, locator FROM registration WHERE guid = ANY(%s) AND state IN ('DESCRIBED', 'PUBLISHED')", (list(guids),)
-            ).fetchall()
-        return {guid: self._open_locator(guid, locator) for guid, locator in rows}
-
-    def summary(self, study_tokens: Sequence[bytes]) -> dict[State, int]:
-        """Count registrations by state, those of some studies or, without any, all; states without any are left out."""
-        condition = "WHERE study_token = ANY(%(tokens)s)" if study_tokens else ""
-        query = f"SELECT state, count(*) FROM registration {condition} GROUP BY state ORDER BY state"  # noqa: S608  # fixed parts only
-        with self._pool.connection() as connection:
-            rows = connection.execute(query.encode(), {"tokens": list(study_tokens)}).fetchall()
-        return {State(state): count for state, count in rows}
-
-    def page(self, state: State | None, after: UUID | None, limit: int) -> Page:
-        """Return registrations in order of GUID, those behind `after`, of one state if given."""
-        with self._pool.connection() as connection:
-            rows = connection.execute(
-                """
-                SELECT guid, state, reason, attempts, created_at, modified_at FROM registration
-                WHERE (%(state)s::text IS NULL OR state = %(state)s) AND (%(after)s::uuid IS NULL OR guid > %(after)s)
-                ORDER BY guid LIMIT %(limit)s
-                """,
-                {"state": None if state is None else str(state), "after": after, "limit": limit + 1},
-            ).fetchall()
-        found = [Registration(guid, State(text), *rest) for guid, text, *rest in rows[:limit]]
-        return Page(found, found[-1].guid if len(rows) > limit else None)
 
     def retry(self, guids: Sequence[UUID]) -> dict[UUID, MdmError | None]:
         """Queue failed or quarantined registrations again; one that is under way or published is FailedPrecondition.
@@ -234,23 +341,6 @@ class RegistrationStore:
             known = connection.execute("SELECT guid FROM registration WHERE guid = ANY(%s)", (list(guids),)).fetchall()
         queued, existing = {row[0] for row in rows}, {row[0] for row in known}
         return {guid: None if guid in queued else _not_queued(guid in existing) for guid in guids}
-
-    def _seal_locator(self, candidate: Candidate) -> bytes:
-        return self._sealer.seal(candidate.guid, "locator", json.dumps(astuple(candidate.locator)).encode())
-
-    def _open_locator(self, guid: UUID, sealed: bytes) -> InstanceLocator:
-        return InstanceLocator(*json.loads(self._sealer.open(guid, "locator", sealed)))
-
-    def _open_header(self, guid: UUID, sealed: bytes | None) -> bytes | None:
-        return None if sealed is None else self._sealer.open(guid, "header", sealed)
-
-    def _open_judgement(self, guid: UUID, sealed: bytes | None) -> Judgement | None:
-        return None if sealed is None else Judgement.from_bytes(self._sealer.open(guid, "judgement", sealed))
-
-
-def _scalar(connection: Connection[Any], sql: str, parameters: tuple[object, ...]) -> int:
-    row = connection.execute(sql.encode(), parameters).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _not_queued(exists: bool) -> MdmError:

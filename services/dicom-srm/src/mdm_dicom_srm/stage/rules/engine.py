@@ -17,7 +17,7 @@ from mdm_deid.outcome import Outcome
 from mdm_wire.errors import MdmError, Unavailable
 from mdm_wire.errors import NotFound as KeyNotFound
 
-from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs, RetrievedInstance
+from mdm_dicom_srm.pacs.port import Located, Pacs, RetrievedInstance
 from mdm_dicom_srm.stage import metrics
 from mdm_dicom_srm.stage.rules.model import State
 from mdm_dicom_srm.stage.rules.port import KeySource, Listener, NoSpace, Sealed, Sealer, Slot, Spool
@@ -28,19 +28,24 @@ _MARGIN = 64 * 1024
 _MARGIN_RATIO = 1024
 _HOLD = "engine"
 _KEY_BATCH = 200
+_CHANGED = "DESCRIBED_ANEW"
 
-LocatorsOf = Callable[[Sequence[UUID]], Mapping[UUID, InstanceLocator]]
+#: By GUID: None where the instance is being described anew; what is not registered is left out.
+LocatorsOf = Callable[[Sequence[UUID]], Mapping[UUID, Located | None]]
 #: Takes a file that de-identification does not release out of what can be fetched, with outcome and reason.
 HoldBack = Callable[[UUID, Outcome, str], object]
+#: Is told how many bytes users get of a staged file.
+SizeListener = Callable[[UUID, int], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One retrieval of files of one series: `open` are still to come, `sealing` have arrived."""
+    """One retrieval of files of one series: `open` are still to come, `sealing` have arrived, `stale` changed since it was planned."""
 
-    locators: dict[UUID, InstanceLocator]
+    located: dict[UUID, Located]
     open: set[UUID] = field(default_factory=set)
     sealing: set[UUID] = field(default_factory=set)
+    stale: set[UUID] = field(default_factory=set)
     progress: float = 0.0
     abandoned: bool = False
 
@@ -86,6 +91,7 @@ class StagingEngine:
         listener: Listener,
         limits: EngineLimits,
         hold_back: HoldBack,
+        sized: SizeListener | None = None,
     ) -> None:
         self._pacs = pacs
         self._locators_of = locators_of
@@ -95,11 +101,13 @@ class StagingEngine:
         self._listener = listener
         self._limits = limits
         self._hold_back = hold_back
+        self._sized = sized
         self._budget = _Budget(limits.bytes_in_flight)
         self._key_threads = ThreadPoolExecutor(limits.retrievals, thread_name_prefix="stage-keys")
         self._wake = threading.Condition()
         self._in_work: dict[UUID, _Job | None] = {}
         self._new: list[UUID] = []
+        self._stale: set[UUID] = set()  # of those that belong to no job yet
         self._jobs: dict[str, _Job] = {}
         self._running: list[_Job] = []
         self._oldest = False
@@ -133,6 +141,16 @@ class StagingEngine:
                     self._in_work[guid] = None
                     self._new.append(guid)
             self._wake.notify_all()
+
+    def forget(self, guids: Iterable[UUID]) -> None:
+        """Have what is in work of these files not become visible: what they hold has changed, or must not be given out any more."""
+        with self._wake:
+            for guid in guids:
+                job = self._in_work.get(guid)
+                if job is not None:
+                    job.stale.add(guid)
+                elif guid in self._in_work:
+                    self._stale.add(guid)
 
     def check_stalled(self) -> None:
         """Give up retrievals that made no progress for too long; to be called from time to time."""
@@ -177,22 +195,29 @@ class StagingEngine:
     def _locate(self, guids: list[UUID]) -> None:
         """Group files by series; a series that waits for its retrieval takes more files."""
         try:
-            locators = self._locators_of(guids)
+            found = self._locators_of(guids)
         except Exception as error:
             _log_failure("locators cannot be read", error)
             self._finish(None, guids)
             self._tell(guids, State.FILE_UNAVAILABLE, "REGISTRY_UNAVAILABLE")
             return
-        unknown = [guid for guid in guids if guid not in locators]
+        unknown = [guid for guid in guids if guid not in found]
         if unknown:
+            self._stale.difference_update(unknown)
             self._finish(None, unknown)
             self._tell(unknown, State.FILE_LOST, "NOT_REGISTERED")
         with self._wake:
-            for guid, locator in locators.items():
-                job = self._jobs.setdefault(locator.series_uid, _Job({}))
-                job.locators[guid] = locator
+            usable = {guid: located for guid, located in found.items() if located is not None and guid not in self._stale}
+            self._stale.difference_update(found)
+            for guid, located in usable.items():
+                job = self._jobs.setdefault(located.locator.series_uid, _Job({}))
+                job.located[guid] = located
                 job.open.add(guid)
                 self._in_work[guid] = job
+        changing = [guid for guid in found if guid not in usable]
+        if changing:
+            self._finish(None, changing)
+            self._tell(changing, State.FILE_UNAVAILABLE, _CHANGED)
 
     def _run(self, job: _Job) -> None:
         try:
@@ -216,10 +241,10 @@ class StagingEngine:
 
     def _retrieve(self, job: _Job) -> None:
         guids = tuple(job.open)
-        guid_of = {job.locators[guid].sop_uid: guid for guid in guids}
+        guid_of = {job.located[guid].locator.sop_uid: guid for guid in guids}
         keys = self._ask_keys(guids)
         # Closing a generator runs its clean-up now: the association or connection is given back.
-        arriving = cast("Generator[RetrievedInstance]", self._pacs.retrieve([job.locators[guid] for guid in guids]))
+        arriving = cast("Generator[RetrievedInstance]", self._pacs.retrieve([job.located[guid].locator for guid in guids]))
         with closing(arriving):
             for instance in arriving:
                 job.progress = time.monotonic()
@@ -267,7 +292,7 @@ class StagingEngine:
         with self._wake:
             job.open.discard(guid)
             job.sealing.add(guid)
-        self._sealer.seal(part10, guid, key, slot.path).add_done_callback(partial(self._sealed, job, slot, size))
+        self._sealer.seal(part10, job.located[guid].patient, guid, key, slot.path).add_done_callback(partial(self._sealed, job, slot, size))
 
     def _sealed(self, job: _Job, slot: Slot, size: int, future: "Future[Sealed]") -> None:
         """Make a sealed file visible, or clean up and say why not. Runs in a thread of the sealer."""
@@ -275,11 +300,7 @@ class StagingEngine:
         job.progress = time.monotonic()
         sealed = Sealed(state=State.FILE_UNAVAILABLE, reason="STOPPING") if future.cancelled() else future.result()
         if sealed.state is None:
-            try:
-                self._spool.commit(slot, sealed.size, _HOLD)
-            except OSError as error:
-                _log_failure("a staged file cannot be kept", error)
-                sealed = Sealed(state=State.INTERNAL_ERROR, reason="SPOOL_WRITE")
+            sealed = self._commit(job, slot, sealed)
         if sealed.state is not None:
             self._spool.discard(slot)
         if sealed.verdict is not None:
@@ -288,6 +309,8 @@ class StagingEngine:
         if sealed.state is None:
             self._listener.ready(slot.guid)
             self._spool.unpin(slot.guid, _HOLD)
+            if self._sized is not None:
+                self._sized(slot.guid, sealed.plain_size)
             metrics.FILES.labels("STAGED").inc()
             metrics.BYTES.inc(sealed.size)
         else:
@@ -299,6 +322,19 @@ class StagingEngine:
             self._hold_back(guid, outcome, reason)
         except Exception as error:
             _log_failure("a file that may not leave is still listed", error)
+
+    def _commit(self, job: _Job, slot: Slot, sealed: Sealed) -> Sealed:
+        """Make a sealed file visible unless it changed meanwhile; return what became of it."""
+        # Under the lock, so that a file is forgotten either here or in the spool.
+        with self._wake:
+            if slot.guid in job.stale:
+                return Sealed(state=State.FILE_UNAVAILABLE, reason=_CHANGED)
+            try:
+                self._spool.commit(slot, sealed.size, _HOLD)
+                return sealed
+            except OSError as error:
+                _log_failure("a staged file cannot be kept", error)
+                return Sealed(state=State.INTERNAL_ERROR, reason="SPOOL_WRITE")
 
     def _fail(self, job: _Job, state: State, reason: str) -> None:
         """Fail what has not arrived."""

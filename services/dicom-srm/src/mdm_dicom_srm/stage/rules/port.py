@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
+from mdm_deid import Patient
 from mdm_deid.outcome import Outcome
 
 from mdm_dicom_srm.judgement import Judgement
@@ -90,12 +91,13 @@ class KeySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What became of an instance: `state` None means its ciphertext, `size` bytes, was written.
+    """What became of an instance: `state` None means its ciphertext, `size` bytes, was written; users get `plain_size` bytes of it.
 
     `verdict` are outcome and reason of de-identification where it did not release the instance.
     """
 
     size: int = 0
+    plain_size: int = 0
     state: State | None = None
     reason: str = ""
     verdict: tuple[Outcome, str] | None = None
@@ -104,12 +106,12 @@ class Sealed:
 class Sealer(Protocol):
     """De-identifies instances and encrypts or judges them, several at once."""
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
-        """De-identify a DICOM file, encrypt it under `key` and write only the ciphertext to `path`."""
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
+        """De-identify a DICOM file as one of `patient`, if known, encrypt it under `key` and write only the ciphertext to `path`."""
         ...
 
-    def judge(self, part10: bytes) -> "Future[Judgement]":
-        """Judge a DICOM file by de-identifying it; nothing is written."""
+    def judge(self, part10: bytes, patient: Patient | None) -> "Future[Judgement]":
+        """Judge a DICOM file by de-identifying it as one of `patient`, if known; nothing is written."""
         ...
 
     def close(self) -> None: ...

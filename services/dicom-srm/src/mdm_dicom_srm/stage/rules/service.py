@@ -177,10 +177,6 @@ class StagingService:
         live = self._book.find(owner, token)
         return lambda: self._rights.confirm(owner, guid, live.verdicts, lambda: self._book.all_pinned(live))
 
-    def forget(self, guids: Iterable[UUID]) -> None:
-        """Remove files from the spool at once, pinned or not: their registration was removed."""
-        self._spool.forget(guids)
-
     def _allowed(self, owner: str, files: list[StagedFile], verdicts: Verdicts) -> list[StagedFile]:
         readable = self._rights.ask(owner, [file.guid for file in files if file.guid is not None], verdicts)
         return [file if file.guid is None or file.guid in readable else refused_file(file.surl) for file in files]

@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from mdm_crypto import stream
+from mdm_deid import Patient
 from mdm_deid.outcome import Outcome
 
 from mdm_dicom_srm.judgement import DEFECTS, Deidentifier, decide
@@ -18,12 +19,12 @@ _PROLOGUE = bytes(128) + b"DICM"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path: Path) -> Sealed:
-    """De-identify a DICOM file and write its ciphertext, associated data = GUID, to the new file `path` (mode 0600).
+def seal(deidentifier: Deidentifier, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> Sealed:
+    """De-identify a DICOM file as one of `patient` and write its ciphertext, associated data = GUID, to the new file `path` (mode 0600).
 
     Nothing but ciphertext of a released file is ever written. Never raises: what went wrong is in the result.
     """
-    result = decide(deidentifier, part10)
+    result = decide(deidentifier, part10, patient)
     if result.reason.startswith(DEFECTS):
         return Sealed(state=State.INTERNAL_ERROR, reason=result.reason)
     if result.outcome is not Outcome.RELEASED:
@@ -31,7 +32,8 @@ def seal(deidentifier: Deidentifier, part10: bytes, guid: UUID, key: bytes, path
     if not result.data or bytes(b"".join(result.data[:1])[: len(_PROLOGUE)]) != _PROLOGUE:
         return Sealed(state=State.INTERNAL_ERROR, reason="DEIDENTIFIED_FILE_MALFORMED")
     try:
-        return Sealed(size=_write(result.data, guid, key, path))
+        plain_size = sum(memoryview(buffer).nbytes for buffer in result.data)
+        return Sealed(_write(result.data, guid, key, path), plain_size)
     except OSError as error:
         full = error.errno in _NO_SPACE
         return Sealed(state=State.NO_FREE_SPACE if full else State.INTERNAL_ERROR, reason="SPOOL_FULL" if full else "SPOOL_WRITE")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from mdm_deid import Patient
 from mdm_deid.outcome import Outcome
 from mdm_service.errors import ConfigurationError
 
@@ -39,13 +40,13 @@ class ThreadSealer:
         self._deidentifier: Deidentifier = make()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stage-seal")
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """See `seal.seal`."""
-        return self._pool.submit(seal, self._deidentifier, part10, guid, key, path)
+        return self._pool.submit(seal, self._deidentifier, part10, patient, guid, key, path)
 
-    def judge(self, part10: bytes) -> "Future[Judgement]":
+    def judge(self, part10: bytes, patient: Patient | None) -> "Future[Judgement]":
         """See `judgement.judge`."""
-        return self._pool.submit(judge, self._deidentifier, part10)
+        return self._pool.submit(judge, self._deidentifier, part10, patient)
 
     def close(self) -> None:
         """End; what waits is cancelled."""
@@ -78,14 +79,14 @@ class ProcessSealer:
         for thread in self._threads:
             thread.start()
 
-    def seal(self, part10: bytes, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
+    def seal(self, part10: bytes, patient: Patient | None, guid: UUID, key: bytes, path: Path) -> "Future[Sealed]":
         """See `seal.seal`."""
-        work = functools.partial(seal, guid=guid, key=key, path=path)
+        work = functools.partial(seal, patient=patient, guid=guid, key=key, path=path)
         return self._put(work, part10, Sealed(state=State.INTERNAL_ERROR, reason="STAGING_WORKER_LOST"))
 
-    def judge(self, part10: bytes) -> "Future[Judgement]":
+    def judge(self, part10: bytes, patient: Patient | None) -> "Future[Judgement]":
         """See `judgement.judge`; an instance that costs its worker has failed."""
-        return self._put(judge, part10, Judgement(Outcome.FAILED, "WORKER_LOST"))
+        return self._put(functools.partial(judge, patient=patient), part10, Judgement(Outcome.FAILED, "WORKER_LOST"))
 
     def _put(self, work: Work, part10: bytes, lost: Any) -> "Future[Any]":
         future: Future[Any] = Future()
