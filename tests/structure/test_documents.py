@@ -1,6 +1,7 @@
 """Documents: every link leads somewhere, every path that is named exists, and the form is the house's."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,13 @@ def test_every_decision_is_in_the_index_and_fits_a_page():
     pages = [page for page in sorted(folder.glob("*.md")) if page.name != "README.md"]
     assert [page.name for page in pages] == re.findall(r"\]\((\d{4}[^)]*)\)", index)
     assert not [page.name for page in pages if len(page.read_text(encoding="utf-8").splitlines()) > LONGEST_DECISION]
+
+
+def test_every_package_has_the_version_of_the_latest_release():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (latest, *_) = re.findall(r"^## (\d+\.\d+\.\d+) - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)
+    packages = [
+        page for folder in ("proto", "libs", "services", "client", "deploy", "tests") for page in (ROOT / folder).rglob("pyproject.toml")
+    ]
+    assert len(packages) > 10
+    assert {tomllib.loads(page.read_text(encoding="utf-8"))["project"]["version"] for page in packages} == {latest}
