@@ -1,21 +1,24 @@
-"""The procedures of docs/operator/operations.md, executed as they stand there."""
+"""The procedures of docs/operator, executed as they stand there."""
 
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.e2e.stack import BIN
 
 ROOT = Path(__file__).parents[2]
-PROCEDURES = dict(
-    re.findall(
-        r"<!-- procedure: ([\w-]+) -->\n```\n(.*?)```",
-        (ROOT / "docs" / "operator" / "operations.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-)
 EXECUTED: set[str] = set()
+
+
+def procedures() -> Iterator[tuple[str, str]]:
+    """Yield name and commands of every procedure, page by page."""
+    for page in sorted((ROOT / "docs" / "operator").glob("*.md")):
+        yield from re.findall(r"<!-- procedure: ([\w-]+) -->\n```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+PROCEDURES = dict(procedures())
 
 
 def execute(name: str, **variables: Path | str) -> str:

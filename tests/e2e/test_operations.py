@@ -1,4 +1,4 @@
-"""Every procedure of docs/operator/operations.md, as it stands there, on a running site."""
+"""Every procedure of docs/operator, as it stands there, on a running site."""
 
 import shutil
 import time
