@@ -12,8 +12,6 @@ SOURCES := $(addsuffix /src,$(filter-out proto,$(PACKAGES)))
 ENVIRONMENT := $(VENV)/.complete
 # Two test processes, each with whole files, so that what a file's tests share is made once.
 PARALLEL := -n 2 --dist loadfile
-# What failed is tried once more where MDM_RETRY=1 says so, as in CI: one slow moment of a shared machine should not undo an hour. It is printed, and is to be looked into.
-pytest = $(BIN)/pytest $(1) || { [ "$${MDM_RETRY:-}" = 1 ] && echo "FAILED AT FIRST, tried once more:" && $(BIN)/pytest $(1) --last-failed --last-failed-no-failures none; }
 empty :=
 space := $(empty) $(empty)
 
@@ -70,14 +68,14 @@ format: $(ENVIRONMENT) ## Let ruff format the code
 	$(BIN)/ruff format .
 
 unit: $(ENVIRONMENT) ## Tests that need no other process
-	$(call pytest,$(PARALLEL) -m "not integration and not e2e")
+	$(BIN)/pytest $(PARALLEL) -m "not integration and not e2e"
 
 integration: $(ENVIRONMENT) ## Tests against real PostgreSQL, PACS and dcmtk
-	$(call pytest,$(PARALLEL) -m integration)
+	$(BIN)/pytest $(PARALLEL) -m integration
 
 e2e: $(ENVIRONMENT) ## Tests through the mdm command against whole stacks: processes, and containers where an engine answers
-	$(call pytest,-m e2e tests/e2e)
-	@if .ci/engine answers; then set -x; deploy/images; $(call pytest,-m e2e tests/e2e --stack compose --timeout 420); \
+	$(BIN)/pytest -m e2e tests/e2e
+	@if .ci/engine answers; then set -x; deploy/images; $(BIN)/pytest -m e2e tests/e2e --stack compose --timeout 420; \
 	elif [ "$${MDM_REQUIRE_ALL:-}" = 1 ]; then echo "no Docker engine answers; everything is required here (MDM_REQUIRE_ALL=1)" >&2; exit 1; \
 	else echo "no Docker engine answers: the tests against containers are left out" >&2; fi
 
