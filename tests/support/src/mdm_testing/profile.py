@@ -8,4 +8,5 @@ from hypothesis import settings
 # integration repeats the same ones, so that it judges the change and not the dice.
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeat", deadline=None, derandomize=True)
-settings.load_profile("repeat" if os.environ.get("CI") else "explore")
+settings.register_profile("soak", deadline=None, max_examples=2000)
+settings.load_profile("soak" if os.environ.get("MDM_SOAK") else "repeat" if os.environ.get("CI") else "explore")
