@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from mdm_local import process
-from mdm_local.error import LocalError
 from mdm_local.process import ProcessRecord
+from mdm_site.error import SiteError
 from mdm_testing.wait import eventually
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -81,5 +81,5 @@ def test_a_zombie_does_not_run(tmp_path):
 
 
 def test_a_program_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(LocalError, match="no-such-program"):
+    with pytest.raises(SiteError, match="no-such-program"):
         process.spawn([tmp_path / "no-such-program"], tmp_path / "log", {})
