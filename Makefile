@@ -12,18 +12,21 @@ SOURCES := $(addsuffix /src,$(filter-out proto,$(PACKAGES)))
 ENVIRONMENT := $(VENV)/.complete
 # Two test processes, each with whole files, so that what a file's tests share is made once.
 PARALLEL := -n 2 --dist loadfile
-# What failed is tried once more where MDM_RETRY=1 says so, as in CI: one slow moment of a shared machine should not undo an hour. It is printed, and is to be looked into.
-pytest = $(BIN)/pytest $(1) || { [ "$${MDM_RETRY:-}" = 1 ] && echo "FAILED AT FIRST, tried once more:" && $(BIN)/pytest $(1) --last-failed --last-failed-no-failures none; }
 empty :=
 space := $(empty) $(empty)
+
+# Every measurement; what fuzzes is for `make soak`.
+BENCHES := $(filter-out bench/fuzz_%,$(wildcard bench/*.py)) $(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py))
+# How long each part of `make soak` may take.
+MINUTES ?= 10
 
 # Where the site of the containers is; `make up` makes one for demonstrations if there is none.
 SITE ?= .mdm-site
 
-.PHONY: help env demo images up down ps logs test lint format unit integration e2e bench clean
+.PHONY: help env demo images up down ps logs test lint format unit integration e2e bench soak clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(ENVIRONMENT) ## Make the Python environment in .venv
 
@@ -44,11 +47,8 @@ up: $(ENVIRONMENT) images ## Start the containers of a site
 down: ## Stop the containers; what they keep stays
 	@deploy/compose $(SITE) down
 
-ps: ## Show the containers
-	@deploy/compose $(SITE) ps
-
-logs: ## Follow the containers' logs
-	@deploy/compose $(SITE) logs --tail 20 -f
+ps logs: ## Show the containers; follow their logs
+	@deploy/compose $(SITE) $(if $(filter logs,$@),logs --tail 20 -f,ps)
 
 test: $(ENVIRONMENT) ## Everything: lint, types, unit, integration and end-to-end tests
 	@.ci/components
@@ -69,25 +69,22 @@ format: $(ENVIRONMENT) ## Let ruff format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-unit: $(ENVIRONMENT) ## Tests that need no other process
-	$(call pytest,$(PARALLEL) -m "not integration and not e2e")
-
-integration: $(ENVIRONMENT) ## Tests against real PostgreSQL, PACS and dcmtk
-	$(call pytest,$(PARALLEL) -m integration)
+unit integration: $(ENVIRONMENT) ## Tests that need no other process; tests against real PostgreSQL, PACS and dcmtk
+	$(BIN)/pytest $(PARALLEL) -m $(if $(filter unit,$@),"not integration and not e2e",integration)
 
 e2e: $(ENVIRONMENT) ## Tests through the mdm command against whole stacks: processes, and containers where an engine answers
-	$(call pytest,-m e2e tests/e2e)
-	@if .ci/engine answers; then set -x; deploy/images; $(call pytest,-m e2e tests/e2e --stack compose --timeout 420); \
+	$(BIN)/pytest -m e2e tests/e2e
+	@if .ci/engine answers; then set -x; deploy/images; $(BIN)/pytest -m e2e tests/e2e --stack compose --timeout 420; \
 	elif [ "$${MDM_REQUIRE_ALL:-}" = 1 ]; then echo "no Docker engine answers; everything is required here (MDM_REQUIRE_ALL=1)" >&2; exit 1; \
 	else echo "no Docker engine answers: the tests against containers are left out" >&2; fi
 
-bench: $(ENVIRONMENT) ## Measure beside Orthanc, age, crypt4gh, Vault's Shamir and other de-identifiers
+bench: $(ENVIRONMENT) ## Run every measurement: beside Orthanc, age, crypt4gh, Vault's Shamir, psycopg and other de-identifiers
 	$(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt
-	$(BIN)/python bench/end_to_end.py
-	$(BIN)/python bench/encryption.py
-	$(BIN)/python bench/keystore.py
-	$(BIN)/python bench/deid.py
-	$(BIN)/python bench/metadata
+	set -e; for bench in $(BENCHES); do $(BIN)/python $$bench; done
+
+soak: $(ENVIRONMENT) ## Longer rounds of what is random: fuzzing, examples, kills; MINUTES bounds each (default 10)
+	$(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt
+	.ci/soak $(BIN) $(MINUTES)
 
 clean: ## Stop the local stack and remove it with everything generated, .venv included
 	@if [ -x $(BIN)/mdm-local ]; then $(BIN)/mdm-local down --purge; fi

@@ -24,8 +24,10 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from mdm_testing.wait import eventually
+
 from tests.e2e.local_stack import LocalStack
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 WAYS = ("mdm SDK", "mdm get", "orthanc x1", "orthanc x4")
 

@@ -1,6 +1,5 @@
 """A PostgreSQL, metadata services as processes of their own, clients of both, and how things are measured."""
 
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from mdm_client.metadata.client import MetadataClient
 from mdm_client.metadata.collections import Attribute, CollectionsClient
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.port import free_port
 from mdm_wire.channel import open_channel
 from mdm_wire.tls import TlsFiles
 
@@ -50,7 +50,7 @@ class Stand:
             self._server = origin._server
         self.conninfo = self._server.create_database(f"bench_{name}")
         self._user = self._pki.issue(self._pki.subject("bench"))
-        self.port = _free_port()
+        self.port = free_port()
         config = folder / f"{name}.toml"
         config.write_text(self._configuration(name, origin))
         self._config = config
@@ -97,7 +97,7 @@ class Stand:
 
     def by_workers(self, count: int) -> int:
         """Serve the same database by several processes on another port, which is returned."""
-        port = _free_port()
+        port = free_port()
         config = self._config.with_name("workers.toml")
         config.write_text(self._config.read_text().replace(f"port = {self.port}", f"port = {port}"))
         self._serve("--workers", str(count), "--config", str(config))
@@ -123,12 +123,6 @@ def _closing(channel: Any) -> Iterator[Any]:
         yield channel
     finally:
         channel.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def memory_of(process: int | str) -> float:

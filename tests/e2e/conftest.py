@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mdm_testing.wait import eventually
 
 from tests.e2e.compose_stack import ComposeStack
 from tests.e2e.images import Image, make_image
 from tests.e2e.local_stack import LocalStack
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

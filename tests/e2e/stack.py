@@ -7,16 +7,15 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mdm_site.pki import DevelopmentCa
 from pydicom import dcmread
 from pynetdicom import AE
 
-T = TypeVar("T")
 BIN = Path(sys.executable).parent
 
 
@@ -161,13 +160,3 @@ class Mdm:
         directory = self.scratch / f"got-{time.monotonic_ns()}"
         result = self(user, "get", *targets, "-o", str(directory))
         return result, sorted(path for path in directory.rglob("*") if path.is_file()) if directory.exists() else []
-
-
-def eventually(probe: Callable[[], T], timeout: float = 60.0, interval: float = 0.2) -> T:
-    """Return the first truthy answer of `probe`, or its last answer when time is up."""
-    deadline = time.monotonic() + timeout
-    while True:
-        answer = probe()
-        if answer or time.monotonic() > deadline:
-            return answer
-        time.sleep(interval)

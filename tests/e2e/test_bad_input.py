@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.wait import eventually
 
 from tests.e2e.images import make_image
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 

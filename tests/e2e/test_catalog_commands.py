@@ -1,9 +1,10 @@
 """The catalog through the mdm command: making, linking, moving, finding, summing up and removing names."""
 
 import pytest
+from mdm_testing.wait import eventually
 
 from tests.e2e.images import make_image
-from tests.e2e.stack import Mdm, eventually
+from tests.e2e.stack import Mdm
 
 pytestmark = pytest.mark.e2e
 

@@ -3,9 +3,10 @@
 import time
 
 import pytest
+from mdm_testing.wait import eventually
 
 from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 

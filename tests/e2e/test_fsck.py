@@ -9,8 +9,9 @@ import psycopg
 import pytest
 from cryptography import x509
 from mdm_site import toml
+from mdm_testing.wait import eventually
 
-from tests.e2e.stack import BIN, Mdm, Result, Stack, eventually
+from tests.e2e.stack import BIN, Mdm, Result, Stack
 
 pytestmark = pytest.mark.e2e
 IMAGES = "/biomed/hospital-a/images"

@@ -7,9 +7,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from mdm_testing.wait import eventually
 
 from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 

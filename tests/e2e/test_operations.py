@@ -9,12 +9,13 @@ import pytest
 from mdm_service.server import probe
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import BY_NAME
+from mdm_testing.wait import eventually
 from pynetdicom import AE
 
 from tests.e2e.compose_stack import ComposeStack
 from tests.e2e.images import Image, make_image
 from tests.e2e.procedure import EXECUTED, PROCEDURES, execute
-from tests.e2e.stack import Mdm, eventually
+from tests.e2e.stack import Mdm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
 

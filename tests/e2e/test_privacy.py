@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from mdm_site.service import BY_NAME
+from mdm_testing.wait import eventually
 from psycopg import sql
 
 from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 

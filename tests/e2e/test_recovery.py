@@ -14,10 +14,11 @@ from pathlib import Path
 import pydicom
 import pytest
 from mdm_site.service import BY_NAME
+from mdm_testing.wait import eventually
 
 from tests.e2e.compose_stack import ComposeStack
 from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, eventually
+from tests.e2e.stack import Mdm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
 

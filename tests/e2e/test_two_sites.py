@@ -16,6 +16,7 @@ import pytest
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc
 from mdm_client.config import ClientConfig
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.wait import eventually
 from mdm_wire.channel import open_channel
 from mdm_wire.tls import TlsFiles as ClientFiles
 from psycopg import sql
@@ -24,7 +25,7 @@ from tests.e2e.compose_stack import ComposeStack
 from tests.e2e.images import Image
 from tests.e2e.local_stack import LocalStack
 from tests.e2e.procedure import EXECUTED, PROCEDURES, execute
-from tests.e2e.stack import Mdm, Result, Stack, eventually
+from tests.e2e.stack import Mdm, Result, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,10 @@ from mdm.acl.v1 import acl_pb2
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
 from mdm_client.keystore.operator import KeystoreOperator
 from mdm_site import toml
+from mdm_testing import program
+from mdm_testing.port import free_port
+from mdm_testing.postgres import fresh_databases
+from mdm_testing.server import answering
 from mdm_wire.channel import open_channel
 from mdm_wire.errors import MdmError
 from mdm_wire.tls import TlsFiles
@@ -30,7 +33,7 @@ class Processes:
     def __init__(self, pki: Any, conninfos: list[str], folder: Path) -> None:
         self.pki, self.folder = pki, folder
         self.conninfos = dict(zip(NAMES, conninfos, strict=True))
-        self.ports = {name: _free_port() for name in NAMES}
+        self.ports = {name: free_port() for name in NAMES}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._channels: list[grpc.Channel] = []
         for name in NAMES:
@@ -40,18 +43,13 @@ class Processes:
 
     def start(self, name: str) -> None:
         """Start one and wait until it answers."""
-        log = (self.folder / f"{name}.log").open("ab")
-        command = [sys.executable, "-m", "mdm_keystore", "serve", "--config", str(self._config(name))]
-        self.running[name] = subprocess.Popen(command, stderr=log, stdout=log)
-        log.close()
-        tls = self._identity(f"keystore-{name}")
-        with open_channel([f"127.0.0.1:{self.ports[name]}"], tls) as channel:
-            grpc.channel_ready_future(channel).result(timeout=60)
+        command = [sys.executable, "-m", "mdm_keystore", "serve", "--config", self._config(name)]
+        answers = answering(f"127.0.0.1:{self.ports[name]}", self._identity(f"keystore-{name}"))
+        self.running[name] = program.start(command, self.folder / f"{name}.log", answers)
 
     def kill(self, name: str) -> None:
         """End one as a crash would."""
-        self.running[name].kill()
-        self.running[name].wait()
+        program.kill(self.running[name])
 
     def freeze(self, name: str) -> None:
         """Let one hang."""
@@ -109,8 +107,7 @@ class Processes:
     def close(self) -> None:
         """End all."""
         for process in self.running.values():
-            process.kill()
-            process.wait()
+            program.kill(process)
 
     def _identity(self, user: str) -> TlsFiles:
         if not (self.pki.directory / f"{user}.crt").exists():
@@ -150,21 +147,13 @@ class Processes:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def all_processes(postgres: Any, pki: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Three keystores for a module."""
-    names = [f"keystore_{uuid4().hex[:12]}" for _ in range(3)]
-    made = Processes(pki, [postgres.create_database(name) for name in names], tmp_path_factory.mktemp("keystores"))
-    yield made
-    made.close()
-    for name in names:
-        postgres.drop_database(name)
+    with fresh_databases(postgres, "keystore", 3) as conninfos:
+        made = Processes(pki, conninfos, tmp_path_factory.mktemp("keystores"))
+        yield made
+        made.close()
 
 
 @pytest.fixture

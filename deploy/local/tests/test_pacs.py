@@ -14,6 +14,7 @@ from mdm_local.launch import Launcher
 from mdm_local.layout import Layout
 from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, KINDS, ORTHANC, STUDY_ROOT_FIND, STUDY_ROOT_GET, Pacs, find_orthanc
 from mdm_site.configuration import MDM_AE_TITLE
+from mdm_testing.wait import eventually
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -66,7 +67,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     names = [PACS] if kind == ARCHIVE else [PACS, FORWARDER]
     running = [process.spawn(launcher.command(name), layout.log(name), launcher.environment()) for name in names]
     try:
-        _until(lambda: health.of_pacs(pacs) == health.SERVING)
+        eventually(lambda: health.of_pacs(pacs) == health.SERVING)
         yield Site(pacs, ports[SCP], queue=layout.pacs / "forward.sqlite")
     finally:
         process.end(running, 10)
@@ -77,7 +78,7 @@ def test_an_image_stored_in_the_pacs_is_forwarded_at_once(site: Site) -> None:
     try:
         image = dcmread(get_testdata_file("CT_small.dcm"))
         _store(site, [image])
-        _until(lambda: site.received == [image.SOPInstanceUID], seconds=5)
+        eventually(lambda: site.received == [image.SOPInstanceUID])
     finally:
         stop()
 
@@ -92,7 +93,7 @@ def test_images_stored_while_dicom_srm_is_down_or_refuses_are_forwarded_later(si
         time.sleep(2)
         assert site.received == []
         site.status = 0
-        _until(lambda: set(site.received) == {image.SOPInstanceUID for image in images}, seconds=20)
+        eventually(lambda: set(site.received) == {image.SOPInstanceUID for image in images})
     finally:
         stop()
 
@@ -102,7 +103,7 @@ def test_what_is_refused_for_good_is_listed_and_not_sent_for_ever(site: Site) ->
     stop = site.listen()
     try:
         _store(site, [dcmread(get_testdata_file("CT_small.dcm"))])
-        _until(lambda: bool(_refusals(site)))
+        eventually(lambda: bool(_refusals(site)))
         assert [refusal.reason for refusal in _refusals(site)] == ["DIMSE_0xC000"]
         asked = site.asked
         time.sleep(3)
@@ -117,7 +118,7 @@ def test_a_private_class_that_nobody_negotiates_is_listed(site: Site) -> None:
     stop = site.listen()
     try:
         _store(site, [image])
-        _until(lambda: bool(_refusals(site)))
+        eventually(lambda: bool(_refusals(site)))
         assert [refusal.reason for refusal in _refusals(site)] == ["NOT_NEGOTIATED"]
     finally:
         stop()
@@ -201,10 +202,3 @@ def _get(site: Site, image: Dataset) -> list[Dataset]:
         pass
     association.release()
     return received
-
-
-def _until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)

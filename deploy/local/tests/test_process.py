@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from mdm_local import process
-from mdm_local.error import LocalError
 from mdm_local.process import ProcessRecord
+from mdm_site.error import SiteError
+from mdm_testing.wait import eventually
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 
@@ -28,10 +28,7 @@ def spawn(tmp_path: Path, code: str) -> ProcessRecord:
 
 
 def wait_for(path: Path, text: str) -> None:
-    deadline = time.monotonic() + 10
-    while text not in (path.read_text() if path.exists() else ""):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: path.exists() and text in path.read_text())
 
 
 def test_a_spawned_process_runs_on_its_own_with_its_output_in_the_log(tmp_path):
@@ -80,12 +77,9 @@ def test_a_recycled_pid_is_not_taken_for_the_process_and_never_signalled():
 def test_a_zombie_does_not_run(tmp_path):
     record = spawn(tmp_path, "import time; time.sleep(60)")
     os.kill(record.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while record.is_running():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: not record.is_running())
 
 
 def test_a_program_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(LocalError, match="no-such-program"):
+    with pytest.raises(SiteError, match="no-such-program"):
         process.spawn([tmp_path / "no-such-program"], tmp_path / "log", {})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from mdm_local import port
-from mdm_local.error import LocalError
 from mdm_local.layout import Layout, default_root
 from mdm_local.process import ProcessRecord
 from mdm_local.state import Coupling, State
 from mdm_site import toml
+from mdm_site.error import SiteError
 
 
 def test_a_state_is_read_back_as_it_was_saved(tmp_path):
@@ -29,7 +29,7 @@ def test_without_a_file_the_state_is_empty(tmp_path):
 def test_a_state_that_cannot_be_understood_is_an_error_that_says_what_to_do(content, tmp_path):
     file = tmp_path / "state.json"
     file.write_text(content)
-    with pytest.raises(LocalError, match=str(file)):
+    with pytest.raises(SiteError, match=str(file)):
         State.load(file)
 
 

@@ -16,10 +16,8 @@ from mdm_metadata.config import MetadataSettings
 from mdm_service import settings
 from mdm_site.containers import SCP_HOST, SERVICE_PORT, ContainerSite, describe
 from mdm_site.error import SiteError
-from mdm_site.key import add_key_encryption_key
-from mdm_site.lending import lend
-from mdm_site.revocation import revoke
 from mdm_site.service import BY_NAME
+from mdm_site.upkeep import add_key_encryption_key, lend, revoke
 
 SETTINGS = {"catalog": CatalogSettings, "metadata": MetadataSettings, "dicom-srm": DicomSrmSettings} | {
     f"keystore-{letter}": KeystoreSettings for letter in "abc"

@@ -1,13 +1,12 @@
 """Health tells which dependency is away; the service itself stays healthy, so that nothing restarts it for another's fault."""
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 from mdm_service.server import probe
 from mdm_service.server.dependency import DependencyWatch
 from mdm_testing.server import serve_in_process
+from mdm_testing.wait import eventually
 from mdm_wire.errors import Unavailable
 from prometheus_client import REGISTRY
 
@@ -23,13 +22,6 @@ class Pacs:
             raise Unavailable("PACS_UNAVAILABLE", "away")
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def test_a_dependency_goes_and_comes_back_while_the_service_serves(pki, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     pacs, files = Pacs(), pki.issue(pki.subject("operator"))
@@ -40,13 +32,13 @@ def test_a_dependency_goes_and_comes_back_while_the_service_serves(pki, caplog: 
             return probe.is_serving(served.address, files.certificate, files.key, files.ca, 2, service)
 
         watch.start()
-        until(lambda: healthy("pacs"))
+        eventually(lambda: healthy("pacs"))
         pacs.away = True
-        until(lambda: not healthy("pacs"))
+        eventually(lambda: not healthy("pacs"))
         assert healthy("")
         assert REGISTRY.get_sample_value("mdm_dependency_up", {"dependency": "pacs"}) == 0
         pacs.away = False
-        until(lambda: healthy("pacs"))
+        eventually(lambda: healthy("pacs"))
         assert not healthy("no-such-dependency")
         watch.stop()
     told = [(record.message, record.dependency) for record in caplog.records if hasattr(record, "dependency")]

@@ -12,14 +12,13 @@ from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.policy import MONITOR
 from mdm_service.server import metrics
 from mdm_service.settings import Address, TlsSettings
+from mdm_testing.port import free_port
 from mdm_wire import dn
 
 
 @pytest.fixture
 def port(pki) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_port()
     files = pki.issue(pki.subject("metrics"))
     pki.revoke([])
     trust = TrustStore((Authority.load(pki.certificate_file, (pki.namespace,), pki.crl_file),))

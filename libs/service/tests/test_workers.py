@@ -20,7 +20,9 @@ from mdm_service.errors import ConfigurationError
 from mdm_service.process import supervisor
 from mdm_service.process.reservation import reserve
 from mdm_service.settings import Address
+from mdm_testing.port import free_port
 from mdm_testing.server import WorkersProcess, channel, serve_by_workers
+from mdm_testing.wait import eventually
 from prometheus_client import CollectorRegistry
 
 pytestmark = pytest.mark.integration
@@ -86,19 +88,6 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def wait_until(happened: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def metrics(port: int, pki) -> str:
     context = ssl.create_default_context(cafile=str(pki.certificate_file))
     files = pki.issue(pki.subject("monitor"))
@@ -137,7 +126,7 @@ def test_a_killed_worker_is_replaced_while_calls_go_on(configure, alice, pki):
             killed = served.pids[1]
             os.kill(killed, signal.SIGKILL)
             served.wait_for(3)
-            wait_until(lambda: str(served.pids[2]) in answered, 20)
+            eventually(lambda: str(served.pids[2]) in answered)
         finally:
             done.set()
             caller.join()
@@ -167,7 +156,7 @@ def test_workers_do_not_outlive_a_supervisor_that_is_killed(configure, alice):
         numbers = Path(served_metrics(served.pids[0]))
         assert numbers.is_dir()
         served.process.kill()
-        wait_until(lambda: all(has_ended(pid) for pid in served.pids), 8)
+        eventually(lambda: all(has_ended(pid) for pid in served.pids))
         assert not numbers.exists()
 
 
@@ -194,7 +183,7 @@ def test_a_configuration_that_is_broken_meanwhile_costs_a_replacement_and_not_th
     with serve_by_workers(PROGRAM, file, 2) as served:
         configure("broken = true")
         os.kill(served.pids[0], signal.SIGKILL)
-        wait_until(lambda: served.said.count("broken: this cannot be used") >= 2, 20)
+        eventually(lambda: served.said.count("broken: this cannot be used") >= 2)
         for _ in range(5):
             assert answerer(served.address, alice) == served.pids[1]
         configure()

@@ -1,6 +1,5 @@
 """The service or PostgreSQL is killed in the middle of batches: what was acknowledged is there, and every batch is whole or absent."""
 
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,10 @@ import pytest
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
 from mdm_local.postgres import PostgresServer
+from mdm_testing import program
+from mdm_testing.port import free_port
 from mdm_testing.server import channel
+from mdm_testing.wait import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -45,24 +47,20 @@ class Crashing:
 
     def start(self) -> None:
         """Start the catalog and wait until it answers."""
-        program = Path(sys.executable).parent / "mdm-catalog"
-        command = [str(program), "serve", "--migrate", "--config", str(self.config)]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        self.wait()
+        command = [sys.executable, "-m", "mdm_catalog", "serve", "--migrate", "--config", self.config]
+        self.process = program.start(command, self.config.with_suffix(".log"), self.answers)
 
-    def wait(self) -> None:
-        """Return when the catalog answers."""
-        for _ in range(300):
-            with suppress(grpc.RpcError):
-                self.stub.Stat(pb.StatRequest(targets=[pb.Target(lfn="/")]), timeout=5)
-                return
-            time.sleep(0.1)
-        raise AssertionError("the catalog does not answer")
+    def answers(self) -> bool:
+        """Return whether the catalog and its database answer."""
+        try:
+            self.stub.Stat(pb.StatRequest(targets=[pb.Target(lfn="/")]), timeout=5)
+        except grpc.RpcError:
+            return False
+        return True
 
     def stop(self) -> None:
         """End the catalog at once."""
-        self.process.kill()
-        self.process.wait()
+        program.kill(self.process)
 
     def kill_service(self) -> None:
         self.stop()
@@ -77,18 +75,14 @@ class Crashing:
                 break
             except RuntimeError:
                 self.postgres.kill()
-        self.wait()
+        eventually(self.answers)
 
 
 @pytest.fixture(scope="module")
 def crashing(tmp_path_factory, pki):
     """See Crashing."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     with ExitStack() as stack:
-        yield Crashing(tmp_path_factory.mktemp("crash"), pki, port, stack)
+        yield Crashing(tmp_path_factory.mktemp("crash"), pki, free_port(), stack)
 
 
 def _transaction(directory: str, number: int) -> list[pb.Operation]:
@@ -134,8 +128,7 @@ def test_nothing_acknowledged_is_lost_and_no_batch_is_there_in_part(crashing, vi
     for writer in writers:
         writer.start()
     for kills in range(1, 3):
-        while sum(len(writer.acknowledged) for writer in writers) < 4 * kills:
-            time.sleep(0.02)
+        eventually(lambda: sum(len(writer.acknowledged) for writer in writers) >= 4 * kills)  # noqa: B023 - called at once
         getattr(crashing, victim)()
     for writer in writers:
         writer.stopping.set()

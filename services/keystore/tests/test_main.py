@@ -1,9 +1,7 @@
 """The program: its example configuration, and a real process that serves, is killed and serves again."""
 
-import socket
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from uuid import uuid4
@@ -16,6 +14,7 @@ from mdm_crypto import shamir
 from mdm_keystore.config import KeystoreSettings
 from mdm_service import settings
 from mdm_service.errors import ConfigurationError
+from mdm_testing.port import free_port
 from mdm_testing.server import channel
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
@@ -59,9 +58,7 @@ conninfo = "{conninfo}"
 
 @pytest.mark.integration
 def test_a_key_outlives_a_killed_process(tmp_path, database, pki):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     files = pki.issue(pki.subject("keystore"))
     configuration = tmp_path / "keystore.toml"
     configuration.write_text(
@@ -96,7 +93,6 @@ def test_a_key_outlives_a_killed_process(tmp_path, database, pki):
             process.kill() if attempt == 0 else process.terminate()
             code = process.wait(timeout=30)
         assert code == (-9 if attempt == 0 else 0)
-        time.sleep(0.1)
 
 
 def create(opened: grpc.Channel, share: shamir.Share) -> None:

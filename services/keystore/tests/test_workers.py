@@ -1,9 +1,7 @@
 """Three keystores of two processes each: keys are made and read while they get new shares, and every audit is one chain."""
 
-import socket
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -18,7 +16,9 @@ from mdm_keystore.rules.audit import AuditTrail
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.store.audit import PostgresTrail
 from mdm_keystore.store.store import PostgresKeys
+from mdm_testing.port import free_port
 from mdm_testing.server import WorkersProcess, channel, serve_by_workers
+from mdm_testing.wait import eventually
 
 from services.keystore.tests.ring import PlainPool
 from services.keystore.tests.test_main import create
@@ -87,12 +87,12 @@ class Keystores:
             stub = admin_pb2_grpc.KeystoreAdminServiceStub(opened)
             request = admin_pb2.BeginResharingRequest(id=str(uuid4()), kind=admin_pb2.RESHARING_KIND_REFRESH)
             job = stub.BeginResharing(request, timeout=30).resharing
-            end = time.monotonic() + 60
-            while job.state == admin_pb2.RESHARING_STATE_RUNNING:
-                assert time.monotonic() < end, job
-                time.sleep(0.1)
-                job = stub.GetResharing(admin_pb2.GetResharingRequest(id=job.id), timeout=30).resharing
-            return job
+
+            def ended() -> admin_pb2.Resharing | None:
+                found = stub.GetResharing(admin_pb2.GetResharingRequest(id=job.id), timeout=30).resharing
+                return None if found.state == admin_pb2.RESHARING_STATE_RUNNING else found
+
+            return eventually(ended)
 
 
 @pytest.fixture
@@ -100,8 +100,7 @@ def keystores(tmp_path, postgres, pki):
     ports, names = {}, {index: f"keystore_{index}_{uuid4().hex[:8]}" for index in INDEXES}
     subjects = {index: pki.subject(f"keystore-{index}") for index in INDEXES}
     for index in INDEXES:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            ports[index] = probe.getsockname()[1]
+        ports[index] = free_port()
     with ExitStack() as stack:
         served, conninfos = {}, {}
         for index in INDEXES:

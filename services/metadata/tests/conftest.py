@@ -173,7 +173,7 @@ def running_service(postgres: Any, pki: Any, tmp_path_factory: pytest.TempPathFa
         database={"conninfo": conninfo, "pool_min": 1, "pool_max": 8},
         roles={"operator": [pki.subject("operator")]},
         root={"owner": pki.subject("operator"), "entries": [{"principal": f"dn:{pki.subject('loader')}", "permissions": "rwl"}]},
-        query={"statement_seconds": 5, "max_rows": 150_000},
+        query={"statement_seconds": 8, "max_rows": 150_000},
     )
     with ExitStack() as stack:
         stack.callback(postgres.drop_database, "metadata_tests")

@@ -37,12 +37,16 @@ def site(postgres: Any, pki: Any) -> Iterator[Site]:
 
 
 def steps(site: Site, name: str, subtree: str, position: feed_pb2.FeedPosition = START) -> list[feed_pb2.SubscribeResponse]:
-    """Return what a subscriber is sent in the first second."""
+    """Return what a subscriber is sent until it has everything; two seconds of what comes to one that has it already."""
     found: list[feed_pb2.SubscribeResponse] = []
     with channel(f"127.0.0.1:{site.port}", site.pki.issue(site.pki.subject(name))) as opened:
+        grpc.channel_ready_future(opened).result(timeout=60)
         request = feed_pb2.SubscribeRequest(subtree=subtree, position=position)
         try:
-            found.extend(feed_pb2_grpc.MetadataFeedServiceStub(opened).Subscribe(request, timeout=1))
+            for step in feed_pb2_grpc.MetadataFeedServiceStub(opened).Subscribe(request, timeout=2):
+                found.append(step)
+                if not step.to.copying and step.to.sequence == step.head:
+                    break
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise Failed(error) from None

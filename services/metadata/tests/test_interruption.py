@@ -4,8 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_metadata.rules.interruption import Interruption
+from mdm_testing.wait import eventually
 
 pytestmark = pytest.mark.integration
 
 READ, WRITE = 4, 8
 #: Seconds in which the work is to have stopped, on a machine that has much else to do; alone it takes a tenth of one.
 SOON = 5.0
+DEADLINE = 5.0
 #: Long texts, made lower for each entry thousands of times: seconds for all of them, were it not stopped.
 SLOW = f"""UPDATE "/slow" SET n = 1 WHERE {" OR ".join(f"LOWER(t || '{n}') = ''" for n in range(2_000))}"""
 BLOCKED = {
@@ -62,15 +63,6 @@ def working(service: Any) -> int:
     return int(row[0])
 
 
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def unchanged(loader: Any) -> bool:
     return bool(loader.rows('SELECT COUNT(*), SUM(n) FROM "/slow"') == [(20, "0")])
 
@@ -79,21 +71,21 @@ def unchanged(loader: Any) -> bool:
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
 def test_a_change_that_nobody_waits_for_stops_in_the_database(service, loader, held, what, how):
     method, request = BLOCKED[what]
-    call = getattr(loader.metadata, method).future(request, timeout=3 if how == "deadline" else 30)
-    assert within(2.9, lambda: working(service) == 1)
+    call = getattr(loader.metadata, method).future(request, timeout=DEADLINE if how == "deadline" else 30)
+    eventually(lambda: working(service) == 1)
     if how == "cancel":
         call.cancel()
     with pytest.raises((grpc.RpcError, grpc.FutureCancelledError)):
-        call.result(SOON)
-    assert within(SOON, lambda: working(service) == 0)
+        call.result(2 * DEADLINE)
+    eventually(lambda: working(service) == 0, SOON)
     assert unchanged(loader)
 
 
 def test_a_condition_that_takes_long_is_stopped_while_it_is_evaluated(service, loader):
     call = loader.metadata.Change.future(pb.ChangeRequest(sql=SLOW), timeout=30)
-    assert within(5, lambda: working(service) == 1)
+    eventually(lambda: working(service) == 1)
     call.cancel()
-    assert within(SOON, lambda: working(service) == 0)
+    eventually(lambda: working(service) == 0, SOON)
     assert unchanged(loader)
 
 
@@ -120,9 +112,9 @@ def test_a_command_that_is_killed_leaves_nothing_running(service, loader, held, 
     program = ["env", "--default-signal=INT", sys.executable, "-m", "mdm_client.cli"]
     mdm = [*program, "--config", str(configuration), "meta", *arguments[command]]
     with subprocess.Popen(mdm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert within(20, lambda: working(service) == 1)
+        eventually(lambda: working(service) == 1)
         process.send_signal(ending)
-        assert within(SOON, lambda: working(service) == 0)
+        eventually(lambda: working(service) == 0, SOON)
     assert unchanged(loader)
 
 
@@ -131,7 +123,7 @@ def test_the_timeout_of_an_update_is_its_deadline(service, loader, held, configu
     done = subprocess.run([*mdm, 'UPDATE "/slow" SET n = 7 WHERE TRUE'], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "DEADLINE" in done.stderr.upper() or "time" in done.stderr
-    assert within(SOON, lambda: working(service) == 0)
+    eventually(lambda: working(service) == 0, SOON)
     assert unchanged(loader)
 
 

@@ -22,10 +22,12 @@ from mdm_metadata.store.feed_origin import FeedOrigin
 from mdm_service.database import DatabaseSettings, migrate, open_pool
 from mdm_service.process import main
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.port import free_port
 from mdm_testing.server import channel
+from mdm_testing.wait import eventually
 from mdm_wire.errors import FailedPrecondition, Invalid
 
-from .conftest import Client, attribute, entry
+from .conftest import Client, Failed, attribute, entry
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +45,7 @@ class Site:
         self.subject = pki.subject(f"metadata-{name}")
         self.own = pki.issue(self.subject)
         self._settings = settings
-        self.port = 0
+        self.port = free_port()  # the same one after a restart
         self._runtime: Any = None
         self.start()
         stack.callback(self.stop)
@@ -60,7 +62,6 @@ class Site:
             **{"roles": roles, **self._settings},
         )
         self._runtime = main.start(settings, build, MIGRATIONS)
-        self.port = self._runtime.service_server.port
 
     def stop(self) -> None:
         self.stop_within(0.2)
@@ -112,23 +113,16 @@ def sites(postgres: Any, pki: Any) -> Iterator[tuple[Site, Site]]:
 EVERYTHING = 'SELECT entry, Rows, Modality FROM "/biomed/a/images" ORDER BY entry'
 
 
-def eventually(probe: Callable[[], Any], wanted: Any = True, seconds: float = 20.0) -> None:
-    """Wait until `probe` gives what is wanted."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            found = probe()
-        except Exception as error:  # the collection is not there yet
-            found = error
-        if found == wanted:
-            return
-        assert time.monotonic() < end, found
-        time.sleep(0.1)
-
-
 def same(a: Site, b: Site) -> Callable[[], bool]:
     here, there = a.client("alice"), b.client("alice")
-    return lambda: here.rows(EVERYTHING) == there.rows(EVERYTHING)
+
+    def compared() -> bool:
+        try:
+            return here.rows(EVERYTHING) == there.rows(EVERYTHING)
+        except Failed:  # the copy is not there yet
+            return False
+
+    return compared
 
 
 def paths(client: Client) -> list[str]:
@@ -152,7 +146,7 @@ def test_a_replica_has_what_the_origin_has_and_follows_it_and_nothing_sensitive(
     loader.upsert("/biomed/a/images", entry("new", Rows=-1))
     loader.upsert("/biomed/a/patients", entry("p2", Name="Haddad"))
     eventually(same(a, b))
-    eventually(lambda: [(r.position.copying, r.head - r.position.sequence, r.problem) for r in b.replicas()], [(False, 0, "")])
+    eventually(lambda: [(r.position.copying, r.head - r.position.sequence, r.problem) for r in b.replicas()], wanted=[(False, 0, "")])
     assert all(0 <= replica.lag_seconds < 60 for replica in b.replicas())
     with psycopg.connect(b.conninfo) as connection:
         assert connection.execute("SELECT count(*) FROM entry WHERE attributes::text LIKE '%Haddad%'").fetchone() == (0,)
@@ -166,7 +160,7 @@ def test_rights_follow_too_and_the_copy_is_read_only(sites):
         mallory.rows(EVERYTHING)
     secret = loader.acl({})
     loader.upsert("/biomed/a/images", entry("e0500", secret))
-    eventually(lambda: alice.rows("""SELECT entry FROM "/biomed/a/images" WHERE entry = 'e0500'"""), [])
+    eventually(lambda: alice.rows("""SELECT entry FROM "/biomed/a/images" WHERE entry = 'e0500'"""), wanted=[])
     described = loader.describe("/biomed/a/images")
     revoke = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_REVOKE, entry=acl_pb2.AclEntry(principal=f"dn:{alice.dn}", permissions=255))
     loader.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[described.acl_id], changes=[revoke], shared=True), timeout=10)
@@ -204,10 +198,10 @@ def test_a_replica_survives_restarts_of_both_sides_and_changing_schemas(sites):
     sql = 'SELECT entry, Rows, Kind, Columns FROM "/biomed/a/images" ORDER BY entry'
     expected = a.client("alice").rows(sql)
     alice = b.client("alice")
-    eventually(lambda: alice.rows(sql) == expected)
-    eventually(lambda: alice.rows('SELECT x FROM "/biomed/a/late"'), [(5,)])
+    eventually(lambda: alice.rows(sql), wanted=expected, ignored=(Failed,))
+    eventually(lambda: alice.rows('SELECT x FROM "/biomed/a/late"'), wanted=[(5,)], ignored=(Failed,))
     a.client("loader").call("DropCollections", pb.DropCollectionsRequest(paths=["/biomed/a/late"]))
-    eventually(lambda: paths(alice), ["/biomed/a", "/biomed/a/Images"])
+    eventually(lambda: paths(alice), wanted=["/biomed/a", "/biomed/a/Images"], ignored=(Failed,))
 
 
 def test_a_replica_that_was_away_too_long_copies_again(sites):
@@ -362,7 +356,7 @@ def test_an_origin_certified_by_another_authority_than_the_named_one_is_not_beli
     with ExitStack() as stack:
         replica = {"origin": "a", "addresses": [f"127.0.0.1:{a.port}"], "subtrees": ["/biomed/a"], "ca": stranger.certificate_file}
         c = Site("c", postgres, pki, stack, replicas=[replica])
-        eventually(lambda: [found.problem for found in c.replicas()], ["SERVER_NOT_TRUSTED"])
+        eventually(lambda: [found.problem for found in c.replicas()], wanted=["SERVER_NOT_TRUSTED"])
         assert [found.position.copying for found in c.replicas()] == [True]
 
 
@@ -371,7 +365,11 @@ def test_what_is_no_longer_to_be_copied_is_removed_at_the_next_start(sites, post
     eventually(same(a, b))
     whole = {"origin": "a", "addresses": [f"127.0.0.1:{a.port}"], "subtrees": ["/biomed/a"]}
     b.restart(replicas=[whole, {**whole, "subtrees": ["/biomed/a/Images"]}])
-    eventually(lambda: [item.subtree for item in b.replicas() if not item.position.copying], ["/biomed/a", "/biomed/a/images"])
+    eventually(
+        lambda: [item.subtree for item in b.replicas() if not item.position.copying],
+        wanted=["/biomed/a", "/biomed/a/images"],
+        ignored=(Failed,),
+    )
     b.restart(replicas=[{**whole, "subtrees": ["/biomed/a/images"]}])
     eventually(same(a, b))
     assert [item.subtree for item in b.replicas()] == ["/biomed/a/images"]

@@ -1,16 +1,18 @@
 """Streams: batches, limits, and queries that end early."""
 
 import threading
-import time
 
 import grpc
 import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_testing.wait import eventually
 
 pytestmark = pytest.mark.integration
 
 READ = 4
+#: Seconds: a caller's patience, and then how soon the work is to have stopped; together less than the service's own limit.
+DEADLINE, SOON = 4.0, 3.0
 ENDLESS = 'SELECT COUNT(*) FROM "/many" a CROSS JOIN "/many" b CROSS JOIN "/many" c WHERE a.n + b.n + c.n < 0'
 
 
@@ -32,15 +34,6 @@ def queries_running(service) -> int:
             " AND pid <> pg_backend_pid() AND datname = current_database()"
         ).fetchone()
     return row[0]
-
-
-def wait_until(condition, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_rows_arrive_in_batches_of_a_thousand_with_nulls_marked(service, loader):
@@ -81,11 +74,9 @@ def test_an_empty_answer_has_its_header(service, loader):
 
 
 def test_a_query_that_takes_too_long_is_stopped_and_told(service, loader):
-    started = time.monotonic()
     with pytest.raises(service.failed) as raised:
         loader.rows(ENDLESS)
     assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUERY_TIMEOUT")
-    assert time.monotonic() - started < 8
     assert queries_running(service) == 0
 
 
@@ -96,15 +87,15 @@ def test_too_many_rows_end_the_stream_with_an_error(service, loader):
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-def test_a_client_that_goes_away_stops_the_database_within_a_second(service, loader, how):
-    call = loader.metadata.Query(pb.QueryRequest(sql=ENDLESS), timeout=1.5 if how == "deadline" else 30)
+def test_a_client_that_goes_away_stops_the_database(service, loader, how):
+    call = loader.metadata.Query(pb.QueryRequest(sql=ENDLESS), timeout=DEADLINE if how == "deadline" else 30)
     waiter = threading.Thread(target=lambda: _drain(call))
     waiter.start()
-    assert wait_until(lambda: queries_running(service) == 1, 1.4)
+    eventually(lambda: queries_running(service) == 1)
     if how == "cancel":
         call.cancel()
-    waiter.join(3)
-    assert wait_until(lambda: queries_running(service) == 0, 1.0)
+    waiter.join()
+    eventually(lambda: queries_running(service) == 0, SOON)
     assert loader.rows('SELECT COUNT(*) FROM "/many"') == [(2_500,)]
 
 

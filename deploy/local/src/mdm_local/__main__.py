@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from mdm_site.configuration import collection
+from mdm_site.error import SiteError
 
 from mdm_local import status
 from mdm_local.component import ALONE, COMPONENTS
-from mdm_local.error import LocalError
 from mdm_local.layout import Layout, default_root
 from mdm_local.pacs.kind import KINDS
 from mdm_local.stack import Stack
@@ -75,10 +75,10 @@ def couple(copy: Stack, origin: Stack) -> None:
     """Have one stack copy another's anonymous metadata, and each know the other's users.
 
     Raises:
-        LocalError: one of them was never up, or both are of the same name.
+        SiteError: one of them was never up, or both are of the same name.
     """
     if copy.state.name == origin.state.name:
-        raise LocalError(f"both stacks are called {copy.state.name}: make a new one by `mdm-local up --name NAME`")
+        raise SiteError(f"both stacks are called {copy.state.name}: make a new one by `mdm-local up --name NAME`")
     origin.couple(copy.state.name, Coupling(str(copy.layout.root), copies_us=True))
     copy.couple(origin.state.name, Coupling(str(origin.layout.root), copied_here=True))
     print(f"{copy.state.name} copies {collection(origin.state.name)}; users of both have [metadata_sites] for `mdm query --sites`")
@@ -94,7 +94,7 @@ def main() -> None:
     """Run the command line."""
     try:
         sys.exit(run(parser().parse_args()))
-    except LocalError as error:
+    except SiteError as error:
         sys.exit(f"mdm-local: {error}")
     except KeyboardInterrupt:
         sys.exit("mdm-local: interrupted; `mdm-local status` shows what runs")

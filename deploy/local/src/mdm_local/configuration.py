@@ -6,6 +6,7 @@ from pathlib import Path
 from mdm_forwarder.orthanc import HTTP_USER
 from mdm_site import configuration, toml
 from mdm_site.configuration import Document, OtherSite, PacsLink
+from mdm_site.file import write_file
 from mdm_site.service import SERVICES, Service
 
 from mdm_local.component import SCP
@@ -83,9 +84,7 @@ class Configuration:
         return self._layout.spool
 
     def _write(self, path: Path, document: Mapping[str, object]) -> None:
-        scratch = path.with_suffix(".new")
-        scratch.write_text(toml.dumps(document))
-        scratch.replace(path)
+        write_file(path, toml.dumps(document).encode())
 
 
 def _other(name: str, coupling: Coupling) -> OtherSite | None:

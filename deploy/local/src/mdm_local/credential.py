@@ -1,9 +1,9 @@
 """Certificates, memberships and secrets of a stack, made once and renewed before they expire."""
 
 import json
-import secrets
 
 from mdm_forwarder.orthanc import HTTP_USER
+from mdm_site import credential
 from mdm_site.credential import certify, renew_revocations, secret
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import KEYSTORES, SERVICES
@@ -20,10 +20,10 @@ def prepare(layout: Layout, organisation: str) -> None:
         certify(ca, user, ())
     renew_revocations(ca)
     if not layout.ban_list.exists():
-        layout.ban_list.write_text(f"# One subject a line, such as CN=mallory,O={organisation}; read again when it changes.\n")
-    secret(layout.secret("site-secret"), secrets.token_bytes(32))
+        layout.ban_list.write_text(credential.empty_ban_list(organisation))
+    secret(layout.secret("site-secret"), credential.new_site_secret())
     for letter in KEYSTORES:
-        secret(layout.secret(f"kek-{letter}"), secrets.token_hex(32).encode() + b"\n")
-    secret(layout.secret("pacs-password"), secrets.token_urlsafe(24).encode() + b"\n")
+        secret(layout.secret(f"kek-{letter}"), credential.new_key_encryption_key())
+    secret(layout.secret("pacs-password"), credential.new_password())
     account = {"username": HTTP_USER, "password": layout.secret("pacs-password").read_text().strip()}
     secret(layout.secret("pacs-credentials.json"), json.dumps(account).encode() + b"\n")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pydicom
 from mdm_site.configuration import IMAGES, PATIENTS, collection
+from mdm_site.error import SiteError
 from mdm_site.service import VO
 from pynetdicom import AE
 
 from mdm_local.component import PACS
-from mdm_local.error import LocalError
 from mdm_local.layout import default_root
 from mdm_local.pacs.kind import LOCAL_AE_TITLE
 from mdm_local.sample import Sample, samples
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Demo:
-    """The steps, in order. Each checks what it shows and raises LocalError where it is not as it must be."""
+    """The steps, in order. Each checks what it shows and raises SiteError where it is not as it must be."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -79,12 +79,12 @@ class Demo:
             ae.add_requested_context(*context)
         association = ae.associate(pacs.host, pacs.port, ae_title=pacs.ae_title)
         if not association.is_established:
-            raise LocalError("the PACS does not accept an association")
+            raise SiteError("the PACS does not accept an association")
         began = time.monotonic()
         for sample in self._samples:
             status = association.send_c_store(sample.dataset)
             if "Status" not in status or status.Status != 0:
-                raise LocalError(f"the PACS refused an image ({sample.description})")
+                raise SiteError(f"the PACS refused an image ({sample.description})")
             print(f"  {sample.dataset.PatientName!s:<16} {sample.patient_id}  {sample.description}")
         association.release()
         return began
@@ -95,7 +95,7 @@ class Demo:
         while len(rows) < len(self._open):
             if time.monotonic() - began > _REGISTRATION_SECONDS:
                 log = self._stack.log_of("dicom-srm")
-                raise LocalError(f"{len(rows)} of {len(self._open)} images registered in {_REGISTRATION_SECONDS:.0f} s; see {log}")
+                raise SiteError(f"{len(rows)} of {len(self._open)} images registered in {_REGISTRATION_SECONDS:.0f} s; see {log}")
             time.sleep(0.2)
             rows = self._visible()
         if self._known_before:
@@ -147,12 +147,12 @@ class Demo:
     def _check_content(self, files: Sequence[Path]) -> None:
         wanted = sorted(_digest(sample.dataset.PixelData) for sample in self._open)
         if sorted(map(_pixels, files)) != wanted:
-            raise LocalError("the pixel data that arrived is not what was stored")
+            raise SiteError("the pixel data that arrived is not what was stored")
         secrets = {secret.encode() for sample in self._samples for secret in sample.secrets}
         for path in files:
             content = path.read_bytes()
             if any(secret in content for secret in secrets):
-                raise LocalError(f"{path}: an identifying value survived")
+                raise SiteError(f"{path}: an identifying value survived")
 
     def _compare(self, original: Sample, fetched: Path) -> None:
         _title("What the header lost, and what it kept")
@@ -171,7 +171,7 @@ class Demo:
         answer = self._show("mallory", "get", rows[0]["lfn"], "-o", str(folder))
         seen = self._mdm("mallory", "--json", "query", f'SELECT guid FROM "{self._images}"')  # noqa: S608  constants
         if answer.code == 0 or _files(folder) or seen.out.strip():
-            raise LocalError("mallory got something")
+            raise SiteError("mallory got something")
         self._note("mallory          refused by name, as if the file did not exist; a query shows nothing")
 
     def _lose_a_keystore(self, rows: Sequence[dict[str, str]]) -> None:
@@ -205,7 +205,7 @@ class Demo:
         for line in (answer.out + answer.err).splitlines():
             print(f"    {line}")
         if answer.code != 0 and user not in ("mallory", "operator"):
-            raise LocalError(f"mdm {arguments[0]} failed with code {answer.code}")
+            raise SiteError(f"mdm {arguments[0]} failed with code {answer.code}")
         return answer
 
     def _mdm(self, user: str, *arguments: str) -> Outcome:
@@ -220,7 +220,7 @@ def run_demo(stack: Stack, pacs_kind: str = "auto") -> None:
     """Bring the stack up and demonstrate it.
 
     Raises:
-        LocalError: something did not work as it must.
+        SiteError: something did not work as it must.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
@@ -228,7 +228,7 @@ def run_demo(stack: Stack, pacs_kind: str = "auto") -> None:
     _title(f"Bringing up the stack in {stack.layout.root}")
     stack.up(pacs_kind)
     if PACS not in stack.components:
-        raise LocalError(f"{stack.layout.root}: this stack has no PACS to store images in")
+        raise SiteError(f"{stack.layout.root}: this stack has no PACS to store images in")
     demo = Demo(stack)
     demo.run()
     print(f"\nThe whole demonstration took {time.monotonic() - began:.0f} s.")

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mdm_site.error import SiteError
+from mdm_site.file import write_file
 from mdm_site.orthanc import Orthanc
-from mdm_site.private import write_private
 from mdm_site.service import BY_NAME
 
 from mdm_local.component import FORWARDER, PACS, PACS_HTTP, SCP
 from mdm_local.configuration import HOST
-from mdm_local.error import LocalError
 from mdm_local.layout import Layout
 from mdm_local.pacs.kind import ARCHIVE, CALLING_AE_TITLES, Pacs, find_dicomweb_plugin, find_orthanc
 
@@ -38,12 +38,12 @@ class Launcher:
             return self._forwarder()
         if name == PACS:
             return self._archive() if self._pacs.kind == ARCHIVE else self._orthanc()
-        raise LocalError(f"{name}: has no command")
+        raise SiteError(f"{name}: has no command")
 
     def _orthanc(self) -> list[str | Path]:
         program = find_orthanc()
         if program is None:
-            raise LocalError("Orthanc is no longer installed; install it, or `mdm-local down --purge` and start afresh")
+            raise SiteError("Orthanc is no longer installed; install it, or `mdm-local down --purge` and start afresh")
         directory = self._layout.pacs
         file = directory / "orthanc.json"
         password = self._layout.secret("pacs-password").read_text().strip()
@@ -57,7 +57,7 @@ class Launcher:
             callers=CALLING_AE_TITLES,
             plugin=find_dicomweb_plugin(),
         )
-        write_private(file, orthanc.configuration().encode())
+        write_file(file, orthanc.configuration().encode(), private=True)
         return [program, file]
 
     def _forwarder(self) -> list[str | Path]:

@@ -4,7 +4,7 @@ import random
 import socket
 from collections.abc import Collection, Iterable, Mapping
 
-from mdm_local.error import LocalError
+from mdm_site.error import SiteError
 
 # Below the usual range of outgoing connections (32768 to 60999), so that a stopped service's port is not taken by one.
 _RANGE = range(20000, 32000)
@@ -26,7 +26,7 @@ def allocate(names: Iterable[str], known: Mapping[str, int], in_use: Collection[
     """Return a port for each name: the known one while it is free or its component runs, else a free one.
 
     Raises:
-        LocalError: no free port was found.
+        SiteError: no free port was found.
     """
     chosen: dict[str, int] = {}
     for name in names:
@@ -41,4 +41,4 @@ def _find(taken: Collection[int]) -> int:
     for port in random.sample(_RANGE, 2000):
         if port not in taken and is_free(port):
             return port
-    raise LocalError(f"no free port between {_RANGE.start} and {_RANGE.stop - 1}")
+    raise SiteError(f"no free port between {_RANGE.start} and {_RANGE.stop - 1}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_local.error import LocalError
+from mdm_site.error import SiteError
 
 _STAT_STATE, _STAT_START = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command name (proc(5))
 
@@ -43,7 +43,7 @@ def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
     """Start a detached process whose output is appended to `log`.
 
     Raises:
-        LocalError: the program cannot be started.
+        SiteError: the program cannot be started.
     """
     arguments = [str(part) for part in command]
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -60,10 +60,10 @@ def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
             setsid=True,
         )
     except OSError as error:
-        raise LocalError(f"{arguments[0]}: cannot be started: {error.strerror}") from error
+        raise SiteError(f"{arguments[0]}: cannot be started: {error.strerror}") from error
     record = ProcessRecord.of(pid)
     if record is None:
-        raise LocalError(f"{arguments[0]}: ended at once; see {log}")
+        raise SiteError(f"{arguments[0]}: ended at once; see {log}")
     return record
 
 
@@ -76,7 +76,7 @@ def end(records: Sequence[ProcessRecord], grace: float) -> list[ProcessRecord]:
         record.signal(signal.SIGKILL)
     left = _wait(stubborn, 10)
     if left:
-        raise LocalError(f"process {left[0].pid} does not end even by SIGKILL")
+        raise SiteError(f"process {left[0].pid} does not end even by SIGKILL")
     return stubborn
 
 
@@ -84,7 +84,7 @@ def kill(record: ProcessRecord) -> None:
     """End a process by SIGKILL and wait until it is gone."""
     record.signal(signal.SIGKILL)
     if _wait([record], 10):
-        raise LocalError(f"process {record.pid} does not end even by SIGKILL")
+        raise SiteError(f"process {record.pid} does not end even by SIGKILL")
 
 
 def _wait(records: Sequence[ProcessRecord], seconds: float) -> list[ProcessRecord]:

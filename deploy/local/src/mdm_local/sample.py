@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
+from mdm_site.error import SiteError
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset
-
-from mdm_local.error import LocalError
 
 #: File names as pydicom's test data has them, with what each shows. One series may be several files.
 FILES = {
@@ -59,7 +58,7 @@ def samples() -> list[Sample]:
     """Return the images, one invented patient per study, the same ones at each call; never uses the network.
 
     Raises:
-        LocalError: a file is missing, which means that pydicom-data is not installed.
+        SiteError: a file is missing, which means that pydicom-data is not installed.
     """
     patients: dict[str, tuple[str, str, str]] = {}
     found = []
@@ -77,7 +76,7 @@ def _locate(name: str) -> Path:
     else:
         path = str(get_testdata_file(name, download=False) or "")
     if not path or not Path(path).is_file():
-        raise LocalError(f"the sample image {name} is missing: install pydicom and pydicom-data as locked in requirements/")
+        raise SiteError(f"the sample image {name} is missing: install pydicom and pydicom-data as locked in requirements/")
     return Path(path)
 
 

@@ -17,7 +17,6 @@ from mdm_site.service import BY_NAME, DICOM_SRM, GRID, SERVICES, SITE, Service
 from mdm_local import credential, health, port, process
 from mdm_local.component import COMPONENTS, FORWARDER, LISTENERS, PACS, PACS_HTTP, POSTGRES
 from mdm_local.configuration import HOST, Configuration
-from mdm_local.error import LocalError
 from mdm_local.launch import Launcher
 from mdm_local.layout import Layout
 from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, NONE, ORTHANC, Pacs, choose, find_dicomweb_plugin
@@ -55,11 +54,11 @@ class Stack:
         """The stack's PACS; of the kind NONE where it has none.
 
         Raises:
-            LocalError: the stack was never up.
+            SiteError: the stack was never up.
         """
         kind, ports = self.state.pacs_kind, self.state.ports
         if not kind:
-            raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
+            raise SiteError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
         if kind == NONE:
             return Pacs(kind, "", HOST, 0)
         if kind == ARCHIVE:
@@ -97,7 +96,7 @@ class Stack:
         A new stack gets a site's `name`, and runs all services or `only` some of those that need no others.
 
         Raises:
-            LocalError: something does not start; the message names its log. What runs stays up.
+            SiteError: something does not start; the message names its log. What runs stays up.
         """
         self.layout.make()
         with self._locked():
@@ -126,15 +125,15 @@ class Stack:
         """Remove the data directory of a stack that is down.
 
         Raises:
-            LocalError: it is not a stack's data directory, or something of it runs.
+            SiteError: it is not a stack's data directory, or something of it runs.
         """
         if not self.layout.root.exists():
             return
         if not self.layout.lock_file.exists():
-            raise LocalError(f"{self.layout.root}: not a data directory of mdm-local; nothing is removed")
+            raise SiteError(f"{self.layout.root}: not a data directory of mdm-local; nothing is removed")
         running = [name for name in COMPONENTS if self.pid_of(name) is not None]
         if running:
-            raise LocalError(f"{self.layout.root}: {running[0]} still runs; nothing is removed")
+            raise SiteError(f"{self.layout.root}: {running[0]} still runs; nothing is removed")
         shutil.rmtree(self.layout.root)
 
     def start(self, name: str) -> None:
@@ -161,7 +160,7 @@ class Stack:
         """Know another stack from now on: its users, and what is copied between the two. The metadata service starts again.
 
         Raises:
-            LocalError: this stack has no metadata service.
+            SiteError: this stack has no metadata service.
         """
         with self._changing("metadata"):
             before = self.state.others.get(name, other)
@@ -182,9 +181,9 @@ class Stack:
     @contextmanager
     def _changing(self, name: str) -> Iterator[None]:
         if not self.layout.lock_file.exists() or not self.state.pacs_kind:
-            raise LocalError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
+            raise SiteError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
         if name not in self.components:
-            raise LocalError(f"{name}: this stack has no such component")
+            raise SiteError(f"{name}: this stack has no such component")
         with self._locked():
             yield
 
@@ -203,12 +202,9 @@ class Stack:
         wanted = {"PACS": pacs_kind.replace("auto", ""), "name": name, "services": ", ".join(sorted(only))}
         for what in present:
             if state.pacs_kind and wanted[what] not in ("", present[what]):
-                raise LocalError(f"{self.layout.root}: this stack has the {what} {present[what]}; `mdm-local down --purge` first")
+                raise SiteError(f"{self.layout.root}: this stack has the {what} {present[what]}; `mdm-local down --purge` first")
         if not state.pacs_kind:
-            try:
-                check_names(name or SITE, name or SITE)
-            except SiteError as error:
-                raise LocalError(str(error)) from error
+            check_names(name or SITE, name or SITE)
             state.name, state.only = name or SITE, sorted(only)
         if state.only:
             state.pacs_kind = NONE
@@ -247,13 +243,13 @@ class Stack:
             try:
                 database.migrate(self.postgres.conninfo(service.database, service.database), components)
             except (ConfigurationError, psycopg.Error) as error:
-                raise LocalError(f"{service.name}: its database cannot be migrated: {str(error).splitlines()[0]}") from error
+                raise SiteError(f"{service.name}: its database cannot be migrated: {str(error).splitlines()[0]}") from error
 
     def _start_postgres(self) -> None:
         try:
             self.postgres.start()
         except RuntimeError as error:
-            raise LocalError(str(error)) from error
+            raise SiteError(str(error)) from error
 
     def _await_health(self, name: str) -> None:
         deadline = time.monotonic() + _HEALTH_SECONDS
@@ -261,9 +257,9 @@ class Stack:
             log = self.log_of(name)
             if state == health.DOWN:
                 self._forget([name])
-                raise LocalError(f"{name} ended at its start: {_last_line(log)} (log: {log})")
+                raise SiteError(f"{name} ended at its start: {_last_line(log)} (log: {log})")
             if time.monotonic() > deadline:
-                raise LocalError(f"{name} does not become healthy within {_HEALTH_SECONDS:.0f} s: {_last_line(log)} (log: {log})")
+                raise SiteError(f"{name} does not become healthy within {_HEALTH_SECONDS:.0f} s: {_last_line(log)} (log: {log})")
             time.sleep(0.1)
 
     def _stop(self, names: Iterable[str]) -> None:

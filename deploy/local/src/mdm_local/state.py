@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mdm_site.error import SiteError
+from mdm_site.file import write_file
 from mdm_site.service import SITE
 
-from mdm_local.error import LocalError
 from mdm_local.process import ProcessRecord
 
 _VERSION = 1
@@ -49,25 +50,23 @@ class State:
         """Return the state in a file; an empty one where there is none.
 
         Raises:
-            LocalError: the file cannot be understood.
+            SiteError: the file cannot be understood.
         """
         try:
             document = json.loads(path.read_text())
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError) as error:
-            raise LocalError(f"{path}: cannot be read ({error}); `mdm-local down --purge` starts afresh") from error
+            raise SiteError(f"{path}: cannot be read ({error}); `mdm-local down --purge` starts afresh") from error
         if not isinstance(document, dict) or document.get("version") != _VERSION:
-            raise LocalError(f"{path}: written by another version; stop that stack with the version that started it")
+            raise SiteError(f"{path}: written by another version; stop that stack with the version that started it")
         processes = {name: ProcessRecord(**record) for name, record in document["processes"].items()}
         others = {name: Coupling(**item) for name, item in document.get("others", {}).items()}
         return cls(document["ports"], document["pacs_kind"], processes, document.get("name", SITE), document.get("only", []), others)
 
     def save(self, path: Path) -> None:
         """Write the state so that a reader sees either the old one or the new one."""
-        scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps({"version": _VERSION, **asdict(self)}, indent=1) + "\n")
-        scratch.replace(path)
+        write_file(path, json.dumps({"version": _VERSION, **asdict(self)}, indent=1).encode() + b"\n")
 
     def running(self, name: str) -> ProcessRecord | None:
         """Return the record of a component that runs, or None."""

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from mdm_site.containers import PORTS, ContainerSite, describe
 from mdm_site.error import SiteError
-from mdm_site.key import add_key_encryption_key
-from mdm_site.lending import lend
 from mdm_site.neighbour import add_site
-from mdm_site.revocation import revoke
 from mdm_site.service import SITE
+from mdm_site.upkeep import add_key_encryption_key, lend, revoke
 
 DEFAULT = Path(".mdm-site")
 

@@ -13,6 +13,7 @@ from mdm_forwarder.orthanc import HTTP_USER
 from mdm_site import configuration, credential, toml
 from mdm_site.configuration import MONITOR, OPERATOR, Document, OtherSite, PacsLink
 from mdm_site.error import SiteError
+from mdm_site.file import write_file
 from mdm_site.orthanc import Orthanc
 from mdm_site.pki import DevelopmentCa
 from mdm_site.service import DICOM_SRM, SERVICES, SITE, Service
@@ -136,13 +137,13 @@ class ContainerSite:
     def publish_revocations(self) -> None:
         """Give authority and CRL to the services."""
         for name in ("ca.crt", "ca.crl"):
-            self.replace(self.root / "trust" / name, (self.root / "ca" / name).read_bytes())
+            write_file(self.root / "trust" / name, (self.root / "ca" / name).read_bytes())
 
     def publish_authorities(self) -> None:
         """Give the site's authority with those of other sites to who deals with other sites."""
         others = [self.root / "trust" / "sites" / other.certificate.name for other in self.others()]
         bundle = b"".join(path.read_bytes().rstrip() + b"\n" for path in (self.root / "trust" / "ca.crt", *others))
-        self.replace(self.root / "trust" / "authorities.crt", bundle)
+        write_file(self.root / "trust" / "authorities.crt", bundle)
 
     @property
     def others_file(self) -> Path:
@@ -169,7 +170,7 @@ class ContainerSite:
 
     def write_client(self, name: str) -> None:
         """Write a user's configuration, and the authorities that the user trusts."""
-        self.replace(self.client(name).with_name("ca.crt"), (self.root / "trust" / "authorities.crt").read_bytes())
+        write_file(self.client(name).with_name("ca.crt"), (self.root / "trust" / "authorities.crt").read_bytes())
         self.client(name).write_text(toml.dumps(configuration.of_client(self, name)))
 
     def hand_over(self) -> None:
@@ -264,7 +265,7 @@ class ContainerSite:
             members = configuration.DEMONSTRATION_MEMBERS if demonstration else configuration.NO_MEMBERS
             (trust / "groups.toml").write_text(toml.dumps(configuration.groups(self, members)))
         if not (trust / "banned").exists():
-            (trust / "banned").write_text(f"# One subject a line, such as CN=mallory,O={self.organisation}; read again when it changes.\n")
+            (trust / "banned").write_text(credential.empty_ban_list(self.organisation))
 
     def _make_service(self, service: Service) -> None:
         own, database = self.root / service.name, self.root / f"{service.name}-db"
@@ -272,10 +273,10 @@ class ContainerSite:
         credential.secret(own / "database-password", password)
         credential.secret(database / "password", (own / "database-password").read_bytes())
         if service.module == "mdm_keystore":
-            credential.secret(own / "kek", secrets.token_hex(32).encode() + b"\n")
+            credential.secret(own / "kek", credential.new_key_encryption_key())
         if service == DICOM_SRM:
-            credential.secret(own / "site-secret", secrets.token_bytes(32))
-            credential.secret(own / "pacs-password", secrets.token_urlsafe(24).encode() + b"\n")
+            credential.secret(own / "site-secret", credential.new_site_secret())
+            credential.secret(own / "pacs-password", credential.new_password())
         if not (own / "service.toml").exists():
             (own / "service.toml").write_text(toml.dumps(configuration.of_service(self, service)))
 
@@ -300,16 +301,7 @@ class ContainerSite:
     def _install(self, name: str, directory: Path, file: str) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         for kind in ("crt", "key"):
-            self.replace(directory / f"{file}.{kind}", (self.root / "ca" / f"{name}.{kind}").read_bytes(), private=kind == "key")
-
-    def replace(self, path: Path, content: bytes, private: bool = False) -> None:
-        """Write a file by renaming, unless it is so already: a service that reads it sees the old or the new one."""
-        if path.exists() and path.read_bytes() == content:
-            return
-        scratch = path.with_name(path.name + ".new")
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644), "wb") as stream:
-            stream.write(content)
-        scratch.replace(path)
+            write_file(directory / f"{file}.{kind}", (self.root / "ca" / f"{name}.{kind}").read_bytes(), private=kind == "key")
 
 
 def _project(name: str) -> str:

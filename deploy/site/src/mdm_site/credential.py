@@ -1,13 +1,14 @@
 """Certificates and secrets: made once, renewed before they expire."""
 
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 
+from mdm_site.file import write_file
 from mdm_site.pki import DevelopmentCa
-from mdm_site.private import write_private
 
 _RENEW_BEFORE = timedelta(days=7)
 
@@ -26,7 +27,27 @@ def certify(ca: DevelopmentCa, common_name: str, hosts: Sequence[str], within: t
 def secret(path: Path, content: bytes) -> None:
     """Write a secret unless it is there."""
     if not path.exists():
-        write_private(path, content)
+        write_file(path, content, private=True)
+
+
+def new_key_encryption_key() -> bytes:
+    """Return a line of a keystore's file of keys."""
+    return secrets.token_hex(32).encode() + b"\n"
+
+
+def new_site_secret() -> bytes:
+    """Return what pseudonyms are derived from."""
+    return secrets.token_bytes(32)
+
+
+def new_password() -> bytes:
+    """Return a password's file."""
+    return secrets.token_urlsafe(24).encode() + b"\n"
+
+
+def empty_ban_list(organisation: str) -> str:
+    """Return a list of banned subjects without any, that says how to write one."""
+    return f"# One subject a line, such as CN=mallory,O={organisation}; read again when it changes.\n"
 
 
 def renew_revocations(ca: DevelopmentCa) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong with a site, in one line for its operator."""
+"""What goes wrong with a site, whether of containers or of processes, in one line for its operator."""
 
 
 class SiteError(Exception):

@@ -10,6 +10,7 @@ from cryptography.x509.oid import NameOID
 from mdm_site import configuration, toml
 from mdm_site.containers import ContainerSite, check_names
 from mdm_site.error import SiteError
+from mdm_site.file import write_file
 
 
 def add_site(site: ContainerSite, name: str, certificate: Path, crl: Path, metadata: Sequence[str] = (), organisation: str = "") -> str:
@@ -31,10 +32,10 @@ def add_site(site: ContainerSite, name: str, certificate: Path, crl: Path, metad
         raise SiteError(f"{name}, O={below}: each site needs a name and an organisation of its own (mdm-site init --name --organisation)")
     directory = site.root / "trust" / "sites"
     directory.mkdir(mode=0o755, exist_ok=True)
-    site.replace(directory / f"{name}.crt", certificate.read_bytes())
-    site.replace(directory / f"{name}.crl", crl.read_bytes())
+    write_file(directory / f"{name}.crt", certificate.read_bytes())
+    write_file(directory / f"{name}.crl", crl.read_bytes())
     addresses = list(metadata) or known.get(name, {}).get("metadata", [])
-    site.replace(site.others_file, toml.dumps({**known, name: {"organisation": below, "metadata": addresses}}).encode())
+    write_file(site.others_file, toml.dumps({**known, name: {"organisation": below, "metadata": addresses}}).encode())
     site.publish_authorities()
     for user in (site.root / "client").iterdir():
         site.write_client(user.name)

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from mdm_wire import dn
 from mdm_wire.tls import TlsFiles
 
-from mdm_site.private import write_private
+from mdm_site.file import write_file
 
 _DAY = timedelta(days=1)
 
@@ -38,7 +38,7 @@ class DevelopmentCa:
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
             self._certificate = self._self_signed()
-            write_private(self._key_file, _pem(self._key))
+            write_file(self._key_file, _pem(self._key), private=True)
             self.certificate_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
         if not self.crl_file.exists():
             self.revoke([])
@@ -86,7 +86,7 @@ class DevelopmentCa:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         files = TlsFiles(self.directory / f"{file_name}.crt", self.directory / f"{file_name}.key", self.certificate_file)
-        write_private(files.key, _pem(private))
+        write_file(files.key, _pem(private), private=True)
         files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return files
 

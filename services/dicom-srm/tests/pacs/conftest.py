@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import httpx
 import pydicom
 import pytest
 from mdm_dicom_srm import dicom_log
+from mdm_testing.port import free_port
 from pydicom.data import get_testdata_file
 from pydicom.multival import MultiValue
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
@@ -47,12 +47,6 @@ class Image:
     sop_uid: str
     transfer_syntax: str
     part10: bytes
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def make_images(count: int = 6) -> list[Image]:

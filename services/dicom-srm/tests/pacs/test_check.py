@@ -8,9 +8,10 @@ from mdm_dicom_srm import check
 from mdm_dicom_srm.config import GridSettings, PacsSettings
 from mdm_service.policy import DICOM_SRM
 from mdm_service.process.target import Answer, Target, try_all
+from mdm_testing.port import free_port
 from mdm_testing.server import serve_in_process
 
-from .conftest import RunningPacs, free_port
+from .conftest import RunningPacs
 
 pytestmark = [
     pytest.mark.integration,

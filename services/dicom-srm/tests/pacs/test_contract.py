@@ -13,9 +13,10 @@ from mdm_dicom_srm.pacs.fallback import Fallback
 from mdm_dicom_srm.pacs.part10 import header_of
 from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs
 from mdm_dicom_srm.pacs.wado_rs import WadoRs
+from mdm_testing.port import free_port
 from mdm_wire.errors import Unavailable
 
-from .conftest import Image, RunningPacs, free_port
+from .conftest import Image, RunningPacs
 
 pytestmark = [
     pytest.mark.integration,

@@ -1,7 +1,6 @@
 """Fakes of staging's ports and a world built of them."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from mdm_dicom_srm.stage.rules.rights import Rechecker
 from mdm_dicom_srm.stage.rules.service import Policy, StagingService
 from mdm_dicom_srm.stage.sealing.sealer import ThreadSealer
 from mdm_dicom_srm.stage.store.spool import LocalSpool
+from mdm_testing.wait import eventually
 from mdm_wire.errors import Unavailable
 
 AUTHORITY = "hospital-a"
@@ -199,7 +199,7 @@ class World:
 
     def settled(self, owner: str, token: str) -> list[str]:
         """Wait until nothing is pending; return the states of the files."""
-        wait_until(lambda: not self.service.status(owner, token).pending)
+        eventually(lambda: not self.service.status(owner, token).pending)
         return [str(file.state) for file in self.service.status(owner, token).files]
 
     def get(self, guids: Sequence[UUID], owner: str = "CN=alice", pin_seconds: int = 0) -> str:
@@ -208,13 +208,6 @@ class World:
 
 def surl(guid: UUID) -> str:
     return f"srm://{AUTHORITY}/{guid}"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -234,8 +227,3 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
-
-
-@pytest.fixture
-def until() -> Callable[..., None]:
-    return wait_until

@@ -23,6 +23,7 @@ from mdm_dicom_srm.stage.sealing import worker as worker_module
 from mdm_dicom_srm.stage.settings import SpoolSettings
 from mdm_service import database as databases
 from mdm_testing import server as testing
+from mdm_testing.wait import eventually
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
 
@@ -189,7 +190,7 @@ def test_a_released_file_cannot_be_read_but_one_being_read_can_be_read_to_its_en
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_reader_that_goes_away_frees_the_file_and_its_thread(site, until):
+def test_a_reader_that_goes_away_frees_the_file_and_its_thread(site):
     guid = site.image(4096)
     file = site.finished(site.prepare([guid]).token)[0][str(guid)]
     path = site.settings.directory / str(guid)
@@ -198,7 +199,7 @@ def test_a_reader_that_goes_away_frees_the_file_and_its_thread(site, until):
         next(reading)
         reading.cancel()
     links = Path("/proc/self/fd")
-    until(lambda: not [link for link in links.iterdir() if link.exists() and link.readlink() == path])
+    eventually(lambda: not [link for link in links.iterdir() if link.exists() and link.readlink() == path])
     assert sum(len(message.data) for message in site.read(file.turl)) == file.size
 
 
@@ -210,14 +211,14 @@ def test_many_files_are_reported_as_they_come(site):
     assert len(site.pacs.retrievals) == 1
 
 
-def test_a_client_that_goes_away_frees_its_watch(site, until):
+def test_a_client_that_goes_away_frees_its_watch(site):
     site.pacs.gate.clear()
     token = site.prepare([site.image()]).token
     for _ in range(3):
         watch = site.srm().WatchGetRequest(srm_pb2.WatchGetRequestRequest(token=token))
         next(watch)
         watch.cancel()
-        until(lambda: site.stage.service._watches._value == 8, 5)
+        eventually(lambda: site.stage.service._watches._value == 8)
 
 
 def test_requests_and_staged_files_survive_a_restart(site):

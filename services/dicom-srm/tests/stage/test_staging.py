@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 from mdm_crypto import stream
 from mdm_dicom_srm.stage.rules.book import Limits
+from mdm_testing.wait import eventually
 from mdm_wire.errors import Exhausted, Invalid, NotFound, Unavailable
 from mdm_wire.errors import NotFound as KeyNotFound
 from mdm_wire.errors import Unavailable as KeysAway
@@ -175,13 +176,13 @@ def test_what_arrived_before_the_pacs_broke_off_is_good_and_the_rest_can_be_aske
     assert list(map(len, world.pacs.retrievals)) == [6, 2]
 
 
-def test_a_pacs_that_hangs_is_given_up_and_a_later_request_succeeds(make_world, until):
+def test_a_pacs_that_hangs_is_given_up_and_a_later_request_succeeds(make_world):
     world = make_world(stall_seconds=0.1)
     world.pacs.gate.clear()
     guids = world.images(2)
     token = world.get(guids)
-    until(lambda: len(world.pacs.retrievals) == 1)
-    until(lambda: world.engine.check_stalled() or not world.service.status(ALICE, token).pending)
+    eventually(lambda: len(world.pacs.retrievals) == 1)
+    eventually(lambda: world.engine.check_stalled() or not world.service.status(ALICE, token).pending)
     assert {file.reason for file in world.service.status(ALICE, token).files} == {"PACS_TOO_SLOW"}
     world.pacs.gate.set()
     assert world.settled(ALICE, world.get(guids)) == ["FILE_PINNED"] * 2
@@ -259,27 +260,27 @@ def test_some_files_of_a_request_are_released_and_repeating_it_is_no_error(world
         world.service.release(ALICE, "", [])
 
 
-def test_an_aborted_request_stops_its_retrieval_unless_somebody_else_waits(world, until):
+def test_an_aborted_request_stops_its_retrieval_unless_somebody_else_waits(world):
     world.pacs.gate.clear()
     guids = world.images(50)
     token, other = world.get(guids), world.get(guids[-1:], BOB)
-    until(lambda: len(world.pacs.retrievals) == 1)
+    eventually(lambda: len(world.pacs.retrievals) == 1)
     assert world.service.abort(ALICE, token) == "ABORTED"
     world.pacs.gate.set()
     assert world.settled(BOB, other) == ["FILE_PINNED"]
-    until(lambda: world.pacs.closed == 1)
+    eventually(lambda: world.pacs.closed == 1)
     assert set(world.settled(ALICE, token)) == {"ABORTED"}
     assert world.spool.usage().files == 1
 
 
-def test_a_retrieval_that_nobody_waits_for_is_broken_off(world, until):
+def test_a_retrieval_that_nobody_waits_for_is_broken_off(world):
     world.pacs.gate.clear()
     guids = world.images(50)
     token = world.get(guids)
-    until(lambda: len(world.pacs.retrievals) == 1)
+    eventually(lambda: len(world.pacs.retrievals) == 1)
     world.service.release(ALICE, token, [])
     world.pacs.gate.set()
-    until(lambda: world.pacs.closed == 1)
+    eventually(lambda: world.pacs.closed == 1)
     assert world.settled(ALICE, token) == ["RELEASED"] * 50
     assert world.spool.usage().files == 0
 
@@ -351,11 +352,11 @@ def test_pins_and_staged_files_survive_a_restart(world):
     assert world.spool.usage().files == 3
 
 
-def test_unfinished_files_are_staged_after_a_restart(world, until):
+def test_unfinished_files_are_staged_after_a_restart(world):
     world.pacs.gate.clear()
     guids = world.images(3)
     token = world.get(guids)
-    until(lambda: len(world.pacs.retrievals) == 1)
+    eventually(lambda: len(world.pacs.retrievals) == 1)
     threading.Timer(0.1, world.pacs.gate.set).start()
     world.restart()
     assert world.settled(ALICE, token) == ["FILE_PINNED"] * 3
@@ -429,12 +430,12 @@ def test_only_the_digest_of_a_token_is_kept(world):
     assert len(token) == 43
 
 
-def test_a_single_image_does_not_wait_for_all_of_somebodys_studies(make_world, until):
+def test_a_single_image_does_not_wait_for_all_of_somebodys_studies(make_world):
     world = make_world(retrievals=1)
     world.pacs.gate.clear()
     big = [world.image(f"1.5.{series}") for series in range(6) for _ in range(10)]
     world.get(big)
-    until(lambda: world.pacs.retrievals)
+    eventually(lambda: world.pacs.retrievals)
     single = world.get([world.image("1.8")], BOB)
     world.pacs.gate.set()
     world.settled(BOB, single)

@@ -1,20 +1,12 @@
 """AMGA's replication and federation, and dumps that go from one site to another."""
 
-import time
-
 import pytest
+from mdm_testing.wait import eventually
 
 from .conftest import Grid
 from .table import row
 
 pytestmark = pytest.mark.integration
-
-
-def eventually(probe, wanted, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while (found := probe()) != wanted:
-        assert time.monotonic() < end, found
-        time.sleep(0.1)
 
 
 @row("`dump`")
@@ -51,15 +43,9 @@ def test_a_subtree_is_copied_read_only_and_never_what_is_sensitive(grid: Grid):
     here.alice("mdm meta entry set /vo/shared/patients p1 Name=Moreau")
     read = """mdm query 'SELECT SUM(n) AS total FROM "/vo/shared/images" '"""
 
-    def total() -> object:
-        try:
-            return there.alice(read)
-        except AssertionError:
-            return None  # it is not there yet
-
-    eventually(total, here.alice(read))
+    eventually(lambda: there.alice(read), wanted=here.alice(read), ignored=(AssertionError,))
     here.alice("mdm meta entry set /vo/shared/images e0 n=40")
-    eventually(total, [{"total": 43}])
+    eventually(lambda: there.alice(read), wanted=[{"total": 43}])
     paths = [item["path"] for item in there.alice("mdm meta ls /vo")]
     assert paths == ["/vo", "/vo/shared", "/vo/shared/images"]
     assert there.alice.refused("mdm meta entry set /vo/shared/images e0 n=1") == ["COLLECTION_IS_REPLICA"]

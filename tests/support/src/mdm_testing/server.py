@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.server.server import ServiceServer
 from mdm_service.settings import Address, TlsSettings
 from mdm_wire.tls import Identity, secure_channel
+
+from mdm_testing import program as programs
+from mdm_testing.wait import eventually
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ def channel(address: str, identity: Identity) -> Iterator[grpc.Channel]:
         yield opened
 
 
+def answering(address: str, identity: Identity) -> Callable[[], bool]:
+    """Return a probe that returns whether a gRPC server answers at an address over mutual TLS."""
+
+    def probe() -> bool:
+        with channel(address, identity) as opened:
+            try:
+                grpc.channel_ready_future(opened).result(timeout=5)
+            except grpc.FutureTimeoutError:
+                return False
+            return True
+
+    return probe
+
+
 class WorkersProcess:
     """A service as a program of its own, by one process or several workers, known by what it logs."""
 
@@ -89,13 +105,14 @@ class WorkersProcess:
             return [self.process.pid] if self._logged("serving") else []
         return [line["pid"] for line in self._logged("worker serves")]
 
-    def wait_for(self, workers: int, seconds: float = 60.0) -> None:
+    def wait_for(self, workers: int) -> None:
         """Wait until so many workers have begun to serve since the start."""
-        end = time.monotonic() + seconds
-        while len(self.pids) < workers:
+
+        def serve() -> bool:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said}"
-            assert time.monotonic() < end, self.said
-            time.sleep(0.05)
+            return len(self.pids) >= workers
+
+        eventually(serve, programs.START_SECONDS)
 
     def _logged(self, message: str) -> list[dict[str, Any]]:
         lines = [line for line in self.said.splitlines() if line.startswith("{") and line.endswith("}")]
@@ -107,15 +124,8 @@ def serve_by_workers(program: Sequence[str], configuration: Path, workers: int, 
     """Have a program serve a configuration until the block ends."""
     log = configuration.with_suffix(".log")
     command = [*program, "serve", *(["--migrate"] if migrate else []), "--config", str(configuration), "--workers", str(workers)]
-    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
-        try:
-            started = WorkersProcess(process, log, workers)
-            started.wait_for(workers)
-            yield started
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
+    log.unlink(missing_ok=True)
+    with programs.running(command, log, lambda: True) as process:
+        started = WorkersProcess(process, log, workers)
+        started.wait_for(workers)
+        yield started

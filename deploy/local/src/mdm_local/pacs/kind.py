@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_local.error import LocalError
+from mdm_site.error import SiteError
 
 ORTHANC = "orthanc"
 ARCHIVE = "pynetdicom"
@@ -46,14 +46,14 @@ def choose(wanted: str) -> str:
     """Return the kind of PACS to use: the wanted one, or for `auto` Orthanc where it is installed.
 
     Raises:
-        LocalError: Orthanc is wanted and not installed.
+        SiteError: Orthanc is wanted and not installed.
     """
     if wanted == ARCHIVE:
         return ARCHIVE
     if find_orthanc() is not None:
         return ORTHANC
     if wanted == ORTHANC:
-        raise LocalError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb, or use --pacs pynetdicom")
+        raise SiteError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb, or use --pacs pynetdicom")
     return ARCHIVE
 
 
