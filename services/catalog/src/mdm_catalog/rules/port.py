@@ -173,7 +173,7 @@ class Store(Protocol):
         """
 
 
-class People(Protocol):
+class Subjects(Protocol):
     """What the service knows of subjects without their being there."""
 
     def caller_for(self, subject: str) -> Caller:

@@ -14,8 +14,8 @@ from mdm_wire.path import ROOT, Lfn, join, names
 from mdm_wire.permission import canonical_principal, format_permissions, parse_permissions
 
 from mdm_catalog.rules import model, value
-from mdm_catalog.rules.listing import PAGE
 from mdm_catalog.rules.model import Entry, EntryKind, Replica, ReplicaStatus, ReplicaType
+from mdm_catalog.rules.namespace.listing import PAGE
 from mdm_catalog.rules.port import Reading
 
 VERSION = 1

@@ -15,7 +15,7 @@ from mdm_service.errors import ConfigurationError
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.store import bulk
 from mdm_catalog.store.bulk import Difference
-from mdm_catalog.tool.other_services import Elsewhere
+from mdm_catalog.tool.inventory import Inventory
 
 _BATCH = 500
 _AT_MOST = 100
@@ -51,7 +51,7 @@ def check(connection: psycopg.Connection, settings: CatalogSettings, options: ar
     fsck.own()
     if options.client:
         creators = settings.roles.get("service.dicom-srm", ())
-        with closing(Elsewhere(options.client, creators, options.collection)) as elsewhere:
+        with closing(Inventory(options.client, creators, options.collection)) as elsewhere:
             fsck.keys(elsewhere)
             if options.collection:
                 fsck.records(elsewhere)
@@ -83,7 +83,7 @@ class _Fsck:
             for surl in bulk.unfinished_replicas(connection, self._options.min_age):
                 self._tell("unfinished-replica", "surl", surl)
 
-    def keys(self, elsewhere: Elsewhere) -> None:
+    def keys(self, elsewhere: Inventory) -> None:
         """Compare files with keys."""
         with self._connection.transaction():
             given = bulk.gather(self._connection, elsewhere.keys(), elsewhere.unfinished(), self._options.min_age)
@@ -94,7 +94,7 @@ class _Fsck:
             # Last, because it keeps writers out of the files' directories until the end.
             self._mend("file-without-key", given.files_without, self._remove_files)
 
-    def records(self, elsewhere: Elsewhere) -> None:
+    def records(self, elsewhere: Inventory) -> None:
         """Compare files with records."""
         with self._connection.transaction():
             given = bulk.gather(self._connection, elsewhere.records(), elsewhere.unfinished(), self._options.min_age)

@@ -11,9 +11,9 @@ from mdm_wire.errors import Invalid, MdmError, NotFound
 from mdm_wire.path import Lfn, join, names
 from mdm_wire.permission import Permission
 
-from mdm_catalog.rules.access import Located, Rights, not_found
-from mdm_catalog.rules.lookup import locate
+from mdm_catalog.rules.access import Location, Rights, not_found
 from mdm_catalog.rules.model import Entry, EntryKind, EntryView, Node, Target
+from mdm_catalog.rules.namespace.lookup import locate
 from mdm_catalog.rules.pattern import Condition
 from mdm_catalog.rules.port import Reading, Store
 
@@ -70,16 +70,16 @@ class Listing:
 
     def _start(self, lfn: Lfn, skipped: Sequence[str], reading: Reading) -> EntryView | list[_Frame]:
         rights = Rights(reading, self._caller)
-        [located] = locate(reading, rights, [Target(lfn=lfn)])
-        if located.problem is None and isinstance(rights.unseen(located), NotFound):
+        [location] = locate(reading, rights, [Target(lfn=lfn)])
+        if location.problem is None and isinstance(rights.unseen(location), NotFound):
             # A link that leads nowhere lists itself; one to what the caller may not see is not told from it.
-            [located] = locate(reading, rights, [Target(lfn=lfn)], follow=False)
-        node = _granted(located, rights.unseen(located))
+            [location] = locate(reading, rights, [Target(lfn=lfn)], follow=False)
+        node = _granted(location, rights.unseen(location))
         if node.kind != EntryKind.DIRECTORY:
             entry = reading.entries([node.id])[node.id]
             replicas = reading.replicas([node.id]).get(node.id, ()) if self._with_replicas else ()
             return EntryView(lfn, entry, rights.under(node.acl_id), replicas)
-        _granted(located, rights.refusal(located, Permission.LIST))
+        _granted(location, rights.refusal(location, Permission.LIST))
         return self._frames(reading, rights, _Frame(lfn, node.id, "", _traversable(rights, node.acl_id)), skipped)
 
     def _frames(self, reading: Reading, rights: Rights, top: _Frame, skipped: Sequence[str]) -> list[_Frame]:
@@ -125,10 +125,10 @@ class Listing:
         return deeper and kind == EntryKind.DIRECTORY and stack[-1].traversable and bool(rights.under(acl_id) & Permission.LIST)
 
 
-def _granted(located: Located, refusal: MdmError | None) -> Node:
-    if refusal is not None or located.node is None:
+def _granted(location: Location, refusal: MdmError | None) -> Node:
+    if refusal is not None or location.node is None:
         raise refusal or not_found()
-    return located.node
+    return location.node
 
 
 def _traversable(rights: Rights, acl_id: UUID) -> bool:

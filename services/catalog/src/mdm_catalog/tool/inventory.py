@@ -16,7 +16,7 @@ from mdm_catalog.store.bulk import Held
 _UNFINISHED = ("RECEIVED", "KEYED", "DESCRIBED", "QUARANTINED", "FAILED")
 
 
-class Elsewhere:
+class Inventory:
     """The other services of the catalog's files. Everything raises MdmError where one of them does not answer, or not to an operator."""
 
     def __init__(self, config: Path, creators: Collection[str], collections: Sequence[str]) -> None:

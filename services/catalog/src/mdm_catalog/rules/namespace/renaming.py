@@ -7,13 +7,13 @@ from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Conflict, FailedPrecondition, Invalid, MdmError
 from mdm_wire.path import MAX_PATH_BYTES, ROOT, join, split
 
-from mdm_catalog.rules.access import Located, Rights, not_found
-from mdm_catalog.rules.lookup import locate
-from mdm_catalog.rules.model import Chain, EntryKind, Node, Renaming, Target
+from mdm_catalog.rules.access import Location, Rights, not_found
+from mdm_catalog.rules.model import Chain, EntryKind, Failure, Node, Renaming, Target
+from mdm_catalog.rules.namespace.lookup import locate
 from mdm_catalog.rules.port import Writing
 
 
-def rename(writing: Writing, caller: Caller, renamings: Sequence[Renaming]) -> list[MdmError | None]:
+def rename(writing: Writing, caller: Caller, renamings: Sequence[Renaming]) -> list[Failure]:
     """Rename entries in order; return what went wrong with each.
 
     The entry keeps its ACL, and so does everything below a directory.
@@ -25,11 +25,11 @@ def rename(writing: Writing, caller: Caller, renamings: Sequence[Renaming]) -> l
 class _Move:
     """An entry, and the place it is to have; all of it found and permitted."""
 
-    source: Located
+    source: Location
     node: Node
     parent: Chain
     name: str
-    present: Located
+    present: Location
 
     @property
     def within_directory(self) -> bool:

@@ -11,13 +11,13 @@ from mdm_wire.path import ROOT, Lfn, ancestors, join, names, split
 from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Rights, not_found
-from mdm_catalog.rules.link import Lead, follow_directories
-from mdm_catalog.rules.model import Chain, EntryKind, NewDirectory, NewFile, NewLink, Node, Replica
+from mdm_catalog.rules.model import Chain, EntryKind, Failure, NewDirectory, NewFile, NewLink, Node, Replica
+from mdm_catalog.rules.namespace.link import Lead, follow_directories
 from mdm_catalog.rules.port import Place, Writing
 from mdm_catalog.rules.value import MAX_BATCH, MAX_REPLICAS
 
 
-def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirectory], *, parents: bool) -> list[MdmError | None]:
+def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirectory], *, parents: bool) -> list[Failure]:
     """Make directories, shallow ones first; return what went wrong with each.
 
     With `parents` missing ancestors are made too and existing directories are accepted as they are.
@@ -45,8 +45,8 @@ def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirec
     return [lead if isinstance(lead, MdmError) else next(made) for lead in leads]
 
 
-def _in_order(wanted: Sequence[NewDirectory], outcomes: dict[Lfn, MdmError | None], parents: bool) -> list[MdmError | None]:
-    found: list[MdmError | None] = []
+def _in_order(wanted: Sequence[NewDirectory], outcomes: dict[Lfn, MdmError | None], parents: bool) -> list[Failure]:
+    found: list[Failure] = []
     seen: set[Lfn] = set()
     for item in wanted:
         again = item.lfn in seen and outcomes[item.lfn] is None and not parents
@@ -126,7 +126,7 @@ class _Directories:
         return refusal or (acl_id, item.default_acl_id or acl_id)
 
 
-def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -> list[MdmError | None]:
+def register_files(writing: Writing, caller: Caller, files: Sequence[NewFile]) -> list[Failure]:
     """Register files with their replicas; return what went wrong with each.
 
     A file that is registered already under the same LFN and GUID keeps its attributes and gains the replicas it lacks.
@@ -187,7 +187,7 @@ def _add_replicas(writing: Writing, replicas: Sequence[tuple[int, Replica]]) -> 
     writing.insert_replicas(list(missing.values()))
 
 
-def make_links(writing: Writing, caller: Caller, links: Sequence[NewLink]) -> list[MdmError | None]:
+def make_links(writing: Writing, caller: Caller, links: Sequence[NewLink]) -> list[Failure]:
     """Make symbolic links; return what went wrong with each. One that is there already and leads to the same is accepted."""
     rights = Rights(writing, caller)
     leads, parents = _lock_parents(writing, rights, [link.lfn for link in links])
@@ -247,7 +247,7 @@ def _lock_chains(writing: Writing, chains: dict[Lfn, Chain], lfns: Sequence[Lfn]
             chains[lfn] = replace(chain, acl_ids=(*chain.acl_ids[:-1], node.acl_id), default_acl_id=node.default_acl_id)
 
 
-def _refusals(writing: Writing, rights: Rights, files: Sequence[NewFile], parents: dict[Lfn, Chain]) -> list[MdmError | None]:
+def _refusals(writing: Writing, rights: Rights, files: Sequence[NewFile], parents: dict[Lfn, Chain]) -> list[Failure]:
     """Return why each file may not be registered, as far as that is known before trying."""
     rights.load({file.acl_id for file in files if file.acl_id is not None})
     in_directory = {lfn: rights.making_refusal(chain) for lfn, chain in parents.items()}

@@ -1,7 +1,6 @@
 """Removing files and directories."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, FailedPrecondition, Forbidden, MdmError
@@ -9,30 +8,30 @@ from mdm_wire.path import names
 from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Rights, not_found
-from mdm_catalog.rules.lookup import locate
-from mdm_catalog.rules.model import EntryKind, Node, Target
+from mdm_catalog.rules.model import EntryKind, Failure, Node, Target
+from mdm_catalog.rules.namespace.lookup import locate
 from mdm_catalog.rules.port import Writing
 
-Outcome: TypeAlias = MdmError | None
 
-
-def remove(writing: Writing, caller: Caller, targets: Sequence[Target], *, recursive: bool) -> list[Outcome]:
+def remove(writing: Writing, caller: Caller, targets: Sequence[Target], *, recursive: bool) -> list[Failure]:
     """Remove entries; return what went wrong with each.
 
     Files and links go first, then directories: the deepest first, so that one call may name a directory and its contents; with
     `recursive` the shallowest first, each wholly or not at all.
     """
     rights = Rights(writing, caller)
-    located = locate(writing, rights, targets, follow=False)
-    outcomes: list[Outcome] = [rights.removing_refusal(item) for item in located]
-    nodes = {item.node.id: item.node for item, outcome in zip(located, outcomes, strict=True) if outcome is None and item.node}
-    depths = {item.node.id: len(names(item.lfn)) for item in located if item.node is not None and item.chain is not None}
+    locations = locate(writing, rights, targets, follow=False)
+    outcomes: list[Failure] = [rights.removing_refusal(item) for item in locations]
+    nodes = {item.node.id: item.node for item, outcome in zip(locations, outcomes, strict=True) if outcome is None and item.node}
+    depths = {item.node.id: len(names(item.lfn)) for item in locations if item.node is not None and item.chain is not None}
     failed = _vanished(nodes, writing.lock_for_removal(nodes))
     present = [node for node in nodes.values() if node.id not in failed]
     writing.remove([node.id for node in present if node.kind != EntryKind.DIRECTORY])
     directories = sorted((node for node in present if node.kind == EntryKind.DIRECTORY), key=lambda node: depths[node.id])
     failed |= _remove_trees(writing, rights, directories) if recursive else _remove_empty(writing, directories, depths)
-    return [failed.get(item.node.id) if outcome is None and item.node else outcome for item, outcome in zip(located, outcomes, strict=True)]
+    return [
+        failed.get(item.node.id) if outcome is None and item.node else outcome for item, outcome in zip(locations, outcomes, strict=True)
+    ]
 
 
 def _vanished(before: dict[int, Node], after: dict[int, Node]) -> dict[int, MdmError]:

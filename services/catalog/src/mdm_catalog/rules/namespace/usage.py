@@ -6,8 +6,8 @@ from mdm_wire.path import Lfn, join
 from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Rights, not_found
-from mdm_catalog.rules.lookup import locate
 from mdm_catalog.rules.model import EntryKind, Target, Usage
+from mdm_catalog.rules.namespace.lookup import locate
 from mdm_catalog.rules.port import Reading
 from mdm_catalog.rules.value import MAX_SIZE
 
@@ -21,14 +21,14 @@ def sum_up(reading: Reading, caller: Caller, lfn: Lfn, depth: int) -> list[Usage
         NotFound, Forbidden: the caller may not list the directory. Invalid: it is none.
     """
     rights = Rights(reading, caller)
-    [located] = locate(reading, rights, [Target(lfn=lfn)])
-    refusal: MdmError | None = rights.unseen(located) or rights.refusal(located, Permission.LIST | Permission.TRAVERSE)
-    if refusal is not None or located.node is None:
+    [location] = locate(reading, rights, [Target(lfn=lfn)])
+    refusal: MdmError | None = rights.unseen(location) or rights.refusal(location, Permission.LIST | Permission.TRAVERSE)
+    if refusal is not None or location.node is None:
         raise refusal or not_found()
-    if located.node.kind != EntryKind.DIRECTORY:
+    if location.node.kind != EntryKind.DIRECTORY:
         raise Invalid("NOT_A_DIRECTORY", "Only a directory has a usage.")
     totals: dict[tuple[str, ...], list[int]] = {}
-    for names, *own in reading.usage(caller, located.node.id, depth):
+    for names, *own in reading.usage(caller, location.node.id, depth):
         for length in range(len(names) + 1):
             total = totals.setdefault(names[:length], [0] * len(own))
             for place, amount in enumerate(own):

@@ -2,27 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Invalid, MdmError
 from mdm_wire.permission import Permission
 
-from mdm_catalog.rules.access import Located, Rights, file_outcome_of, outcome_of
-from mdm_catalog.rules.lookup import locate
-from mdm_catalog.rules.model import ROOT_ID, AclAssignment, EntryKind, FileChange, Node
+from mdm_catalog.rules.access import Location, Rights, file_outcome_of, outcome_of
+from mdm_catalog.rules.model import ROOT_ID, AclAssignment, EntryKind, Failure, FileChange, Node
+from mdm_catalog.rules.namespace.lookup import locate
 from mdm_catalog.rules.port import Writing
 
 C = TypeVar("C", FileChange, AclAssignment)
-Outcome: TypeAlias = MdmError | None
 
 
-def set_attributes(writing: Writing, caller: Caller, changes: Sequence[FileChange]) -> list[Outcome]:
+def set_attributes(writing: Writing, caller: Caller, changes: Sequence[FileChange]) -> list[Failure]:
     """Change attributes of files, comments of any entry; return what went wrong with each."""
 
-    def check(rights: Rights, located: Located, change: FileChange) -> Node | MdmError:
+    def check(rights: Rights, location: Location, change: FileChange) -> Node | MdmError:
         outcome = outcome_of if change.of_any_entry else file_outcome_of
-        node = outcome(located, rights.refusal(located, Permission.SET))
+        node = outcome(location, rights.refusal(location, Permission.SET))
         if isinstance(node, Node) and change.if_rev not in (None, node.rev):
             return Aborted("REV_CHANGED", "The entry was changed meanwhile: read it again and retry.")
         return node
@@ -30,11 +29,11 @@ def set_attributes(writing: Writing, caller: Caller, changes: Sequence[FileChang
     return _change(writing, caller, changes, check, writing.update_files)
 
 
-def assign_acls(writing: Writing, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Outcome]:
+def assign_acls(writing: Writing, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Failure]:
     """Point entries at other ACLs; the caller needs `p` under the present and under the new ones."""
 
-    def check(rights: Rights, located: Located, change: AclAssignment) -> Node | MdmError:
-        node = outcome_of(located, rights.refusal(located, Permission.CHANGE_ACL))
+    def check(rights: Rights, location: Location, change: AclAssignment) -> Node | MdmError:
+        node = outcome_of(location, rights.refusal(location, Permission.CHANGE_ACL))
         if isinstance(node, MdmError):
             return node
         if node.id == ROOT_ID:
@@ -53,16 +52,16 @@ def _change(
     writing: Writing,
     caller: Caller,
     changes: Sequence[C],
-    check: Callable[[Rights, Located, C], Node | MdmError],
+    check: Callable[[Rights, Location, C], Node | MdmError],
     apply: Callable[[list[tuple[int, C]]], None],
-) -> list[Outcome]:
+) -> list[Failure]:
     """Check changes against the locked entries and apply those that may be; one call changes an entry at most once."""
     rights = Rights(writing, caller)
-    located = locate(writing, rights, [change.target for change in changes])
-    locked = writing.lock_entries({item.node.id for item in located if item.node is not None})
+    locations = locate(writing, rights, [change.target for change in changes])
+    locked = writing.lock_entries({item.node.id for item in locations if item.node is not None})
     ready: dict[int, C] = {}
 
-    def outcome(item: Located, change: C) -> Outcome:
+    def outcome(item: Location, change: C) -> Failure:
         current = locked.get(item.node.id) if item.node is not None else None
         node = check(rights, replace(item, node=current), change)
         if isinstance(node, MdmError):
@@ -72,6 +71,6 @@ def _change(
         ready[node.id] = change
         return None
 
-    outcomes = [outcome(item, change) for item, change in zip(located, changes, strict=True)]
+    outcomes = [outcome(item, change) for item, change in zip(locations, changes, strict=True)]
     apply(list(ready.items()))
     return outcomes
