@@ -35,7 +35,7 @@ class AclAudit(Protocol):
         """Take what locks the record needs, before any other."""
 
     def record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID, outcome: str) -> None:
-        """Record a deed; `outcome` is OK or the reason of a refusal. An error undoes the change."""
+        """Record an action; `outcome` is OK or the reason of a refusal. An error undoes the change."""
 
 
 def add_acl_service(

@@ -151,8 +151,8 @@ def supervise(name: str, loaded: ServiceSettings, migrations: Sequence[str]) -> 
             database.check_schema(connection, migrations)
             allowed = database.allowed_connections(connection)
         if loaded.connections > allowed:
-            told = {"wanted": loaded.connections, "allowed": allowed}
-            _log.warning("workers may want more database connections than there are", extra=told)
+            counts = {"wanted": loaded.connections, "allowed": allowed}
+            _log.warning("workers may want more database connections than there are", extra=counts)
     reservation = reserve(loaded.listen)
     with contextlib.closing(reservation), tempfile.TemporaryDirectory(prefix=f"mdm-{name}-metrics-") as directory:
         registry = metrics.of_workers(Path(directory))

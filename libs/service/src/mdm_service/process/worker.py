@@ -15,7 +15,7 @@ METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Worker:
-    """What a supervisor tells a worker: its number, from 1; the port to share; the descriptor of a socket that ends with the supervisor."""
+    """What a supervisor passes to a worker: its number, from 1; the port to share; a socket that ends with the supervisor."""
 
     def __init__(self, number: int, port: int, descriptor: int) -> None:
         self.number = number

@@ -11,8 +11,11 @@ from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from mdm_crypto.shamir import Share
 from mdm_service.errors import ConfigurationError
 from mdm_service.identity.trust import WatchedFile
+
+from mdm_keystore.rules.model import KeyRecord
 
 _NONCE_SIZE = 12
 _log = logging.getLogger(__name__)
@@ -54,16 +57,16 @@ class Sealer:
         if path.stat().st_mode & stat.S_IROTH:
             _log.warning("kek_file is readable by everybody: chmod 600", extra={"path": str(path)})
 
-        told = False
+        logged = False
 
         def keys() -> Sequence[bytes]:
-            nonlocal last, told
+            nonlocal last, logged
             try:
-                last, told = file.get(), False
+                last, logged = file.get(), False
             except (OSError, ValueError) as error:
-                if not told:
+                if not logged:
                     _log.error("kek_file cannot be used; going on with the keys read before", extra={"error": type(error).__name__})
-                told = True
+                logged = True
             return last
 
         return cls(keys)
@@ -135,6 +138,15 @@ class Sealer:
             ciphers = {_key_id(key): AESGCM(key) for key in keys}
             self._present = keys, ciphers
         return ciphers
+
+
+def open_share(sealer: Sealer, record: KeyRecord) -> Share | None:
+    """Return the share of a record, None where it does not open."""
+    try:
+        value = sealer.open(record.sealed, record.kek_id, record.guid, record.epoch, record.x, record.version)
+    except SealBroken:
+        return None
+    return Share(record.guid, record.epoch, record.x, value, record.commitments, record.threshold, record.total, record.version)
 
 
 def _parse(content: bytes) -> Sequence[bytes]:

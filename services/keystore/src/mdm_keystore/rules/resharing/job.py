@@ -17,8 +17,8 @@ from mdm_keystore.rules.resharing.port import Jobs
 MAX_FAILURES = 100
 
 
-class Operation:
-    """The jobs of one keystore, for its operators. `peers` are the indexes of all keystores, `wake` tells the driver of a new job."""
+class JobControl:
+    """The jobs of one keystore, for its operators. `peers` are the indexes of all keystores, `wake` makes the driver look for a new job."""
 
     def __init__(self, jobs: Jobs, *, peers: Sequence[int], minimum_threshold: int, wake: Callable[[], None]) -> None:
         self._jobs = jobs

@@ -1,4 +1,4 @@
-"""Which sharing of each key to deal from, by whom and for whom: decided from what all keystores say that they hold."""
+"""Which sharing of each key to deal from, by whom and for whom, chosen from what all keystores report that they hold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Held = Mapping[int, Mapping[UUID, HeldKey]]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DealGroup:
     """Keys that the same helpers deal to the same servers with the same threshold."""
 
     helpers: tuple[int, ...]
@@ -24,10 +24,10 @@ class Group:
 
 
 @dataclass
-class Plan:
-    """What to do with the keys of a batch; those that stand nowhere in it need nothing."""
+class Deals:
+    """The deals of a batch, and why a key has no deal; a key in neither needs nothing."""
 
-    groups: list[Group] = field(default_factory=list)
+    groups: list[DealGroup] = field(default_factory=list)
     failures: dict[UUID, str] = field(default_factory=dict)
 
 
@@ -39,29 +39,29 @@ class Unshareable(Exception):
         self.reason = reason
 
 
-def plan(job: Job, guids: Sequence[UUID], held: Held, distrusted: frozenset[int] = frozenset()) -> Plan:
-    """Plan a batch. Keys that are gone, that are being created, or that a repair finds sound are left out.
+def choose_deals(job: Job, guids: Sequence[UUID], held: Held, distrusted: frozenset[int] = frozenset()) -> Deals:
+    """Choose the deals of a batch. Keys that were deleted, are being created, or that a repair finds sound are left out.
 
-    Only a repair gives a share to a keystore that lacks the key, and only to those that it names: elsewhere a key that is missing may
-    have been deleted by its owner a moment ago.
+    Only a repair gives a share to a keystore that lacks the key, and only to those that it names: on any other one its owner may have
+    deleted the key a moment ago.
     """
-    made = Plan()
+    chosen_deals = Deals()
     groups: dict[tuple[tuple[int, ...], int, int], list[Deal]] = {}
     for guid in guids:
         by_index = {index: keys[guid] for index, keys in held.items() if guid in keys}
         try:
-            planned = _plan_key(job, guid, by_index, distrusted)
+            chosen = _choose(job, guid, by_index, distrusted)
         except Unshareable as error:
-            made.failures[guid] = error.reason
+            chosen_deals.failures[guid] = error.reason
             continue
-        if planned is not None:
-            terms, deal = planned
+        if chosen is not None:
+            terms, deal = chosen
             groups.setdefault(terms, []).append(deal)
-    made.groups = [Group(*terms, tuple(deals)) for terms, deals in groups.items()]
-    return made
+    chosen_deals.groups = [DealGroup(*terms, tuple(deals)) for terms, deals in groups.items()]
+    return chosen_deals
 
 
-def _plan_key(
+def _choose(
     job: Job, guid: UUID, by_index: Mapping[int, HeldKey], distrusted: frozenset[int]
 ) -> tuple[tuple[tuple[int, ...], int, int], Deal] | None:
     confirmed = {index: key for index, key in by_index.items() if key.confirmed}
@@ -98,5 +98,5 @@ def _holders(confirmed: Mapping[int, HeldKey]) -> dict[Sharing, set[int]]:
 
 
 def _is_lost(base: Sharing, key: HeldKey | None) -> bool:
-    """Tell whether a keystore lacks its share of the sharing that the others hold."""
+    """Return whether a keystore lacks its share of the sharing that the others hold."""
     return key is None or not key.confirmed or not key.current.readable or key.current.sharing != base
