@@ -8,8 +8,7 @@ from mdm_service.process.main import Runtime, run
 
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.rpc.servicer import CatalogServicer
-from mdm_catalog.store.acl import CatalogAclUses
-from mdm_catalog.store.store import PostgresStore
+from mdm_catalog.store.store import CatalogAclUses, PostgresStore
 
 COMMANDS = ("export", "import", "fsck")
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")

@@ -231,7 +231,7 @@ def _acl_id(text: str) -> UUID | None:
 
 
 def resolution_to_proto(item: model.Resolution | MdmError) -> catalog_pb2.ResolveResult:
-    """Return where a file is, or why that is not told."""
+    """Return where a file is, or why it is not given."""
     if isinstance(item, MdmError):
         return catalog_pb2.ResolveResult(status=status.failed(item))
     return catalog_pb2.ResolveResult(status=status.ok(), guid=str(item.guid), lfn=item.lfn, surls=item.surls, size=item.size)

@@ -10,6 +10,7 @@ from mdm.common.v1 import common_pb2
 from mdm_service.access.change import AclEdit
 from mdm_service.access.servicer import change_from_proto
 from mdm_service.identity.caller import Caller, current_caller
+from mdm_service.server.batch import answer_batch
 from mdm_wire import path, status
 from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.permission import Permission, valid_permissions
@@ -100,8 +101,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     def CheckAccess(self, request: catalog_pb2.CheckAccessRequest, context: grpc.ServicerContext) -> catalog_pb2.CheckAccessResponse:
         """Say for each file whether the subject holds the permissions."""
         needed = valid_permissions(request.permissions)
-        found = _batch(
-            request.targets,
+        found = answer_batch(
+            value.check_batch(request.targets),
             message.target_from_proto,
             lambda targets: lookup.check_access(self._store, self._subjects, request.subject, targets, needed),
         )
@@ -197,7 +198,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         return catalog_pb2.ModifySubtreeAclsResponse(results=(message.subtree_result_to_proto(*item) for item in results), hidden=hidden)
 
     def ReportAccess(self, request: catalog_pb2.ReportAccessRequest, context: grpc.ServicerContext) -> catalog_pb2.ReportAccessResponse:
-        """Tell who holds permissions on files."""
+        """Report who holds permissions on files."""
         caller, target = current_caller(), message.target_from_proto(request.target)
         needed = valid_permissions(request.permissions) or Permission.READ
         report = self._store.read(lambda reading: subtree.report_access(reading, caller, target, needed, self._subjects))
@@ -211,8 +212,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         from_proto: Callable[[M], P],
         work: Callable[[Reading, Caller, list[P]], Sequence[R | MdmError]],
     ) -> list[R | MdmError]:
-        """Return what `work` finds for each message, all on one view."""
-        return _batch(messages, from_proto, lambda items: self._store.read(lambda reading: work(reading, caller, items)))
+        """Return what `work` finds for each message, all on one view. Raises Invalid for more than 10,000."""
+        value.check_batch(messages)
+        return answer_batch(messages, from_proto, lambda items: self._store.read(lambda reading: work(reading, caller, items)))
 
     def _write(
         self,
@@ -221,30 +223,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         work: Callable[[Writing, Caller, list[P]], Sequence[Failure]],
         limit: int = value.MAX_BATCH,
     ) -> Iterator[common_pb2.ItemStatus]:
-        """Return what became of each message, all in one transaction."""
+        """Return what became of each message, all in one transaction. Raises Invalid for more than `limit`."""
         caller = current_caller()
-        failures = _batch(messages, from_proto, lambda items: self._store.write(lambda writing: work(writing, caller, items)), limit)
-        return (status.ok() if failure is None else status.failed(failure) for failure in failures)
-
-
-def _batch(
-    messages: Sequence[M], from_proto: Callable[[M], P], work: Callable[[list[P]], Sequence[R | MdmError]], limit: int = value.MAX_BATCH
-) -> list[R | MdmError]:
-    """Return the result of each message: what `work` says about those that can be read, the error of the others.
-
-    Raises:
-        Invalid: there are more than `limit`.
-    """
-    value.check_batch(messages, limit)
-    results: list[R | MdmError | None] = [None] * len(messages)
-    read: list[P] = []
-    places: list[int] = []
-    for index, item in enumerate(messages):
-        try:
-            read.append(from_proto(item))
-            places.append(index)
-        except MdmError as error:
-            results[index] = error
-    for index, result in zip(places, work(read) if read else (), strict=True):
-        results[index] = result
-    return results  # type: ignore[return-value]  # every place is filled
+        value.check_batch(messages, limit)
+        failures = answer_batch(messages, from_proto, lambda items: self._store.write(lambda writing: work(writing, caller, items)))
+        return map(status.to_item, failures)

@@ -40,7 +40,7 @@ def outcome_of(location: Location, refusal: MdmError | None) -> Node | MdmError:
 
 
 def file_outcome_of(location: Location, refusal: MdmError | None) -> Node | MdmError:
-    """Return the file of a target, or why it is not given, which may be that it is none."""
+    """Return the file of a target, or why it is not given, for instance because it is not a file."""
     if refusal is None and location.node is not None and location.node.kind != EntryKind.FILE:
         return Invalid("NOT_A_FILE", "This is not a file.")
     return outcome_of(location, refusal)
@@ -131,7 +131,7 @@ class Rights:
         return not_found()
 
     def sees_in(self, chain: Chain, node: Node) -> bool:
-        """Tell whether the caller, who can traverse `chain`, may know of `node` in its last directory."""
+        """Return whether the caller, who can traverse `chain`, may know of `node` in its last directory."""
         above = self.under(chain.acl_ids[-1]) if chain.acl_ids else Permission.LIST  # that there is a root is no secret
         return _visible(above, self.under(node.acl_id))
 
@@ -161,7 +161,7 @@ class Rights:
             return location.problem or not_found()
         obstacle = self.obstacle(chain)
         if obstacle is not None:
-            # A GUID or SURL tells nothing of the path, so an obstacle on it must not tell that the file exists.
+            # A GUID or SURL says nothing of the path, so an obstacle on it must not reveal that the file exists.
             return obstacle if location.target.lfn is not None else not_found()
         if node is None:
             return not_found()

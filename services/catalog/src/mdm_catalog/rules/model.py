@@ -103,7 +103,7 @@ class EntryView:
 class Chain:
     """The directories from the root to `lfn` as far as they exist.
 
-    `acl_ids` are theirs from the root down; `directory_id` is the last that exists, and `complete` tells whether it is `lfn`.
+    `acl_ids` are theirs from the root down; `directory_id` is the last that exists, and `complete` is whether it is `lfn`.
     """
 
     lfn: Lfn

@@ -46,7 +46,7 @@ def export(reading: Reading, after: Lfn | None) -> Iterator[str]:
 
 
 def last_path(lines: Iterator[str]) -> Lfn | None:
-    """Return the path of the last entry of an export, None if there is none."""
+    """Return the path of the last entry of an export, None if it has no entry."""
     last: Lfn | None = None
     for line in lines:
         fields = json.loads(line)

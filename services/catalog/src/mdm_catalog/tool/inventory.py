@@ -52,12 +52,14 @@ class Inventory:
                 yield from (UUID(item.guid) for item in self._client.srm(site).registrations(state))
 
     def destroy_keys(self, guids: Sequence[UUID]) -> Mapping[UUID, str]:
-        """Destroy keys on every keystore; return why not, of those that are not gone everywhere."""
-        deeds = self._client.keys.unregister(guids)
-        return {deed.guid: deed.error.reason for deed in deeds if deed.error is not None and not isinstance(deed.error, NotFound)}
+        """Destroy keys on every keystore; return why, of those that a keystore still holds."""
+        results = self._client.keys.unregister(guids)
+        return {
+            result.guid: result.error.reason for result in results if result.error is not None and not isinstance(result.error, NotFound)
+        }
 
     def delete_records(self, guids: Sequence[UUID]) -> Mapping[UUID, str]:
-        """Delete records wherever they are; return why not, of those that are not gone."""
+        """Delete records wherever they are; return why, of those that are still there."""
         failed: dict[UUID, str] = {}
         for path in self._collections:
             outcomes = self._client.collections.delete(path, [str(guid) for guid in guids])

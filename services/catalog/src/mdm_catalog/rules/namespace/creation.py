@@ -30,14 +30,14 @@ def make_directories(writing: Writing, caller: Caller, wanted: Sequence[NewDirec
     leads, chains = _parents(writing, rights, [item.lfn for item in asked])
     wanted = [replace(item, lfn=lead) for item, lead in zip(asked, leads, strict=True) if not isinstance(lead, MdmError)]
     work = _Directories(writing, rights, chains, parents)
-    plan: dict[Lfn, NewDirectory] = {}
+    to_make: dict[Lfn, NewDirectory] = {}
     for item in wanted:
-        plan.setdefault(item.lfn, item)
+        to_make.setdefault(item.lfn, item)
     if parents:
-        _add_missing_ancestors(plan, chains)
-    work.rights.load(acl_id for item in plan.values() for acl_id in (item.acl_id, item.default_acl_id) if acl_id is not None)
+        _add_missing_ancestors(to_make, chains)
+    work.rights.load(acl_id for item in to_make.values() for acl_id in (item.acl_id, item.default_acl_id) if acl_id is not None)
     levels: dict[int, list[NewDirectory]] = {}
-    for item in plan.values():
+    for item in to_make.values():
         levels.setdefault(len(names(item.lfn)), []).append(item)
     for depth in sorted(levels):
         work.make_level(levels[depth])
@@ -55,16 +55,16 @@ def _in_order(wanted: Sequence[NewDirectory], outcomes: dict[Lfn, MdmError | Non
     return found
 
 
-def _add_missing_ancestors(plan: dict[Lfn, NewDirectory], chains: dict[Lfn, Chain]) -> None:
-    """Add the directories missing above those planned to the plan, and those they hang from to the chains."""
+def _add_missing_ancestors(to_make: dict[Lfn, NewDirectory], chains: dict[Lfn, Chain]) -> None:
+    """Add to `to_make` the directories missing above those in it, and to `chains` those that they hang from."""
     for parent, chain in list(chains.items()):
         if not chain.complete:
             path = [*ancestors(parent), parent]
             for lfn in path[len(chain.acl_ids) :]:
-                plan.setdefault(lfn, NewDirectory(lfn))
+                to_make.setdefault(lfn, NewDirectory(lfn))
             last = path[len(chain.acl_ids) - 1]
             chains.setdefault(last, replace(chain, lfn=last, complete=True))
-        if len(plan) > MAX_BATCH:
+        if len(to_make) > MAX_BATCH:
             raise Invalid("BATCH_TOO_LARGE", f"With missing parents more than {MAX_BATCH:,} directories: split the batch.")
 
 
@@ -256,7 +256,7 @@ def _refusals(writing: Writing, rights: Rights, files: Sequence[NewFile], parent
     def refusal(file: NewFile) -> MdmError | None:
         if file.lfn == ROOT:
             return _taken()
-        if split(file.lfn)[0] not in parents:  # its path leads nowhere, which is told elsewhere
+        if split(file.lfn)[0] not in parents:  # its path leads nowhere: the caller gets that error instead
             return not_found()
         refused = in_directory[split(file.lfn)[0]] or rights.acl_refusal(file.acl_id)
         if refused is not None:

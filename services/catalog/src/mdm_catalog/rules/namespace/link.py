@@ -18,9 +18,9 @@ Lead: TypeAlias = Lfn | MdmError
 
 
 def follow_directories(reading: Reading, rights: Rights, directories: Collection[Lfn]) -> tuple[dict[Lfn, Lead], dict[Lfn, Chain]]:
-    """Return where the paths of directories lead, and the chain of each such path; a link costs nothing where there is none.
+    """Return where the paths of directories lead, and the chain of each such path; without links on them this costs nothing more.
 
-    A link is followed by whoever may see it: `x` on every directory above, and `l` on the last of them or `g` on the link.
+    A link is followed for those who may see it: `x` on every directory above, and `l` on the last of them or `g` on the link.
     For others the path ends where the link stands, as if nothing was there.
     """
     chains = reading.walk(directories)
@@ -40,7 +40,7 @@ def follow_directories(reading: Reading, rights: Rights, directories: Collection
 
 
 def visible_link(rights: Rights, chain: Chain, node: Node | None) -> bool:
-    """Tell whether `node`, at the end of `chain`, is a link that the caller may see and thus follow."""
+    """Return whether `node`, at the end of `chain`, is a link that the caller may see and thus follow."""
     return node is not None and node.kind == EntryKind.SYMLINK and rights.obstacle(chain) is None and rights.sees_in(chain, node)
 
 

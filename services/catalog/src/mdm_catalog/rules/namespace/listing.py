@@ -72,7 +72,7 @@ class Listing:
         rights = Rights(reading, self._caller)
         [location] = locate(reading, rights, [Target(lfn=lfn)])
         if location.problem is None and isinstance(rights.unseen(location), NotFound):
-            # A link that leads nowhere lists itself; one to what the caller may not see is not told from it.
+            # A link that leads nowhere lists itself; so does one to what the caller may not see, so that the two look alike.
             [location] = locate(reading, rights, [Target(lfn=lfn)], follow=False)
         node = _granted(location, rights.unseen(location))
         if node.kind != EntryKind.DIRECTORY:
@@ -95,7 +95,7 @@ class Listing:
         return stack
 
     def _fill(self, stack: list[_Frame], reading: Reading) -> list[EntryView]:
-        """Return the next batch, empty when there is none or nothing was found in many pages, and leave `stack` where to go on."""
+        """Return the next batch, empty at the end or when many pages held nothing, and leave `stack` where to go on."""
         rights = Rights(reading, self._caller)
         found: list[tuple[Lfn, Entry]] = []
         pages = 0

@@ -18,7 +18,7 @@ def sum_up(reading: Reading, caller: Caller, lfn: Lfn, depth: int) -> list[Usage
     Only what the caller may list is counted.
 
     Raises:
-        NotFound, Forbidden: the caller may not list the directory. Invalid: it is none.
+        NotFound, Forbidden: the caller may not list the directory. Invalid: it is not a directory.
     """
     rights = Rights(reading, caller)
     [location] = locate(reading, rights, [Target(lfn=lfn)])
