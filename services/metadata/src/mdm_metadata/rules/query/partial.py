@@ -7,8 +7,8 @@ from enum import IntEnum
 from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import AttributeType
-from mdm_metadata.rules.query.operation import AGGREGATES
-from mdm_metadata.rules.query.tree import Aggregate, Call, Expression, Literal, LiteralList, Output, Query, walk
+from mdm_metadata.rules.query.syntax.operation import AGGREGATES
+from mdm_metadata.rules.query.syntax.tree import Aggregate, Call, Expression, Literal, LiteralList, Output, Query, walk
 
 T = AttributeType
 _MOST = 2**53
