@@ -52,7 +52,7 @@ def test_an_access_list_that_changes_counts_at_once(kept, sql):
     loader, alice = kept.client("loader"), kept.client("alice")
     entry = acl_pb2.AclEntry(principal=f"dn:{alice.dn}", permissions=READ)
     revoke = acl_pb2.AclChange(action=acl_pb2.AclChange.ACTION_REVOKE, entry=entry)
-    response = loader.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[kept.acl_id], changes=[revoke]), timeout=30)
+    response = loader.acls.ModifyAcls(acl_pb2.ModifyAclsRequest(ids=[kept.acl_id], changes=[revoke], shared=True), timeout=30)
     assert response.results[0].status.code == 0
     assert refused(kept, alice, sql) == "COLLECTION_NOT_FOUND"
     assert loader.rows(sql) == [("a", 1), ("b", 2)]
