@@ -251,7 +251,7 @@ def _seconds(text: str) -> float:
 
 
 def _say_totals(name: str, loaded: ServiceSettings) -> None:
-    """Say what several workers come to, since each has the configured threads and connections."""
+    """Print what several workers come to, since each has the configured threads and connections."""
     if loaded.workers > 1:
         connections = f" and {loaded.connections} database connections" if loaded.database else ""
         sys.stdout.write(f"mdm-{name}: {loaded.workers} workers: at most {loaded.workers * loaded.threads} calls{connections} at a time\n")

@@ -45,7 +45,7 @@ class Worker:
         threading.Thread(target=self._watch, args=(stopping,), name="supervisor-watch", daemon=True).start()
 
     def tell_ready(self) -> None:
-        """Say that calls are answered from now on."""
+        """Report that calls are answered from now on."""
         try:
             os.write(self._descriptor, READY)
         except OSError:

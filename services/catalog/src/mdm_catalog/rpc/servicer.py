@@ -94,12 +94,12 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         return catalog_pb2.RenameResponse(statuses=statuses)
 
     def Resolve(self, request: catalog_pb2.ResolveRequest, context: grpc.ServicerContext) -> catalog_pb2.ResolveResponse:
-        """Say where each file is, or why not."""
+        """Return where each file is, or why not."""
         found = self._read(current_caller(), request.targets, message.target_from_proto, lookup.resolve)
         return catalog_pb2.ResolveResponse(results=(message.resolution_to_proto(item) for item in found))
 
     def CheckAccess(self, request: catalog_pb2.CheckAccessRequest, context: grpc.ServicerContext) -> catalog_pb2.CheckAccessResponse:
-        """Say for each file whether the subject holds the permissions."""
+        """Return for each file whether the subject holds the permissions."""
         needed = valid_permissions(request.permissions)
         found = answer_batch(
             value.check_batch(request.targets),

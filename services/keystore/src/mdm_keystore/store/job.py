@@ -73,7 +73,7 @@ class PostgresJobs:
                 change.audit([entry])
 
     def set_message(self, job_id: UUID, message: str) -> None:
-        """Say what a job waits for."""
+        """Note what a job waits for."""
         with self._pool.connection() as connection:
             connection.execute("UPDATE resharing SET message = %s WHERE id = %s AND state IN (1, 2)", (message, job_id))
 

@@ -140,7 +140,7 @@ class Jobs(Protocol):
         """Change the state of a job that has not ended, and audit that."""
 
     def set_message(self, job_id: UUID, message: str) -> None:
-        """Say what a job waits for."""
+        """Note what a job waits for."""
 
     def audit(self, entry: AuditEntry) -> None:
         """Append to the audit chain what changes nothing."""
