@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from mdm_crypto.shamir import Share
 from mdm_service.errors import ConfigurationError
 from mdm_service.identity.trust import WatchedFile
 
-from mdm_keystore.rules.model import KeyRecord
+from mdm_keystore.rules.model import KeyRecord, KeyState
 
 _NONCE_SIZE = 12
 _log = logging.getLogger(__name__)
@@ -138,6 +139,29 @@ class Sealer:
             ciphers = {_key_id(key): AESGCM(key) for key in keys}
             self._present = keys, ciphers
         return ciphers
+
+
+def seal_share(
+    sealer: Sealer, share: Share, *, state: KeyState, creator: str, acl_id: UUID, create_time: datetime, expire_time: datetime | None
+) -> KeyRecord:
+    """Return the record of a share, sealed, as it is stored."""
+    sealed, kek_id = sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
+    return KeyRecord(
+        guid=share.guid,
+        epoch=share.epoch,
+        x=share.x,
+        threshold=share.threshold,
+        total=share.total,
+        commitments=share.commitments,
+        sealed=sealed,
+        kek_id=kek_id,
+        state=state,
+        creator=creator,
+        acl_id=acl_id,
+        create_time=create_time,
+        expire_time=expire_time,
+        version=share.version,
+    )
 
 
 def open_share(sealer: Sealer, record: KeyRecord) -> Share | None:

@@ -16,7 +16,7 @@ from mdm_wire.permission import Permission
 from mdm_keystore.rules.audit import audit_entries
 from mdm_keystore.rules.model import AclAssignment, Failure, Held, KeyRecord, KeyRef, KeyState, NewKey, Released, check_batch
 from mdm_keystore.rules.port import Keys
-from mdm_keystore.rules.seal import Sealer, open_share
+from mdm_keystore.rules.seal import Sealer, open_share, seal_share
 
 EXPIRY = "service:expiry"
 
@@ -150,23 +150,14 @@ class KeystoreService:
         return None
 
     def _pending(self, caller: Caller, key: NewKey, now: datetime) -> KeyRecord:
-        share = key.share
-        sealed, kek_id = self._sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
-        return KeyRecord(
-            guid=share.guid,
-            epoch=share.epoch,
-            x=share.x,
-            threshold=share.threshold,
-            total=share.total,
-            commitments=share.commitments,
-            sealed=sealed,
-            kek_id=kek_id,
+        return seal_share(
+            self._sealer,
+            key.share,
             state=KeyState.PENDING,
             creator=caller.dn,
             acl_id=key.acl_id,
             create_time=now,
             expire_time=now + self._pending_ttl,
-            version=share.version,
         )
 
     def _release(self, found: Held | None) -> Released | MdmError:

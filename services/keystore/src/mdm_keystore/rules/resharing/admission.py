@@ -10,7 +10,7 @@ from mdm_service.access.acl import Acl
 
 from mdm_keystore.rules.model import KeyRecord, KeyState
 from mdm_keystore.rules.resharing.model import Part, RoundParts, Unprepared
-from mdm_keystore.rules.seal import Sealer, open_share
+from mdm_keystore.rules.seal import Sealer, open_share, seal_share
 
 Own = tuple[KeyRecord, KeyRecord | None]
 
@@ -67,22 +67,15 @@ class Admission:
         return self._record(share, part, own)
 
     def _record(self, share: Share, part: Part, own: Own | None) -> KeyRecord:
-        sealed, kek_id = self._sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
-        return KeyRecord(
-            guid=share.guid,
-            epoch=share.epoch,
-            x=share.x,
-            threshold=share.threshold,
-            total=share.total,
-            commitments=share.commitments,
-            sealed=sealed,
-            kek_id=kek_id,
+        known = own[0] if own else part
+        return seal_share(
+            self._sealer,
+            share,
             state=KeyState.CONFIRMED,
-            creator=own[0].creator if own else part.creator,
-            acl_id=own[0].acl_id if own else part.acl_id,
-            create_time=own[0].create_time if own else part.create_time,
+            creator=known.creator,
+            acl_id=known.acl_id,
+            create_time=known.create_time,
             expire_time=None,
-            version=share.version,
         )
 
     def _is_sound(self, record: KeyRecord) -> bool:
