@@ -96,6 +96,25 @@ def add_source(text: Text, table: exp.Expr, scope: Scope, find: Find) -> Readabl
     return readable
 
 
+def order_by(text: Text, tree: exp.Expr, bind_item: Callable[[exp.Expr], Expression]) -> tuple[Order, ...]:
+    """Return what ORDER BY of a statement sorts by, nothing without one.
+
+    Raises:
+        Refusal: an item is no expression with ASC or DESC and NULLS FIRST or LAST.
+    """
+    order = tree.args.get("order")
+    if order is None:
+        return ()
+    text.only(order, "expressions")
+    found = []
+    for node in order.expressions:
+        if type(node) is not exp.Ordered:
+            raise text.refuse(node, "ORDER BY takes expressions, each with ASC or DESC and NULLS FIRST or LAST.")
+        text.only(node, "this", "desc", "nulls_first")
+        found.append(Order(bind_item(node.this), bool(node.args.get("desc")), bool(node.args.get("nulls_first"))))
+    return tuple(found)
+
+
 def row_number(text: Text, tree: exp.Expr, name: str) -> int | None:
     """Return the number in LIMIT or OFFSET; None where it is absent.
 
@@ -231,18 +250,7 @@ class _Binder:
         return tuple(self._output_meant(node, outputs, attributes_first=True) for node in group.expressions)
 
     def _order_by(self, outputs: Sequence[Output]) -> tuple[Order, ...]:
-        order = self._tree.args.get("order")
-        if order is None:
-            return ()
-        self._text.only(order, "expressions")
-        found = []
-        for node in order.expressions:
-            if type(node) is not exp.Ordered:
-                raise self._text.refuse(node, "ORDER BY takes expressions, each with ASC or DESC and NULLS FIRST or LAST.")
-            self._text.only(node, "this", "desc", "nulls_first")
-            expression = self._output_meant(node.this, outputs, attributes_first=False)
-            found.append(Order(expression, bool(node.args.get("desc")), bool(node.args.get("nulls_first"))))
-        return tuple(found)
+        return order_by(self._text, self._tree, lambda node: self._output_meant(node, outputs, attributes_first=False))
 
     def _output_meant(self, node: exp.Expr, outputs: Sequence[Output], *, attributes_first: bool) -> Expression:
         """Return what an item of GROUP BY or ORDER BY means: the number or name of an output, or an expression."""

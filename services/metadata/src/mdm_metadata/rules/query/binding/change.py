@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlglot import exp
 
 from mdm_metadata.rules.model import ACL_NAME, KEY_NAME, AttributeType, Collection, StoredAttribute, StoredCollection, fold_path
-from mdm_metadata.rules.query.binding.bind import Find, add_source, path_of, row_number
+from mdm_metadata.rules.query.binding.bind import Find, add_source, order_by, path_of, row_number
 from mdm_metadata.rules.query.binding.binder import plain
 from mdm_metadata.rules.query.binding.expression import expressions
 from mdm_metadata.rules.query.binding.scope import Scope
@@ -15,7 +15,7 @@ from mdm_metadata.rules.query.syntax.limit import MAX_OUTPUTS
 from mdm_metadata.rules.query.syntax.operation import NUMBERS
 from mdm_metadata.rules.query.syntax.parse import parse
 from mdm_metadata.rules.query.syntax.position import Refusal, Text
-from mdm_metadata.rules.query.syntax.tree import Change, Column, Expression, Literal, Order, Output
+from mdm_metadata.rules.query.syntax.tree import Change, Column, Expression, Literal, Output
 
 _UPDATE = ("this", "expressions", "where", "order", "limit", "returning")
 _DELETE = ("this", "where", "limit", "order")
@@ -90,7 +90,7 @@ class _ChangeBinder:
             raise self._text.refuse(self._tree, "an attribute is set twice.")
         condition = self._expressions.condition(where.this)
         limit = row_number(self._text, self._tree, "limit")
-        change = Change(self._readable, sets, condition, self._order_by(), limit, self._returning())
+        change = Change(self._readable, sets, condition, order_by(self._text, self._tree, self._expressions.bind), limit, self._returning())
         self._expressions.check_all_used(self._tree)
         return change
 
@@ -118,20 +118,6 @@ class _ChangeBinder:
         if source in NUMBERS and target in NUMBERS and NUMBERS.index(source) < NUMBERS.index(target):
             return self._expressions.cast(node, value, target)
         raise self._text.refuse(node, f"{target.name} is expected, this is {source.name}: CAST it.")
-
-    def _order_by(self) -> tuple[Order, ...]:
-        order = self._tree.args.get("order")
-        if order is None:
-            return ()
-        self._text.only(order, "expressions")
-        found = []
-        for node in order.expressions:
-            if type(node) is not exp.Ordered:
-                raise self._text.refuse(node, "ORDER BY takes expressions, each with ASC or DESC.")
-            self._text.only(node, "this", "desc", "nulls_first")
-            expression = self._expressions.bind(node.this)
-            found.append(Order(expression, bool(node.args.get("desc")), bool(node.args.get("nulls_first"))))
-        return tuple(found)
 
     def _returning(self) -> tuple[Output, ...]:
         returning = self._tree.args.get("returning")
