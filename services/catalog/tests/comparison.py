@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from hypothesis import strategies as st
+from mdm_catalog.rules import replica as replica_rules
 from mdm_catalog.rules.model import (
     ROOT_ID,
     AclAssignment,
@@ -28,7 +29,8 @@ from mdm_catalog.rules.model import (
     ReplicaType,
     Target,
 )
-from mdm_catalog.rules.service import CatalogService
+from mdm_catalog.rules.namespace import attribute, creation, removal, renaming
+from mdm_catalog.rules.transaction import Failed, apply
 from mdm_catalog.store.store import PostgresStore
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl, AclEntry
@@ -106,12 +108,19 @@ class Sides:
         with connection.transaction():
             connection.execute("TRUNCATE replica, entry, directory_content, acl_entry, acl")
         self.connection = connection
-        store = PostgresStore(_OnePool(connection))  # type: ignore[arg-type]
-        store.ensure_root(EVERYTHING)
+        self.store = PostgresStore(_OnePool(connection))  # type: ignore[arg-type]
+        self.store.ensure_root(EVERYTHING)
         root = Thing(EntryKind.DIRECTORY, ROOT_ACL_ID, ROOT_ACL_ID)
         entries = {entry.principal: entry.permissions for entry in EVERYTHING.entries}
         self.world = World({ROOT_ACL_ID: AccessList(OWNER.dn, entries)}, {(): root})
-        self.service = CatalogService(store, self)
+
+    def read(self, rule: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Return what a rule of the service finds on a view of its own."""
+        return self.store.read(lambda reading: rule(reading, *arguments, **options))
+
+    def write(self, rule: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Return what a rule of the service does in a transaction of its own."""
+        return self.store.write(lambda writing: rule(writing, *arguments, **options))
 
     # What the service knows of people.
     def caller_for(self, subject: str) -> Caller:
@@ -155,8 +164,12 @@ class Sides:
                 self.world.things = before
                 expected = (index, refused)
                 break
-        failed = self.service.apply(who, wanted)
-        assert (wanted, failed and (failed.index, failed.error.reason)) == (wanted, expected)
+        failed = None
+        try:
+            self.write(apply, who, wanted)
+        except Failed as failure:
+            failed = (failure.index, failure.error.reason)
+        assert (wanted, failed) == (wanted, expected)
 
     def expected(self, who: Caller, wanted: Any) -> str:
         """Let the world do an operation; return what it says."""
@@ -176,16 +189,16 @@ class Sides:
 
     def _call(self, who: Caller, wanted: Any) -> list[MdmError | None]:
         calls: dict[type, Callable[..., list[MdmError | None]]] = {
-            NewDirectory: lambda items: self.service.make_directories(who, items, parents=False),
-            NewFile: lambda items: self.service.register_files(who, items),
-            NewLink: lambda items: self.service.make_links(who, items),
-            Renaming: lambda items: self.service.rename(who, items),
-            Removal: lambda items: self.service.remove(who, [items[0].target], recursive=items[0].recursive),
-            FileChange: lambda items: self.service.set_attributes(who, items),
-            AclAssignment: lambda items: self.service.assign_acls(who, items),
-            NewReplica: lambda items: self.service.add_replicas(who, items),
-            ReplicaChange: lambda items: self.service.change_replicas(who, items),
-            ReplicaRemoval: lambda items: self.service.remove_replicas(who, [items[0].surl]),
+            NewDirectory: lambda items: self.write(creation.make_directories, who, items, parents=False),
+            NewFile: lambda items: self.write(creation.register_files, who, items),
+            NewLink: lambda items: self.write(creation.make_links, who, items),
+            Renaming: lambda items: self.write(renaming.rename, who, items),
+            Removal: lambda items: self.write(removal.remove, who, [items[0].target], recursive=items[0].recursive),
+            FileChange: lambda items: self.write(attribute.set_attributes, who, items),
+            AclAssignment: lambda items: self.write(attribute.assign_acls, who, items),
+            NewReplica: lambda items: self.write(replica_rules.add, who, items),
+            ReplicaChange: lambda items: self.write(replica_rules.change, who, items),
+            ReplicaRemoval: lambda items: self.write(replica_rules.remove, who, [items[0].surl]),
         }
         return calls[type(wanted)]([wanted])
 

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
 from mdm_catalog.__main__ import MIGRATIONS
-from mdm_catalog.rules import creation
 from mdm_catalog.rules import replica as replica_rules
 from mdm_catalog.rules.model import (
     AclAssignment,
@@ -28,11 +27,15 @@ from mdm_catalog.rules.model import (
     ReplicaStatus,
     Target,
 )
+from mdm_catalog.rules.namespace import creation, lookup, removal
+from mdm_catalog.rules.namespace.listing import Listing
+from mdm_catalog.rules.namespace.usage import sum_up
 from mdm_catalog.rules.pattern import Condition
+from mdm_catalog.rules.subtree import modify_acls, report_access
 from mdm_catalog.rules.value import MAX_SIZE, parse_replica
 from mdm_catalog.store import bulk
 from mdm_service.access.acl import AclEntry
-from mdm_service.access.change import AclChange, Action
+from mdm_service.access.change import AclChange, AclEdit, Action
 from mdm_service.access.settings import ROOT_ACL_ID
 from mdm_service.database import migrate
 
@@ -144,7 +147,7 @@ class Comparison(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sides = Sides(self.connection)
-        self.service, self.world = self.sides.service, self.sides.world
+        self.world = self.sides.world
 
     @initialize(target=callers)
     def people(self):
@@ -180,14 +183,14 @@ class Comparison(RuleBasedStateMachine):
     def make_directory_and_those_above(self, who, above, name, acl, default):
         path = (*above[:3], name)
         wanted = NewDirectory(lfn(path), acl, default)
-        [made] = self.service.make_directories(who, [wanted], parents=True)
+        [made] = self.sides.write(creation.make_directories, who, [wanted], parents=True)
         assert reason(made) == change.make_directory(self.world, who, wanted, parents=True)
         return path
 
     @rule(who=callers, wanted=st.lists(FILES, min_size=1, max_size=3, unique_by=DISTINCT))
     def register(self, who, wanted):
         expected = [self.sides.expected(who, file) for file in wanted]
-        assert list(map(reason, self.service.register_files(who, wanted))) == expected
+        assert list(map(reason, self.sides.write(creation.register_files, who, wanted))) == expected
 
     @rule(who=callers, operations=st.lists(OPERATIONS, min_size=3, max_size=8))
     def operate(self, who, operations):
@@ -214,13 +217,14 @@ class Comparison(RuleBasedStateMachine):
         found = look.found(self.world, who, lfn(top), Condition(name=pattern), 0)
         targets = [Target(lfn=lfn(path)) for path in found] if isinstance(found, list) else []
         expected = change.remove(self.world, who, targets, recursive=recursive)
-        assert list(map(reason, self.service.remove(who, targets, recursive=recursive))) == expected
+        assert list(map(reason, self.sides.write(removal.remove, who, targets, recursive=recursive))) == expected
 
     @rule(who=callers, top=TARGETS, changes=st.lists(ACL_CHANGES, min_size=1, max_size=2), shared=st.booleans())
     def change_subtree(self, who, top, changes, shared):
         before = subtree.lists(self.world, who, top)
         expected = subtree.modify(self.world, who, top, changes, shared=shared)
-        got = answer(lambda: self.service.modify_subtree_acls(who, top, changes, shared=shared))
+        edit = AclEdit(changes, self.sides.check_owner, shared)
+        got = answer(lambda: self.sides.write(modify_acls, who, top, edit))
         if isinstance(got, str):
             assert got == expected
             return
@@ -240,20 +244,21 @@ class Comparison(RuleBasedStateMachine):
         self._replicas(who, what, search)
         self._list(who, top, depth)
         self._sum_up(who, top)
-        found = answer(lambda: list(self.service.find(who, lfn(top), condition, depth=depth, with_replicas=False, after=None)))
+        searching = Listing(self.sides.store, who, depth=depth, with_replicas=False, condition=condition)
+        found = answer(lambda: list(searching.batches(lfn(top), None)))
         expected = look.found(self.world, who, lfn(top), condition, depth)
         got = found if isinstance(found, str) else [view.lfn for batch in found for view in batch]
         assert got == (expected if isinstance(expected, str) else [lfn(path) for path in expected])
 
     def _stat(self, who, what, *, follow):
-        for named, seen in zip(what, self.service.stat(who, what, with_replicas=True, follow=follow), strict=True):
+        for named, seen in zip(what, self.sides.read(lookup.stat, who, what, with_replicas=True, follow=follow), strict=True):
             path = self.world.find(who, named, follow=follow)
             assert reason(seen) == self.world.may_see(who, path)
             if not reason(seen):
                 self.sides.compare_view(who, path, path, seen)
 
     def _resolve(self, who, what):
-        for named, read in zip(what, self.service.resolve(who, what), strict=True):
+        for named, read in zip(what, self.sides.read(lookup.resolve, who, what), strict=True):
             path = self.world.find(who, named)
             assert reason(read) == self.world.may_with_file(who, path, P.READ)
             if not reason(read):
@@ -261,13 +266,13 @@ class Comparison(RuleBasedStateMachine):
                 assert (read.lfn, list(read.surls), read.size) == (lfn(path), available, self.world.things[path].size)
 
     def _check_access(self, subject, what, needed):
-        [got] = self.service.check_access(subject.dn, [what], needed)
+        [got] = lookup.check_access(self.sides.store, self.sides, subject.dn, [what], needed)
         allowed = self.world.may_with_file(subject, self.world.find(subject, what), needed)
         assert reason(got) == ("SUBJECT_BANNED" if subject.dn in self.world.banned else allowed)
 
     def _report(self, who, what, needed):
         expected = subtree.report(self.world, who, what, needed, PEOPLE, self.sides.named)
-        got = answer(lambda: self.service.report_access(who, what, needed))
+        got = answer(lambda: self.sides.read(report_access, who, what, needed, self.sides))
         if isinstance(got, str) or isinstance(expected, str):
             assert got == expected
             return
@@ -275,10 +280,10 @@ class Comparison(RuleBasedStateMachine):
         assert (got.files, got.hidden, holders) == (expected.files, expected.hidden, expected.holders)
 
     def _replicas(self, who, what, search):
-        found = [item for batch in self.service.find_replicas(who, search, "") for item in batch]
+        found = [item for batch in replica_rules.find(self.sides.store, who, search, "") for item in batch]
         expected = [(lfn(path), surl) for path, surl in replica.search(self.world, who, search)]
         assert [(item.lfn, item.replicas[0].surl) for item in found] == expected
-        [got] = self.service.list_replicas(who, [what])
+        [got] = self.sides.read(replica_rules.list_of, who, [what])
         listed = replica.list_of(self.world, who, what)
         if isinstance(listed, str):
             assert reason(got) == listed
@@ -287,7 +292,8 @@ class Comparison(RuleBasedStateMachine):
 
     def _list(self, who, top, depth):
         expected = look.listing(self.world, who, lfn(top), int(depth != 0))
-        batches = answer(lambda: list(self.service.listing(who, lfn(top), recursive=depth == 0, with_replicas=True, after=None)))
+        listing = Listing(self.sides.store, who, depth=int(depth != 0), with_replicas=True)
+        batches = answer(lambda: list(listing.batches(lfn(top), None)))
         if isinstance(batches, str) or isinstance(expected, str):
             assert batches == expected
             return
@@ -297,12 +303,12 @@ class Comparison(RuleBasedStateMachine):
             self.sides.compare_view(who, shown, path, view)
         if len(views) > 1:
             middle = len(views) // 2
-            rest = self.service.listing(who, lfn(top), recursive=depth == 0, with_replicas=False, after=views[middle].lfn)
+            rest = listing.batches(lfn(top), views[middle].lfn)
             assert [view.lfn for batch in rest for view in batch] == [view.lfn for view in views[middle + 1 :]]
 
     def _sum_up(self, who, top):
         expected = look.usage(self.world, who, lfn(top))
-        usage = answer(lambda: self.service.usage(who, lfn(top), 0)[0])
+        usage = answer(lambda: self.sides.read(sum_up, who, lfn(top), 0)[0])
         if isinstance(usage, str) or isinstance(expected, str):
             assert usage == expected
             return

@@ -84,7 +84,7 @@ def test_a_list_is_given_to_another_owner_by_its_own(catalog, site):
     owner = _change(4, f"dn:{catalog.alice.dn}", 0)
     lost = _modify(catalog.dicom_srm, "/biomed/hospital-a/q/1", owner)
     assert [item.status.reason for item in lost.results] == ["ACL_CONTROL_LOST"]
-    nobody = [_change(1, f"dn:{catalog.dicom_srm.dn}", 3), _change(4, "dn:CN=nobody,O=Elsewhere", 0)]
+    nobody = [_change(1, f"dn:{catalog.dicom_srm.dn}", 3), _change(4, "dn:CN=nobody,O=Inventory", 0)]
     with pytest.raises(Exception) as caught:
         _modify(catalog.dicom_srm, "/biomed/hospital-a/q/1", *nobody)
     assert caught.value.code().name == "INVALID_ARGUMENT"

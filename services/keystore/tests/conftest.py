@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from mdm_crypto.audit import GENESIS, AuditEntry, ChainedEntry, chain
 from mdm_keystore.__main__ import MIGRATIONS
-from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyState
-from mdm_keystore.rules.service import AuditUnavailable, Held
+from mdm_keystore.rules.model import AclAssignment, Held, KeyRecord, KeyState
+from mdm_keystore.rules.port import AuditUnavailable
 from mdm_keystore.store.store import PostgresKeys
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
@@ -21,6 +21,7 @@ from mdm_service.identity.caller import Caller
 from mdm_wire.permission import Permission
 
 from services.keystore.tests.ring import Ring
+from services.keystore.tests.trail import read_chain
 
 
 class MemoryKeys:
@@ -113,6 +114,10 @@ class RealKeys(PostgresKeys):
     def __init__(self, pool, conninfo: str) -> None:
         super().__init__(pool)
         self.conninfo = conninfo
+        self._audited = pool
+
+    def chain(self) -> Sequence[ChainedEntry]:
+        return read_chain(self._audited)
 
     def add_acl(self, acl: Acl) -> None:
         with psycopg.connect(self.conninfo) as connection:

@@ -9,19 +9,18 @@ from uuid import UUID, uuid4
 
 import psycopg
 from mdm_crypto import shamir
-from mdm_crypto.audit import first_break
 from mdm_crypto.shamir import Share
 from mdm_keystore.peer.local import LocalPeer
-from mdm_keystore.rules.model import KeyRef
+from mdm_keystore.rules.model import KeyRef, NewKey, Released
 from mdm_keystore.rules.resharing.driver import Driver
+from mdm_keystore.rules.resharing.job import JobControl
 from mdm_keystore.rules.resharing.model import Deal, Job, JobState, Kind, RoundTerms, Unprepared
-from mdm_keystore.rules.resharing.operation import Operation
 from mdm_keystore.rules.resharing.participant import Participant
 from mdm_keystore.rules.resharing.port import PeerUnavailable
 from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.rules.service import KeystoreService, NewKey, Released
+from mdm_keystore.rules.service import KeystoreService
 from mdm_keystore.store.job import PostgresJobs
-from mdm_keystore.store.part import PostgresTable
+from mdm_keystore.store.part import PostgresParts
 from mdm_keystore.store.sharing import PostgresSharings
 from mdm_keystore.store.store import PostgresKeys
 from mdm_service.access import store as acl_store
@@ -29,6 +28,8 @@ from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.permission import Permission
+
+from services.keystore.tests.trail import assert_whole, read_chain
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test")
@@ -120,7 +121,7 @@ class Node:
         self.participant = Participant(
             PostgresSharings(self.pool),
             jobs,
-            PostgresTable(self.pool, self.sealer),
+            PostgresParts(self.pool, self.sealer),
             self.sealer,
             index=self.index,
             subjects=self.subjects,
@@ -128,7 +129,7 @@ class Node:
         )
         self.participant.peers = before.peers if before else {}
         self.driver = Driver(jobs, self.participant, batch=self.batch, pause=0)
-        self.operation = Operation(jobs, peers=list(self.subjects), minimum_threshold=2, wake=lambda: None)
+        self.job_control = JobControl(jobs, peers=list(self.subjects), minimum_threshold=2, wake=lambda: None)
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         cursor = self.connection.execute(statement.encode(), parameters)
@@ -189,14 +190,14 @@ class Ring:
 
     def begin(self, driver: int, kind: Kind, threshold: int = 0, total: int = 0, lost: Sequence[int] = ()) -> UUID:
         job_id = uuid4()
-        assert self.nodes[driver].operation.begin(ADMIN, job_id, kind, threshold, total, lost).id == job_id
+        assert self.nodes[driver].job_control.begin(ADMIN, job_id, kind, threshold, total, lost).id == job_id
         return job_id
 
     def run(self, driver: int, limit: int = 60) -> Job:
         """Let a keystore drive its job to the end."""
         for _ in range(limit):
             self.nodes[driver].driver.step()
-            job = self.nodes[driver].operation.get(None)[0]
+            job = self.nodes[driver].job_control.get(None)[0]
             if job.state in (JobState.DONE, JobState.CANCELLED):
                 return job
         raise AssertionError(f"the job does not end: {job}")
@@ -237,7 +238,7 @@ class Ring:
 
     def audits(self) -> None:
         for node in self.nodes.values():
-            assert first_break(node.keys.chain()) is None
+            assert_whole(read_chain(node.pool))
 
 
 def empty(ring: Ring, x: int) -> None:

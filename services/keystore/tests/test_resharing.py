@@ -6,13 +6,13 @@ from uuid import uuid4
 
 import pytest
 from mdm_crypto import shamir
-from mdm_keystore.rules.model import KeyRef
+from mdm_keystore.rules.model import KeyRef, NewKey
 from mdm_keystore.rules.resharing.model import JobState, Kind
-from mdm_keystore.rules.service import NewKey
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid
 
 from services.keystore.tests.ring import ACL, ADMIN, SRM, Crash, Interruption, Ring, crash, empty, prepared_by
+from services.keystore.tests.trail import read_chain
 
 pytestmark = pytest.mark.integration
 
@@ -123,7 +123,7 @@ def test_a_keystore_that_is_away_is_waited_for_and_the_job_says_so(ring):
     ring.nodes[3].up = False
     for _ in range(3):
         assert not ring.nodes[1].driver.step()
-    assert "Keystore 3" in ring.nodes[1].operation.get(None)[0].message
+    assert "Keystore 3" in ring.nodes[1].job_control.get(None)[0].message
     ring.assert_readable(keys)
     ring.nodes[3].up = True
     job = ring.run(1)
@@ -167,7 +167,7 @@ def test_too_few_shares_are_told_by_key_and_nothing_changes(ring):
     job_id = ring.begin(1, Kind.REPAIR, lost=[2, 3])
     job = ring.run(1)
     assert (job.keys_done, job.keys_failed) == (0, 1)
-    assert ring.nodes[1].operation.get(job_id)[1] == [(guid, "SHARES_TOO_FEW")]
+    assert ring.nodes[1].job_control.get(job_id)[1] == [(guid, "SHARES_TOO_FEW")]
     assert ring.given(guid, 2) == []
 
 
@@ -177,7 +177,7 @@ def test_a_refresh_gives_no_share_to_a_keystore_that_lacks_the_key(ring):
     ring.nodes[3].service.delete_keys(SRM, [guid])
     job_id = ring.begin(1, Kind.REFRESH)
     assert ring.run(1).keys_failed == 1
-    assert ring.nodes[1].operation.get(job_id)[1] == [(guid, "SHARE_MISSING")]
+    assert ring.nodes[1].job_control.get(job_id)[1] == [(guid, "SHARE_MISSING")]
     assert ring.given(guid, 3) == []
 
 
@@ -211,22 +211,24 @@ def test_a_key_deleted_while_it_gets_new_shares_does_not_come_back(ring, moment,
 def test_a_job_is_cancelled_only_by_who_began_it_and_what_is_done_stays_done(ring):
     keys = dict(ring.create() for _ in range(6))
     job_id = ring.begin(1, Kind.REFRESH)
-    operation = ring.nodes[1].operation
+    control = ring.nodes[1].job_control
     for _ in range(3):
         ring.nodes[1].driver.step()
     with pytest.raises(Forbidden, match="Only who began"):
-        operation.cancel(Caller("CN=other operator,O=MDM Test"), job_id)
-    assert operation.cancel(ADMIN, job_id).state is JobState.CANCELLING
-    assert operation.begin(ADMIN, job_id, Kind.REFRESH, 0, 0, []).state is JobState.CANCELLING, "the same id: the same job"
+        control.cancel(Caller("CN=other operator,O=MDM Test"), job_id)
+    assert control.cancel(ADMIN, job_id).state is JobState.CANCELLING
+    assert control.begin(ADMIN, job_id, Kind.REFRESH, 0, 0, []).state is JobState.CANCELLING, "the same id: the same job"
     job = ring.run(1)
     assert job.state is JobState.CANCELLED
     assert 0 < job.keys_done < 6
     ring.assert_readable(keys)
     ring.assert_settled(keys)
     with pytest.raises(FailedPrecondition, match="ended"):
-        operation.cancel(ADMIN, job_id)
-    deeds = [(item.entry.who, item.entry.action, item.entry.outcome) for item in ring.nodes[1].keys.chain() if item.entry.guid == job_id]
-    assert deeds == [
+        control.cancel(ADMIN, job_id)
+    entries = [
+        (item.entry.who, item.entry.action, item.entry.outcome) for item in read_chain(ring.nodes[1].pool) if item.entry.guid == job_id
+    ]
+    assert entries == [
         (ADMIN.dn, "refresh-begin", "OK"),
         ("CN=other operator,O=MDM Test", "refresh-cancel", "RESHARING_FORBIDDEN"),
         (ADMIN.dn, "refresh-cancel", "OK"),
@@ -237,7 +239,7 @@ def test_a_job_is_cancelled_only_by_who_began_it_and_what_is_done_stays_done(rin
 
 def test_a_keystore_drives_one_job_at_a_time_and_refuses_what_makes_no_sense(ring):
     ring.begin(1, Kind.REFRESH)
-    begin = ring.nodes[1].operation.begin
+    begin = ring.nodes[1].job_control.begin
     with pytest.raises(Conflict, match="under way"):
         begin(ADMIN, uuid4(), Kind.REFRESH, 0, 0, [])
     for kind, threshold, total, lost in [

@@ -7,12 +7,11 @@ from uuid import UUID, uuid4
 import pytest
 from mdm_crypto import resharing, shamir
 from mdm_crypto.shamir import Share
-from mdm_keystore.rules.model import AclAssignment, KeyRef
+from mdm_keystore.rules.model import AclAssignment, KeyRef, NewKey
 from mdm_keystore.rules.resharing.model import JobState, Kind, Parts, RoundState, RoundTerms
 from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.rules.service import NewKey
 from mdm_keystore.store.job import PostgresJobs
-from mdm_keystore.store.part import PostgresTable
+from mdm_keystore.store.part import PostgresParts
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
 from mdm_service.identity.caller import Caller
@@ -63,7 +62,7 @@ def test_no_audit_no_new_shares(ring):
     try:
         ring.begin(1, Kind.REFRESH)
         for _ in range(3):
-            assert not ring.nodes[1].driver.step() or ring.nodes[1].operation.get(None)[0].keys_done == 0
+            assert not ring.nodes[1].driver.step() or ring.nodes[1].job_control.get(None)[0].keys_done == 0
         assert ring.given(guid, 1)[0].version == 0
     finally:
         ring.nodes[2].sql("ALTER TABLE audit_entry DROP CONSTRAINT full_disk")
@@ -152,7 +151,7 @@ def test_a_repair_never_puts_a_key_under_an_acl_that_not_all_helpers_vouch_for(r
     trick(ring, guid)
     job_id = ring.begin(2, Kind.REPAIR, lost=[3])
     assert ring.run(2).keys_failed == 1
-    assert ring.nodes[2].operation.get(job_id)[1] == [(guid, "ACL_DISAGREES")]
+    assert ring.nodes[2].job_control.get(job_id)[1] == [(guid, "ACL_DISAGREES")]
     (released,) = ring.nodes[3].service.release_shares(MALLORY, [guid])
     assert getattr(getattr(released, "share", None), "version", 0) == 0, "no new share for mallory"
 
@@ -183,8 +182,8 @@ def test_no_keystore_takes_a_threshold_below_its_own_minimum_whoever_asks(ring):
     job_id = ring.begin(1, Kind.RESHARE, 2, 3)
     for _ in range(3):
         ring.nodes[1].driver.step()
-    assert "Needs 3 ≤ threshold" in ring.nodes[1].operation.get(job_id)[0].message
-    ring.nodes[1].operation.cancel(ADMIN, job_id)
+    assert "Needs 3 ≤ threshold" in ring.nodes[1].job_control.get(job_id)[0].message
+    ring.nodes[1].job_control.cancel(ADMIN, job_id)
     assert ring.run(1).state is JobState.CANCELLED
     assert ring.reads(guid, (1, 2, 3)) == scalar
     assert ring.reads(guid, (1, 2)) is None
@@ -227,7 +226,7 @@ def test_parts_are_sealed_forgotten_with_old_rounds_and_lost_with_their_key(ring
     prepared_by(ring, guid, 1)
     assert len(set(parts)) == 1
     assert node.sql("SELECT count(*) FROM share_part") == [(0,)]
-    table, stranger = PostgresTable(node.pool, node.sealer), PostgresTable(node.pool, Sealer([bytes(32)]))
+    table, stranger = PostgresParts(node.pool, node.sealer), PostgresParts(node.pool, Sealer([bytes(32)]))
     rounds = [Parts(uuid4(), 1, 2, 3, (), ()) for _ in range(10)]
     for given in rounds:
         table.put(given)

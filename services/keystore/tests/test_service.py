@@ -6,16 +6,18 @@ from uuid import UUID, uuid4
 
 import pytest
 from mdm_crypto import shamir
-from mdm_crypto.audit import first_break
 from mdm_crypto.shamir import Share
-from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState, NewKey, Released
+from mdm_keystore.rules.port import AuditUnavailable
 from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.rules.service import EXPIRY, AuditUnavailable, KeystoreService, NewKey, Released
+from mdm_keystore.rules.service import EXPIRY, KeystoreService
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import Permission
+
+from services.keystore.tests.trail import assert_whole
 
 SRM = Caller("CN=dicom-srm,O=MDM Test")
 ALICE = Caller("CN=alice,O=MDM Test", frozenset({"/biomed/neuro"}))
@@ -62,7 +64,7 @@ def reasons(outcomes) -> list[str]:
 
 def audited(keys) -> list[tuple[str, str, str]]:
     chained = keys.chain()
-    assert first_break(chained) is None
+    assert_whole(chained)
     return [(item.entry.who, item.entry.action, item.entry.outcome) for item in chained]
 
 

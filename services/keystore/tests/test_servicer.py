@@ -172,8 +172,8 @@ def test_what_is_done_to_acls_and_what_is_refused_is_in_the_audit(srm, address, 
     assert acls.ModifyAcls(request).results[0].status.code == 0
     with channel(address, pki.issue(pki.subject("mallory"))) as opened:
         assert acl_pb2_grpc.AclServiceStub(opened).ModifyAcls(request).results[0].status.code != 0
-    deeds = [(item.entry.who, item.entry.action, item.entry.outcome) for item in real_keys.chain() if str(item.entry.guid) == acl_id]
-    assert deeds == [
+    entries = [(item.entry.who, item.entry.action, item.entry.outcome) for item in real_keys.chain() if str(item.entry.guid) == acl_id]
+    assert entries == [
         (pki.subject("srm"), "acl-create", "OK"),
         (pki.subject("srm"), "acl-modify", "OK"),
         (pki.subject("mallory"), "acl-modify", "ACL_NOT_FOUND"),

@@ -8,12 +8,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from mdm_crypto import shamir
-from mdm_crypto.audit import AuditEntry, first_break
-from mdm_keystore.rules.model import KeyRef
+from mdm_crypto.audit import AuditEntry
+from mdm_keystore.rules.model import KeyRef, NewKey
 from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.rules.service import KeystoreService, NewKey
+from mdm_keystore.rules.service import KeystoreService
 from mdm_service.access.acl import Acl
 from mdm_service.identity.caller import Caller
+
+from services.keystore.tests.trail import assert_whole
 
 pytestmark = pytest.mark.integration
 
@@ -81,7 +83,7 @@ def test_writers_at_the_same_time_make_one_unbroken_chain(service, real_keys):
         thread.join()
     chained = real_keys.chain()
     assert len(chained) == 8 + 6 * 4 * 3
-    assert first_break(chained) is None
+    assert_whole(chained)
 
 
 def test_an_entry_is_read_back_as_it_was_hashed(real_keys):

@@ -11,17 +11,17 @@ import psycopg
 import pytest
 from mdm.keystore.v1 import admin_pb2, admin_pb2_grpc, keystore_pb2, keystore_pb2_grpc
 from mdm_crypto import shamir
-from mdm_crypto.audit import AuditEntry, HeadSigner, SignedHead, WitnessedHead, first_break
+from mdm_crypto.audit import AuditEntry, HeadSigner, SignedHead, WitnessedHead
 from mdm_keystore.rules.audit import AuditTrail
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.store.audit import PostgresTrail
-from mdm_keystore.store.store import PostgresKeys
 from mdm_testing.port import free_port
 from mdm_testing.server import WorkersProcess, channel, serve_by_workers
 from mdm_testing.wait import eventually
 
 from services.keystore.tests.ring import PlainPool
 from services.keystore.tests.test_main import create
+from services.keystore.tests.trail import assert_whole, read_chain
 
 pytestmark = pytest.mark.integration
 CONFIGURATION = """
@@ -127,7 +127,7 @@ def keystores(tmp_path, postgres, pki):
 
 def audit(conninfo: str) -> list:
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        return list(PostgresKeys(PlainPool(connection, conninfo)).chain())
+        return list(read_chain(PlainPool(connection, conninfo)))
 
 
 class SlowWitness:
@@ -195,7 +195,7 @@ def test_keys_are_made_and_read_while_all_get_new_shares(keystores):
     assert all(ring.read(guid) == {scalar} for guid, scalar in (first | made).items())
     for index, conninfo in conninfos.items():
         chain = audit(conninfo)
-        assert first_break(chain) is None
+        assert_whole(chain)
         assert not [entry for entry in chain if entry.entry.outcome == "HEAD_CONTRADICTS"]
         with psycopg.connect(conninfo) as connection:
             assert connection.execute("SELECT count(DISTINCT share_index) FROM witnessed_head").fetchone() == (2,), index

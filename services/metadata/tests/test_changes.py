@@ -177,4 +177,4 @@ def test_only_operators_see_how_a_query_is_answered(jobs):
     assert any("entry" in line for line in lines)
     with pytest.raises(jobs.failed) as raised:
         jobs.client("alice").call("Explain", request)
-    assert raised.value.code == grpc.StatusCode.PERMISSION_DENIED
+    assert raised.value.code is grpc.StatusCode.PERMISSION_DENIED

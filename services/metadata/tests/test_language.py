@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_metadata.__main__ import MIGRATIONS
 from mdm_metadata.rules.model import Attribute, AttributeType, Collection, StoredCollection, assign_slots
-from mdm_metadata.rules.query.bind import bind, collection_paths
-from mdm_metadata.rules.query.change import bind_change, bind_condition
-from mdm_metadata.rules.query.compile import Statement, compile_change, compile_query
-from mdm_metadata.rules.query.parse import parse, parse_change
-from mdm_metadata.rules.query.render import is_total
-from mdm_metadata.rules.query.tree import Readable
+from mdm_metadata.rules.query.binding.bind import bind, collection_paths
+from mdm_metadata.rules.query.binding.change import bind_change, bind_condition
+from mdm_metadata.rules.query.sql.compile import Statement, compile_change, compile_query
+from mdm_metadata.rules.query.sql.render import is_total
+from mdm_metadata.rules.query.syntax.parse import parse, parse_change
+from mdm_metadata.rules.query.syntax.tree import Readable
 from mdm_service.database import migrate
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Invalid

@@ -13,7 +13,7 @@ import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
 
 from .conftest import Failed, attribute, entry
-from .test_interruption import within
+from .test_cancellation import within
 from .test_replication import Site, eventually
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ GENESIS = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One deed on one key: who (canonical DN), action (`create`, `confirm`, `release`, …), outcome (`OK` or a reason)."""
+    """One action on one key: who (canonical DN), action (`create`, `confirm`, `release`, …), outcome (`OK` or a reason)."""
 
     time: datetime
     who: str
@@ -58,19 +58,9 @@ def audit_hash(previous: bytes, seq: int, entry: AuditEntry) -> bytes:
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def first_break(entries: Iterable[ChainedEntry]) -> int | None:
-    """Return the sequence number at which a chain read from its beginning is broken, None if it is whole."""
-    previous = GENESIS
-    for seq, chained in enumerate(entries, start=1):
-        if chained.seq != seq or chained.hash != audit_hash(previous, seq, chained.entry):
-            return seq
-        previous = chained.hash
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """The end of one keystore's chain, signed with its Ed25519 key. `chain_id` tells a chain from one that was begun anew."""
+    """The end of one keystore's chain, signed with its Ed25519 key. A chain that was begun anew has another `chain_id`."""
 
     index: int
     chain_id: UUID
@@ -81,7 +71,7 @@ class SignedHead:
     signing_key: bytes
 
     def is_authentic(self) -> bool:
-        """Tell whether the signature is that of `signing_key`; whose key that is, is another question."""
+        """Return whether the signature is that of `signing_key`; whose key that is, is another question."""
         return _verified(self.signing_key, self.signature, _head_message(self.index, self.chain_id, self.seq, self.hash, self.time))
 
 
@@ -95,7 +85,7 @@ class WitnessedHead:
     signing_key: bytes
 
     def is_authentic(self) -> bool:
-        """Tell whether both signatures are those of the keys given with them."""
+        """Return whether both signatures are those of the keys given with them."""
         return self.head.is_authentic() and _verified(self.signing_key, self.signature, _witness_message(self.witness, self.head))
 
 

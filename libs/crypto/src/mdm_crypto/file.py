@@ -26,11 +26,6 @@ def header(guid: UUID) -> bytes:
     return MAGIC + bytes([VERSION]) + guid.bytes
 
 
-def file_size(plaintext_size: int) -> int:
-    """Return how many bytes an encrypted file of `plaintext_size` bytes of plaintext has."""
-    return HEADER_SIZE + stream.ciphertext_size(plaintext_size)
-
-
 def encrypt_file(key: bytes, guid: UUID, source: Source, destination: Destination) -> int:
     """Encrypt everything `source` gives into `destination`, in constant memory; return the bytes of plaintext read.
 
@@ -51,7 +46,7 @@ class EncryptedFile:
         """Read the header.
 
         Raises:
-            FormatError: it is none.
+            FormatError: it is malformed.
         """
         start = _read(source, HEADER_SIZE)
         self.guid: UUID | None = None

@@ -114,7 +114,7 @@ def check(share: Share) -> None:
 
 
 def verify(share: Share) -> bool:
-    """Tell whether `check` accepts the share."""
+    """Return whether `check` accepts the share."""
     try:
         check(share)
     except ShareError:
@@ -191,7 +191,7 @@ def _matches_commitments(share: Share) -> bool:
 
 
 def _is_canonical(point: bytes) -> bool:
-    """Tell whether a point's y is below p (RFC 8032, section 5.1.3) and it is not the identity."""
+    """Return whether a point's y is below p (RFC 8032, section 5.1.3) and it is not the identity."""
     return point != _IDENTITY and int.from_bytes(point, "little") & ~(1 << 255) < _FIELD
 
 

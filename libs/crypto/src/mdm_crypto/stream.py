@@ -284,7 +284,7 @@ class DecryptingReader(io.RawIOBase):
         self._plaintext = self._opened[:0]
 
     def _next_segment(self) -> None:
-        """Decrypt one segment; one byte is read ahead, because only the end of the source tells which one is last."""
+        """Decrypt one segment; one byte is read ahead, because only the end of the source shows which one is last."""
         end = self._carried + _fill(self._source, self._block[self._carried : self._size + 1])
         last = end <= self._size
         self._plaintext = self._opened[:0]

@@ -55,8 +55,8 @@ def open_reading_pool(settings: DatabaseSettings, parameters: Mapping[str, str])
     """
     conninfo = settings.full_conninfo()
     given = psycopg_conninfo.conninfo_to_dict(conninfo)
-    told = {"default_transaction_read_only": "on", "default_transaction_isolation": "repeatable read", "jit": "off", **parameters}
-    options = [str(given.get("options") or ""), *("-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in told.items())]
+    session = {"default_transaction_read_only": "on", "default_transaction_isolation": "repeatable read", "jit": "off", **parameters}
+    options = [str(given.get("options") or ""), *("-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in session.items())]
     changed = {"options": " ".join(options)}
     if given.get("target_session_attrs") == "read-write":  # which is what these connections are not, though the server is
         changed["target_session_attrs"] = "primary"

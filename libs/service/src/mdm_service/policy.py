@@ -131,5 +131,5 @@ POLICY: Mapping[str, frozenset[str]] = {
 
 
 def allows(method: str, roles: frozenset[str], policy: Mapping[str, frozenset[str]] = POLICY) -> bool:
-    """Tell whether a caller with these roles may call `method` (`/package.Service/Method`); unknown methods: no."""
+    """Return whether a caller with these roles may call `method` (`/package.Service/Method`); False for an unknown method."""
     return bool(policy.get(method, frozenset()) & roles)

@@ -41,6 +41,11 @@ def failed(error: MdmError) -> ItemStatus:
     return ItemStatus(code=int(error.code), reason=error.reason, message=error.message)
 
 
+def to_item(error: MdmError | None) -> ItemStatus:
+    """Return the status of one item of a batch: of the error that it ended with, or of success."""
+    return ok() if error is None else failed(error)
+
+
 def from_item(status: ItemStatus) -> MdmError | None:
     """Return the error that one item of a batch ended with, None if it succeeded."""
     if status.code == 0:

@@ -8,9 +8,7 @@ from mdm_service.process.main import Runtime, run
 
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.rpc.servicer import CatalogServicer
-from mdm_catalog.rules.service import CatalogService
-from mdm_catalog.store.acl import CatalogAclUses
-from mdm_catalog.store.store import PostgresStore
+from mdm_catalog.store.store import CatalogAclUses, PostgresStore
 
 COMMANDS = ("export", "import", "fsck")
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")
@@ -20,8 +18,7 @@ def build(settings: CatalogSettings, runtime: Runtime) -> None:
     """Put the service together on a server and a database."""
     store = PostgresStore(runtime.database)
     store.ensure_root(settings.root.acl())
-    service = CatalogService(store, runtime.authenticator)
-    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(service), runtime.server)
+    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(store, runtime.authenticator), runtime.server)
     acl_servicer.add_acl_service(runtime.server, runtime.database, CatalogAclUses(), runtime.authenticator)
     for full_name in (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name, acl_servicer.FULL_NAME):
         runtime.add_service(full_name)

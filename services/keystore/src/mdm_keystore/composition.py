@@ -22,7 +22,7 @@ from mdm_keystore.peer.remote import RemotePeer, RemoteWitness, open_channel
 from mdm_keystore.rpc import admin_servicer, peer_servicer, servicer
 from mdm_keystore.rules.audit import AuditTrail
 from mdm_keystore.rules.resharing.driver import Driver
-from mdm_keystore.rules.resharing.operation import Operation
+from mdm_keystore.rules.resharing.job import JobControl
 from mdm_keystore.rules.resharing.participant import Participant
 from mdm_keystore.rules.rewrapping import Rewrapping
 from mdm_keystore.rules.seal import Sealer
@@ -30,7 +30,7 @@ from mdm_keystore.rules.service import KeystoreService
 from mdm_keystore.store.acl import KeyAclUses
 from mdm_keystore.store.audit import ChainedAclAudit, PostgresTrail
 from mdm_keystore.store.job import PostgresJobs
-from mdm_keystore.store.part import PostgresTable
+from mdm_keystore.store.part import PostgresParts
 from mdm_keystore.store.sealed_share import PostgresSeals
 from mdm_keystore.store.sharing import PostgresSharings
 from mdm_keystore.store.store import PostgresKeys
@@ -45,7 +45,7 @@ class Keystore:
     service: KeystoreService
     participant: Participant
     trail: AuditTrail
-    operation: Operation
+    job_control: JobControl
     rewrapping: Rewrapping
     loops: Sequence[Loop]
     channels: Sequence[grpc.Channel]
@@ -60,7 +60,7 @@ class Keystore:
     ) -> Sequence[str]:
         """Add every service to a server; return their names."""
         keystore_pb2_grpc.add_KeystoreServiceServicer_to_server(keys(self.service), server)
-        admin = admin_servicer.AdminServicer(self.operation, self.rewrapping, self.trail)
+        admin = admin_servicer.AdminServicer(self.job_control, self.rewrapping, self.trail)
         admin_pb2_grpc.add_KeystoreAdminServiceServicer_to_server(admin, server)
         peer = peer_servicer.PeerServicer(self.participant, self.trail)
         peer_pb2_grpc.add_KeystorePeerServiceServicer_to_server(peer, server)
@@ -91,7 +91,7 @@ def compose(section: KeystoreSection, tls: TlsSettings, pool: ConnectionPool, se
     participant = Participant(
         PostgresSharings(pool),
         jobs,
-        PostgresTable(pool, sealer),
+        PostgresParts(pool, sealer),
         sealer,
         index=section.index,
         subjects=subjects,
@@ -104,12 +104,10 @@ def compose(section: KeystoreSection, tls: TlsSettings, pool: ConnectionPool, se
     trail = AuditTrail(PostgresTrail(pool, section.index), sealer, index=section.index, witnesses=witnesses)
     executor = ThreadPoolExecutor(max(1, len(subjects)), thread_name_prefix="resharing")
     driving = Loop("resharing", Driver(jobs, participant, executor).step, _POLL_SECONDS)
-    operation = Operation(jobs, peers=list(subjects), minimum_threshold=section.minimum_threshold, wake=driving.wake)
+    control = JobControl(jobs, peers=list(subjects), minimum_threshold=section.minimum_threshold, wake=driving.wake)
     loops = (
         Loop("purge", service.purge_expired, section.purge_interval_seconds),
         Loop("witness", trail.show_head, section.witness_interval_seconds),
         driving,
     )
-    return Keystore(
-        service, participant, trail, operation, Rewrapping(PostgresSeals(pool), sealer), loops, list(channels.values()), executor
-    )
+    return Keystore(service, participant, trail, control, Rewrapping(PostgresSeals(pool), sealer), loops, list(channels.values()), executor)

@@ -14,7 +14,6 @@ from mdm_metadata.feed.subscription import Subscription
 from mdm_metadata.rpc.feed_servicer import FULL_NAME as FEED_SERVICE
 from mdm_metadata.rpc.feed_servicer import FeedServicer
 from mdm_metadata.rpc.servicer import FULL_NAME, MetadataServicer
-from mdm_metadata.rules.service import MetadataService
 from mdm_metadata.store import PostgresStore, session
 from mdm_metadata.store.acl import MetadataAclUses
 from mdm_metadata.store.feed_copy import list_replicas, remove_others
@@ -34,7 +33,7 @@ def build(settings: MetadataSettings, runtime: Runtime) -> None:
     runtime.on_stop(reading.close)
     store = PostgresStore(pool, reading, limits)
     store.ensure_root(settings.root.acl())
-    metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(MetadataService(store, runtime.authenticator)), runtime.server)
+    metadata_pb2_grpc.add_MetadataServiceServicer_to_server(MetadataServicer(store, runtime.authenticator), runtime.server)
     recovery = Recovery(store)
     recovery.start()
     runtime.on_stop(recovery.stop)

@@ -55,7 +55,7 @@ class ReplicaSettings(Section):
 
 
 class MetadataSettings(ServiceSettings):
-    """Everything the service is told."""
+    """The whole configuration; see config.example.toml."""
 
     pools: ClassVar[int] = 2  # one writes, one reads
 

@@ -33,7 +33,7 @@ class AclChange:
 class AclEdit:
     """Changes to lists, in order, and whether they may reach what they are not meant for.
 
-    `check_owner` raises Invalid for a DN that can never come here; see `Authenticator.check_owner`.
+    `check_owner` raises Invalid for a DN that no authority may sign; see `Authenticator.check_owner`.
     """
 
     changes: Sequence[AclChange]
@@ -47,8 +47,8 @@ class AclEdit:
         anything still controls it afterwards, as owner or by `p`: the changer is known to exist, a new owner is not.
 
         Raises:
-            NotFound: there is none, or the caller may not see it. Forbidden: it may not change it so.
-            FailedPrecondition: ACL_SHARED, or ACL_CONTROL_LOST. Invalid: an owner is no DN, or can never come here.
+            NotFound: it does not exist, or the caller may not see it. Forbidden: it may not change it so.
+            FailedPrecondition: ACL_SHARED, or ACL_CONTROL_LOST. Invalid: an owner is no DN, or no authority may sign it.
         """
         granted = acl.permissions_of(caller) if acl else Permission.NONE
         if acl is None or not granted & (Permission.GET | Permission.CHANGE_ACL):
@@ -77,7 +77,7 @@ class AclEdit:
 def acl_shared(others: int) -> MdmError:
     """Return the refusal to change a list that guards `others` more objects than the change is meant for.
 
-    The number tells nothing new: who holds `p` on a list may grant itself the sight of all that it guards.
+    The number reveals nothing new: who holds `p` on a list may grant itself the sight of all that it guards.
     """
     number = f"{others}" if others < MOST_COUNTED else f"at least {MOST_COUNTED}"
     objects = "other object" if others == 1 else "other objects"

@@ -35,7 +35,7 @@ class AclAudit(Protocol):
         """Take what locks the record needs, before any other."""
 
     def record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID, outcome: str) -> None:
-        """Record a deed; `outcome` is OK or the reason of a refusal. An error undoes the change."""
+        """Record an action; `outcome` is OK or the reason of a refusal. An error undoes the change."""
 
 
 def add_acl_service(
@@ -81,7 +81,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         caller = current_caller()
         _check_batch(request.ids)
         _check_entries(max(1, len(request.ids)) * len(request.changes))
-        changes = [parse_change(change) for change in request.changes]
+        changes = [change_from_proto(change) for change in request.changes]
         edit = AclEdit(changes, self._authenticator.check_owner, request.shared)
         scope = AclScope(tuple(request.scope.keys), request.scope.path)
         return acl_pb2.ModifyAclsResponse(
@@ -90,7 +90,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
 
     def _create(self, caller: Caller, message: acl_pb2.Acl) -> common_pb2.ItemStatus:
         try:
-            acl = _from_message(caller, message)
+            acl = acl_from_proto(caller, message)
             with self._pool.connection() as connection:
                 self._begin(connection)
                 if acl_store.insert(connection, acl):
@@ -139,7 +139,12 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             return acl_store.replace(connection, acl_id, after.owner, after.entries)
 
 
-def _from_message(caller: Caller, message: acl_pb2.Acl) -> Acl:
+def acl_from_proto(caller: Caller, message: acl_pb2.Acl) -> Acl:
+    """Return an ACL that `caller` creates, for itself unless a service names another owner.
+
+    Raises:
+        Forbidden: the caller may not name another owner. Invalid: too many entries, or two of one principal.
+    """
     owner = canonical(message.owner) if message.owner else caller.dn
     if owner != caller.dn and not caller.has_role(DICOM_SRM):
         raise Forbidden("ACL_OWNER_FORBIDDEN", "Only a service may create an ACL for another owner.")
@@ -156,7 +161,7 @@ def _entry(message: acl_pb2.AclEntry) -> AclEntry:
     return AclEntry(canonical_principal(message.principal), valid_permissions(message.permissions))
 
 
-def parse_change(message: acl_pb2.AclChange) -> AclChange:
+def change_from_proto(message: acl_pb2.AclChange) -> AclChange:
     """Return a change. Raises Invalid where it says nothing to do, or to whom."""
     try:
         action = Action(message.action)
@@ -165,7 +170,7 @@ def parse_change(message: acl_pb2.AclChange) -> AclChange:
     return AclChange(action, _entry(message.entry))
 
 
-def show_acl(acl: Acl) -> acl_pb2.Acl:
+def acl_to_proto(acl: Acl) -> acl_pb2.Acl:
     """Return an ACL as a message."""
     entries = [acl_pb2.AclEntry(principal=entry.principal, permissions=int(entry.permissions)) for entry in acl.entries]
     return acl_pb2.Acl(id=str(acl.id), owner=acl.owner, entries=entries, rev=acl.rev)
@@ -176,7 +181,7 @@ def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
         acl = produce(text)
     except MdmError as error:
         return acl_pb2.AclResult(status=status.failed(error))
-    return acl_pb2.AclResult(status=status.ok(), acl=show_acl(acl))
+    return acl_pb2.AclResult(status=status.ok(), acl=acl_to_proto(acl))
 
 
 def _uuid(text: str) -> UUID:

@@ -21,7 +21,7 @@ class Caller:
         return frozenset({f"dn:{self.dn}", "authenticated", *(f"group:{group}" for group in self.groups)})
 
     def has_role(self, role: str) -> bool:
-        """Tell whether the configuration gives the caller this role."""
+        """Return whether the configuration gives the caller this role."""
         return role in self.roles
 
 

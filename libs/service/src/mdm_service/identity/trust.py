@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from cachetools import LRUCache
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
@@ -17,6 +18,7 @@ from mdm_wire.errors import MdmError, Unauthenticated
 from mdm_service.errors import ConfigurationError
 
 MIN_RSA_BITS = 2048
+_MOST_ACCEPTED = 4096
 T = TypeVar("T")
 
 
@@ -75,7 +77,7 @@ class Authority:
             raise ConfigurationError(f"trust.ca: {certificate}: {error}") from error
 
     def issued(self, certificate: x509.Certificate) -> bool:
-        """Tell whether this authority signed `certificate` directly."""
+        """Return whether this authority signed `certificate` directly."""
         if certificate.issuer != self.certificate.subject:
             return False
         try:
@@ -85,7 +87,7 @@ class Authority:
         return True
 
     def allows(self, subject: x509.Name) -> bool:
-        """Tell whether this authority may sign `subject`."""
+        """Return whether this authority may sign `subject`."""
         return any(dn.is_within(subject, namespace) for namespace in self._namespaces)
 
     def check_revocation(self, certificate: x509.Certificate, now: datetime) -> None:
@@ -125,7 +127,7 @@ class TrustStore:
     def __init__(self, authorities: tuple[Authority, ...], ban_list: Path | None = None) -> None:
         self._authorities = authorities
         self._bans = WatchedFile(ban_list, _parse_ban_list) if ban_list else None
-        self._cache: dict[bytes, AcceptedCertificate] = {}
+        self._accepted: LRUCache[bytes, AcceptedCertificate] = LRUCache(_MOST_ACCEPTED)
         self._lock = threading.Lock()
 
     def subject_of(self, pem: bytes, now: datetime | None = None) -> str:
@@ -138,13 +140,12 @@ class TrustStore:
         """
         moment = now or datetime.now(UTC)
         digest = hashlib.sha256(pem).digest()
-        accepted = self._cache.get(digest)
+        with self._lock:
+            accepted = self._accepted.get(digest)
         if accepted is None:
             accepted = self._accept(pem)
             with self._lock:
-                if len(self._cache) >= 4096:
-                    self._cache.clear()
-                self._cache[digest] = accepted
+                self._accepted[digest] = accepted
         certificate = accepted.certificate
         if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
             raise Unauthenticated("CERTIFICATE_EXPIRED", "The certificate is not valid now.")
@@ -154,7 +155,7 @@ class TrustStore:
         return accepted.subject
 
     def is_banned(self, subject: str) -> bool:
-        """Tell whether the ban list names `subject`; an unusable ban list bans everyone."""
+        """Return whether the ban list names `subject`; an unusable ban list bans everyone."""
         if self._bans is None:
             return False
         try:

@@ -151,8 +151,8 @@ def supervise(name: str, loaded: ServiceSettings, migrations: Sequence[str]) -> 
             database.check_schema(connection, migrations)
             allowed = database.allowed_connections(connection)
         if loaded.connections > allowed:
-            told = {"wanted": loaded.connections, "allowed": allowed}
-            _log.warning("workers may want more database connections than there are", extra=told)
+            counts = {"wanted": loaded.connections, "allowed": allowed}
+            _log.warning("workers may want more database connections than there are", extra=counts)
     reservation = reserve(loaded.listen)
     with contextlib.closing(reservation), tempfile.TemporaryDirectory(prefix=f"mdm-{name}-metrics-") as directory:
         registry = metrics.of_workers(Path(directory))
@@ -251,7 +251,7 @@ def _seconds(text: str) -> float:
 
 
 def _say_totals(name: str, loaded: ServiceSettings) -> None:
-    """Say what several workers come to, since each has the configured threads and connections."""
+    """Print what several workers come to, since each has the configured threads and connections."""
     if loaded.workers > 1:
         connections = f" and {loaded.connections} database connections" if loaded.database else ""
         sys.stdout.write(f"mdm-{name}: {loaded.workers} workers: at most {loaded.workers * loaded.threads} calls{connections} at a time\n")

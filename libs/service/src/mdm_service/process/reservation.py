@@ -24,7 +24,7 @@ def reserve(address: Address) -> Reservation:
     """Keep the port of an address, any free one for port 0, for processes that ask to share it.
 
     Raises:
-        ConfigurationError: somebody else listens there or keeps it, or the address is none of this machine's.
+        ConfigurationError: another process listens there or keeps it, or this machine does not have the address.
     """
     kept: list[socket.socket] = []
     port = address.port

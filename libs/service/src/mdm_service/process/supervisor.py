@@ -162,7 +162,7 @@ class Supervisor:
 
 
 def _received(lifeline: socket.socket) -> bool:
-    """Tell whether a worker has said something, rather than ended."""
+    """Return whether a worker has said something, rather than ended."""
     try:
         return bool(lifeline.recv(1))
     except ConnectionError:

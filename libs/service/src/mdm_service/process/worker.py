@@ -15,7 +15,7 @@ METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Worker:
-    """What a supervisor tells a worker: its number, from 1; the port to share; the descriptor of a socket that ends with the supervisor."""
+    """What a supervisor passes to a worker: its number, from 1; the port to share; a socket that ends with the supervisor."""
 
     def __init__(self, number: int, port: int, descriptor: int) -> None:
         self.number = number
@@ -45,7 +45,7 @@ class Worker:
         threading.Thread(target=self._watch, args=(stopping,), name="supervisor-watch", daemon=True).start()
 
     def tell_ready(self) -> None:
-        """Say that calls are answered from now on."""
+        """Report that calls are answered from now on."""
         try:
             os.write(self._descriptor, READY)
         except OSError:

@@ -69,7 +69,7 @@ class StallWatch:
 
     @contextmanager
     def waiting(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Say that the call waits for its caller until the block ends."""
+        """Note that the call waits for its caller until the block ends."""
         self._waiting[context] = time.monotonic()
         try:
             yield

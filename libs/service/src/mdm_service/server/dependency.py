@@ -1,4 +1,4 @@
-"""Whether what a service depends on answers: told by gRPC health under the dependency's name, as a metric, and in the log."""
+"""Whether what a service depends on answers: shown by gRPC health under the dependency's name, as a metric, and in the log."""
 
 import logging
 import threading

@@ -94,7 +94,7 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             except Exception as error:
                 if _aborted(context):
                     raise
-                # gRPC would log the text of what is raised because a caller has gone, and that may hold what must not be logged.
+                # gRPC would log the text of what is raised because a caller has disconnected, and that may hold what must not be logged.
                 status = status_of(error if context.is_active() else Cancelled())
             metrics.observe(method, _code_name(status), time.perf_counter() - started)
             if status is not None:
@@ -115,7 +115,7 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             except Exception as error:
                 if _aborted(context):
                     raise
-                # gRPC would log the text of what is raised because a caller has gone, and that may hold what must not be logged.
+                # gRPC would log the text of what is raised because a caller has disconnected, and that may hold what must not be logged.
                 status = status_of(error if context.is_active() else Cancelled())
             finally:
                 metrics.observe(method, _code_name(status), time.perf_counter() - started)
@@ -126,7 +126,7 @@ class ServiceInterceptor(grpc.ServerInterceptor):
 
 
 def status_of(error: Exception) -> status_pb2.Status:
-    """Return the status that tells a caller about `error`; what was not foreseen becomes INTERNAL with an id that the log explains."""
+    """Return the status that a caller gets for `error`; what was not foreseen becomes INTERNAL with an id that the log explains."""
     known = _known(error)
     if known is None:
         incident = uuid.uuid4().hex[:12]
@@ -155,7 +155,7 @@ def _place(error: Exception) -> list[str]:
 
 
 def _aborted(context: grpc.ServicerContext) -> bool:
-    """Tell whether a handler has ended the call itself by `context.abort`."""
+    """Return whether a handler has ended the call itself by `context.abort`."""
     return cast(Any, context).code() is not None
 
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.catalog.v1 import catalog_pb2
 from mdm_service.access.acl import Acl
-from mdm_service.access.servicer import show_acl
+from mdm_service.access.servicer import acl_to_proto
 from mdm_wire import path, status
 from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.url import check_surl
@@ -22,7 +22,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
 
-def parse_target(message: catalog_pb2.Target) -> model.Target:
+def target_from_proto(message: catalog_pb2.Target) -> model.Target:
     """Return which entry a message names."""
     kind = message.WhichOneof("by")
     if kind == "lfn":
@@ -34,12 +34,12 @@ def parse_target(message: catalog_pb2.Target) -> model.Target:
     raise Invalid("TARGET_MISSING", "Say which entry: an LFN, a GUID or a SURL.")
 
 
-def parse_directory(message: catalog_pb2.NewDirectory) -> model.NewDirectory:
+def directory_from_proto(message: catalog_pb2.NewDirectory) -> model.NewDirectory:
     """Return a directory to make."""
     return model.NewDirectory(path.parse(message.lfn), _acl_id(message.acl_id), _acl_id(message.default_acl_id))
 
 
-def parse_file(message: catalog_pb2.NewFile) -> model.NewFile:
+def file_from_proto(message: catalog_pb2.NewFile) -> model.NewFile:
     """Return a file to register."""
     return model.NewFile(
         lfn=path.parse(message.lfn),
@@ -48,21 +48,21 @@ def parse_file(message: catalog_pb2.NewFile) -> model.NewFile:
         sha256=value.check_sha256(message.sha256) or None,
         comment=value.check_comment(message.comment),
         acl_id=_acl_id(message.acl_id),
-        replicas=value.check_replicas([parse_replica(replica) for replica in message.replicas]),
+        replicas=value.check_replicas([replica_from_proto(replica) for replica in message.replicas]),
     )
 
 
-def parse_new_link(message: catalog_pb2.NewLink) -> model.NewLink:
+def link_from_proto(message: catalog_pb2.NewLink) -> model.NewLink:
     """Return a symbolic link to make."""
     return model.NewLink(path.parse(message.lfn), path.parse_link(message.target), _acl_id(message.acl_id))
 
 
-def parse_renaming(message: catalog_pb2.Renaming) -> model.Renaming:
+def renaming_from_proto(message: catalog_pb2.Renaming) -> model.Renaming:
     """Return a new path for an entry."""
-    return model.Renaming(parse_target(message.source), path.parse(message.lfn), message.replace)
+    return model.Renaming(target_from_proto(message.source), path.parse(message.lfn), message.replace)
 
 
-def parse_condition(request: catalog_pb2.FindRequest) -> Condition:
+def condition_from_proto(request: catalog_pb2.FindRequest) -> Condition:
     """Return what a search looks for."""
     try:
         kinds = frozenset(model.EntryKind(kind) for kind in request.kinds)
@@ -78,7 +78,7 @@ def parse_condition(request: catalog_pb2.FindRequest) -> Condition:
     )
 
 
-def parse_replica(message: catalog_pb2.Replica) -> model.Replica:
+def replica_from_proto(message: catalog_pb2.Replica) -> model.Replica:
     """Return a replica."""
     return value.parse_replica(
         message.surl,
@@ -89,12 +89,12 @@ def parse_replica(message: catalog_pb2.Replica) -> model.Replica:
     )
 
 
-def parse_new_replica(message: catalog_pb2.NewReplica) -> model.NewReplica:
+def new_replica_from_proto(message: catalog_pb2.NewReplica) -> model.NewReplica:
     """Return a replica to add to a file."""
-    return model.NewReplica(parse_target(message.file), parse_replica(message.replica))
+    return model.NewReplica(target_from_proto(message.file), replica_from_proto(message.replica))
 
 
-def parse_replica_change(message: catalog_pb2.ReplicaChange) -> model.ReplicaChange:
+def replica_change_from_proto(message: catalog_pb2.ReplicaChange) -> model.ReplicaChange:
     """Return new attributes of a replica."""
     return model.ReplicaChange(
         surl=check_surl(message.surl),
@@ -107,7 +107,7 @@ def parse_replica_change(message: catalog_pb2.ReplicaChange) -> model.ReplicaCha
     )
 
 
-def parse_replica_search(request: catalog_pb2.FindReplicasRequest) -> model.ReplicaSearch:
+def replica_search_from_proto(request: catalog_pb2.FindReplicasRequest) -> model.ReplicaSearch:
     """Return which replicas are searched for."""
     return model.ReplicaSearch(
         set_name=value.check_set_name(request.set_name),
@@ -116,7 +116,7 @@ def parse_replica_search(request: catalog_pb2.FindReplicasRequest) -> model.Repl
     )
 
 
-def parse_operation(message: catalog_pb2.Operation) -> Operation:
+def operation_from_proto(message: catalog_pb2.Operation) -> Operation:
     """Return an operation of a transaction."""
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -125,10 +125,10 @@ def parse_operation(message: catalog_pb2.Operation) -> Operation:
     return operation
 
 
-def parse_change(message: catalog_pb2.FileAttributes) -> model.FileChange:
+def file_change_from_proto(message: catalog_pb2.FileAttributes) -> model.FileChange:
     """Return new attributes of an entry."""
     return model.FileChange(
-        target=parse_target(message.target),
+        target=target_from_proto(message.target),
         size=value.check_size(message.size) if message.HasField("size") else None,
         sha256=value.check_sha256(message.sha256) if message.HasField("sha256") else None,
         comment=value.check_comment(message.comment) if message.HasField("comment") else None,
@@ -138,12 +138,14 @@ def parse_change(message: catalog_pb2.FileAttributes) -> model.FileChange:
     )
 
 
-def parse_assignment(message: catalog_pb2.AclAssignment) -> model.AclAssignment:
+def assignment_from_proto(message: catalog_pb2.AclAssignment) -> model.AclAssignment:
     """Return an assignment of ACLs."""
-    return model.AclAssignment(parse_target(message.target), value.parse_uuid(message.acl_id, "acl_id"), _acl_id(message.default_acl_id))
+    return model.AclAssignment(
+        target_from_proto(message.target), value.parse_uuid(message.acl_id, "acl_id"), _acl_id(message.default_acl_id)
+    )
 
 
-def show_replica(replica: model.Replica) -> catalog_pb2.Replica:
+def replica_to_proto(replica: model.Replica) -> catalog_pb2.Replica:
     """Return a replica as the catalog knows it."""
     message = catalog_pb2.Replica(
         surl=replica.surl,
@@ -161,39 +163,53 @@ def show_replica(replica: model.Replica) -> catalog_pb2.Replica:
     return message
 
 
-def show_replicas(item: model.FileReplicas | MdmError) -> catalog_pb2.ReplicasResult:
+def replicas_to_proto(item: model.FileReplicas | MdmError) -> catalog_pb2.ReplicasResult:
     """Return a file's replicas, or why they are not given."""
     if isinstance(item, MdmError):
         return catalog_pb2.ReplicasResult(status=status.failed(item))
-    replicas = (show_replica(replica) for replica in item.replicas)
+    replicas = (replica_to_proto(replica) for replica in item.replicas)
     return catalog_pb2.ReplicasResult(status=status.ok(), lfn=item.lfn, guid=str(item.guid), replicas=replicas)
 
 
-def show_found(item: model.FileReplicas) -> catalog_pb2.FoundReplica:
+def found_replica_to_proto(item: model.FileReplicas) -> catalog_pb2.FoundReplica:
     """Return a replica with its file."""
     [replica] = item.replicas
-    return catalog_pb2.FoundReplica(lfn=item.lfn, guid=str(item.guid), replica=show_replica(replica))
+    return catalog_pb2.FoundReplica(lfn=item.lfn, guid=str(item.guid), replica=replica_to_proto(replica))
 
 
-def show_usage(usage: model.Usage) -> catalog_pb2.Usage:
+def stat_to_proto(item: model.EntryView | MdmError) -> catalog_pb2.EntryResult:
+    """Return an entry as a caller sees it, or why it is not shown."""
+    if isinstance(item, MdmError):
+        return catalog_pb2.EntryResult(status=status.failed(item))
+    return catalog_pb2.EntryResult(status=status.ok(), entry=entry_to_proto(item))
+
+
+def access_to_proto(item: model.Node | MdmError) -> catalog_pb2.AccessResult:
+    """Return the GUID of a file that the subject may use, or why it may not."""
+    if isinstance(item, MdmError):
+        return catalog_pb2.AccessResult(status=status.failed(item))
+    return catalog_pb2.AccessResult(status=status.ok(), guid=str(item.guid))
+
+
+def usage_to_proto(usage: model.Usage) -> catalog_pb2.Usage:
     """Return what is in a directory and below."""
     return catalog_pb2.Usage(
         lfn=usage.lfn, files=usage.files, directories=usage.directories, links=usage.links, bytes=usage.bytes, closed=usage.closed
     )
 
 
-def show_subtree_acl(acl: model.SubtreeAcl) -> catalog_pb2.SubtreeAcl:
+def subtree_acl_to_proto(acl: model.SubtreeAcl) -> catalog_pb2.SubtreeAcl:
     """Return an ACL of a subtree, with what refers to it."""
     return catalog_pb2.SubtreeAcl(
         acl_id=str(acl.acl_id), files=acl.files, directories=acl.directories, links=acl.links, outside=acl.outside
     )
 
 
-def show_subtree_result(item: model.SubtreeAcl, outcome: Acl | MdmError) -> catalog_pb2.SubtreeAclResult:
+def subtree_result_to_proto(item: model.SubtreeAcl, outcome: Acl | MdmError) -> catalog_pb2.SubtreeAclResult:
     """Return an ACL of a subtree as it is now, or why it was not changed."""
     if isinstance(outcome, MdmError):
-        return catalog_pb2.SubtreeAclResult(status=status.failed(outcome), subtree_acl=show_subtree_acl(item))
-    return catalog_pb2.SubtreeAclResult(status=status.ok(), subtree_acl=show_subtree_acl(item), acl=show_acl(outcome))
+        return catalog_pb2.SubtreeAclResult(status=status.failed(outcome), subtree_acl=subtree_acl_to_proto(item))
+    return catalog_pb2.SubtreeAclResult(status=status.ok(), subtree_acl=subtree_acl_to_proto(item), acl=acl_to_proto(outcome))
 
 
 def _replica_status(number: int) -> model.ReplicaStatus:
@@ -214,14 +230,14 @@ def _acl_id(text: str) -> UUID | None:
     return value.parse_uuid(text, "acl_id") if text else None
 
 
-def show_resolution(item: model.Resolution | MdmError) -> catalog_pb2.ResolveResult:
-    """Return where a file is, or why that is not told."""
+def resolution_to_proto(item: model.Resolution | MdmError) -> catalog_pb2.ResolveResult:
+    """Return where a file is, or why it is not given."""
     if isinstance(item, MdmError):
         return catalog_pb2.ResolveResult(status=status.failed(item))
     return catalog_pb2.ResolveResult(status=status.ok(), guid=str(item.guid), lfn=item.lfn, surls=item.surls, size=item.size)
 
 
-def show_entry(view: model.EntryView) -> catalog_pb2.Entry:
+def entry_to_proto(view: model.EntryView) -> catalog_pb2.Entry:
     """Return an entry as a caller sees it."""
     entry = view.entry
     message = catalog_pb2.Entry(
@@ -236,7 +252,7 @@ def show_entry(view: model.EntryView) -> catalog_pb2.Entry:
         default_acl_id=str(entry.default_acl_id) if entry.default_acl_id is not None else "",
         rev=entry.rev,
         permissions=int(view.permissions),
-        replicas=(show_replica(item) for item in view.replicas),
+        replicas=(replica_to_proto(item) for item in view.replicas),
         link_target=entry.link or "",
     )
     _set(message.create_time, entry.create_time)
@@ -259,14 +275,14 @@ def _moment(message: Message, field: str) -> datetime | None:
 
 
 _OPERATIONS: dict[str, Callable[[Any], Operation]] = {
-    "make_directory": parse_directory,
-    "register_file": parse_file,
-    "make_link": parse_new_link,
-    "rename": parse_renaming,
-    "set_attributes": parse_change,
-    "assign_acl": parse_assignment,
-    "add_replica": parse_new_replica,
-    "change_replica": parse_replica_change,
+    "make_directory": directory_from_proto,
+    "register_file": file_from_proto,
+    "make_link": link_from_proto,
+    "rename": renaming_from_proto,
+    "set_attributes": file_change_from_proto,
+    "assign_acl": assignment_from_proto,
+    "add_replica": new_replica_from_proto,
+    "change_replica": replica_change_from_proto,
     "remove_replica": lambda surl: model.ReplicaRemoval(check_surl(surl)),
-    "remove": lambda message: model.Removal(parse_target(message.target), message.recursive),
+    "remove": lambda message: model.Removal(target_from_proto(message.target), message.recursive),
 }

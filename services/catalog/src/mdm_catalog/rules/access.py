@@ -14,7 +14,7 @@ from mdm_catalog.rules.port import Reading
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class Location:
     """A target with the directories above it and, where it exists, its entry; `problem` is why its path leads nowhere."""
 
     target: Target
@@ -34,16 +34,16 @@ def not_found() -> NotFound:
     return NotFound("ENTRY_NOT_FOUND", "No such entry, or you may not see it.")
 
 
-def outcome_of(located: Located, refusal: MdmError | None) -> Node | MdmError:
+def outcome_of(location: Location, refusal: MdmError | None) -> Node | MdmError:
     """Return the entry of a target, or why it is not given."""
-    return refusal or located.node or not_found()
+    return refusal or location.node or not_found()
 
 
-def file_outcome_of(located: Located, refusal: MdmError | None) -> Node | MdmError:
-    """Return the file of a target, or why it is not given, which may be that it is none."""
-    if refusal is None and located.node is not None and located.node.kind != EntryKind.FILE:
+def file_outcome_of(location: Location, refusal: MdmError | None) -> Node | MdmError:
+    """Return the file of a target, or why it is not given, for instance because it is not a file."""
+    if refusal is None and location.node is not None and location.node.kind != EntryKind.FILE:
         return Invalid("NOT_A_FILE", "This is not a file.")
-    return outcome_of(located, refusal)
+    return outcome_of(location, refusal)
 
 
 class Rights:
@@ -66,7 +66,7 @@ class Rights:
         if missing:
             self._held.update(self._reading.rights(self._caller, missing))
 
-    def load_located(self, found: Iterable[Located]) -> None:
+    def load_locations(self, found: Iterable[Location]) -> None:
         """Fetch what decides about these targets."""
         chains = {id(item.chain): item.chain for item in found if item.chain is not None}
         wanted = {acl_id for chain in chains.values() for acl_id in chain.acl_ids}
@@ -91,32 +91,32 @@ class Rights:
             known = self._obstacles[id(chain)] = (chain, self._find_obstacle(chain))
         return known[1]
 
-    def unseen(self, located: Located) -> MdmError | None:
+    def unseen(self, location: Location) -> MdmError | None:
         """Return why the caller may not see a target's entry, None if it may.
 
         It takes `x` on every directory above, and `l` on the parent or `g` on the entry. The refusal is NotFound, unless a path
         leads through a directory that the caller may know of but not traverse.
         """
-        return self._refusal(located, None)
+        return self._refusal(location, None)
 
-    def refusal(self, located: Located, needed: Permission) -> MdmError | None:
+    def refusal(self, location: Location, needed: Permission) -> MdmError | None:
         """Return why the caller may not do with a target's entry what takes all of `needed`, None if it may.
 
         NotFound, when the entry is absent or the caller may not know of it; Forbidden, when it may know of it, or of a directory
         that bars the way.
         """
-        return self._refusal(located, needed)
+        return self._refusal(location, needed)
 
-    def removing_refusal(self, located: Located) -> MdmError | None:
+    def removing_refusal(self, location: Location) -> MdmError | None:
         """Return why the caller may not take an entry out of its directory, None if it may: `d` on it, `w` on the directory."""
-        if located.node is not None and located.node.id == ROOT_ID:
+        if location.node is not None and location.node.id == ROOT_ID:
             return Invalid("ROOT_FIXED", "The root directory stays as and where it is.")
-        refusal = self.refusal(located, Permission.DELETE)
-        if refusal is not None or located.chain is None or located.node is None:
+        refusal = self.refusal(location, Permission.DELETE)
+        if refusal is not None or location.chain is None or location.node is None:
             return refusal or not_found()
-        if self.making_refusal(located.chain) is None:
+        if self.making_refusal(location.chain) is None:
             return None
-        if not self.sees_in(located.chain, located.node):
+        if not self.sees_in(location.chain, location.node):
             return not_found()
         return Forbidden("WRITE_FORBIDDEN", "You may not take this out of its directory: it needs `w` on the directory.")
 
@@ -131,7 +131,7 @@ class Rights:
         return not_found()
 
     def sees_in(self, chain: Chain, node: Node) -> bool:
-        """Tell whether the caller, who can traverse `chain`, may know of `node` in its last directory."""
+        """Return whether the caller, who can traverse `chain`, may know of `node` in its last directory."""
         above = self.under(chain.acl_ids[-1]) if chain.acl_ids else Permission.LIST  # that there is a root is no secret
         return _visible(above, self.under(node.acl_id))
 
@@ -155,14 +155,14 @@ class Rights:
             above = held
         return None if chain.complete else not_found()
 
-    def _refusal(self, located: Located, needed: Permission | None) -> MdmError | None:
-        node, chain = located.node, located.chain
+    def _refusal(self, location: Location, needed: Permission | None) -> MdmError | None:
+        node, chain = location.node, location.chain
         if chain is None:
-            return located.problem or not_found()
+            return location.problem or not_found()
         obstacle = self.obstacle(chain)
         if obstacle is not None:
-            # A GUID or SURL tells nothing of the path, so an obstacle on it must not tell that the file exists.
-            return obstacle if located.target.lfn is not None else not_found()
+            # A GUID or SURL says nothing of the path, so an obstacle on it must not reveal that the file exists.
+            return obstacle if location.target.lfn is not None else not_found()
         if node is None:
             return not_found()
         key = (id(chain), node.acl_id, needed)

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from mdm_wire.errors import MdmError
 from mdm_wire.path import Lfn
 from mdm_wire.permission import Permission
 
 ROOT_ID = 0
+# Why an item of a batch was not done; None where it was.
+Failure: TypeAlias = MdmError | None
 
 
 class EntryKind(IntEnum):
@@ -100,7 +103,7 @@ class EntryView:
 class Chain:
     """The directories from the root to `lfn` as far as they exist.
 
-    `acl_ids` are theirs from the root down; `directory_id` is the last that exists, and `complete` tells whether it is `lfn`.
+    `acl_ids` are theirs from the root down; `directory_id` is the last that exists, and `complete` is whether it is `lfn`.
     """
 
     lfn: Lfn

@@ -35,7 +35,7 @@ class Condition:
         return _like(self.name) if self.name else None
 
     def met_by(self, entry: Entry) -> bool:
-        """Tell whether an entry meets all of it."""
+        """Return whether an entry meets all of it."""
         sized = self.min_size is not None or self.max_size is not None
         return (
             (not self.kinds or entry.kind in self.kinds)

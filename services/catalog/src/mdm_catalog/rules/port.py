@@ -103,7 +103,7 @@ class Writing(Reading, Protocol):
         """Return the ids of a directory and of all directories above it."""
 
     def fits(self, directory_id: int, room: int) -> bool:
-        """Tell whether no path below a directory adds more than `room` bytes to the directory's own."""
+        """Return whether no path below a directory adds more than `room` bytes to the directory's own."""
 
     def lock_for_removal(self, ids: Collection[int]) -> dict[int, Node]:
         """Lock entries to be removed, so that nothing more is made in them; return those that still exist."""
@@ -173,7 +173,7 @@ class Store(Protocol):
         """
 
 
-class People(Protocol):
+class Subjects(Protocol):
     """What the service knows of subjects without their being there."""
 
     def caller_for(self, subject: str) -> Caller:

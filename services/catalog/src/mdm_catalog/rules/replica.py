@@ -4,33 +4,31 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Conflict, Exhausted, Invalid, MdmError
 from mdm_wire.permission import Permission
 
-from mdm_catalog.rules.access import Located, Rights, not_found
-from mdm_catalog.rules.lookup import locate
-from mdm_catalog.rules.model import EntryKind, FileReplicas, NewReplica, Replica, ReplicaChange, ReplicaSearch, Target
+from mdm_catalog.rules.access import Location, Rights, not_found
+from mdm_catalog.rules.model import EntryKind, Failure, FileReplicas, NewReplica, Replica, ReplicaChange, ReplicaSearch, Target
+from mdm_catalog.rules.namespace.lookup import locate
 from mdm_catalog.rules.port import Reading, Store, Writing
 from mdm_catalog.rules.value import MAX_REPLICAS
 
-Outcome: TypeAlias = MdmError | None
 PAGE = 1_000
 
 
-def add(writing: Writing, caller: Caller, wanted: Sequence[NewReplica]) -> list[Outcome]:
+def add(writing: Writing, caller: Caller, wanted: Sequence[NewReplica]) -> list[Failure]:
     """Add replicas to files; return what went wrong with each. One that is there already stays as it is."""
     rights = Rights(writing, caller)
-    located = locate(writing, rights, [item.file for item in wanted])
-    locked = writing.lock_entries({item.node.id for item in located if item.node is not None})
+    locations = locate(writing, rights, [item.file for item in wanted])
+    locked = writing.lock_entries({item.node.id for item in locations if item.node is not None})
     present = writing.replicas_at({item.replica.surl for item in wanted})
     owners = {surl: entry_id for surl, (entry_id, _) in present.items()}
     counts = Counter({entry_id: len(replicas) for entry_id, replicas in writing.replicas(locked).items()})
     rows: list[tuple[int, Replica]] = []
 
-    def outcome(item: NewReplica, file: Located) -> Outcome:
+    def outcome(item: NewReplica, file: Location) -> Failure:
         current = replace(file, node=locked.get(file.node.id) if file.node else None)
         refusal = rights.refusal(current, Permission.WRITE)
         if refusal is not None or current.node is None:
@@ -49,19 +47,19 @@ def add(writing: Writing, caller: Caller, wanted: Sequence[NewReplica]) -> list[
             rows.append((owner, item.replica))
         return None
 
-    outcomes = [outcome(item, file) for item, file in zip(wanted, located, strict=True)]
+    outcomes = [outcome(item, file) for item, file in zip(wanted, locations, strict=True)]
     writing.insert_replicas(rows)
     return outcomes
 
 
-def change(writing: Writing, caller: Caller, changes: Sequence[ReplicaChange]) -> list[Outcome]:
+def change(writing: Writing, caller: Caller, changes: Sequence[ReplicaChange]) -> list[Failure]:
     """Change replicas, each at most once; return what went wrong with each."""
     surls = [item.surl for item in changes]
-    rights, located = _lock(writing, caller, surls)
+    rights, locations = _lock(writing, caller, surls)
     present = writing.replicas_at(surls)
     ready: dict[str, ReplicaChange] = {}
 
-    def outcome(item: ReplicaChange, file: Located) -> Outcome:
+    def outcome(item: ReplicaChange, file: Location) -> Failure:
         only_accesses = item.accesses > 0 and not item.of_attributes
         refusal = rights.refusal(file, Permission.READ if only_accesses else Permission.WRITE)
         if refusal is not None:
@@ -75,17 +73,17 @@ def change(writing: Writing, caller: Caller, changes: Sequence[ReplicaChange]) -
         ready[item.surl] = item
         return None
 
-    outcomes = [outcome(item, file) for item, file in zip(changes, located, strict=True)]
+    outcomes = [outcome(item, file) for item, file in zip(changes, locations, strict=True)]
     writing.update_replicas(list(ready.values()))
     writing.touch({present[surl][0] for surl, item in ready.items() if item.accesses})
     return outcomes
 
 
-def remove(writing: Writing, caller: Caller, surls: Sequence[str]) -> list[Outcome]:
+def remove(writing: Writing, caller: Caller, surls: Sequence[str]) -> list[Failure]:
     """Remove replicas; return what went wrong with each."""
-    rights, located = _lock(writing, caller, surls)
+    rights, locations = _lock(writing, caller, surls)
     present = writing.replicas_at(surls)
-    refusals = [rights.refusal(file, Permission.WRITE) for file in located]
+    refusals = [rights.refusal(file, Permission.WRITE) for file in locations]
     outcomes = [refusal or (None if surl in present else not_found()) for surl, refusal in zip(surls, refusals, strict=True)]
     writing.remove_replicas([surl for surl, outcome in zip(surls, outcomes, strict=True) if outcome is None])
     return outcomes
@@ -94,10 +92,10 @@ def remove(writing: Writing, caller: Caller, surls: Sequence[str]) -> list[Outco
 def list_of(reading: Reading, caller: Caller, targets: Sequence[Target]) -> list[FileReplicas | MdmError]:
     """Return the replicas of each file, or why not, in the order asked."""
     rights = Rights(reading, caller)
-    located = locate(reading, rights, targets)
-    outcomes = [_seen_file(rights, item) for item in located]
-    replicas = reading.replicas({item.node.id for item, outcome in zip(located, outcomes, strict=True) if outcome is None and item.node})
-    return [outcome or _of(item, replicas) for item, outcome in zip(located, outcomes, strict=True)]
+    locations = locate(reading, rights, targets)
+    outcomes = [_seen_file(rights, item) for item in locations]
+    replicas = reading.replicas({item.node.id for item, outcome in zip(locations, outcomes, strict=True) if outcome is None and item.node})
+    return [outcome or _of(item, replicas) for item, outcome in zip(locations, outcomes, strict=True)]
 
 
 def find(store: Store, caller: Caller, search: ReplicaSearch, after: str) -> Iterator[list[FileReplicas]]:
@@ -118,22 +116,22 @@ def find(store: Store, caller: Caller, search: ReplicaSearch, after: str) -> Ite
         after = last
 
 
-def _lock(writing: Writing, caller: Caller, surls: Sequence[str]) -> tuple[Rights, list[Located]]:
+def _lock(writing: Writing, caller: Caller, surls: Sequence[str]) -> tuple[Rights, list[Location]]:
     rights = Rights(writing, caller)
     writing.lock_replicas(surls)
     return rights, locate(writing, rights, [Target(surl=surl) for surl in surls])
 
 
-def _seen_file(rights: Rights, located: Located) -> Outcome:
-    unseen = rights.unseen(located)
-    if unseen is None and located.node is not None and located.node.kind != EntryKind.FILE:
+def _seen_file(rights: Rights, location: Location) -> Failure:
+    unseen = rights.unseen(location)
+    if unseen is None and location.node is not None and location.node.kind != EntryKind.FILE:
         return Invalid("NOT_A_FILE", "This is not a file.")
     return unseen
 
 
-def _of(located: Located, replicas: dict[int, tuple[Replica, ...]]) -> FileReplicas:
-    assert located.node is not None and located.node.guid is not None
-    return FileReplicas(located.lfn, located.node.guid, replicas.get(located.node.id, ()))
+def _of(location: Location, replicas: dict[int, tuple[Replica, ...]]) -> FileReplicas:
+    assert location.node is not None and location.node.guid is not None
+    return FileReplicas(location.lfn, location.node.guid, replicas.get(location.node.id, ()))
 
 
 def _find(caller: Caller, search: ReplicaSearch, after: str, reading: Reading) -> tuple[list[FileReplicas], str]:
@@ -143,10 +141,10 @@ def _find(caller: Caller, search: ReplicaSearch, after: str, reading: Reading) -
     nodes = reading.nodes_at({entry_id for entry_id, _ in page})
     chains = reading.climb({node.parent_id for node in nodes.values() if node.parent_id is not None})
     found: list[FileReplicas] = []
-    located = {node.id: Located(Target(guid=node.guid), chains.get(node.parent_id or 0), node) for node in nodes.values()}
-    rights.load_located(located.values())
+    locations = {node.id: Location(Target(guid=node.guid), chains.get(node.parent_id or 0), node) for node in nodes.values()}
+    rights.load_locations(locations.values())
     for entry_id, replica in page:
-        file = located[entry_id]
+        file = locations[entry_id]
         if rights.unseen(file) is None and file.node is not None and file.node.guid is not None:
             found.append(FileReplicas(file.lfn, file.node.guid, (replica,)))
     return found, page[-1][1].surl if len(page) == PAGE else ""

@@ -1,6 +1,6 @@
 """Access control of a subtree as a whole: its lists, one change of all of them, and who may do what."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from mdm_service.access.acl import Acl
@@ -11,10 +11,10 @@ from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
 from mdm_wire.permission import AUTHENTICATED, Permission
 
-from mdm_catalog.rules.access import Located, Rights, not_found, outcome_of
-from mdm_catalog.rules.lookup import locate
+from mdm_catalog.rules.access import Location, Rights, not_found, outcome_of
 from mdm_catalog.rules.model import AccessHolder, AccessReport, EntryKind, SubtreeAcl, SubtreeDirectory, Target
-from mdm_catalog.rules.port import Reading, Writing
+from mdm_catalog.rules.namespace.lookup import locate
+from mdm_catalog.rules.port import Reading, Subjects, Writing
 
 # What a report may look at: subjects times directories.
 _MOST_DECISIONS = 20_000_000
@@ -31,8 +31,8 @@ def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[Su
         NotFound, Forbidden: the caller may not see the entry.
     """
     rights = Rights(reading, caller)
-    [located] = locate(reading, rights, [target])
-    top = outcome_of(located, rights.unseen(located))
+    [location] = locate(reading, rights, [target])
+    top = outcome_of(location, rights.unseen(location))
     if isinstance(top, MdmError):
         raise top
     found, closed = reading.subtree_acls(caller, top.id)
@@ -73,8 +73,7 @@ def report_access(
     caller: Caller,
     target: Target,
     needed: Permission,
-    caller_for: Callable[[str], Caller],
-    members_of: Callable[[str], Iterable[str]],
+    subjects: Subjects,
 ) -> AccessReport:
     """Return who holds `needed` on the files at and below an entry and can get there.
 
@@ -82,37 +81,37 @@ def report_access(
         NotFound, Forbidden: the caller is no operator and does not hold `p` on the entry. Exhausted: the subtree is too large.
     """
     rights = Rights(reading, caller)
-    [located] = locate(reading, rights, [target])
+    [location] = locate(reading, rights, [target])
     operator = caller.has_role(OPERATOR)
-    refusal = None if operator and located.node is not None else rights.refusal(located, Permission.CHANGE_ACL)
-    if refusal is not None or located.node is None or located.chain is None:
+    refusal = None if operator and location.node is not None else rights.refusal(location, Permission.CHANGE_ACL)
+    if refusal is not None or location.node is None or location.chain is None:
         raise refusal or not_found()
-    directories = _directories(reading, located)
-    acl_ids = {*located.chain.acl_ids, located.node.acl_id, *(item.acl_id for item in directories)}
+    directories = _directories(reading, location)
+    acl_ids = {*location.chain.acl_ids, location.node.acl_id, *(item.acl_id for item in directories)}
     counted = {acl_id for item in directories for acl_id in item.files}
     acls = reading.acls(acl_ids | counted)
     visible = (
         counted if operator else {item for item in counted if acls[item].permissions_of(caller) & (Permission.GET | Permission.CHANGE_ACL)}
     )
-    subjects = _subjects(acls.values(), caller_for, members_of)
-    if len(subjects) * len(directories) > _MOST_DECISIONS:
+    people = _holders(acls.values(), subjects)
+    if len(people) * len(directories) > _MOST_DECISIONS:
         raise Exhausted("REPORT_TOO_LARGE", "Too many people and directories for one report: ask for parts of the subtree.")
-    holders = [_holder(subject, located.chain.acl_ids, directories, acls, visible, needed) for subject in subjects]
+    holders = [_holder(subject, location.chain.acl_ids, directories, acls, visible, needed) for subject in people]
     files = sum(count for item in directories for count in item.files.values())
     hidden = sum(count for item in directories for acl_id, count in item.files.items() if acl_id not in visible)
     return AccessReport(tuple(holder for holder in holders if holder.files), files, hidden)
 
 
-def _directories(reading: Reading, located: Located) -> list[SubtreeDirectory]:
+def _directories(reading: Reading, location: Location) -> list[SubtreeDirectory]:
     """Return the directories at and below an entry; for a file one that stands for its own, with nothing else in it."""
-    assert located.node is not None and located.chain is not None
-    if located.node.kind == EntryKind.DIRECTORY:
-        return reading.subtree(located.node.id)
-    files = {located.node.acl_id: 1} if located.node.kind == EntryKind.FILE else {}
-    return [SubtreeDirectory(located.chain.directory_id, None, located.chain.acl_ids[-1], files)]
+    assert location.node is not None and location.chain is not None
+    if location.node.kind == EntryKind.DIRECTORY:
+        return reading.subtree(location.node.id)
+    files = {location.node.acl_id: 1} if location.node.kind == EntryKind.FILE else {}
+    return [SubtreeDirectory(location.chain.directory_id, None, location.chain.acl_ids[-1], files)]
 
 
-def _subjects(acls: Iterable[Acl], caller_for: Callable[[str], Caller], members_of: Callable[[str], Iterable[str]]) -> list[Caller]:
+def _holders(acls: Iterable[Acl], subjects: Subjects) -> list[Caller]:
     """Return everyone whom the ACLs name, banned ones left out, and a stranger; in order of name."""
     names: set[str] = set()
     groups: set[str] = set()
@@ -125,11 +124,11 @@ def _subjects(acls: Iterable[Acl], caller_for: Callable[[str], Caller], members_
             elif kind == "group":
                 groups.add(value)
     for group in groups:
-        names.update(members_of(group))
+        names.update(subjects.members_of(group))
     found: list[Caller] = []
     for name in sorted(names):
         try:
-            found.append(caller_for(name))
+            found.append(subjects.caller_for(name))
         except Unauthenticated:
             continue
     return [*found, Caller("")]

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import MdmError
 
-from mdm_catalog.rules import change, creation, removal, renaming, replica
+from mdm_catalog.rules import replica
 from mdm_catalog.rules.model import (
     AclAssignment,
+    Failure,
     FileChange,
     NewDirectory,
     NewFile,
@@ -21,7 +22,9 @@ from mdm_catalog.rules.model import (
     ReplicaChange,
     ReplicaRemoval,
 )
+from mdm_catalog.rules.namespace import attribute, creation, removal, renaming
 from mdm_catalog.rules.port import Writing
+from mdm_catalog.rules.value import MAX_RENAMINGS, check_batch
 
 Operation: TypeAlias = (
     NewDirectory | NewFile | NewLink | Renaming | FileChange | AclAssignment | NewReplica | ReplicaChange | ReplicaRemoval | Removal
@@ -41,7 +44,9 @@ def apply(writing: Writing, caller: Caller, operations: Sequence[Operation]) -> 
 
     Raises:
         Failed: with the first operation that could not be done; what was done before it is to be undone.
+        Invalid: more than 1,000 of them rename.
     """
+    check_batch([item for item in operations if isinstance(item, Renaming)], MAX_RENAMINGS)
     start = 0
     for run in _runs(operations):
         outcomes = _APPLY[type(run[0])](writing, caller, run)
@@ -66,14 +71,14 @@ def _runs(operations: Sequence[Operation]) -> Iterator[list[Any]]:
         yield run
 
 
-_Apply: TypeAlias = Callable[[Writing, Caller, list[Any]], list[MdmError | None]]
+_Apply: TypeAlias = Callable[[Writing, Caller, list[Any]], list[Failure]]
 _APPLY: dict[type, _Apply] = {
     NewDirectory: lambda writing, caller, run: creation.make_directories(writing, caller, run, parents=False),
     NewFile: creation.register_files,
     NewLink: creation.make_links,
     Renaming: renaming.rename,
-    FileChange: change.set_attributes,
-    AclAssignment: change.assign_acls,
+    FileChange: attribute.set_attributes,
+    AclAssignment: attribute.assign_acls,
     NewReplica: replica.add,
     ReplicaChange: replica.change,
     ReplicaRemoval: lambda writing, caller, run: replica.remove(writing, caller, [item.surl for item in run]),

@@ -103,7 +103,7 @@ def put_replicas(connection: psycopg.Connection, rows: Sequence[tuple[int, Repli
 
 
 def directory_at(connection: psycopg.Connection, parent_id: int, name: str) -> int | None:
-    """Return the id of a directory, None if there is none of that name."""
+    """Return the id of a directory, None if no directory has that name."""
     row = connection.execute(
         "SELECT id FROM entry WHERE parent_id = %s AND name = %s AND kind = %s", (parent_id, name, int(EntryKind.DIRECTORY))
     ).fetchone()

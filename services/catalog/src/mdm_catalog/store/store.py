@@ -1,14 +1,16 @@
-"""The catalog in PostgreSQL; the only SQL of the service is here, in `store_reading` and in `store_writing`."""
+"""The catalog in PostgreSQL: transactions and their retries, the root, and what access control lists guard."""
 
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+from uuid import UUID
 
 import psycopg
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
+from mdm_service.access.use import AclScope, AclUse, of_one
 from mdm_wire.errors import Aborted
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable, SerializationFailure
 from psycopg_pool import ConnectionPool
@@ -58,6 +60,21 @@ class PostgresStore:
                 " VALUES (%s, '', %s, %s, %s) ON CONFLICT (id) DO NOTHING",
                 (ROOT_ID, EntryKind.DIRECTORY, acl.id, acl.id),
             )
+
+
+class CatalogAclUses:
+    """Counts files, directories and links; see `mdm_service.access.use.AclUses`.
+
+    The scope is not read: who means more than one entry names a subtree, see `subtree.modify_acls`.
+    """
+
+    def count(self, connection: psycopg.Connection, acl_id: UUID, scope: AclScope) -> AclUse:
+        """Return how many entries refer to an ACL, one of which is meant."""
+        row = connection.execute(
+            "SELECT coalesce(sum(files + directories + links + defaults), 0)::bigint FROM directory_content WHERE acl_id = %s", (acl_id,)
+        ).fetchone()
+        assert row is not None
+        return of_one(row[0])
 
 
 @contextmanager

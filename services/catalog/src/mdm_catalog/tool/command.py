@@ -4,12 +4,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import psycopg
+from cachetools import LRUCache
 from mdm_service import database, settings
 from mdm_service.errors import ConfigurationError
 from mdm_wire.errors import MdmError
@@ -22,6 +23,7 @@ from mdm_catalog.store.reading import PostgresReading
 from mdm_catalog.tool import exchange, fsck
 
 _BATCH = 1_000
+_MOST_PLACES = 100_000
 _MALFORMED = (MdmError, KeyError, ValueError, TypeError, AttributeError)
 
 
@@ -90,7 +92,7 @@ def _cut(file: Path) -> Lfn | None:
 def _import(connection: psycopg.Connection, options: argparse.Namespace) -> int:
     wrong = 0
     number = options.skip
-    places: dict[Lfn, int] = {}
+    places: LRUCache[Lfn, int] = LRUCache(_MOST_PLACES)
     with options.source.open(encoding="utf-8") as source:
         rest = islice(source, options.skip, None)
         while batch := list(islice(rest, _BATCH)):
@@ -101,7 +103,7 @@ def _import(connection: psycopg.Connection, options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _put(connection: psycopg.Connection, first: int, lines: Sequence[str], places: dict[Lfn, int], errors: TextIO) -> int:
+def _put(connection: psycopg.Connection, first: int, lines: Sequence[str], places: MutableMapping[Lfn, int], errors: TextIO) -> int:
     """Put the ACLs and entries of lines into the catalog; return how many could not be, each with a line that says why."""
     waiting: list[tuple[int, Lfn, Entry, tuple[Replica, ...]]] = []
     wrong = 0
@@ -153,8 +155,8 @@ def _by_directory(waiting: Sequence[tuple[int, Lfn, Entry, tuple[Replica, ...]]]
     return (list(group) for _, group in groupby(waiting, key=lambda item: split(item[1])[0]))
 
 
-def _directory(connection: psycopg.Connection, lfn: Lfn, places: dict[Lfn, int]) -> int | None:
-    """Return the id of a directory, found name by name; those found are remembered, as long as they are few."""
+def _directory(connection: psycopg.Connection, lfn: Lfn, places: MutableMapping[Lfn, int]) -> int | None:
+    """Return the id of a directory, found name by name; `places` keeps those used last."""
     if lfn == "/":
         return ROOT_ID
     if lfn not in places:
@@ -163,7 +165,5 @@ def _directory(connection: psycopg.Connection, lfn: Lfn, places: dict[Lfn, int])
         found = bulk.directory_at(connection, parent, name) if parent is not None else None
         if found is None:
             return None
-        if len(places) > 100_000:
-            places.clear()
         places[lfn] = found
     return places[lfn]

@@ -14,8 +14,8 @@ from mdm_wire.path import ROOT, Lfn, join, names
 from mdm_wire.permission import canonical_principal, format_permissions, parse_permissions
 
 from mdm_catalog.rules import model, value
-from mdm_catalog.rules.listing import PAGE
 from mdm_catalog.rules.model import Entry, EntryKind, Replica, ReplicaStatus, ReplicaType
+from mdm_catalog.rules.namespace.listing import PAGE
 from mdm_catalog.rules.port import Reading
 
 VERSION = 1
@@ -46,7 +46,7 @@ def export(reading: Reading, after: Lfn | None) -> Iterator[str]:
 
 
 def last_path(lines: Iterator[str]) -> Lfn | None:
-    """Return the path of the last entry of an export, None if there is none."""
+    """Return the path of the last entry of an export, None if it has no entry."""
     last: Lfn | None = None
     for line in lines:
         fields = json.loads(line)

@@ -15,7 +15,7 @@ from mdm_service.errors import ConfigurationError
 from mdm_catalog.config import CatalogSettings
 from mdm_catalog.store import bulk
 from mdm_catalog.store.bulk import Difference
-from mdm_catalog.tool.other_services import Elsewhere
+from mdm_catalog.tool.inventory import Inventory
 
 _BATCH = 500
 _AT_MOST = 100
@@ -38,7 +38,7 @@ def add_options(check: argparse.ArgumentParser) -> None:
 
 
 def check(connection: psycopg.Connection, settings: CatalogSettings, options: argparse.Namespace) -> int:
-    """Tell what is wrong, one JSON line each; return 1 if something is left, else 0.
+    """Report what is wrong, one JSON line each; return 1 if something is left, else 0.
 
     Raises:
         MdmError: a service does not answer, or not to an operator. ConfigurationError: the options do not fit together.
@@ -51,10 +51,10 @@ def check(connection: psycopg.Connection, settings: CatalogSettings, options: ar
     fsck.own()
     if options.client:
         creators = settings.roles.get("service.dicom-srm", ())
-        with closing(Elsewhere(options.client, creators, options.collection)) as elsewhere:
-            fsck.keys(elsewhere)
+        with closing(Inventory(options.client, creators, options.collection)) as inventory:
+            fsck.keys(inventory)
             if options.collection:
-                fsck.records(elsewhere)
+                fsck.records(inventory)
     return 1 if fsck.left else 0
 
 
@@ -74,32 +74,32 @@ class _Fsck:
             if miscounted and self._options.repair:
                 bulk.recount(connection)
             for directory_id in miscounted:
-                self._tell("miscounted-directory", "directory_id", directory_id, repaired=self._options.repair)
+                self._report("miscounted-directory", "directory_id", directory_id, repaired=self._options.repair)
         with connection.transaction():  # another one: counting anew keeps writers out until the end of its own
             for entry_id in bulk.unreachable(connection):
-                self._tell("unreachable-entry", "entry_id", entry_id)
+                self._report("unreachable-entry", "entry_id", entry_id)
             for guid in bulk.without_replica(connection):
-                self._tell("file-without-replica", "guid", str(guid))
+                self._report("file-without-replica", "guid", str(guid))
             for surl in bulk.unfinished_replicas(connection, self._options.min_age):
-                self._tell("unfinished-replica", "surl", surl)
+                self._report("unfinished-replica", "surl", surl)
 
-    def keys(self, elsewhere: Elsewhere) -> None:
+    def keys(self, inventory: Inventory) -> None:
         """Compare files with keys."""
         with self._connection.transaction():
-            given = bulk.gather(self._connection, elsewhere.keys(), elsewhere.unfinished(), self._options.min_age)
-            self._mend("file-short-of-shares", given.files_short, None)
-            self._mend(
-                "key-without-file", given.without_file, self._unless_there(elsewhere.destroy_keys) if self._options.destroy_keys else None
+            given = bulk.gather(self._connection, inventory.keys(), inventory.unfinished(), self._options.min_age)
+            self._repair("file-short-of-shares", given.files_short, None)
+            self._repair(
+                "key-without-file", given.without_file, self._unless_there(inventory.destroy_keys) if self._options.destroy_keys else None
             )
             # Last, because it keeps writers out of the files' directories until the end.
-            self._mend("file-without-key", given.files_without, self._remove_files)
+            self._repair("file-without-key", given.files_without, self._remove_files)
 
-    def records(self, elsewhere: Elsewhere) -> None:
+    def records(self, inventory: Inventory) -> None:
         """Compare files with records."""
         with self._connection.transaction():
-            given = bulk.gather(self._connection, elsewhere.records(), elsewhere.unfinished(), self._options.min_age)
-            self._mend("file-without-record", given.files_without, None)
-            self._mend("record-without-file", given.without_file, self._unless_there(elsewhere.delete_records))
+            given = bulk.gather(self._connection, inventory.records(), inventory.unfinished(), self._options.min_age)
+            self._repair("file-without-record", given.files_without, None)
+            self._repair("record-without-file", given.without_file, self._unless_there(inventory.delete_records))
 
     def _remove_files(self, guids: Sequence[UUID]) -> Mapping[UUID, str]:
         bulk.remove_files(self._connection, guids)
@@ -108,14 +108,14 @@ class _Fsck:
     def _unless_there(self, remedy: Remedy) -> Remedy:
         """Return a remedy that looks once more, right before, whether the catalog has the files by now."""
 
-        def mend(guids: Sequence[UUID]) -> Mapping[UUID, str]:
+        def repair(guids: Sequence[UUID]) -> Mapping[UUID, str]:
             there = bulk.files_among(self._connection, guids)
             return {**remedy([guid for guid in guids if guid not in there]), **dict.fromkeys(there, "FILE_THERE")}
 
-        return mend
+        return repair
 
-    def _mend(self, problem: str, found: Difference, remedy: Remedy | None) -> None:
-        """Tell what is found, and mend it where that is asked for and it is not suspiciously much."""
+    def _repair(self, problem: str, found: Difference, remedy: Remedy | None) -> None:
+        """Report what is found, and repair it where that is asked for and it is not suspiciously much."""
         if not self._options.repair:
             remedy = None
         if remedy is not None and (count := found.count()) > self._options.at_most:
@@ -124,9 +124,9 @@ class _Fsck:
         for batch in _batches(found):
             failed = remedy(batch) if remedy else {}
             for guid in batch:
-                self._tell(problem, "guid", str(guid), repaired=remedy is not None and guid not in failed, reason=failed.get(guid))
+                self._report(problem, "guid", str(guid), repaired=remedy is not None and guid not in failed, reason=failed.get(guid))
 
-    def _tell(self, problem: str, field: str, value: object, *, repaired: bool = False, reason: str | None = None) -> None:
+    def _report(self, problem: str, field: str, value: object, *, repaired: bool = False, reason: str | None = None) -> None:
         self.left += not repaired
         line = {"problem": problem, field: value, "repaired": repaired, **({"reason": reason} if reason else {})}
         sys.stdout.write(json.dumps(line) + "\n")

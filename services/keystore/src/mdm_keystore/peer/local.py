@@ -6,9 +6,9 @@ from uuid import UUID
 from mdm_crypto.resharing import Sharing
 from mdm_service.identity.caller import Caller
 
+from mdm_keystore.rules.model import Failure
 from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Parts, RoundTerms, Unprepared
 from mdm_keystore.rules.resharing.participant import Participant
-from mdm_keystore.rules.service import Failure
 
 
 class LocalPeer:

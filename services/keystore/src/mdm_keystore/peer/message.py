@@ -1,26 +1,27 @@
-"""What keystores tell each other, between protobuf and model; both ends of a call use it."""
+"""What keystores send each other, between protobuf and model; both ends of a call use it."""
 
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from uuid import UUID
 
 from mdm.acl.v1 import acl_pb2
 from mdm.common.v1 import common_pb2
-from mdm.keystore.v1 import peer_pb2
+from mdm.keystore.v1 import admin_pb2, peer_pb2
+from mdm_crypto.audit import SignedHead, WitnessedHead
 from mdm_crypto.resharing import Sharing, Subshare
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_wire import dn, status
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import canonical_principal, valid_permissions
 
+from mdm_keystore.rules.model import Failure
 from mdm_keystore.rules.resharing.model import Deal, HeldKey, HeldSharing, Part, Parts, Unprepared
-from mdm_keystore.rules.service import Failure
 
 _canonical = lru_cache(maxsize=1024)(dn.canonical)  # the same few creators stand in thousands of parts
 _OF_THE_REQUEST = (Invalid, NotFound, Conflict, Forbidden, FailedPrecondition)
 
 
-def to_uuid(text: str) -> UUID:
+def uuid_from_proto(text: str) -> UUID:
     """Read a UUID in its one canonical spelling.
 
     Raises:
@@ -35,23 +36,18 @@ def to_uuid(text: str) -> UUID:
     return found
 
 
-def of_failure(failure: Failure) -> common_pb2.ItemStatus:
-    """Return the status of an item."""
-    return status.ok() if failure is None else status.failed(failure)
-
-
-def to_failure(message: common_pb2.ItemStatus) -> Failure:
+def failure_from_proto(message: common_pb2.ItemStatus) -> Failure:
     """Return an item's error, None where it succeeded."""
     failure = status.from_item(message)
-    return None if failure is None else judged(failure)
+    return None if failure is None else peer_failure(failure)
 
 
-def judged(error: MdmError) -> MdmError:
+def peer_failure(error: MdmError) -> MdmError:
     """Return an error that another keystore answered if it is about the keys; of another kind, one that may pass."""
     return error if isinstance(error, _OF_THE_REQUEST) else Unavailable(error.reason, error.message)
 
 
-def of_sharing(sharing: Sharing, readable: bool = True) -> peer_pb2.Sharing:
+def sharing_to_proto(sharing: Sharing, readable: bool = True) -> peer_pb2.Sharing:
     """Return a sharing as it is sent."""
     return peer_pb2.Sharing(
         version=sharing.version,
@@ -62,40 +58,40 @@ def of_sharing(sharing: Sharing, readable: bool = True) -> peer_pb2.Sharing:
     )
 
 
-def to_sharing(message: peer_pb2.Sharing) -> Sharing:
+def sharing_from_proto(message: peer_pb2.Sharing) -> Sharing:
     """Return a received sharing, unchecked."""
     return Sharing(message.version, message.threshold, message.total, tuple(message.commitments))
 
 
-def of_held(key: HeldKey) -> peer_pb2.HeldKey:
+def held_key_to_proto(key: HeldKey) -> peer_pb2.HeldKey:
     """Return what is not secret about a key as it is sent."""
-    current, previous = (None if held is None else of_sharing(held.sharing, held.readable) for held in (key.current, key.previous))
+    current, previous = (None if held is None else sharing_to_proto(held.sharing, held.readable) for held in (key.current, key.previous))
     return peer_pb2.HeldKey(guid=str(key.guid), epoch=key.epoch, confirmed=key.confirmed, current=current, previous=previous)
 
 
-def to_held(message: peer_pb2.HeldKey) -> HeldKey:
+def held_key_from_proto(message: peer_pb2.HeldKey) -> HeldKey:
     """Return a received description of a key."""
-    current = HeldSharing(to_sharing(message.current), message.current.readable)
-    previous = HeldSharing(to_sharing(message.previous), message.previous.readable) if message.HasField("previous") else None
-    return HeldKey(to_uuid(message.guid), message.epoch, message.confirmed, current, previous)
+    current = HeldSharing(sharing_from_proto(message.current), message.current.readable)
+    previous = HeldSharing(sharing_from_proto(message.previous), message.previous.readable) if message.HasField("previous") else None
+    return HeldKey(uuid_from_proto(message.guid), message.epoch, message.confirmed, current, previous)
 
 
-def of_deal(deal: Deal) -> peer_pb2.DealKey:
+def deal_to_proto(deal: Deal) -> peer_pb2.DealKey:
     """Return a key to deal as it is sent."""
-    return peer_pb2.DealKey(guid=str(deal.guid), base=of_sharing(deal.base), version=deal.version)
+    return peer_pb2.DealKey(guid=str(deal.guid), base=sharing_to_proto(deal.base), version=deal.version)
 
 
-def to_deal(message: peer_pb2.DealKey) -> Deal:
+def deal_from_proto(message: peer_pb2.DealKey) -> Deal:
     """Return a received key to deal."""
-    return Deal(to_uuid(message.guid), to_sharing(message.base), message.version)
+    return Deal(uuid_from_proto(message.guid), sharing_from_proto(message.base), message.version)
 
 
-def of_parts(parts: Parts) -> peer_pb2.TakeSubsharesRequest:
+def parts_to_proto(parts: Parts) -> peer_pb2.TakeSubsharesRequest:
     """Return a helper's parts as they are sent."""
     request = peer_pb2.TakeSubsharesRequest(round_id=str(parts.round_id), helper=parts.helper, threshold=parts.threshold, total=parts.total)
     for part in parts.parts:
         message = request.subshares.add(
-            key=of_deal(part.deal),
+            key=deal_to_proto(part.deal),
             value=part.subshare.value,
             commitments=part.subshare.commitments,
             epoch=part.epoch,
@@ -109,40 +105,80 @@ def of_parts(parts: Parts) -> peer_pb2.TakeSubsharesRequest:
     return request
 
 
-def to_parts(request: peer_pb2.TakeSubsharesRequest) -> Parts:
+def parts_from_proto(request: peer_pb2.TakeSubsharesRequest) -> Parts:
     """Return received parts; names in them are made canonical, as in ACLs that users give."""
     parts = tuple(
         Part(
-            to_deal(message.key),
+            deal_from_proto(message.key),
             Subshare(message.value, tuple(message.commitments)),
             message.epoch,
             _canonical(message.creator),
-            to_uuid(message.acl_id),
+            uuid_from_proto(message.acl_id),
             message.create_time.ToDatetime(tzinfo=UTC),
         )
         for message in request.subshares
     )
     acls = tuple(
         Acl(
-            to_uuid(acl.id),
+            uuid_from_proto(acl.id),
             dn.canonical(acl.owner),
             tuple(AclEntry(canonical_principal(entry.principal), valid_permissions(entry.permissions)) for entry in acl.entries),
         )
         for acl in request.acls
     )
-    return Parts(to_uuid(request.round_id), request.helper, request.threshold, request.total, parts, acls)
+    return Parts(uuid_from_proto(request.round_id), request.helper, request.threshold, request.total, parts, acls)
 
 
-def of_prepared(result: Sharing | Unprepared) -> peer_pb2.PreparedResult:
+def prepared_to_proto(result: Sharing | Unprepared) -> peer_pb2.PreparedResult:
     """Return what became of preparing a key."""
     if isinstance(result, Unprepared):
         failed = status.failed(FailedPrecondition(result.reason, result.message))
         return peer_pb2.PreparedResult(status=failed, guilty=result.guilty)
-    return peer_pb2.PreparedResult(status=status.ok(), sharing=of_sharing(result))
+    return peer_pb2.PreparedResult(status=status.ok(), sharing=sharing_to_proto(result))
 
 
-def to_prepared(message: peer_pb2.PreparedResult) -> Sharing | Unprepared:
+def prepared_from_proto(message: peer_pb2.PreparedResult) -> Sharing | Unprepared:
     """Return what a target says of preparing a key."""
     if message.status.code:
         return Unprepared(message.status.reason, message.status.message, message.guilty)
-    return to_sharing(message.sharing)
+    return sharing_from_proto(message.sharing)
+
+
+def head_to_proto(head: SignedHead) -> admin_pb2.SignedHead:
+    """Return a head as it is sent."""
+    message = admin_pb2.SignedHead(share_index=head.index, chain_id=str(head.chain_id), seq=head.seq, hash=head.hash)
+    message.signature, message.signing_key = head.signature, head.signing_key
+    message.time.FromDatetime(head.time)
+    return message
+
+
+def head_from_proto(message: admin_pb2.SignedHead) -> SignedHead:
+    """Return a received head, its signature unchecked.
+
+    Raises:
+        Invalid: HEAD_MALFORMED.
+    """
+    lengths = (len(message.hash), len(message.signature), len(message.signing_key))
+    try:
+        chain_id = UUID(message.chain_id)
+    except ValueError:
+        chain_id = UUID(int=0)
+    if str(chain_id) != message.chain_id or lengths != (32, 64, 32) or not 1 <= message.share_index <= 16 or message.seq >= 1 << 63:
+        raise Invalid("HEAD_MALFORMED", "This is not the signed head of an audit chain.")
+    time = datetime.fromtimestamp(0, UTC) + timedelta(seconds=message.time.seconds, microseconds=message.time.nanos // 1000)
+    return SignedHead(message.share_index, chain_id, message.seq, message.hash, time, message.signature, message.signing_key)
+
+
+def witnessed_head_to_proto(witnessed: WitnessedHead) -> admin_pb2.WitnessedHead:
+    """Return a witnessed head as it is sent."""
+    return admin_pb2.WitnessedHead(
+        head=head_to_proto(witnessed.head),
+        witness_index=witnessed.witness,
+        signature=witnessed.signature,
+        signing_key=witnessed.signing_key,
+    )
+
+
+def witnessed_head_from_proto(message: admin_pb2.WitnessedHead) -> WitnessedHead:
+    """Return a received witnessed head, its signatures unchecked."""
+    return WitnessedHead(head_from_proto(message.head), message.witness_index, message.signature, message.signing_key)

@@ -14,10 +14,10 @@ from mdm_wire.errors import Code
 from mdm_wire.status import from_rpc_error
 from mdm_wire.tls import secure_channel
 
-from mdm_keystore.peer import head_message, message
+from mdm_keystore.peer import message
+from mdm_keystore.rules.model import Failure
 from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Parts, RoundTerms, Unprepared
 from mdm_keystore.rules.resharing.port import PeerUnavailable
-from mdm_keystore.rules.service import Failure
 
 TIMEOUT_SECONDS = 60.0
 _OPTIONS = (
@@ -48,16 +48,16 @@ class RemotePeer:
         if not guids:
             return []
         request = peer_pb2.ListHeldKeysRequest(guids=_texts(guids))
-        return [message.to_held(key) for key in self._call(self._stub.ListHeldKeys, request).keys]
+        return [message.held_key_from_proto(key) for key in self._call(self._stub.ListHeldKeys, request).keys]
 
     def held_page(self, after: UUID | None, limit: int) -> list[HeldKey]:
         """Return the keys it holds behind `after`."""
         request = peer_pb2.ListHeldKeysRequest(page_size=limit, page_token=str(after) if after else "")
-        return [message.to_held(key) for key in self._call(self._stub.ListHeldKeys, request).keys]
+        return [message.held_key_from_proto(key) for key in self._call(self._stub.ListHeldKeys, request).keys]
 
     def deal(self, terms: RoundTerms, deals: Sequence[Deal]) -> list[Failure]:
         """Make it split its shares and send each target its parts."""
-        keys = [message.of_deal(deal) for deal in deals]
+        keys = [message.deal_to_proto(deal) for deal in deals]
         request = peer_pb2.DealRequest(
             round_id=str(terms.id), helpers=terms.helpers, threshold=terms.threshold, total=terms.total, keys=keys
         )
@@ -65,12 +65,12 @@ class RemotePeer:
 
     def take(self, parts: Parts) -> None:
         """Give it a helper's parts."""
-        self._call(self._stub.TakeSubshares, message.of_parts(parts))
+        self._call(self._stub.TakeSubshares, message.parts_to_proto(parts))
 
     def prepare(self, round_id: UUID, coordinator: int, helpers: Sequence[int], guids: Sequence[UUID]) -> list[Sharing | Unprepared]:
         """Make it add up its new shares."""
         request = peer_pb2.PrepareRequest(round_id=str(round_id), coordinator=coordinator, helpers=helpers, guids=_texts(guids))
-        results = [message.to_prepared(result) for result in self._call(self._stub.Prepare, request).results]
+        results = [message.prepared_from_proto(result) for result in self._call(self._stub.Prepare, request).results]
         return self._complete(results, len(guids))
 
     def commit(self, round_id: UUID, guids: Sequence[UUID]) -> list[Failure]:
@@ -90,13 +90,13 @@ class RemotePeer:
     def decision(self, round_id: UUID) -> Decision:
         """Ask what became of a round that it coordinates."""
         response = self._call(self._stub.GetRound, peer_pb2.GetRoundRequest(round_id=str(round_id)))
-        return Decision(response.undecided, tuple(message.to_uuid(guid) for guid in response.guids))
+        return Decision(response.undecided, tuple(message.uuid_from_proto(guid) for guid in response.guids))
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         return call(self._index, method, request, self._timeout)
 
     def _failures(self, statuses: Sequence[common_pb2.ItemStatus], count: int) -> list[Failure]:
-        return self._complete([message.to_failure(status) for status in statuses], count)
+        return self._complete([message.failure_from_proto(status) for status in statuses], count)
 
     def _complete(self, answers: list[Answer], count: int) -> list[Answer]:
         if len(answers) != count:
@@ -114,8 +114,8 @@ class RemoteWitness:
 
     def witness(self, head: SignedHead) -> WitnessedHead:
         """Have a head countersigned and kept."""
-        request = peer_pb2.WitnessHeadRequest(head=head_message.of_head(head))
-        return head_message.to_witnessed(call(self._index, self._stub.WitnessHead, request, self._timeout).head)
+        request = peer_pb2.WitnessHeadRequest(head=message.head_to_proto(head))
+        return message.witnessed_head_from_proto(call(self._index, self._stub.WitnessHead, request, self._timeout).head)
 
 
 def call(index: int, method: Callable[..., Any], request: Any, timeout: float = TIMEOUT_SECONDS) -> Any:
@@ -130,7 +130,7 @@ def call(index: int, method: Callable[..., Any], request: Any, timeout: float = 
         failure = from_rpc_error(error)
         if failure.code in _AWAY and failure.reason not in ("PEER_UNAVAILABLE", "AUDIT_UNAVAILABLE"):
             raise PeerUnavailable(index, failure.reason) from None
-        raise message.judged(failure).at(f"Keystore {index}") from None
+        raise message.peer_failure(failure).at(f"Keystore {index}") from None
 
 
 def _texts(guids: Sequence[UUID]) -> list[str]:

@@ -9,11 +9,12 @@ from mdm.common.v1 import common_pb2
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm_crypto.shamir import Share
 from mdm_service.identity.caller import current_caller
+from mdm_service.server.batch import answer_batch
 from mdm_wire import status
 from mdm_wire.errors import Invalid, MdmError
 
-from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
-from mdm_keystore.rules.service import MAX_BATCH, Failure, KeystoreService, NewKey
+from mdm_keystore.rules.model import MAX_BATCH, AclAssignment, Failure, KeyRecord, KeyRef, KeyState, NewKey, check_batch
+from mdm_keystore.rules.service import KeystoreService
 
 FULL_NAME = "mdm.keystore.v1.KeystoreService"
 _STATES = {
@@ -23,7 +24,7 @@ _STATES = {
 
 Message = TypeVar("Message")
 Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
 
 class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
@@ -35,30 +36,30 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
     def GetServerInfo(
         self, request: keystore_pb2.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> keystore_pb2.GetServerInfoResponse:
-        """Tell which share this server holds."""
+        """Report which share this server holds."""
         return keystore_pb2.GetServerInfoResponse(name=self._service.name, share_index=self._service.index)
 
     def CreateKeys(self, request: keystore_pb2.CreateKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.CreateKeysResponse:
         """Store shares as pending."""
         caller = current_caller()
-        outcomes = _batch(request.keys, _new_key, lambda keys: self._service.create_keys(caller, keys))
+        outcomes = _batch(request.keys, _new_key_from_proto, lambda keys: self._service.create_keys(caller, keys))
         return keystore_pb2.CreateKeysResponse(statuses=_statuses(outcomes))
 
     def ConfirmKeys(self, request: keystore_pb2.ConfirmKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.ConfirmKeysResponse:
         """Make pending keys readable."""
         caller = current_caller()
-        outcomes = _batch(request.keys, _key_ref, lambda refs: self._service.confirm_keys(caller, refs))
+        outcomes = _batch(request.keys, _key_ref_from_proto, lambda refs: self._service.confirm_keys(caller, refs))
         return keystore_pb2.ConfirmKeysResponse(statuses=_statuses(outcomes))
 
     def GetShares(self, request: keystore_pb2.GetSharesRequest, context: grpc.ServicerContext) -> keystore_pb2.GetSharesResponse:
         """Release shares."""
         caller = current_caller()
-        outcomes = _batch(request.guids, _guid, lambda guids: self._service.release_shares(caller, guids))
+        outcomes = _batch(request.guids, _guid_from_proto, lambda guids: self._service.release_shares(caller, guids))
         results = [
             keystore_pb2.ShareResult(status=status.failed(outcome))
             if isinstance(outcome, MdmError)
             else keystore_pb2.ShareResult(
-                status=status.ok(), share=_share_message(outcome.share), previous=_previous_message(outcome.previous)
+                status=status.ok(), share=_share_to_proto(outcome.share), previous=_previous_to_proto(outcome.previous)
             )
             for outcome in outcomes
         ]
@@ -70,9 +71,9 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
         if request.guids and request.keys:
             raise Invalid("DELETION_AMBIGUOUS", "Give guids or keys, not both.", fields={"keys": "given beside guids"})
         if request.keys:
-            by_reference = _batch(request.keys, _key_ref, lambda refs: self._service.delete_keys(caller, refs))
+            by_reference = _batch(request.keys, _key_ref_from_proto, lambda refs: self._service.delete_keys(caller, refs))
             return keystore_pb2.DeleteKeysResponse(statuses=_statuses(by_reference))
-        outcomes = _batch(request.guids, _guid, lambda guids: self._service.delete_keys(caller, guids))
+        outcomes = _batch(request.guids, _guid_from_proto, lambda guids: self._service.delete_keys(caller, guids))
         return keystore_pb2.DeleteKeysResponse(statuses=_statuses(outcomes))
 
     def GetKeyAttributes(
@@ -80,11 +81,11 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
     ) -> keystore_pb2.GetKeyAttributesResponse:
         """Return what is not secret."""
         caller = current_caller()
-        outcomes = _batch(request.guids, _guid, lambda guids: self._service.key_attributes(caller, guids))
+        outcomes = _batch(request.guids, _guid_from_proto, lambda guids: self._service.key_attributes(caller, guids))
         results = [
             keystore_pb2.KeyAttributesResult(status=status.failed(outcome))
             if isinstance(outcome, MdmError)
-            else keystore_pb2.KeyAttributesResult(status=status.ok(), attributes=_attributes_message(outcome))
+            else keystore_pb2.KeyAttributesResult(status=status.ok(), attributes=_attributes_to_proto(outcome))
             for outcome in outcomes
         ]
         return keystore_pb2.GetKeyAttributesResponse(results=results)
@@ -92,7 +93,7 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
     def AssignAcls(self, request: keystore_pb2.AssignAclsRequest, context: grpc.ServicerContext) -> keystore_pb2.AssignAclsResponse:
         """Point keys at other ACLs."""
         caller = current_caller()
-        outcomes = _batch(request.assignments, _assignment, lambda items: self._service.assign_acls(caller, items))
+        outcomes = _batch(request.assignments, _assignment_from_proto, lambda items: self._service.assign_acls(caller, items))
         return keystore_pb2.AssignAclsResponse(statuses=_statuses(outcomes))
 
     def ListKeys(self, request: keystore_pb2.ListKeysRequest, context: grpc.ServicerContext) -> keystore_pb2.ListKeysResponse:
@@ -100,36 +101,24 @@ class KeystoreServicer(keystore_pb2_grpc.KeystoreServiceServicer):
         if not 0 <= request.page_size <= MAX_BATCH:
             raise Invalid("PAGE_SIZE_WRONG", f"A page has 1 to {MAX_BATCH} keys.", fields={"page_size": "out of range"})
         limit = request.page_size or MAX_BATCH
-        after = _guid(request.page_token) if request.page_token else None
+        after = _guid_from_proto(request.page_token) if request.page_token else None
         records = self._service.list_keys(current_caller(), after, limit)
         token = str(records[-1].guid) if len(records) == limit else ""
-        return keystore_pb2.ListKeysResponse(keys=[_attributes_message(record) for record in records], next_page_token=token)
+        return keystore_pb2.ListKeysResponse(keys=[_attributes_to_proto(record) for record in records], next_page_token=token)
 
 
 def _batch(
-    messages: Sequence[Message],
-    parse: Callable[[Message], Item],
-    work: Callable[[Sequence[Item]], Sequence[Outcome]],
-) -> list[Outcome | MdmError]:
-    """Do the well-formed items as one batch and put each outcome at its item's place."""
-    if len(messages) > MAX_BATCH:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} keys a call.")
-    parsed: list[Item] = []
-    errors: dict[int, MdmError] = {}
-    for position, message in enumerate(messages):
-        try:
-            parsed.append(parse(message))
-        except Invalid as error:
-            errors[position] = error
-    outcomes = iter(work(parsed) if parsed else ())
-    return [errors[position] if position in errors else next(outcomes) for position in range(len(messages))]
+    messages: Sequence[Message], from_proto: Callable[[Message], Item], answer: Callable[[Sequence[Item]], Sequence[Result | MdmError]]
+) -> list[Result | MdmError]:
+    check_batch(messages)
+    return answer_batch(messages, from_proto, answer)
 
 
 def _statuses(failures: Iterable[Failure]) -> list[common_pb2.ItemStatus]:
-    return [status.ok() if failure is None else status.failed(failure) for failure in failures]
+    return [status.to_item(failure) for failure in failures]
 
 
-def _guid(text: str) -> UUID:
+def _guid_from_proto(text: str) -> UUID:
     return _uuid(text, "GUID_MALFORMED", "GUID")
 
 
@@ -144,11 +133,11 @@ def _uuid(text: str, reason: str, what: str) -> UUID:
     return found
 
 
-def _new_key(message: keystore_pb2.NewKey) -> NewKey:
+def _new_key_from_proto(message: keystore_pb2.NewKey) -> NewKey:
     share = message.share
     return NewKey(
         Share(
-            guid=_guid(share.guid),
+            guid=_guid_from_proto(share.guid),
             epoch=share.epoch,
             x=share.x,
             value=share.value,
@@ -161,15 +150,15 @@ def _new_key(message: keystore_pb2.NewKey) -> NewKey:
     )
 
 
-def _key_ref(message: keystore_pb2.KeyRef) -> KeyRef:
-    return KeyRef(_guid(message.guid), message.epoch, message.public_key)
+def _key_ref_from_proto(message: keystore_pb2.KeyRef) -> KeyRef:
+    return KeyRef(_guid_from_proto(message.guid), message.epoch, message.public_key)
 
 
-def _assignment(message: keystore_pb2.AclAssignment) -> AclAssignment:
-    return AclAssignment(_guid(message.guid), _uuid(message.acl_id, "ACL_ID_MALFORMED", "ACL id"))
+def _assignment_from_proto(message: keystore_pb2.AclAssignment) -> AclAssignment:
+    return AclAssignment(_guid_from_proto(message.guid), _uuid(message.acl_id, "ACL_ID_MALFORMED", "ACL id"))
 
 
-def _share_message(share: Share) -> keystore_pb2.Share:
+def _share_to_proto(share: Share) -> keystore_pb2.Share:
     return keystore_pb2.Share(
         guid=str(share.guid),
         epoch=share.epoch,
@@ -182,11 +171,11 @@ def _share_message(share: Share) -> keystore_pb2.Share:
     )
 
 
-def _previous_message(share: Share | None) -> keystore_pb2.Share | None:
-    return None if share is None else _share_message(share)
+def _previous_to_proto(share: Share | None) -> keystore_pb2.Share | None:
+    return None if share is None else _share_to_proto(share)
 
 
-def _attributes_message(record: KeyRecord) -> keystore_pb2.KeyAttributes:
+def _attributes_to_proto(record: KeyRecord) -> keystore_pb2.KeyAttributes:
     message = keystore_pb2.KeyAttributes(
         guid=str(record.guid),
         epoch=record.epoch,

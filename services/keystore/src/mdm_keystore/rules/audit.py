@@ -13,6 +13,7 @@ from mdm_crypto.audit import AuditEntry, ChainedEntry, HeadSigner, SignedHead, W
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError
 
+from mdm_keystore.rules.model import Failure
 from mdm_keystore.rules.seal import SealBroken, Sealer
 
 MAX_PAGE = 10_000
@@ -181,8 +182,16 @@ class AuditTrail:
         return HeadSigner(seed, self._index), found.chain_id
 
 
+def audit_entries(caller: Caller, action: str, guids: Sequence[UUID], failures: Sequence[Failure]) -> list[AuditEntry]:
+    """Return one entry per GUID: what `caller` did to it, and how it ended."""
+    now = datetime.now(UTC)
+    return [
+        AuditEntry(now, caller.dn, action, guid, failure.reason if failure else "OK") for guid, failure in zip(guids, failures, strict=True)
+    ]
+
+
 def _continues(earlier: SignedHead, later: SignedHead) -> bool:
-    """Tell whether a head can be of the same chain as an earlier one, as far as heads alone can tell."""
+    """Return whether a head can be of the same chain as an earlier one, as far as heads alone show."""
     if earlier.signing_key != later.signing_key or later.seq < earlier.seq:
         return False
     return later.seq > earlier.seq or later.hash == earlier.hash

@@ -1,9 +1,19 @@
-"""What a keystore holds: sealed shares in two states."""
+"""What a keystore holds, sealed shares in two states, and what callers ask of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from typing import TypeAlias
 from uuid import UUID
+
+from mdm_crypto.shamir import Share
+from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.permission import Permission
+
+MAX_BATCH = 1_000
+#: Why an item of a batch was not done; None where it was.
+Failure: TypeAlias = MdmError | None
 
 
 class KeyState(IntEnum):
@@ -53,3 +63,38 @@ class AclAssignment:
 
     guid: UUID
     acl_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A share to store, and the ACL that will guard it."""
+
+    share: Share
+    acl_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A live (confirmed or unexpired) key and what the caller may do with it; while its shares are replaced, the one before too."""
+
+    record: KeyRecord
+    granted: Permission
+    previous: KeyRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """This server's share of a key, and the share before it as long as some server may lack its new one."""
+
+    share: Share
+    previous: Share | None = None
+
+
+def check_batch(items: Sequence[object]) -> None:
+    """Check the size of a batch.
+
+    Raises:
+        Invalid: there are more than 1,000 items.
+    """
+    if len(items) > MAX_BATCH:
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} keys a call.")

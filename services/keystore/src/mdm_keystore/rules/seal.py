@@ -6,13 +6,17 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from mdm_crypto.shamir import Share
 from mdm_service.errors import ConfigurationError
 from mdm_service.identity.trust import WatchedFile
+
+from mdm_keystore.rules.model import KeyRecord, KeyState
 
 _NONCE_SIZE = 12
 _log = logging.getLogger(__name__)
@@ -54,16 +58,16 @@ class Sealer:
         if path.stat().st_mode & stat.S_IROTH:
             _log.warning("kek_file is readable by everybody: chmod 600", extra={"path": str(path)})
 
-        told = False
+        logged = False
 
         def keys() -> Sequence[bytes]:
-            nonlocal last, told
+            nonlocal last, logged
             try:
-                last, told = file.get(), False
+                last, logged = file.get(), False
             except (OSError, ValueError) as error:
-                if not told:
+                if not logged:
                     _log.error("kek_file cannot be used; going on with the keys read before", extra={"error": type(error).__name__})
-                told = True
+                logged = True
             return last
 
         return cls(keys)
@@ -135,6 +139,38 @@ class Sealer:
             ciphers = {_key_id(key): AESGCM(key) for key in keys}
             self._present = keys, ciphers
         return ciphers
+
+
+def seal_share(
+    sealer: Sealer, share: Share, *, state: KeyState, creator: str, acl_id: UUID, create_time: datetime, expire_time: datetime | None
+) -> KeyRecord:
+    """Return the record of a share, sealed, as it is stored."""
+    sealed, kek_id = sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
+    return KeyRecord(
+        guid=share.guid,
+        epoch=share.epoch,
+        x=share.x,
+        threshold=share.threshold,
+        total=share.total,
+        commitments=share.commitments,
+        sealed=sealed,
+        kek_id=kek_id,
+        state=state,
+        creator=creator,
+        acl_id=acl_id,
+        create_time=create_time,
+        expire_time=expire_time,
+        version=share.version,
+    )
+
+
+def open_share(sealer: Sealer, record: KeyRecord) -> Share | None:
+    """Return the share of a record, None where it does not open."""
+    try:
+        value = sealer.open(record.sealed, record.kek_id, record.guid, record.epoch, record.x, record.version)
+    except SealBroken:
+        return None
+    return Share(record.guid, record.epoch, record.x, value, record.commitments, record.threshold, record.total, record.version)
 
 
 def _parse(content: bytes) -> Sequence[bytes]:

@@ -2,126 +2,25 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, cast
+from typing import cast
 from uuid import UUID
 
 from mdm_crypto import shamir
-from mdm_crypto.audit import AuditEntry
 from mdm_crypto.shamir import Share, ShareError
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import Permission
 
-from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState
-from mdm_keystore.rules.seal import SealBroken, Sealer
+from mdm_keystore.rules.audit import audit_entries
+from mdm_keystore.rules.model import AclAssignment, Failure, Held, KeyRecord, KeyRef, KeyState, NewKey, Released, check_batch
+from mdm_keystore.rules.port import Keys
+from mdm_keystore.rules.seal import Sealer, open_share, seal_share
 
-MAX_BATCH = 1_000
-OK = "OK"
 EXPIRY = "service:expiry"
 
 
-class AuditUnavailable(Unavailable):
-    """The audit log refused an entry, therefore nothing was released or changed; safe to retry."""
-
-    def __init__(self) -> None:
-        super().__init__("AUDIT_UNAVAILABLE", "The audit log cannot be written, so nothing was done; try again later.")
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A share to store, and the ACL that will guard it."""
-
-    share: Share
-    acl_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A live (confirmed or unexpired) key and what the caller may do with it; while its shares are replaced, the one before too."""
-
-    record: KeyRecord
-    granted: Permission
-    previous: KeyRecord | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """This server's share of a key, and the share before it as long as some server may lack its new one."""
-
-    share: Share
-    previous: Share | None = None
-
-
-class Change(Protocol):
-    """One atomic change; changes run one after the other, so what it reads stays true until it ends."""
-
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
-        """Return the live keys among `guids`."""
-
-    def acl_rights(self, caller: Caller, acl_ids: Sequence[UUID]) -> Mapping[UUID, Permission]:
-        """Return what the caller may do under those of the ACLs that exist."""
-
-    def put(self, records: Sequence[KeyRecord]) -> None:
-        """Store records, replacing any of the same GUIDs."""
-
-    def confirm(self, guids: Sequence[UUID]) -> None:
-        """Make pending keys confirmed."""
-
-    def remove(self, guids: Sequence[UUID]) -> None:
-        """Destroy keys."""
-
-    def remove_prepared(self, caller: Caller | None, guids: Sequence[UUID]) -> Sequence[UUID]:
-        """Destroy what is prepared for keys that are not here yet and `caller` may delete (None: all); return their GUIDs."""
-
-    def assign(self, assignments: Sequence[AclAssignment]) -> None:
-        """Point keys at other ACLs."""
-
-    def remove_expired(self) -> Sequence[UUID]:
-        """Destroy pending keys whose time is over; return their GUIDs."""
-
-    def audit(self, entries: Sequence[AuditEntry]) -> None:
-        """Append to the audit chain, as part of the change.
-
-        Raises:
-            AuditUnavailable: the log refused; the change must not happen.
-        """
-
-
-class Release(Protocol):
-    """What a release needs of its transaction."""
-
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
-        """Return the live keys among `guids`."""
-
-    def audit(self, entries: Sequence[AuditEntry]) -> None:
-        """Append to the audit chain, as part of the transaction.
-
-        Raises:
-            AuditUnavailable: the log refused; nothing may be released.
-        """
-
-
-class Keys(Protocol):
-    """Where keys and the audit chain are kept."""
-
-    def change(self) -> AbstractContextManager[Change]:
-        """Open a change: committed when the block ends, undone when it raises."""
-
-    def release(self) -> AbstractContextManager["Release"]:
-        """Open a transaction that looks keys up and audits; committed when the block ends."""
-
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
-        """Return the live keys among `guids`."""
-
-    def page(self, caller: Caller | None, after: UUID | None, limit: int) -> Sequence[KeyRecord]:
-        """Return up to `limit` live keys behind `after` in order of GUID: those `caller` may list, None: all."""
-
-
-Failure = MdmError | None
 _log = logging.getLogger(__name__)
 
 
@@ -140,7 +39,7 @@ class KeystoreService:
 
         The same share again succeeds. A pending key is replaced by its own creator; a confirmed one never.
         """
-        _check_batch(keys)
+        check_batch(keys)
         failures: list[Failure] = [self._refusal_of(key.share) for key in keys]
         now = datetime.now(UTC)
         with self._keys.change() as change:
@@ -161,7 +60,7 @@ class KeystoreService:
 
     def confirm_keys(self, caller: Caller, refs: Sequence[KeyRef]) -> list[Failure]:
         """Make the caller's own pending keys readable; confirming again succeeds."""
-        _check_batch(refs)
+        check_batch(refs)
         with self._keys.change() as change:
             held = change.held(caller, [ref.guid for ref in refs])
             failures = [_refusal_of_confirmation(caller, ref, held.get(ref.guid)) for ref in refs]
@@ -179,10 +78,10 @@ class KeystoreService:
         Raises:
             AuditUnavailable: the log refused the entries; safe to retry.
         """
-        _check_batch(guids)
+        check_batch(guids)
         with self._keys.release() as release:
             held = release.held(caller, guids)
-            results = [self._released(held.get(guid)) for guid in guids]
+            results = [self._release(held.get(guid)) for guid in guids]
             failures = [result if isinstance(result, MdmError) else None for result in results]
             release.audit(audit_entries(caller, "release", guids, failures))
         return results
@@ -193,7 +92,7 @@ class KeystoreService:
         A key given by reference is deleted only if it is still that key. What a round has prepared is destroyed too, so that a key
         deleted while it gets new shares does not come back.
         """
-        _check_batch(keys)
+        check_batch(keys)
         guids = [key.guid if isinstance(key, KeyRef) else key for key in keys]
         with self._keys.change() as change:
             held = change.held(caller, guids)
@@ -206,7 +105,7 @@ class KeystoreService:
 
     def assign_acls(self, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Failure]:
         """Point keys at other ACLs: needs `p` under the present one; the new one must exist here."""
-        _check_batch(assignments)
+        check_batch(assignments)
         with self._keys.change() as change:
             held = change.held(caller, [assignment.guid for assignment in assignments])
             existing = change.acl_rights(caller, list({assignment.acl_id for assignment in assignments}))
@@ -223,9 +122,9 @@ class KeystoreService:
 
     def key_attributes(self, caller: Caller, guids: Sequence[UUID]) -> list[KeyRecord | MdmError]:
         """Return what is not secret: needs `g` or `r`, or being an operator, or the creator of a pending key."""
-        _check_batch(guids)
+        check_batch(guids)
         held = self._keys.held(caller, guids)
-        return [_shown(caller, held.get(guid)) for guid in guids]
+        return [_attributes(caller, held.get(guid)) for guid in guids]
 
     def list_keys(self, caller: Caller, after: UUID | None, limit: int) -> Sequence[KeyRecord]:
         """Return the next keys behind `after` that the caller may list (`l`); an operator may list all."""
@@ -251,48 +150,30 @@ class KeystoreService:
         return None
 
     def _pending(self, caller: Caller, key: NewKey, now: datetime) -> KeyRecord:
-        share = key.share
-        sealed, kek_id = self._sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
-        return KeyRecord(
-            guid=share.guid,
-            epoch=share.epoch,
-            x=share.x,
-            threshold=share.threshold,
-            total=share.total,
-            commitments=share.commitments,
-            sealed=sealed,
-            kek_id=kek_id,
+        return seal_share(
+            self._sealer,
+            key.share,
             state=KeyState.PENDING,
             creator=caller.dn,
             acl_id=key.acl_id,
             create_time=now,
             expire_time=now + self._pending_ttl,
-            version=share.version,
         )
 
-    def _released(self, found: Held | None) -> Released | MdmError:
+    def _release(self, found: Held | None) -> Released | MdmError:
         if found is None or not _is_confirmed(found) or not found.granted & Permission.READ:
             return _not_found()
-        share = self._opened(found.record)
-        previous = None if found.previous is None else self._opened(found.previous)
+        share = self._open(found.record)
+        previous = None if found.previous is None else self._open(found.previous)
         if share is None and previous is None:
             return Unavailable("SHARE_UNREADABLE", "This keystore cannot open its share: its operator must repair it.")
         return Released(share, previous) if share is not None else Released(cast(Share, previous))
 
-    def _opened(self, record: KeyRecord) -> Share | None:
-        share = opened(self._sealer, record)
+    def _open(self, record: KeyRecord) -> Share | None:
+        share = open_share(self._sealer, record)
         if share is None:
             _log.error("share does not open", extra={"guid": str(record.guid), "version": record.version})
         return share
-
-
-def opened(sealer: Sealer, record: KeyRecord) -> Share | None:
-    """Return the share of a record, None where it does not open."""
-    try:
-        value = sealer.open(record.sealed, record.kek_id, record.guid, record.epoch, record.x, record.version)
-    except SealBroken:
-        return None
-    return Share(record.guid, record.epoch, record.x, value, record.commitments, record.threshold, record.total, record.version)
 
 
 def _refusal_of_creation(caller: Caller, key: NewKey, found: Held | None, rights: Mapping[UUID, Permission], repeated: bool) -> Failure:
@@ -327,16 +208,16 @@ def _refusal_of_deletion(caller: Caller, key: UUID | KeyRef, found: Held | None)
     return failure
 
 
-def _lacking(found: Held, needed: Permission, deed: str) -> Failure:
+def _lacking(found: Held, needed: Permission, action: str) -> Failure:
     """Refuse openly only those who may know of the key."""
     if found.granted & needed:
         return None
     if found.granted & (Permission.READ | Permission.GET | Permission.LIST):
-        return Forbidden("KEY_FORBIDDEN", f"You may not {deed}: its ACL does not grant it.")
+        return Forbidden("KEY_FORBIDDEN", f"You may not {action}: its ACL does not grant it.")
     return _not_found()
 
 
-def _shown(caller: Caller, found: Held | None) -> KeyRecord | MdmError:
+def _attributes(caller: Caller, found: Held | None) -> KeyRecord | MdmError:
     if found is None:
         return _not_found()
     own_pending = found.record.state is KeyState.PENDING and found.record.creator == caller.dn
@@ -350,18 +231,10 @@ def _is_confirmed(found: Held | None) -> bool:
 
 
 def _is_same(record: KeyRecord, key: NewKey) -> bool:
-    """Tell whether a verified share is the stored one: its commitments determine its value."""
+    """Return whether a verified share is the stored one: its commitments determine its value."""
     share = key.share
     stored = (record.epoch, record.version, record.x, record.threshold, record.total, record.commitments, record.acl_id)
     return stored == (share.epoch, share.version, share.x, share.threshold, share.total, share.commitments, key.acl_id)
-
-
-def audit_entries(caller: Caller, action: str, guids: Sequence[UUID], failures: Sequence[Failure]) -> list[AuditEntry]:
-    """Return one entry per GUID: what `caller` did to it, and how it ended."""
-    now = datetime.now(UTC)
-    return [
-        AuditEntry(now, caller.dn, action, guid, failure.reason if failure else OK) for guid, failure in zip(guids, failures, strict=True)
-    ]
 
 
 def _not_found() -> NotFound:
@@ -370,8 +243,3 @@ def _not_found() -> NotFound:
 
 def _acl_not_found() -> NotFound:
     return NotFound("ACL_NOT_FOUND", "No such ACL on this keystore, or you may not write under it.")
-
-
-def _check_batch(items: Sequence[object]) -> None:
-    if len(items) > MAX_BATCH:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} keys a call.")

@@ -73,7 +73,7 @@ class PostgresJobs:
                 change.audit([entry])
 
     def set_message(self, job_id: UUID, message: str) -> None:
-        """Say what a job waits for."""
+        """Note what a job waits for."""
         with self._pool.connection() as connection:
             connection.execute("UPDATE resharing SET message = %s WHERE id = %s AND state IN (1, 2)", (message, job_id))
 
@@ -131,7 +131,7 @@ def _locked(connection: psycopg.Connection) -> PostgresChange:
 def _insert(connection: psycopg.Connection, new: Round) -> None:
     connection.execute(
         f"INSERT INTO resharing_round ({_ROUND}) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(),  # noqa: S608  # fixed parts only
-        (new.id, new.job_id, int(new.state), new.attempt, list(new.guids), new.total, list(new.gone)),
+        (new.id, new.job_id, int(new.state), new.attempt, list(new.guids), new.total, list(new.deleted)),
     )
 
 
@@ -141,5 +141,5 @@ def _job(row: tuple[Any, ...]) -> Job:
 
 
 def _round(row: tuple[Any, ...]) -> Round:
-    round_id, job_id, state, attempt, guids, total, gone = row
-    return Round(round_id, job_id, RoundState(state), attempt, tuple(guids), total, tuple(gone))
+    round_id, job_id, state, attempt, guids, total, deleted = row
+    return Round(round_id, job_id, RoundState(state), attempt, tuple(guids), total, tuple(deleted))

@@ -13,7 +13,7 @@ from mdm_keystore.rules.seal import SealBroken, Sealer
 _MAX_ROUNDS = 8
 
 
-class PostgresTable:
+class PostgresParts:
     """The parts in one keystore's database, sealed as shares are. They are lost when PostgreSQL crashes, and not in its log."""
 
     def __init__(self, pool: ConnectionPool, sealer: Sealer) -> None:
@@ -22,7 +22,7 @@ class PostgresTable:
 
     def put(self, parts: Parts) -> None:
         """Keep a helper's parts; of too many rounds the oldest is forgotten."""
-        sealed, kek_id = self._sealer.seal_parts(message.of_parts(parts).SerializeToString(), parts.round_id, parts.helper)
+        sealed, kek_id = self._sealer.seal_parts(message.parts_to_proto(parts).SerializeToString(), parts.round_id, parts.helper)
         with self._pool.connection() as connection:
             connection.execute(
                 """INSERT INTO share_part (round_id, helper, sealed, kek_id) VALUES (%s, %s, %s, %s)
@@ -45,7 +45,7 @@ class PostgresTable:
                 opened = self._sealer.open_parts(sealed, kek_id, round_id, helper)
             except SealBroken:
                 continue
-            found[helper] = message.to_parts(peer_pb2.TakeSubsharesRequest.FromString(opened))
+            found[helper] = message.parts_from_proto(peer_pb2.TakeSubsharesRequest.FromString(opened))
         return found
 
     def forget(self, round_id: UUID) -> None:

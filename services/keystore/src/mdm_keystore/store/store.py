@@ -8,13 +8,13 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from mdm_crypto.audit import AuditEntry, ChainedEntry, chain
+from mdm_crypto.audit import AuditEntry, chain
 from mdm_service.identity.caller import Caller
 from mdm_wire.permission import Permission
 from psycopg_pool import ConnectionPool
 
-from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyState
-from mdm_keystore.rules.service import AuditUnavailable, Held
+from mdm_keystore.rules.model import AclAssignment, Held, KeyRecord, KeyState
+from mdm_keystore.rules.port import AuditUnavailable
 
 _log = logging.getLogger(__name__)
 COLUMNS = """k.guid, k.epoch, k.x, k.threshold, k.total, k.commitments, k.sealed, k.kek_id, k.state, k.creator, k.acl_id,
@@ -60,12 +60,6 @@ class PostgresKeys:
         query = f"SELECT {COLUMNS} FROM key_share k WHERE {' AND '.join(conditions)} ORDER BY k.guid LIMIT %(limit)s"  # noqa: S608  # fixed parts only
         with self._pool.connection() as connection:
             return [record(row) for row in connection.execute(query.encode(), parameters)]
-
-    def chain(self) -> Sequence[ChainedEntry]:
-        """Return the whole audit chain from its beginning."""
-        with self._pool.connection() as connection:
-            rows = connection.execute("SELECT seq, time, who, action, guid, outcome, hash FROM audit_entry ORDER BY seq")
-            return [ChainedEntry(row[0], AuditEntry(*row[1:6]), row[6]) for row in rows]
 
 
 class PostgresChange:
@@ -220,7 +214,7 @@ def record(row: tuple[Any, ...]) -> KeyRecord:
 
 
 def previous_of(key: KeyRecord, row: tuple[Any, ...]) -> KeyRecord | None:
-    """Return the record of a key's share before the present one, from columns that are all NULL where there is none."""
+    """Return the record of a key's share before the present one, from columns that are all NULL where it has no such share."""
     threshold, total, points, sealed, kek_id, version = row
     if points is None:
         return None

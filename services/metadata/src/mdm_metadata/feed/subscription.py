@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
 #: Until it is looked again whether another process of this service has stopped following.
-ELSEWHERE_PAUSE = 2.0
+OTHER_PROCESS_PAUSE = 2.0
 #: Longer than any call at the origin may take without a sign.
 SILENCE_SECONDS = 30.0
 
@@ -28,7 +28,7 @@ SILENCE_SECONDS = 30.0
 class Subscription:
     """One subtree of one origin, copied in a thread of its own until `stop`.
 
-    Several processes on one database may run it: one of them follows, and another one when that has gone. Should two be at it for a
+    Several processes on one database may run it: one of them follows, and another one when that has ended. Should two follow for a
     moment, a step is applied where the copy stands and nowhere else.
     """
 
@@ -64,7 +64,7 @@ class Subscription:
                     if mine:
                         self._follow(self._addresses[turn % len(self._addresses)])
                 if not mine:
-                    self._stopping.wait(ELSEWHERE_PAUSE)
+                    self._stopping.wait(OTHER_PROCESS_PAUSE)
                 pause = FIRST_PAUSE
                 continue
             except grpc.RpcError as error:
@@ -77,7 +77,7 @@ class Subscription:
             except Exception as error:  # the thread goes on, whatever an origin sends
                 reason = type(error).__name__
             turn += 1
-            self._tell(reason)
+            self._report(reason)
             self._stopping.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -97,7 +97,7 @@ class Subscription:
             finally:
                 call.cancel()
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         if self._stopping.is_set():
             return
         _log.warning("a replica does not go on", extra={"reason": reason})

@@ -59,14 +59,14 @@ class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
             self._streams.release()
 
     def _steps(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> Iterator[pb.SubscribeResponse]:
-        position, told = request.position, 0.0
+        position, sent = request.position, 0.0
         end = time.monotonic() + STREAM_SECONDS
         while context.is_active() and time.monotonic() < end and not self._stopping.is_set():
             step = self._origin.step(request.subtree, position)
             moved = step.to != position
-            if moved or time.monotonic() - told > BEAT_SECONDS:
+            if moved or time.monotonic() - sent > BEAT_SECONDS:
                 yield step
-                told = time.monotonic()
+                sent = time.monotonic()
             position = step.to
             if not moved:
                 self._stopping.wait(POLL_SECONDS)

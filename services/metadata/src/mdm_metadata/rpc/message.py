@@ -10,7 +10,6 @@ from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_wire.errors import Exhausted, Invalid
 from mdm_wire.permission import Permission
 
-from mdm_metadata.rules.alteration import AttributeChange
 from mdm_metadata.rules.model import (
     Assignment,
     Attribute,
@@ -24,7 +23,8 @@ from mdm_metadata.rules.model import (
     ViewAttribute,
 )
 from mdm_metadata.rules.query.partial import Combination, Merge, Merged, MergeExpression
-from mdm_metadata.rules.query.tree import Constant, Literal, Output
+from mdm_metadata.rules.query.syntax.tree import Constant, Literal, Output
+from mdm_metadata.rules.schema.alteration import AttributeChange
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
 
@@ -32,14 +32,14 @@ _PLACEHOLDERS: dict[str, Any] = {"ints": 0, "floats": 0.0, "texts": "", "bools":
 _FIELDS = {AttributeType.INT: "ints", AttributeType.FLOAT: "floats", AttributeType.BOOL: "bools"}
 
 
-def collection_of(message: pb.Collection) -> Collection:
+def collection_from_proto(message: pb.Collection) -> Collection:
     """Return a collection as its creator describes it."""
-    attributes = tuple(attribute_of(attribute) for attribute in message.attributes)
-    acl_id, default = acl_id_of(message.acl_id), acl_id_of(message.default_acl_id)
+    attributes = tuple(attribute_from_proto(attribute) for attribute in message.attributes)
+    acl_id, default = acl_id_from_proto(message.acl_id), acl_id_from_proto(message.default_acl_id)
     return Collection(message.path, attributes, acl_id, default, message.sensitive, message.min_cell)
 
 
-def attribute_of(message: pb.Attribute) -> Attribute:
+def attribute_from_proto(message: pb.Attribute) -> Attribute:
     """Return an attribute as its creator describes it."""
     if message.type not in AttributeType._value2member_map_:
         raise Invalid("ATTRIBUTE_TYPE", "Types are INT, FLOAT, NUMERIC, TEXT, VARCHAR, BOOL, DATE, TIMESTAMP, UUID.")
@@ -56,27 +56,27 @@ def attribute_of(message: pb.Attribute) -> Attribute:
     )
 
 
-def entry_of(message: pb.Entry) -> Entry:
+def entry_from_proto(message: pb.Entry) -> Entry:
     """Return an entry as a caller sends it."""
-    return Entry(message.key, {name: scalar_of(value) for name, value in message.values.items()}, acl_id_of(message.acl_id))
+    return Entry(message.key, {name: scalar_from_proto(value) for name, value in message.values.items()}, acl_id_from_proto(message.acl_id))
 
 
-def scalar_of(message: pb.Value) -> Scalar:
+def scalar_from_proto(message: pb.Value) -> Scalar:
     """Return a value as a caller sends it."""
     kind = message.WhichOneof("kind")
     scalar: Scalar = None if kind is None else getattr(message, kind)
     return scalar
 
 
-def assignment_of(message: pb.AclAssignment) -> Assignment:
+def assignment_from_proto(message: pb.AclAssignment) -> Assignment:
     """Return a wish to point an entry at another ACL."""
-    acl_id = acl_id_of(message.acl_id)
+    acl_id = acl_id_from_proto(message.acl_id)
     if acl_id is None:
         raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.")
     return Assignment(message.collection, message.key, acl_id)
 
 
-def acl_id_of(text: str) -> UUID | None:
+def acl_id_from_proto(text: str) -> UUID | None:
     """Return the id of an ACL, None for empty text."""
     try:
         return UUID(text) if text else None
@@ -84,7 +84,7 @@ def acl_id_of(text: str) -> UUID | None:
         raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.") from None
 
 
-def described(stored: StoredCollection) -> pb.Collection:
+def collection_to_proto(stored: StoredCollection) -> pb.Collection:
     """Return the description of a collection or view."""
     item = stored.collection
     attributes = [
@@ -110,31 +110,31 @@ def described(stored: StoredCollection) -> pb.Collection:
         sensitive=item.sensitive,
         min_cell=item.min_cell,
         checks=checks,
-        view=None if stored.view is None else _view(stored.view, stored.shown, stored.permissions),
+        view=None if stored.view is None else _view_to_proto(stored.view, stored.shown, stored.permissions),
     )
 
 
-def _view(view: StoredView, shown: Sequence[ViewAttribute], permissions: int) -> pb.View:
-    told = view.definer is None or permissions & (Permission.SET | Permission.CHANGE_ACL)  # a condition may name whom it chooses
+def _view_to_proto(view: StoredView, shown: Sequence[ViewAttribute], permissions: int) -> pb.View:
+    shown_to_caller = view.definer is None or permissions & (Permission.SET | Permission.CHANGE_ACL)  # a condition may name a person
     return pb.View(
         target=view.target_path,
         attributes=[pb.ViewAttribute(name=attribute.name, target=attribute.target) for attribute in shown],
-        condition=(view.condition or "") if told else "",
-        withheld=not told,
+        condition=(view.condition or "") if shown_to_caller else "",
+        withheld=not shown_to_caller,
         with_key=view.with_key,
         is_link=view.definer is None,
         definer=view.definer or "",
     )
 
 
-def view_of(message: pb.View) -> View:
+def view_from_proto(message: pb.View) -> View:
     """Return a view as its creator describes it."""
     shown = tuple(ViewAttribute(attribute.name, attribute.target) for attribute in message.attributes)
-    acl_id = acl_id_of(message.acl_id)
+    acl_id = acl_id_from_proto(message.acl_id)
     return View(message.path, message.target, shown, message.condition, message.with_key, message.is_link, acl_id)
 
 
-def attribute_change_of(message: pb.AttributeChange) -> AttributeChange:
+def attribute_change_from_proto(message: pb.AttributeChange) -> AttributeChange:
     """Return what an attribute shall be like."""
 
     def given(name: str) -> Any:
@@ -144,19 +144,19 @@ def attribute_change_of(message: pb.AttributeChange) -> AttributeChange:
     return AttributeChange(message.name, **{name: given(name) for name in names})
 
 
-def header_of(outputs: Sequence[Output], merge: Merge | None = None) -> pb.QueryHeader:
+def header_to_proto(outputs: Sequence[Output], merge: Merge | None = None) -> pb.QueryHeader:
     """Return the columns of an answer, and how it is merged with others."""
-    return pb.QueryHeader(columns=[_column(output) for output in outputs], merge=None if merge is None else _merge(merge))
+    return pb.QueryHeader(columns=[_column_to_proto(output) for output in outputs], merge=None if merge is None else _merge_to_proto(merge))
 
 
-def _merge(merge: Merge) -> pb.MergePlan:
+def _merge_to_proto(merge: Merge) -> pb.MergePlan:
     columns = [
         pb.MergeColumn(
             kind=pb.MergeKind.ValueType(column.kind),
             source=column.source,
             count_source=column.count_source,
-            column=_column(column.output),
-            expression=None if column.expression is None else _expression(column.expression),
+            column=_column_to_proto(column.output),
+            expression=None if column.expression is None else _expression_to_proto(column.expression),
         )
         for column in merge.columns
     ]
@@ -164,23 +164,23 @@ def _merge(merge: Merge) -> pb.MergePlan:
     plan = pb.MergePlan(columns=columns, visible=merge.visible, order=order, grouped=merge.grouped, distinct=merge.distinct)
     plan.limit, plan.offset, plan.single = -1 if merge.limit is None else merge.limit, merge.offset, merge.single
     if merge.having is not None:
-        plan.having.CopyFrom(_expression(merge.having))
+        plan.having.CopyFrom(_expression_to_proto(merge.having))
     return plan
 
 
-def _expression(item: MergeExpression) -> pb.MergeExpression:
+def _expression_to_proto(item: MergeExpression) -> pb.MergeExpression:
     kind = pb.AttributeType.ValueType(item.type)
     match item:
         case Merged(number):
             return pb.MergeExpression(column=number, type=kind)
         case Literal(value):
-            return pb.MergeExpression(constant=_constant(value), type=kind)
+            return pb.MergeExpression(constant=_constant_to_proto(value), type=kind)
         case Combination(operation, arguments):
-            call = pb.MergeCall(operation=operation, arguments=[_expression(argument) for argument in arguments])
+            call = pb.MergeCall(operation=operation, arguments=[_expression_to_proto(argument) for argument in arguments])
             return pb.MergeExpression(call=call, type=kind)
 
 
-def _constant(value: Constant) -> pb.Value:
+def _constant_to_proto(value: Constant) -> pb.Value:
     match value:
         case None:
             return pb.Value()
@@ -198,16 +198,16 @@ def _constant(value: Constant) -> pb.Value:
             return pb.Value(text=str(value))
 
 
-def fields_of(outputs: Sequence[Output]) -> list[str]:
+def column_fields(outputs: Sequence[Output]) -> list[str]:
     """Return the field of ColumnData that holds each column's values."""
     return [_FIELDS.get(output.type, "texts") for output in outputs]
 
 
-def _column(output: Output) -> pb.ResultColumn:
+def _column_to_proto(output: Output) -> pb.ResultColumn:
     return pb.ResultColumn(name=output.name, type=pb.AttributeType.ValueType(output.type), unit=output.unit)
 
 
-def batches_of(fields: Sequence[str], columns: Sequence[Sequence[Any]]) -> Iterator[pb.RowBatch]:
+def batches_to_proto(fields: Sequence[str], columns: Sequence[Sequence[Any]]) -> Iterator[pb.RowBatch]:
     """Yield rows as one message, or as several when one would be too large for a message."""
     count = len(columns[0])
     batch = pb.RowBatch(count=count, columns=[_data(field, values) for field, values in zip(fields, columns, strict=True)])
@@ -217,7 +217,7 @@ def batches_of(fields: Sequence[str], columns: Sequence[Sequence[Any]]) -> Itera
     if count == 1:
         raise Exhausted("QUERY_ROW_TOO_LARGE", f"A row has more than {MAX_BATCH_BYTES} bytes: select fewer columns.")
     for part in (slice(0, count // 2), slice(count // 2, count)):
-        yield from batches_of(fields, [values[part] for values in columns])
+        yield from batches_to_proto(fields, [values[part] for values in columns])
 
 
 def _data(field: str, values: Sequence[Any]) -> pb.ColumnData:

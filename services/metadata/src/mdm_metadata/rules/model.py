@@ -194,7 +194,7 @@ class Collection:
         assign_slots(self.attributes)
 
     def is_satisfied_by(self, other: "Collection") -> bool:
-        """Tell whether `other` has every attribute described here, and the same sensitivity; it may have more, and other indexes."""
+        """Return whether `other` has every attribute described here, and the same sensitivity; it may have more, and other indexes."""
         theirs = {attribute.folded: _comparable(attribute) for attribute in other.attributes}
         mine = {attribute.folded: _comparable(attribute) for attribute in self.attributes}
         return mine.items() <= theirs.items() and self.sensitive == other.sensitive
@@ -231,7 +231,7 @@ class StoredCollection:
 
 @dataclass(frozen=True)
 class SequenceState:
-    """A sequence: the number it gives next, and the step to the one after; a step of 0 where neither is told."""
+    """A sequence: the number it gives next, and the step to the one after; a step of 0 where the caller may know neither."""
 
     name: str
     next: int = 0
@@ -239,7 +239,7 @@ class SequenceState:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Validation:
     """Constraints that hold for writers already and are tried on all entries: those of the attribute at `position`, or a check."""
 
     number: int
@@ -314,7 +314,7 @@ def check_path(path: str) -> None:
 
 
 def check_min_cell(min_cell: int) -> None:
-    """Check a minimum cell size: 0 tells no counts, 1 would tell all.
+    """Check a minimum cell size: 0 gives no counts, 1 would give all.
 
     Raises:
         Invalid: it is neither 0 nor 2 to 1,000,000.

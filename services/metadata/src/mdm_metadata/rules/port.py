@@ -1,15 +1,13 @@
-"""What the use cases need of the database, and what every one of them uses."""
+"""What the use cases need of the database."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 from mdm_service.identity.caller import Caller
-from mdm_wire.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
-from mdm_wire.permission import Permission
 
-from mdm_metadata.rules.interruption import Interruption
+from mdm_metadata.rules.cancellation import Cancellation
 from mdm_metadata.rules.model import (
     Check,
     Collection,
@@ -19,18 +17,13 @@ from mdm_metadata.rules.model import (
     StoredCollection,
     StoredEntry,
     StoredView,
-    Trial,
+    Validation,
     View,
 )
-from mdm_metadata.rules.query.compile import Statement
-from mdm_metadata.rules.query.plan import Plan
-from mdm_metadata.rules.query.tree import Expression
+from mdm_metadata.rules.query.compiled import CompiledQuery
+from mdm_metadata.rules.query.sql.compile import Statement
+from mdm_metadata.rules.query.syntax.tree import Expression
 
-#: What lets a caller know that something is there.
-VISIBLE = Permission.LIST | Permission.GET | Permission.READ
-
-Outcome = MdmError | None
-T = TypeVar("T")
 Batch = Sequence[tuple[object, ...]]
 
 
@@ -101,16 +94,16 @@ class Alteration(Protocol):
     """One database transaction that holds a collection's schema alone: nobody writes entries or changes the schema meanwhile."""
 
     def collection(self, path: str, caller: Caller) -> StoredCollection | None:
-        """Return the collection at a folded path, now locked; None when there is none."""
+        """Return the collection at a folded path, now locked; None if it does not exist."""
 
     def held(self, collection_id: int) -> StoredCollection | None:
-        """Return a collection by id, now locked, whoever asks; None when there is none."""
+        """Return a collection by id, now locked, whatever the rights; None if it does not exist."""
 
-    def begin(self, trial: Trial) -> None:
-        """Note that a trial is under way."""
+    def begin(self, validation: Validation) -> None:
+        """Note that a validation is under way."""
 
     def end(self, number: int) -> None:
-        """Forget a trial."""
+        """Forget a validation."""
 
     def visible(self, path: str, caller: Caller) -> StoredCollection | None:
         """Return another collection, which is not locked alone."""
@@ -119,7 +112,7 @@ class Alteration(Protocol):
         """Return what the caller may do under each ACL that exists."""
 
     def is_empty(self, collection_id: int) -> bool:
-        """Tell whether a collection has no entries."""
+        """Return whether a collection has no entries."""
 
     def dependent_conditions(self, collection_id: int) -> list[str]:
         """Return the conditions of the views of a collection."""
@@ -152,7 +145,7 @@ class Alteration(Protocol):
         """Replace the checks of a collection."""
 
     def set_min_cell(self, collection_id: int, min_cell: int) -> None:
-        """Set the smallest count that may be told."""
+        """Set the smallest count that may be given."""
 
     def set_acls(self, collection_id: int, acl_id: UUID, default_acl_id: UUID) -> None:
         """Point a collection at other ACLs."""
@@ -161,7 +154,7 @@ class Alteration(Protocol):
         """Insert a view; False when something is at its path."""
 
 
-class Filling(Protocol):
+class Backfill(Protocol):
     """Batches of entries, each in a transaction of its own, so that writers wait for one batch at most."""
 
     def copy(self, collection_id: int, source: str, target: str) -> None:
@@ -171,7 +164,7 @@ class Filling(Protocol):
         """Erase the values under all stored names that are to be erased."""
 
     def lacks_value(self, collection_id: int, slot: str) -> bool:
-        """Tell whether an entry has no value under a stored name."""
+        """Return whether an entry has no value under a stored name."""
 
     def longest(self, collection_id: int, slot: str) -> int:
         """Return the length of the longest text under a stored name."""
@@ -180,10 +173,10 @@ class Filling(Protocol):
         """Note the values of a unique attribute; False when two entries share one."""
 
     def breaks(self, collection_id: int, check: Expression) -> bool:
-        """Tell whether an entry does not fulfil a check."""
+        """Return whether an entry does not fulfil a check."""
 
     def dangles(self, collection_id: int, attribute: StoredAttribute) -> bool:
-        """Tell whether a value of a reference is the key of no entry."""
+        """Return whether a value of a reference is the key of no entry."""
 
 
 class Sequences(Protocol):
@@ -196,7 +189,7 @@ class Sequences(Protocol):
         """Create a sequence, or let one go on at `start` where that is further; False when it has another step."""
 
     def drop(self, collection_id: int, name: str) -> bool:
-        """Drop a sequence; False when there is none."""
+        """Drop a sequence; False if it does not exist."""
 
     def take(self, collection_id: int, name: str, count: int) -> tuple[int, int] | None:
         """Take numbers; return the first and the step, None when there is no such sequence.
@@ -215,7 +208,7 @@ class QuerySession(Protocol):
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
         """Return the collections that exist among folded paths at this moment."""
 
-    def rows(self, plan: Plan) -> Iterator[Batch] | None:
+    def rows(self, query: CompiledQuery) -> Iterator[Batch] | None:
         """Run a statement in one snapshot and yield its rows in batches, each as a list of columns.
 
         None, and nothing is run, where in that snapshot the questions it rests on have other answers.
@@ -234,14 +227,14 @@ class QuerySession(Protocol):
 class Store(Protocol):
     """The database."""
 
-    def transaction(self, interruption: Interruption | None = None) -> AbstractContextManager[Transaction]:
+    def transaction(self, cancellation: Cancellation | None = None) -> AbstractContextManager[Transaction]:
         """Begin a transaction.
 
         Raises:
-            Cancelled: the interruption came before its end: nothing is changed, and the database works on it no more.
+            Cancelled: the cancellation came before its end: nothing is changed, and the database works on it no more.
         """
 
-    def writing(self, interruption: Interruption | None = None) -> Iterator[AbstractContextManager[Transaction]]:
+    def writing(self, cancellation: Cancellation | None = None) -> Iterator[AbstractContextManager[Transaction]]:
         """Yield transactions to try, one after another, until one commits; the last failure is raised."""
 
     def querying(self) -> AbstractContextManager[QuerySession]:
@@ -250,70 +243,14 @@ class Store(Protocol):
     def altering(self) -> AbstractContextManager[Alteration]:
         """Begin a transaction that changes a schema."""
 
-    def filling(self) -> Filling:
+    def backfill(self) -> Backfill:
         """Return the way to work through all entries of a collection."""
 
-    def holding(self, number: int) -> AbstractContextManager[bool]:
-        """Hold a trial's number until the block ends or this process dies; False when somebody else holds it."""
+    def hold(self, number: int) -> AbstractContextManager[bool]:
+        """Hold a validation's number until the block ends or this process dies; False when somebody else holds it."""
 
-    def trials(self) -> list[Trial]:
-        """Return the trials that are under way or were left by a crash."""
+    def validations(self) -> list[Validation]:
+        """Return the validations that are under way or were left by a crash."""
 
     def unerased(self) -> list[int]:
         """Return the collections in which values are still to be erased."""
-
-
-def outcome_of(act: Callable[[T], None], item: T) -> Outcome:
-    """Return the error that `act` raises for an item, None when it raises none."""
-    try:
-        act(item)
-    except MdmError as error:
-        return error
-    return None
-
-
-def allowed(found: StoredCollection | None, wanted: Permission, letter: str) -> StoredCollection:
-    """Return a collection if its permissions suffice; unknown and invisible ones are told alike.
-
-    Raises:
-        Forbidden, NotFound: they do not.
-    """
-    if found is not None and found.permissions & wanted:
-        return found
-    if found is not None and found.permissions & VISIBLE:
-        raise Forbidden("COLLECTION_FORBIDDEN", f"You need `{letter}` on the collection.")
-    raise NotFound("COLLECTION_NOT_FOUND", "No such collection, or you may not see it.")
-
-
-def holding(found: StoredCollection | None, wanted: Permission, letter: str) -> StoredCollection:
-    """Return a collection that has entries of its own, if its permissions suffice; errors as `allowed`, and for a view Invalid."""
-    collection = allowed(found, wanted, letter)
-    if collection.view is not None:
-        raise Invalid("COLLECTION_IS_VIEW", "This is a view or link: change the collection it shows.")
-    if collection.is_replica and wanted is not Permission.READ:
-        raise FailedPrecondition("COLLECTION_IS_REPLICA", "This is a copy of another service's collection: change it there.")
-    return collection
-
-
-def entry_refusal(found: StoredEntry | None, wanted: Permission, letter: str) -> Outcome:
-    """Return why an entry may not be changed; unknown and invisible ones are told alike."""
-    if found is not None and found.permissions & wanted:
-        return None
-    if found is not None and found.permissions & VISIBLE:
-        return Forbidden("ENTRY_FORBIDDEN", f"You need `{letter}` under the entry's ACL.")
-    return NotFound("ENTRY_NOT_FOUND", "No such entry, or you may not see it.")
-
-
-def acl_refusal(acl_id: UUID, known: Mapping[UUID, int]) -> Outcome:
-    """Return why an ACL cannot be referred to."""
-    return None if acl_id in known else NotFound("ACL_NOT_FOUND", "No such ACL here: create it first.")
-
-
-def check_batch(items: Sequence[object], limit: int, what: str) -> None:
-    """Check the size of a batch.
-
-    Raises:
-        Invalid: it is too large.
-    """
-    if len(items) > limit:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {limit} {what} a call.")

@@ -26,14 +26,14 @@ _TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(
 
 
 def parse_int(value: object) -> int:
-    """Return a 64-bit integer; ValueError when it is none."""
+    """Return a 64-bit integer; ValueError for anything else."""
     if type(value) is not int or not MIN_INT <= value <= MAX_INT:
         raise ValueError("a 64-bit integer")
     return value
 
 
 def parse_float(value: object) -> float:
-    """Return a double; integers within its exact range are taken too; ValueError when it is none."""
+    """Return a double; integers within its exact range are taken too; ValueError for anything else."""
     if type(value) is int and abs(value) <= 2**53:
         return float(value)
     if type(value) is not float:
@@ -42,7 +42,7 @@ def parse_float(value: object) -> float:
 
 
 def parse_numeric(value: object) -> Decimal:
-    """Return a decimal of at most 200 digits and exponent 300 from its text or an integer; ValueError when it is none."""
+    """Return a decimal of at most 200 digits and exponent 300 from its text or an integer; ValueError for anything else."""
     expected = f"a decimal as text, at most {MAX_DIGITS} digits and exponent {MAX_EXPONENT}"
     text = str(value) if type(value) is int else value
     if not isinstance(text, str) or not _NUMERIC.fullmatch(text):
@@ -57,7 +57,7 @@ def parse_numeric(value: object) -> Decimal:
 
 
 def parse_text(value: object) -> str:
-    """Return text without NUL or lone surrogates; ValueError when it is none."""
+    """Return text without NUL or lone surrogates; ValueError for anything else."""
     if not isinstance(value, str) or "\0" in value or len(value) > MAX_TEXT:
         raise ValueError(f"text of at most {MAX_TEXT} characters without NUL")
     try:
@@ -68,14 +68,14 @@ def parse_text(value: object) -> str:
 
 
 def parse_bool(value: object) -> bool:
-    """Return a truth value; ValueError when it is none."""
+    """Return a truth value; ValueError for anything else."""
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
 
 
 def parse_date(value: object) -> date:
-    """Return a date from YYYY-MM-DD; ValueError when it is none."""
+    """Return a date from YYYY-MM-DD; ValueError for anything else."""
     if not isinstance(value, str) or not _DATE.fullmatch(value):
         raise ValueError("a date as YYYY-MM-DD")
     try:
@@ -85,7 +85,7 @@ def parse_date(value: object) -> date:
 
 
 def parse_timestamp(value: object) -> datetime:
-    """Return a moment in UTC from ISO 8601 with an offset; ValueError when it is none."""
+    """Return a moment in UTC from ISO 8601 with an offset; ValueError for anything else."""
     expected = "a timestamp as YYYY-MM-DDTHH:MM:SS with an offset such as Z or +01:00"
     if not isinstance(value, str) or not _TIMESTAMP.fullmatch(value):
         raise ValueError(expected)
@@ -96,7 +96,7 @@ def parse_timestamp(value: object) -> datetime:
 
 
 def parse_uuid(value: object) -> UUID:
-    """Return a UUID from its text; ValueError when it is none."""
+    """Return a UUID from its text; ValueError for anything else."""
     if not isinstance(value, str) or len(value) != 36:
         raise ValueError("a UUID in canonical form")
     try:

@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 from mdm_service.identity.caller import Caller
 
-from mdm_metadata.rules.model import Check, StoredAttribute, StoredCollection, StoredView, Trial, View, fold_path
+from mdm_metadata.rules.model import Check, StoredAttribute, StoredCollection, StoredView, Validation, View, fold_path
 from mdm_metadata.store import schema
 
 
@@ -27,15 +27,15 @@ class PostgresAlteration:
         row = self._connection.execute("SELECT folded_path FROM collection WHERE id = %s FOR UPDATE", (collection_id,)).fetchone()
         return None if row is None else self.visible(row[0], Caller(""))
 
-    def begin(self, trial: Trial) -> None:
-        """Note that a trial is under way."""
+    def begin(self, validation: Validation) -> None:
+        """Note that a validation is under way."""
         self._connection.execute(
             "INSERT INTO trial VALUES (%s, %s, %s, nullif(%s, ''), %s)",
-            (trial.number, trial.collection_id, trial.position, trial.check, sorted(trial.constraints)),
+            (validation.number, validation.collection_id, validation.position, validation.check, sorted(validation.constraints)),
         )
 
     def end(self, number: int) -> None:
-        """Forget a trial."""
+        """Forget a validation."""
         self._connection.execute("DELETE FROM trial WHERE number = %s", (number,))
 
     def visible(self, path: str, caller: Caller) -> StoredCollection | None:
@@ -47,7 +47,7 @@ class PostgresAlteration:
         return schema.acl_permissions(self._connection, ids, caller)
 
     def is_empty(self, collection_id: int) -> bool:
-        """Tell whether a collection has no entries."""
+        """Return whether a collection has no entries."""
         return self._connection.execute("SELECT FROM entry WHERE collection_id = %s LIMIT 1", (collection_id,)).fetchone() is None
 
     def dependent_conditions(self, collection_id: int) -> list[str]:
@@ -130,7 +130,7 @@ class PostgresAlteration:
         self._changed(collection_id)
 
     def set_min_cell(self, collection_id: int, min_cell: int) -> None:
-        """Set the smallest count that may be told."""
+        """Set the smallest count that may be given."""
         self._connection.execute("UPDATE collection SET min_cell = %s WHERE id = %s", (min_cell, collection_id))
 
     def set_acls(self, collection_id: int, acl_id: UUID, default_acl_id: UUID) -> None:

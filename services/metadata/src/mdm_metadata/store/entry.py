@@ -10,9 +10,9 @@ from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Invalid
 
 from mdm_metadata.rules.model import MAX_ENTRY, AttributeType, EntryWrite, StoredEntry
-from mdm_metadata.rules.query.compile import compile_checks
-from mdm_metadata.rules.query.render import STORED
-from mdm_metadata.rules.query.tree import Expression
+from mdm_metadata.rules.query.sql.compile import compile_checks
+from mdm_metadata.rules.query.sql.render import STORED
+from mdm_metadata.rules.query.syntax.tree import Expression
 
 
 def find_entries(connection: psycopg.Connection, collection_id: int, keys: Iterable[str], caller: Caller) -> dict[str, StoredEntry]:

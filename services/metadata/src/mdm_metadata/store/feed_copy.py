@@ -166,13 +166,13 @@ class ReplicaCopy:
             connection.execute("SELECT origin_id, collection_id FROM replica_collection WHERE origin = %s", (self._origin,)).fetchall()
         )
         known = [entry for entry in entries if entry.collection in numbers]
-        gone = [entry for entry in known if not entry.acl_id]
+        removed = [entry for entry in known if not entry.acl_id]
         kept = [entry for entry in known if entry.acl_id]
-        if gone:
+        if removed:
             connection.execute(
                 "DELETE FROM entry USING unnest(%s::bigint[], %s::text[]) AS item (number, key)"
                 " WHERE entry.collection_id = item.number AND entry.key = item.key",
-                ([numbers[entry.collection] for entry in gone], [entry.key for entry in gone]),
+                ([numbers[entry.collection] for entry in removed], [entry.key for entry in removed]),
             )
         if kept:
             connection.execute(
@@ -192,7 +192,7 @@ def _checked(item: pb.FeedAttribute) -> StoredAttribute:
     """Return an attribute as it is stored. What an origin sends is no more trusted than what a caller sends: its slot becomes part of SQL.
 
     Raises:
-        Invalid: it is none.
+        Invalid: it is malformed.
     """
     if item.type not in AttributeType._value2member_map_ or not _SLOT.fullmatch(item.slot):
         raise Invalid("REPLICA_ATTRIBUTE", "The origin sends an attribute that this version does not know.")
@@ -213,7 +213,7 @@ def remove_others(pool: ConnectionPool, kept: Mapping[str, Sequence[str]]) -> No
         ReplicaCopy(pool, found.origin, found.subtree).remove()
         for origin, subtree in wanted:
             if origin == found.origin and (subtree + "/").startswith(found.subtree.rstrip("/") + "/"):
-                ReplicaCopy(pool, origin, subtree).begin_again()  # it was a part of what is gone
+                ReplicaCopy(pool, origin, subtree).begin_again()  # it was a part of what was removed
 
 
 def list_replicas(pool: ConnectionPool) -> list[pb.Replica]:

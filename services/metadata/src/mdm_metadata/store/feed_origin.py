@@ -51,7 +51,7 @@ class FeedOrigin:
             connection.execute("DELETE FROM change_set WHERE seq <= (SELECT trimmed FROM feed_head)")
 
     def is_sensitive(self, subtree: str) -> bool:
-        """Tell whether the subtree is a collection of which nothing is ever sent."""
+        """Return whether the subtree is a collection of which nothing is ever sent."""
         with self._pool.connection() as connection:
             found = connection.execute("SELECT sensitive FROM collection WHERE folded_path = %s", (fold_path(subtree),)).fetchone()
         return bool(found and found[0])
@@ -171,7 +171,7 @@ class _Step:
         return added
 
     def _add_collections(self, ids: Sequence[int]) -> None:
-        """Add collections that are there and published; the others are gone for the subscriber."""
+        """Add collections that are there and published; the subscriber is to remove the others."""
         rows = self._connection.execute(
             f"SELECT c.id, c.path, c.acl_id, c.default_acl_id, c.min_cell {_PUBLISHED} AND c.id = ANY (%(ids)s)"
             " ORDER BY c.folded_path".encode(),

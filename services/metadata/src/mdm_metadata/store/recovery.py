@@ -8,10 +8,10 @@ from mdm_wire.errors import MdmError
 from psycopg_pool import PoolTimeout
 
 from mdm_metadata.rules.port import Store
-from mdm_metadata.rules.trial import recover
+from mdm_metadata.rules.schema.validation import recover
 
 _log = logging.getLogger(__name__)
-#: A statement that a killed process had under way may still run for a while; until it ends, its trial looks as if somebody were at it.
+#: A statement of a killed process may run on for a while; until it ends, its validation looks as if another process ran it.
 PAUSE_SECONDS = 10.0
 
 

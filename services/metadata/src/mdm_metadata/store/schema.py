@@ -1,13 +1,13 @@
 """Collections and their attributes in PostgreSQL."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
+from cachetools import LRUCache
 from mdm_service.identity.caller import Caller
 from mdm_wire.permission import Permission
 
@@ -24,7 +24,7 @@ from mdm_metadata.rules.model import (
     fold_path,
     parent_of,
 )
-from mdm_metadata.rules.query.render import PERMISSIONS
+from mdm_metadata.rules.query.sql.render import PERMISSIONS
 
 _COLUMNS = (
     "c.id, c.path, c.acl_id, c.default_acl_id, c.sensitive, c.min_cell,"
@@ -63,10 +63,8 @@ class SchemaCache:
     """
 
     def __init__(self, size: int = 100_000) -> None:
-        self._size = size
-        self._held = 0
         self._lock = threading.Lock()
-        self._schemas: OrderedDict[tuple[int, int], Schema] = OrderedDict()
+        self._schemas: LRUCache[tuple[int, int], Schema] = LRUCache(size, getsizeof=lambda schema: 1 + len(schema.attributes))
 
     def fill(self, connection: psycopg.Connection, keys: Sequence[tuple[int, int]]) -> dict[int, Schema]:
         """Return the schemas of collections by id, read from the database where they are not known."""
@@ -77,13 +75,7 @@ class SchemaCache:
             read = read_schemas(connection, list(missing))
             found.update(read)
             with self._lock:
-                for number, schema in read.items():
-                    if missing[number] not in self._schemas:
-                        self._schemas[missing[number]] = schema
-                        self._held += 1 + len(schema.attributes)
-                while self._held > self._size:
-                    _, oldest = self._schemas.popitem(last=False)
-                    self._held -= 1 + len(oldest.attributes)
+                self._schemas.update({missing[number]: schema for number, schema in read.items()})
         return found
 
 

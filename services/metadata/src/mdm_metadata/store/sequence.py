@@ -30,7 +30,7 @@ class PostgresSequences:
         return row is not None
 
     def drop(self, collection_id: int, name: str) -> bool:
-        """Drop a sequence; False when there is none."""
+        """Drop a sequence; False if it does not exist."""
         row = self._connection.execute(
             "DELETE FROM sequence WHERE collection_id = %s AND name = %s RETURNING name", (collection_id, name)
         ).fetchone()

@@ -14,8 +14,8 @@ from psycopg.types.string import TextLoader
 from psycopg_pool import ConnectionPool
 
 from mdm_metadata.rules.model import AttributeType, StoredCollection
-from mdm_metadata.rules.query.compile import Statement
-from mdm_metadata.rules.query.plan import Plan
+from mdm_metadata.rules.query.compiled import CompiledQuery
+from mdm_metadata.rules.query.sql.compile import Statement
 from mdm_metadata.store.schema import SchemaCache, select_collections, with_schemas
 
 Rows = list[tuple[Any, ...]]
@@ -102,37 +102,37 @@ class PostgresQuerySession:
         """Return the collections that exist among folded paths at this moment."""
         return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
 
-    def rows(self, plan: Plan) -> Iterator[Columns] | None:
+    def rows(self, query: CompiledQuery) -> Iterator[Columns] | None:
         """Run a statement in one snapshot and return its rows in batches, each as a list of columns."""
         with self._translated():
-            rows = self._few(plan) if _is_few(plan.statement) else self._many(plan)
-        return None if rows is None else self._batches(plan.statement, rows)
+            rows = self._few(query) if _is_few(query.statement) else self._many(query)
+        return None if rows is None else self._batches(query.statement, rows)
 
     def explain(self, statement: Statement) -> list[str]:
         """Return PostgreSQL's plan of a statement, line by line."""
         rows = self._connection.execute(f"EXPLAIN {statement.sql}".encode(), statement.parameters)
         return [str(line) for (line,) in rows]
 
-    def _few(self, plan: Plan) -> Iterator[Rows] | None:
+    def _few(self, query: CompiledQuery) -> Iterator[Rows] | None:
         """Return all rows, asked for in one round trip."""
-        rows = _cursor(self._connection, plan.statement).execute(plan.whole, plan.parameters).fetchall()
+        rows = _cursor(self._connection, query.statement).execute(query.whole, query.parameters).fetchall()
         holds, found, *_ = rows[0]
         if not holds:
             return None
         return iter([[row[2:] for row in rows]] if found else [])
 
-    def _many(self, plan: Plan) -> Iterator[Rows] | None:
+    def _many(self, query: CompiledQuery) -> Iterator[Rows] | None:
         """Return rows as a cursor gives them."""
-        cursor = _cursor(self._connection, plan.statement)
+        cursor = _cursor(self._connection, query.statement)
         with self._connection.pipeline():  # one round trip
             self._connection.execute("BEGIN")
-            holds = self._connection.execute(f"SELECT {plan.condition}".encode(), plan.parameters)
-            cursor.execute(_DECLARE + plan.statement.sql.encode(), plan.parameters, prepare=False)
+            holds = self._connection.execute(f"SELECT {query.condition}".encode(), query.parameters)
+            cursor.execute(_DECLARE + query.statement.sql.encode(), query.parameters, prepare=False)
             row = holds.fetchone()
         if row is None or not row[0]:
             self._connection.rollback()
             return None
-        return _pieces(cursor, plan.statement.batch)
+        return _pieces(cursor, query.statement.batch)
 
     def _batches(self, statement: Statement, batches: Iterator[Rows]) -> Iterator[Columns]:
         timestamps = [index for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP]
@@ -152,7 +152,7 @@ class PostgresQuerySession:
         try:
             yield
         except psycopg.errors.QueryCanceled:
-            if self._cancelled:  # the caller has gone
+            if self._cancelled:  # the caller has disconnected
                 raise Cancelled from None
             seconds = self._limits.statement_seconds
             raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the query more selective.") from None
@@ -169,7 +169,7 @@ def _cursor(connection: psycopg.Connection, statement: Statement) -> psycopg.Cur
 
 
 def _is_few(statement: Statement) -> bool:
-    """Tell whether all rows may be held at the same time."""
+    """Return whether all rows may be held at the same time."""
     return statement.limit is not None and statement.limit <= statement.batch
 
 
@@ -225,7 +225,7 @@ def _held(connection: psycopg.Connection, statement: Statement, seconds: float) 
 
 
 def translated(error: psycopg.Error) -> Exception:
-    """Return what a caller is told about a statement that failed; the error itself when it was not foreseen."""
+    """Return the error that a caller gets for a statement that failed; the error itself when it was not foreseen."""
     state = error.sqlstate or ""
     if state.startswith("22") or state == "23514":
         problem = _VALUE_ERRORS.get(state, "a value that does not exist")

@@ -14,14 +14,14 @@ from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Aborted, Cancelled
 from psycopg_pool import ConnectionPool
 
-from mdm_metadata.rules.interruption import Interruption
-from mdm_metadata.rules.model import Collection, EntryWrite, StoredCollection, StoredEntry, Trial
-from mdm_metadata.rules.port import VISIBLE
-from mdm_metadata.rules.query.compile import Statement
-from mdm_metadata.rules.query.tree import Expression
+from mdm_metadata.rules.access import VISIBLE
+from mdm_metadata.rules.cancellation import Cancellation
+from mdm_metadata.rules.model import Collection, EntryWrite, StoredCollection, StoredEntry, Validation
+from mdm_metadata.rules.query.sql.compile import Statement
+from mdm_metadata.rules.query.syntax.tree import Expression
 from mdm_metadata.store import entry, schema
 from mdm_metadata.store.alteration import PostgresAlteration
-from mdm_metadata.store.filling import PostgresFilling
+from mdm_metadata.store.backfill import PostgresBackfill
 from mdm_metadata.store.sequence import PostgresSequences
 from mdm_metadata.store.session import CANCEL_SECONDS, PostgresQuerySession, QueryLimits, read_all
 
@@ -122,15 +122,15 @@ class PostgresStore:
         self._cache = schema.SchemaCache()
 
     @contextmanager
-    def transaction(self, interruption: Interruption | None = None) -> Iterator[PostgresTransaction]:
+    def transaction(self, cancellation: Cancellation | None = None) -> Iterator[PostgresTransaction]:
         """Begin a transaction; it commits at the end of the block, unless it was interrupted."""
-        with self._pool.connection() as connection, _interrupted_by(interruption or Interruption(), connection):
+        with self._pool.connection() as connection, _cancelled_by(cancellation or Cancellation(), connection):
             yield PostgresTransaction(connection, self._cache, self._limits)
 
-    def writing(self, interruption: Interruption | None = None) -> Iterator[AbstractContextManager[PostgresTransaction]]:
+    def writing(self, cancellation: Cancellation | None = None) -> Iterator[AbstractContextManager[PostgresTransaction]]:
         """Yield transactions to try until one commits."""
         for attempt in range(ATTEMPTS):
-            yield _Attempt(self.transaction(interruption), last=attempt == ATTEMPTS - 1)
+            yield _Attempt(self.transaction(cancellation), last=attempt == ATTEMPTS - 1)
 
     @contextmanager
     def altering(self) -> Iterator[PostgresAlteration]:
@@ -138,21 +138,23 @@ class PostgresStore:
         with self._pool.connection() as connection:
             yield PostgresAlteration(connection, self._cache)
 
-    def filling(self) -> PostgresFilling:
+    def backfill(self) -> PostgresBackfill:
         """Return the way to work through all entries of a collection."""
-        return PostgresFilling(self._pool)
+        return PostgresBackfill(self._pool)
 
-    def holding(self, number: int) -> AbstractContextManager[bool]:
-        """Hold a trial's number during the block, unless somebody else does; until this process dies at the latest."""
+    def hold(self, number: int) -> AbstractContextManager[bool]:
+        """Hold a validation's number during the block, unless somebody else does; until this process dies at the latest."""
         return lock_held(self._pool, number)
 
-    def trials(self) -> list[Trial]:
-        """Return the trials that are under way or were left by a crash."""
+    def validations(self) -> list[Validation]:
+        """Return the validations that are under way or were left by a crash."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 "SELECT number, collection_id, position, coalesce(check_name, ''), constraints FROM trial ORDER BY number"
             )
-            return [Trial(number, collection, position, check, frozenset(tried)) for number, collection, position, check, tried in rows]
+            return [
+                Validation(number, collection, position, check, frozenset(tried)) for number, collection, position, check, tried in rows
+            ]
 
     def unerased(self) -> list[int]:
         """Return the collections in which values are still to be erased."""
@@ -181,18 +183,18 @@ class PostgresStore:
 
 
 @contextmanager
-def _interrupted_by(interruption: Interruption, connection: psycopg.Connection) -> Iterator[None]:
-    """Let an interruption stop what the connection does; it is then closed, lest a late cancel reaches its next user."""
+def _cancelled_by(cancellation: Cancellation, connection: psycopg.Connection) -> Iterator[None]:
+    """Let an cancellation stop what the connection does; it is then closed, lest a late cancel reaches its next user."""
     try:
-        with interruption.stopping(lambda: _cancel(connection)):
+        with cancellation.stopping(lambda: _cancel(connection)):
             yield
     except psycopg.errors.QueryCanceled:
-        if not interruption.is_set:
+        if not cancellation.is_set:
             raise
     finally:
-        if interruption.is_set:
+        if cancellation.is_set:
             connection.close()
-    if interruption.is_set:
+    if cancellation.is_set:
         raise Cancelled
 
 

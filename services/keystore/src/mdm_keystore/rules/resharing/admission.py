@@ -9,42 +9,40 @@ from mdm_crypto.shamir import MAX_VERSION, Share, ShareError, verify
 from mdm_service.access.acl import Acl
 
 from mdm_keystore.rules.model import KeyRecord, KeyState
-from mdm_keystore.rules.resharing.model import Part, Unprepared
-from mdm_keystore.rules.resharing.table import Dealt
-from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.rules.service import opened
+from mdm_keystore.rules.resharing.model import Part, RoundParts, Unprepared
+from mdm_keystore.rules.seal import Sealer, open_share, seal_share
 
 Own = tuple[KeyRecord, KeyRecord | None]
 
 
 class Admission:
-    """The judgement of one keystore."""
+    """Checks, for one keystore, what other ones deal to it."""
 
     def __init__(self, sealer: Sealer, index: int, minimum_threshold: int) -> None:
         self._sealer = sealer
         self._index = index
         self._minimum_threshold = minimum_threshold
 
-    def assembled(self, guid: UUID, dealt: Dealt) -> Share | Unprepared:
+    def assemble(self, guid: UUID, round_parts: RoundParts) -> Share | Unprepared:
         """Return the sum of the helpers' parts of a key, proven, unsealed."""
-        parts = dealt.parts(guid)
-        first = dealt.first(guid)
-        if first is None or len(parts) < dealt.helpers:
+        parts = round_parts.parts(guid)
+        first = round_parts.first(guid)
+        if first is None or len(parts) < round_parts.helpers:
             return Unprepared("PARTS_MISSING", "A helper has dealt no part of this key.")
-        if not dealt.alike or any((part.deal, part.epoch) != (first.deal, first.epoch) for part in parts.values()):
+        if not round_parts.alike or any((part.deal, part.epoch) != (first.deal, first.epoch) for part in parts.values()):
             return Unprepared("HELPERS_DISAGREE", "The helpers describe this key differently.")
         base, version = first.deal.base, first.deal.version
         if not base.version < version <= MAX_VERSION or base.threshold != len(base.commitments):
             return Unprepared("DEAL_INVALID", "The deal does not fit the sharing that it is made from.")
-        if min(base.threshold, dealt.threshold) < self._minimum_threshold or dealt.total < self._index:
+        if min(base.threshold, round_parts.threshold) < self._minimum_threshold or round_parts.total < self._index:
             return Unprepared("THRESHOLD_INVALID", f"This keystore takes no sharing below the threshold {self._minimum_threshold}.")
-        place = Share(guid, first.epoch, self._index, b"", (), dealt.threshold, dealt.total, version)
+        place = Share(guid, first.epoch, self._index, b"", (), round_parts.threshold, round_parts.total, version)
         try:
             return resharing.assemble(place, base, {helper: part.subshare for helper, part in parts.items()})
         except ShareError as error:
             return Unprepared(reason_of(error), f"The parts of this key are refused: {error}.", error.x or 0)
 
-    def admitted(
+    def admit(
         self,
         share: Share | Unprepared,
         parts: Mapping[int, Part],
@@ -69,32 +67,25 @@ class Admission:
         return self._record(share, part, own)
 
     def _record(self, share: Share, part: Part, own: Own | None) -> KeyRecord:
-        sealed, kek_id = self._sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
-        return KeyRecord(
-            guid=share.guid,
-            epoch=share.epoch,
-            x=share.x,
-            threshold=share.threshold,
-            total=share.total,
-            commitments=share.commitments,
-            sealed=sealed,
-            kek_id=kek_id,
+        known = own[0] if own else part
+        return seal_share(
+            self._sealer,
+            share,
             state=KeyState.CONFIRMED,
-            creator=own[0].creator if own else part.creator,
-            acl_id=own[0].acl_id if own else part.acl_id,
-            create_time=own[0].create_time if own else part.create_time,
+            creator=known.creator,
+            acl_id=known.acl_id,
+            create_time=known.create_time,
             expire_time=None,
-            version=share.version,
         )
 
     def _is_sound(self, record: KeyRecord) -> bool:
-        share = opened(self._sealer, record)
+        share = open_share(self._sealer, record)
         return share is not None and verify(share)
 
     def _holds(self, base: Sharing, own: Own | None) -> bool:
-        """Tell whether a confirmed share of a sharing is here and opens; only who dealt it can have put it here."""
+        """Return whether a confirmed share of a sharing is here and opens; only who dealt it can have put it here."""
         records = [record for record in own or () if record is not None and record.state is KeyState.CONFIRMED]
-        return any(sharing_of(record) == base and opened(self._sealer, record) is not None for record in records)
+        return any(sharing_of(record) == base and open_share(self._sealer, record) is not None for record in records)
 
 
 def _acl_agreed(parts: list[Part], own: Own | None, present: Mapping[UUID, Acl], dealt: Mapping[UUID, Acl]) -> bool:
@@ -113,5 +104,5 @@ def sharing_of(record: KeyRecord) -> Sharing:
 
 
 def reason_of(error: ShareError) -> str:
-    """Return the reason of a share's error as it is told."""
+    """Return the reason that callers get for a share's error."""
     return error.reason.upper().replace("-", "_")

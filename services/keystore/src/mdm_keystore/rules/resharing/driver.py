@@ -17,9 +17,9 @@ from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
 from mdm_wire.errors import MdmError, NotFound
 
+from mdm_keystore.rules.resharing.deal import DealGroup, Held, choose_deals
 from mdm_keystore.rules.resharing.model import Job, JobState, Kind, Round, RoundState, RoundTerms, Unprepared
 from mdm_keystore.rules.resharing.participant import Participant
-from mdm_keystore.rules.resharing.planning import Group, Held, plan
 from mdm_keystore.rules.resharing.port import Jobs, Peer
 
 BATCH = 500
@@ -55,9 +55,9 @@ class Driver:
             return False
         with self._jobs.driving() as mine:
             job = self._jobs.running() if mine else None
-            return job is not None and self._driven(job)
+            return job is not None and self._attempt(job)
 
-    def _driven(self, job: Job) -> bool:
+    def _attempt(self, job: Job) -> bool:
         try:
             self._advance(job)
         except MdmError as error:
@@ -94,37 +94,37 @@ class Driver:
             self._carry_through(job, current)
 
     def _next_page(self, cursor: UUID | None) -> list[UUID]:
-        """Return the next GUIDs that any keystore holds; up to where the shortest full page ends all of them have told all."""
+        """Return the next GUIDs that any keystore holds; up to where the shortest full page ends all of them have listed everything."""
         pages = self._everywhere(lambda peer: peer.held_page(cursor, self._batch)).values()
         limit = min((page[-1].guid for page in pages if len(page) == self._batch), default=UUID(int=(1 << 128) - 1))
         return sorted({key.guid for page in pages for key in page if key.guid <= limit})[: self._batch]
 
     def _begin(self, job: Job, current: Round) -> None:
-        """Plan a round's keys, put a round for each group of like keys in its place, and take those as far as they go."""
+        """Choose the deals of a round, put a round for each group of like keys in its place, and take those as far as they go."""
         found = self._everywhere(lambda peer: peer.held_keys(current.guids))
         held: Held = {index: {key.guid: key for key in keys} for index, keys in found.items()}
-        made = plan(job, current.guids, held, frozenset(self._distrusted))
+        deals = choose_deals(job, current.guids, held, frozenset(self._distrusted))
         rounds = [
             Round(uuid4(), job.id, RoundState.DEALING, current.attempt, tuple(deal.guid for deal in group.deals), group.total)
-            for group in made.groups
+            for group in deals.groups
         ]
-        self._jobs.replace(current, rounds, made.failures)
-        for opened, group in zip(rounds, made.groups, strict=True):
+        self._jobs.replace(current, rounds, deals.failures)
+        for opened, group in zip(rounds, deals.groups, strict=True):
             decided = self._decide(opened, group)
             if decided is not None:
                 self._carry_through(job, decided)
 
-    def _decide(self, current: Round, group: Group) -> Round | None:
+    def _decide(self, current: Round, group: DealGroup) -> Round | None:
         """Have a round dealt and prepared, and decide it: what every target has prepared alike will be committed."""
         terms = RoundTerms(current.id, group.helpers, group.threshold, group.total)
         reasons: dict[UUID, str] = {}
-        for failures in self._asked(group.helpers, lambda peer: peer.deal(terms, group.deals)).values():
+        for failures in self._ask(group.helpers, lambda peer: peer.deal(terms, group.deals)).values():
             reasons.update({guid: failure.reason for guid, failure in zip(current.guids, failures, strict=True) if failure is not None})
         dealt = [guid for guid in current.guids if guid not in reasons]
         good: list[UUID] = []
         if dealt:
             own = self._participant.index
-            answers = self._asked(range(1, group.total + 1), lambda peer: peer.prepare(current.id, own, group.helpers, dealt))
+            answers = self._ask(range(1, group.total + 1), lambda peer: peer.prepare(current.id, own, group.helpers, dealt))
             for guid, *of_targets in zip(dealt, *answers.values(), strict=True):
                 reason = self._judged(of_targets, group.helpers)
                 if reason is None:
@@ -163,24 +163,24 @@ class Driver:
 
     def _commit(self, job: Job, current: Round) -> Round:
         """Commit a round on all targets, last on those that lacked the key: one that was deleted meanwhile must not come back there."""
-        gone = set(current.gone)
+        deleted = set(current.deleted)
         for index in sorted(range(1, current.total + 1), key=lambda index: (index in job.lost, index)):
-            wanted = [guid for guid in current.guids if guid not in gone]
+            wanted = [guid for guid in current.guids if guid not in deleted]
             failures = self._participant.peers[index].commit(current.id, wanted)
             missing = {guid for guid, failure in zip(wanted, failures, strict=True) if isinstance(failure, NotFound)}
             if missing:
-                gone |= missing
-                current = self._put(current, RoundState.COMMITTING, gone)
-        return self._put(current, RoundState.RETIRING, gone)
+                deleted |= missing
+                current = self._put(current, RoundState.COMMITTING, deleted)
+        return self._put(current, RoundState.RETIRING, deleted)
 
-    def _put(self, current: Round, state: RoundState, gone: Iterable[UUID]) -> Round:
-        changed = Round(current.id, current.job_id, state, current.attempt, current.guids, current.total, tuple(sorted(gone)))
+    def _put(self, current: Round, state: RoundState, deleted: Iterable[UUID]) -> Round:
+        changed = Round(current.id, current.job_id, state, current.attempt, current.guids, current.total, tuple(sorted(deleted)))
         self._jobs.replace(current, [changed], {})
         return changed
 
     def _retire(self, current: Round) -> None:
         """Have old shares destroyed everywhere, and count the keys."""
-        guids = [guid for guid in current.guids if guid not in current.gone]
+        guids = [guid for guid in current.guids if guid not in current.deleted]
         reasons: dict[UUID, str] = {}
         for failures in self._everywhere(lambda peer: peer.retire(current.total, guids)).values():
             reasons.update({guid: failure.reason for guid, failure in zip(guids, failures, strict=True) if failure is not None})
@@ -199,9 +199,9 @@ class Driver:
         self._jobs.set_state(job.id, state, entry)
 
     def _everywhere(self, ask: Callable[[Peer], Result]) -> dict[int, Result]:
-        return self._asked(sorted(self._participant.peers), ask)
+        return self._ask(sorted(self._participant.peers), ask)
 
-    def _asked(self, indexes: Iterable[int], ask: Callable[[Peer], Result]) -> dict[int, Result]:
+    def _ask(self, indexes: Iterable[int], ask: Callable[[Peer], Result]) -> dict[int, Result]:
         """Ask keystores, at the same time where there is an executor; all have ended when the first failure is raised."""
         peers = self._participant.peers
         if self._executor is None:

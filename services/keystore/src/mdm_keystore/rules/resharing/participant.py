@@ -15,7 +15,8 @@ from mdm_crypto.shamir import MAX_SHARES, ShareError
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
-from mdm_keystore.rules.model import KeyRecord, KeyState
+from mdm_keystore.rules.audit import audit_entries
+from mdm_keystore.rules.model import Failure, KeyRecord, KeyState, check_batch
 from mdm_keystore.rules.resharing.admission import Admission, reason_of, sharing_of
 from mdm_keystore.rules.resharing.model import (
     Deal,
@@ -25,14 +26,13 @@ from mdm_keystore.rules.resharing.model import (
     Part,
     Parts,
     PreparedShare,
+    RoundParts,
     RoundState,
     RoundTerms,
     Unprepared,
 )
-from mdm_keystore.rules.resharing.port import Jobs, Peer, Sharings, Table
-from mdm_keystore.rules.resharing.table import Dealt
-from mdm_keystore.rules.seal import Sealer
-from mdm_keystore.rules.service import MAX_BATCH, Failure, audit_entries, opened
+from mdm_keystore.rules.resharing.port import Jobs, PartStore, Peer, Sharings
+from mdm_keystore.rules.seal import Sealer, open_share
 
 
 class Participant:
@@ -42,7 +42,7 @@ class Participant:
         self,
         sharings: Sharings,
         jobs: Jobs,
-        table: Table,
+        part_store: PartStore,
         sealer: Sealer,
         *,
         index: int,
@@ -55,7 +55,7 @@ class Participant:
         self._indexes = {subject: peer for peer, subject in subjects.items()}
         self._minimum_threshold = minimum_threshold
         self._admission = Admission(sealer, index, minimum_threshold)
-        self._table = table
+        self._part_store = part_store
         self.index = index
         self.subject = subjects[index]
         #: Every keystore by index, this one included; set once, when they are all made.
@@ -63,7 +63,7 @@ class Participant:
 
     def held_keys(self, guids: Sequence[UUID]) -> list[HeldKey]:
         """Return what is not secret about these keys, those unknown left out, in order of GUID."""
-        _check_batch(guids)
+        check_batch(guids)
         found = self._sharings.records(guids)
         return [self._held(*found[guid]) for guid in sorted(found)]
 
@@ -78,7 +78,7 @@ class Participant:
             PeerUnavailable: a target cannot take its parts.
         """
         self.index_of(caller)
-        _check_batch(deals)
+        check_batch(deals)
         self._check_terms(terms)
         found = self._sharings.records([deal.guid for deal in deals])
         failures: list[Failure] = []
@@ -86,7 +86,7 @@ class Participant:
         acl_ids: set[UUID] = set()
         for deal in deals:
             try:
-                record, parts = self._dealt(deal, terms, found.get(deal.guid))
+                record, parts = self._split(deal, terms, found.get(deal.guid))
             except MdmError as error:
                 failures.append(error)
                 continue
@@ -109,10 +109,10 @@ class Participant:
             Forbidden: PEER_WRONG, the caller is not the helper that it says.
         """
         self._check_peer(caller, parts.helper)
-        _check_batch(parts.parts)
+        check_batch(parts.parts)
         if parts.total < self.index:
             raise Invalid("TARGET_WRONG", "This keystore is not among the targets.")
-        self._table.put(parts)
+        self._part_store.put(parts)
 
     def prepare(
         self, caller: Caller, round_id: UUID, coordinator: int, helpers: Sequence[int], guids: Sequence[UUID]
@@ -124,31 +124,31 @@ class Participant:
             PeerUnavailable: an earlier round is in doubt and its coordinator cannot be asked.
         """
         self._check_peer(caller, coordinator)
-        _check_batch(guids)
-        table = self._table.of(round_id)
-        if not set(helpers) <= table.keys() or not helpers:
+        check_batch(guids)
+        by_helper = self._part_store.of(round_id)
+        if not set(helpers) <= by_helper.keys() or not helpers:
             raise FailedPrecondition("PARTS_MISSING", "The parts of this round are not all here: begin it again.")
-        dealt = Dealt([table[helper] for helper in helpers])
-        assembled = {guid: self._admission.assembled(guid, dealt) for guid in guids}
+        round_parts = RoundParts([by_helper[helper] for helper in helpers])
+        assembled = {guid: self._admission.assemble(guid, round_parts) for guid in guids}
         blocked = self._settle_doubts(round_id, guids)
         with self._sharings.change() as change:
-            known, acls = change.records(guids), change.acls(list(dealt.acl_ids))
+            known, acls = change.records(guids), change.acls(list(round_parts.acl_ids))
             blocked |= {share.record.guid for share in change.prepared(guids) if share.round_id != round_id}
             results = [
                 Unprepared("RESHARING_UNDER_WAY", "Another round has prepared this key.")
                 if guid in blocked
                 else Unprepared("KEY_NOT_FOUND", "The key was deleted meanwhile.")
                 if guid not in known and self.index in helpers
-                else self._admission.admitted(assembled[guid], dealt.parts(guid), known.get(guid), acls, dealt.acls)
+                else self._admission.admit(assembled[guid], round_parts.parts(guid), known.get(guid), acls, round_parts.acls)
                 for guid in guids
             ]
             records = [result for result in results if isinstance(result, KeyRecord)]
             missing = {record.acl_id for record in records if record.guid not in known} - acls.keys()
-            change.add_acls([dealt.acls[acl_id] for acl_id in sorted(missing)])
-            change.prepare([PreparedShare(r, round_id, coordinator, b"".join(dealt.base(r.guid).commitments)) for r in records])
+            change.add_acls([round_parts.acls[acl_id] for acl_id in sorted(missing)])
+            change.prepare([PreparedShare(r, round_id, coordinator, b"".join(round_parts.base(r.guid).commitments)) for r in records])
             refusals = [FailedPrecondition(r.reason, r.message) if isinstance(r, Unprepared) else None for r in results]
             change.audit(audit_entries(caller, "prepare", guids, refusals))
-        self._table.forget(round_id)
+        self._part_store.forget(round_id)
         return [result if isinstance(result, Unprepared) else sharing_of(result) for result in results]
 
     def commit(self, caller: Caller, round_id: UUID, guids: Sequence[UUID]) -> list[Failure]:
@@ -156,7 +156,7 @@ class Participant:
 
         Repeating it changes nothing. NotFound: the key was deleted meanwhile.
         """
-        _check_batch(guids)
+        check_batch(guids)
         coordinator = self.index_of(caller)
         return self._commit(caller, round_id, coordinator, guids)
 
@@ -166,11 +166,11 @@ class Participant:
         Raises:
             PeerUnavailable: a target cannot be asked.
         """
-        _check_batch(guids)
+        check_batch(guids)
         self.index_of(caller)
         if not 2 <= total <= MAX_SHARES or any(x not in self.peers for x in range(1, total + 1)):
             raise Invalid("TARGETS_WRONG", "Not every target is known here.")
-        seen = self._elsewhere(total, guids)
+        seen = self._sharings_of_others(total, guids)
         with self._sharings.change() as change:
             records = change.records(guids)
             failures = [_refusal_of_retirement(records.get(guid), self.index, total, seen[guid]) for guid in guids]
@@ -185,32 +185,32 @@ class Participant:
     def discard(self, caller: Caller, round_id: UUID) -> None:
         """Forget what a round of the caller's prepared."""
         coordinator = self.index_of(caller)
-        self._table.forget(round_id)
+        self._part_store.forget(round_id)
         with self._sharings.change() as change:
             change.discard(round_id, coordinator)
             change.audit([AuditEntry(datetime.now(UTC), caller.dn, "discard", round_id, "OK")])
 
     def decision(self, round_id: UUID) -> Decision:
-        """Tell what became of a round that this keystore coordinates; one it does not know is given up."""
+        """Report what became of a round that this keystore coordinates; one it does not know is given up."""
         found = self._jobs.round(round_id)
         if found is None:
             return Decision(False)
         if found.state is RoundState.DEALING:
             return Decision(True)
-        return Decision(False, tuple(guid for guid in found.guids if guid not in found.gone))
+        return Decision(False, tuple(guid for guid in found.guids if guid not in found.deleted))
 
     def _held(self, record: KeyRecord, previous: KeyRecord | None) -> HeldKey:
-        sharings = [None if r is None else HeldSharing(sharing_of(r), opened(self._sealer, r) is not None) for r in (record, previous)]
+        sharings = [None if r is None else HeldSharing(sharing_of(r), open_share(self._sealer, r) is not None) for r in (record, previous)]
         current, before = sharings
         assert current is not None
         return HeldKey(record.guid, record.epoch, record.state is KeyState.CONFIRMED, current, before)
 
-    def _dealt(self, deal: Deal, terms: RoundTerms, pair: tuple[KeyRecord, KeyRecord | None] | None) -> tuple[KeyRecord, list[Part]]:
+    def _split(self, deal: Deal, terms: RoundTerms, pair: tuple[KeyRecord, KeyRecord | None] | None) -> tuple[KeyRecord, list[Part]]:
         records = [r for r in pair or () if r is not None and r.state is KeyState.CONFIRMED]
         record = next((r for r in records if sharing_of(r) == deal.base), None)
         if record is None:
             raise NotFound("SHARING_ABSENT", "This keystore has no share of that sharing.")
-        share = opened(self._sealer, record)
+        share = open_share(self._sealer, record)
         if share is None:
             raise Unavailable("SHARE_UNREADABLE", "This keystore cannot open its share: its operator must repair it.")
         try:
@@ -235,11 +235,11 @@ class Participant:
     def _commit(self, caller: Caller, round_id: UUID, coordinator: int, guids: Sequence[UUID]) -> list[Failure]:
         with self._sharings.change() as change:
             done = change.commit(round_id, coordinator, guids)
-            failures: list[Failure] = [None if guid in done else _gone() for guid in guids]
+            failures: list[Failure] = [None if guid in done else _deleted() for guid in guids]
             change.audit(audit_entries(caller, "commit", guids, failures))
         return failures
 
-    def _elsewhere(self, total: int, guids: Sequence[UUID]) -> dict[UUID, list[Sharing | None]]:
+    def _sharings_of_others(self, total: int, guids: Sequence[UUID]) -> dict[UUID, list[Sharing | None]]:
         """Return the present sharing (None: no such key) of each key on every other target."""
         answers = [self.peers[x].held_keys(guids) for x in range(1, total + 1) if x != self.index]
         present = [{key.guid: key.current.sharing for key in answer if key.confirmed} for answer in answers]
@@ -268,14 +268,14 @@ class Participant:
 
 
 def _refusal_of_retirement(
-    own: tuple[KeyRecord, KeyRecord | None] | None, index: int, total: int, elsewhere: Sequence[Sharing | None]
+    own: tuple[KeyRecord, KeyRecord | None] | None, index: int, total: int, others: Sequence[Sharing | None]
 ) -> Failure:
     """Refuse unless all targets that know the key hold one and the same new sharing, and are enough to read it."""
     if own is None:
         return None
     record = own[0]
-    present = {sharing for sharing in elsewhere if sharing is not None} | ({sharing_of(record)} if index <= total else set())
-    holders = sum(sharing is not None for sharing in elsewhere) + (index <= total)
+    present = {sharing for sharing in others if sharing is not None} | ({sharing_of(record)} if index <= total else set())
+    holders = sum(sharing is not None for sharing in others) + (index <= total)
     agreed = len(present) == 1 and all(
         sharing.total == total and holders >= sharing.threshold >= 2 and sharing.commitments[0] == record.public_key for sharing in present
     )
@@ -284,10 +284,5 @@ def _refusal_of_retirement(
     return None if agreed else Conflict("SHARING_DISAGREES", "The targets do not all hold the new sharing: the old share stays.")
 
 
-def _gone() -> NotFound:
+def _deleted() -> NotFound:
     return NotFound("KEY_NOT_FOUND", "The key was deleted meanwhile.")
-
-
-def _check_batch(items: Sequence[object]) -> None:
-    if len(items) > MAX_BATCH:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} keys a call.")

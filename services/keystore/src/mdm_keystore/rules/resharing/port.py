@@ -10,9 +10,8 @@ from mdm_crypto.resharing import Sharing
 from mdm_service.access.acl import Acl
 from mdm_wire.errors import Unavailable
 
-from mdm_keystore.rules.model import KeyRecord
+from mdm_keystore.rules.model import Failure, KeyRecord
 from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Job, JobState, Parts, PreparedShare, Round, RoundTerms, Unprepared
-from mdm_keystore.rules.service import Failure
 
 
 class PeerUnavailable(Unavailable):
@@ -106,7 +105,7 @@ class Sharings(Protocol):
         """Return the next keys behind `after` in order of GUID, pending ones included."""
 
 
-class Table(Protocol):
+class PartStore(Protocol):
     """Parts that helpers have sent to this target, until it adds them up. A round whose parts are lost is begun again."""
 
     def put(self, parts: Parts) -> None:
@@ -141,7 +140,7 @@ class Jobs(Protocol):
         """Change the state of a job that has not ended, and audit that."""
 
     def set_message(self, job_id: UUID, message: str) -> None:
-        """Say what a job waits for."""
+        """Note what a job waits for."""
 
     def audit(self, entry: AuditEntry) -> None:
         """Append to the audit chain what changes nothing."""

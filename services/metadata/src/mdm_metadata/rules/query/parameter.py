@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import AttributeType, Scalar
-from mdm_metadata.rules.query import literal
-from mdm_metadata.rules.query.compile import Statement
-from mdm_metadata.rules.query.tree import Literal
+from mdm_metadata.rules.query.sql.compile import Statement
+from mdm_metadata.rules.query.syntax import literal
+from mdm_metadata.rules.query.syntax.tree import Literal
 
 MAX_PARAMETERS = 1_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
@@ -21,7 +21,7 @@ def constants(values: Mapping[str, Scalar]) -> dict[str, Literal]:
     """Return a caller's parameters as constants, each of the type its value has by itself; NULL counts as TEXT.
 
     Raises:
-        Invalid: too many, a name that is none, or a value that cannot be stored.
+        Invalid: too many, an invalid name, or a value that cannot be stored.
     """
     if len(values) > MAX_PARAMETERS:
         raise Invalid("PARAMETER_INVALID", f"A query has at most {MAX_PARAMETERS} parameters.")

@@ -7,8 +7,8 @@ from enum import IntEnum
 from mdm_wire.errors import Invalid
 
 from mdm_metadata.rules.model import AttributeType
-from mdm_metadata.rules.query.operation import AGGREGATES
-from mdm_metadata.rules.query.tree import Aggregate, Call, Expression, Literal, LiteralList, Output, Query, walk
+from mdm_metadata.rules.query.syntax.operation import AGGREGATES
+from mdm_metadata.rules.query.syntax.tree import Aggregate, Call, Expression, Literal, LiteralList, Output, Query, walk
 
 T = AttributeType
 _MOST = 2**53
@@ -163,7 +163,7 @@ class _Splitter:
             self._columns.append(MergeColumn(MergeKind.KEY, self._part(output), 0, output))
 
     def _compute(self) -> None:
-        """Say what each computed column is made of; that may need columns of its own, which come behind."""
+        """Set what each computed column is made of; that may need columns of its own, which come behind."""
         for number, column in enumerate(self._columns[:]):
             if column.kind is MergeKind.COMPUTED:
                 self._columns[number] = replace(column, expression=self._combined(column.output.expression))

@@ -1,0 +1,1 @@
+"""Directories, files and links: making, finding, listing, changing, renaming and removing them."""

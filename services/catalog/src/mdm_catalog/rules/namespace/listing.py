@@ -1,0 +1,143 @@
+"""Listing directories: a walk by keyset pages that holds neither a connection nor more than a page per level."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from uuid import UUID
+
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.path import Lfn, join, names
+from mdm_wire.permission import Permission
+
+from mdm_catalog.rules.access import Location, Rights, not_found
+from mdm_catalog.rules.model import Entry, EntryKind, EntryView, Node, Target
+from mdm_catalog.rules.namespace.lookup import locate
+from mdm_catalog.rules.pattern import Condition
+from mdm_catalog.rules.port import Reading, Store
+
+PAGE = 1_000
+# Below this depth pages are small, so that a deep tree of wide directories cannot fill the memory.
+_DEEP, _DEEP_PAGE = 8, 50
+# How much one view is used for: a recursive listing or a search looks at many small pages for one batch.
+_PAGES_PER_VIEW = 500
+
+
+@dataclass
+class _Frame:
+    """A directory being listed: the last name given, and what is read but not yet given."""
+
+    lfn: Lfn
+    directory_id: int
+    after: str
+    traversable: bool
+    pending: deque[Entry] = field(default_factory=deque)
+    exhausted: bool = False
+
+
+class Listing:
+    """One List or Find call: what is below a directory down to `depth` (0: everywhere), and meets the condition if there is one.
+
+    The order is that of the names from the root down (`path.names`): a directory, then its contents; siblings by the bytes of
+    their names. Each batch is read on its own view: what is made meanwhile appears if it sorts after what was given, nothing
+    appears twice, and the rights that count are those at the time of the batch.
+    """
+
+    def __init__(self, store: Store, caller: Caller, *, depth: int, with_replicas: bool, condition: Condition | None = None) -> None:
+        self._store = store
+        self._caller = caller
+        self._depth = depth
+        self._with_replicas = with_replicas
+        self._condition = condition
+
+    def batches(self, lfn: Lfn, after: Lfn | None) -> Iterator[list[EntryView]]:
+        """Give what is in `lfn`, or `lfn` itself if it is no directory, in batches of at most 1,000; `after` resumes.
+
+        Below a link to a directory paths begin with the link's. Batches may be empty.
+
+        Raises:
+            NotFound, Forbidden: the caller may not list it. Invalid: `after` does not lie below `lfn`.
+        """
+        skipped = _below(lfn, after)
+        start = self._store.read(partial(self._start, lfn, skipped))
+        if isinstance(start, EntryView):
+            if after is None and (self._condition is None or self._condition.met_by(start.entry)):
+                yield [start]
+            return
+        while start:
+            yield self._store.read(partial(self._fill, start))
+
+    def _start(self, lfn: Lfn, skipped: Sequence[str], reading: Reading) -> EntryView | list[_Frame]:
+        rights = Rights(reading, self._caller)
+        [location] = locate(reading, rights, [Target(lfn=lfn)])
+        if location.problem is None and isinstance(rights.unseen(location), NotFound):
+            # A link that leads nowhere lists itself; so does one to what the caller may not see, so that the two look alike.
+            [location] = locate(reading, rights, [Target(lfn=lfn)], follow=False)
+        node = _granted(location, rights.unseen(location))
+        if node.kind != EntryKind.DIRECTORY:
+            entry = reading.entries([node.id])[node.id]
+            replicas = reading.replicas([node.id]).get(node.id, ()) if self._with_replicas else ()
+            return EntryView(lfn, entry, rights.under(node.acl_id), replicas)
+        _granted(location, rights.refusal(location, Permission.LIST))
+        return self._frames(reading, rights, _Frame(lfn, node.id, "", _traversable(rights, node.acl_id)), skipped)
+
+    def _frames(self, reading: Reading, rights: Rights, top: _Frame, skipped: Sequence[str]) -> list[_Frame]:
+        """Return the stack with which a listing goes on after the names in `skipped`, relative to its top."""
+        stack = [top]
+        for name in skipped:
+            frame = stack[-1]
+            frame.after = name
+            node = reading.children([(frame.directory_id, name)]).get((frame.directory_id, name))
+            if node is None or not self._descends(rights, stack, node.kind, node.acl_id):
+                break
+            stack.append(_Frame(join(frame.lfn, name), node.id, "", _traversable(rights, node.acl_id)))
+        return stack
+
+    def _fill(self, stack: list[_Frame], reading: Reading) -> list[EntryView]:
+        """Return the next batch, empty at the end or when many pages held nothing, and leave `stack` where to go on."""
+        rights = Rights(reading, self._caller)
+        found: list[tuple[Lfn, Entry]] = []
+        pages = 0
+        while stack and len(found) < PAGE and pages < _PAGES_PER_VIEW:
+            frame = stack[-1]
+            if not frame.pending and not frame.exhausted:
+                pages += 1
+                limit = PAGE if len(stack) <= _DEEP else _DEEP_PAGE
+                frame.pending.extend(reading.page(frame.directory_id, frame.after, limit, self._condition))
+                frame.exhausted = len(frame.pending) < limit
+                rights.load(entry.acl_id for entry in frame.pending)
+            if not frame.pending:
+                stack.pop()
+                continue
+            entry = frame.pending.popleft()
+            frame.after = entry.name
+            lfn = join(frame.lfn, entry.name)
+            if self._condition is None or self._condition.met_by(entry):
+                found.append((lfn, entry))
+            if self._descends(rights, stack, entry.kind, entry.acl_id):
+                stack.append(_Frame(lfn, entry.id, "", _traversable(rights, entry.acl_id)))
+        replicas = reading.replicas([entry.id for _, entry in found if entry.kind == EntryKind.FILE]) if self._with_replicas else {}
+        return [EntryView(lfn, entry, rights.under(entry.acl_id), replicas.get(entry.id, ())) for lfn, entry in found]
+
+    def _descends(self, rights: Rights, stack: Sequence[_Frame], kind: EntryKind, acl_id: UUID) -> bool:
+        deeper = not self._depth or len(stack) < self._depth
+        return deeper and kind == EntryKind.DIRECTORY and stack[-1].traversable and bool(rights.under(acl_id) & Permission.LIST)
+
+
+def _granted(location: Location, refusal: MdmError | None) -> Node:
+    if refusal is not None or location.node is None:
+        raise refusal or not_found()
+    return location.node
+
+
+def _traversable(rights: Rights, acl_id: UUID) -> bool:
+    return bool(rights.under(acl_id) & Permission.TRAVERSE)
+
+
+def _below(lfn: Lfn, after: Lfn | None) -> tuple[str, ...]:
+    """Return the names that lead from `lfn` to `after`."""
+    top, last = names(lfn), names(after) if after is not None else names(lfn)
+    if last[: len(top)] != top:
+        raise Invalid("AFTER_OUTSIDE", "`after` must be the listed path or lie below it.")
+    return last[len(top) :]

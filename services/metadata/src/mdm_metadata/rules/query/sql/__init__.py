@@ -1,0 +1,1 @@
+"""SQL of the typed tree: rendered with bind parameters only, and bounded in what it makes."""

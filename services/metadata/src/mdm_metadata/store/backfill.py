@@ -1,0 +1,120 @@
+"""Work on all entries of a collection, in batches of their own transactions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from mdm_metadata.rules import value
+from mdm_metadata.rules.model import StoredAttribute
+from mdm_metadata.rules.query.sql.compile import compile_checks
+from mdm_metadata.rules.query.syntax.tree import Expression
+
+BATCH = 2_000
+_KEYS = "SELECT key FROM entry WHERE collection_id = %(collection)s AND key > %(after)s ORDER BY key LIMIT %(batch)s FOR NO KEY UPDATE"
+
+
+class PostgresBackfill:
+    """Batches over a collection. See the port for what each method does."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def copy(self, collection_id: int, source: str, target: str) -> None:
+        """Copy the values under one stored name to another."""
+        self._each(
+            "UPDATE entry SET attributes = attributes || jsonb_build_object(%(target)s::text, attributes->%(source)s)"
+            " WHERE collection_id = %(collection)s AND key = ANY (%(keys)s) AND attributes ? %(source)s"
+            " AND attributes->%(target)s IS DISTINCT FROM attributes->%(source)s",
+            {"collection": collection_id, "source": source, "target": target},
+        )
+
+    def erase(self, collection_id: int) -> None:
+        """Erase the values under all stored names that are to be erased."""
+        with self._pool.connection() as connection:
+            slots = [slot for (slot,) in connection.execute("SELECT slot FROM retired_slot WHERE collection_id = %s", (collection_id,))]
+        if not slots:
+            return
+        self._each(
+            "UPDATE entry SET attributes = attributes - %(slots)s::text[]"
+            " WHERE collection_id = %(collection)s AND key = ANY (%(keys)s) AND attributes ?| %(slots)s::text[]",
+            {"collection": collection_id, "slots": slots},
+        )
+        with self._pool.connection() as connection:
+            connection.execute("DELETE FROM retired_slot WHERE collection_id = %s AND slot = ANY (%s)", (collection_id, slots))
+
+    def lacks_value(self, collection_id: int, slot: str) -> bool:
+        """Return whether an entry has no value under a stored name."""
+        return self._exists("SELECT FROM entry WHERE collection_id = %s AND attributes->>%s IS NULL LIMIT 1", (collection_id, slot))
+
+    def longest(self, collection_id: int, slot: str) -> int:
+        """Return the length of the longest text under a stored name."""
+        with self._pool.connection() as connection:
+            row = connection.execute(
+                "SELECT coalesce(max(length(attributes->>%s)), 0) FROM entry WHERE collection_id = %s", (slot, collection_id)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def fill_unique(self, collection_id: int, attribute: StoredAttribute) -> bool:
+        """Note the values of a unique attribute; False when two entries share one."""
+        after = ""
+        while True:
+            with self._pool.connection() as connection:
+                rows = connection.execute(
+                    "SELECT key, attributes->%(slot)s FROM entry WHERE collection_id = %(collection)s AND key > %(after)s"
+                    " AND attributes->>%(slot)s IS NOT NULL ORDER BY key LIMIT %(batch)s FOR KEY SHARE",
+                    {"collection": collection_id, "slot": attribute.slot, "after": after, "batch": BATCH},
+                ).fetchall()
+                if not rows:
+                    return True
+                if not _note_unique(connection, collection_id, attribute, rows):
+                    return False
+            after = rows[-1][0]
+
+    def breaks(self, collection_id: int, check: Expression) -> bool:
+        """Return whether an entry does not fulfil a check."""
+        sql, parameters = compile_checks([check])
+        return self._exists(
+            f"SELECT FROM entry AS e WHERE e.collection_id = %(collection)s AND {sql} IS NOT NULL LIMIT 1",
+            {**parameters, "collection": collection_id},
+        )
+
+    def dangles(self, collection_id: int, attribute: StoredAttribute) -> bool:
+        """Return whether a value of a reference is the key of no entry."""
+        return self._exists(
+            "SELECT FROM entry AS e WHERE e.collection_id = %s AND e.attributes->>%s IS NOT NULL AND NOT EXISTS"
+            " (SELECT FROM entry AS t WHERE t.collection_id = %s AND t.key = e.attributes->>%s) LIMIT 1",
+            (collection_id, attribute.slot, attribute.reference_id, attribute.slot),
+        )
+
+    def _exists(self, sql: str, parameters: Any) -> bool:
+        with self._pool.connection() as connection:
+            return connection.execute(sql.encode(), parameters).fetchone() is not None
+
+    def _each(self, sql: str, parameters: Mapping[str, object]) -> None:
+        after = ""
+        while True:
+            with self._pool.connection() as connection:
+                rows = connection.execute(_KEYS, {**parameters, "after": after, "batch": BATCH}).fetchall()
+                if not rows:
+                    return
+                connection.execute(sql.encode(), {**parameters, "keys": [key for (key,) in rows]})
+            after = rows[-1][0]
+
+
+def _note_unique(connection: psycopg.Connection, collection_id: int, attribute: StoredAttribute, rows: list[Any]) -> bool:
+    digests = {value.digest(attribute.attribute, given): key for key, given in rows}
+    if len(digests) != len(rows):
+        return False
+    connection.execute(
+        "INSERT INTO unique_value (collection_id, slot, digest, key) SELECT %s, %s, * FROM unnest(%s::bytea[], %s::text[])"
+        " ON CONFLICT DO NOTHING",
+        (collection_id, attribute.slot, list(digests), list(digests.values())),
+    )
+    row = connection.execute(
+        "SELECT count(*) FROM unnest(%s::bytea[], %s::text[]) AS item (digest, key) JOIN unique_value AS u"
+        " ON u.collection_id = %s AND u.slot = %s AND u.digest = item.digest AND u.key = item.key",
+        (list(digests), list(digests.values()), collection_id, attribute.slot),
+    ).fetchone()
+    return row is not None and row[0] == len(rows)
