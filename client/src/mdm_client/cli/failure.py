@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mdm_wire.errors import MdmError
 
-from mdm_client.cli.outcome import show_client_error, show_error
+from mdm_client.cli.error import show_client_error, show_error
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.cells import cell_len, set_cell_size
 
 from mdm_client.cli.width import GAP, fitted, shortened, terminal_width
-from mdm_client.metadata.client import Column
+from mdm_client.metadata.value import Column
 
 # Rows that decide how wide the columns of a table are; the rest streams through.
 _SAMPLE = 500

@@ -13,7 +13,7 @@ from mdm_crypto.shamir import Share, ShareError
 class Resolution:
     """What shares of one key amount to.
 
-    `scalar` is the key's, None when too few agree; `agreeing` are shares that together prove it; `faults` tells, by
+    `scalar` is the key's, None when too few agree; `agreeing` are shares that together prove it; `faults` says, by
     share index, what is wrong with the others; `best` is how many agreed at most and `needed` how many it takes of those.
     """
 
@@ -56,7 +56,7 @@ def resolve(guid: UUID, shares: Mapping[int, Sequence[Share]], threshold: int) -
 
 
 def is_other_version(one: Share, other: Share) -> bool:
-    """Tell whether two shares are of the same key from before and after its shares were replaced."""
+    """Return whether two shares are of the same key from before and after its shares were replaced."""
     return (one.epoch, one.commitments[:1]) == (other.epoch, other.commitments[:1]) and one.version != other.version
 
 

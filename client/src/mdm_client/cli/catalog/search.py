@@ -5,12 +5,12 @@ from datetime import datetime
 import click
 from mdm_wire.errors import MdmError
 
-from mdm_client.catalog.client import DIRECTORY, FILE, SYMLINK, Search
+from mdm_client.catalog.model import DIRECTORY, FILE, SYMLINK, Search
 from mdm_client.cli.catalog.entry import entry_facts, long_line
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
+from mdm_client.cli.error import about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import about, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.quantity import MOMENT, SIZE
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
 from mdm_client.cli.width import with_path

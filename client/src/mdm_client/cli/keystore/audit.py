@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from mdm_client.cli.context import common_options, session
-from mdm_client.cli.outcome import OK, SOME_FAILED, UNAVAILABLE, show_error
+from mdm_client.cli.error import OK, SOME_FAILED, UNAVAILABLE, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.keystore.audit import UNREACHABLE, AuditReport, audit_entries, verify_audit
 

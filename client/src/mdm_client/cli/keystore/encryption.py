@@ -56,8 +56,8 @@ def encrypt(
     if register:
         with InputFile(source):  # an input that cannot be read leaves no key behind
             pass
-        _, outcomes = register_keys(client, [guid], acl_id, entries)
-        error = outcomes[guid]
+        _, errors = register_keys(client, [guid], acl_id, entries)
+        error = errors[guid]
         if error is not None:
             raise error.at(str(guid))
     began = time.monotonic()

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from mdm_wire.errors import Invalid, MdmError
 
-from mdm_client.catalog.client import FILE
+from mdm_client.catalog.model import FILE
 from mdm_client.client import Client
 from mdm_client.names import parse_names
 

@@ -8,8 +8,8 @@ from mdm.keystore.v1 import admin_pb2
 from mdm_wire.errors import Invalid
 
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.error import OK, SOME_FAILED, show_error
 from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import OK, SOME_FAILED, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.keystore.operator import KeystoreOperator
 

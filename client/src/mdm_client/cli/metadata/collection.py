@@ -6,8 +6,8 @@ import click
 from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import common_options, session
+from mdm_client.cli.error import exit_code_of_items, show_client_error
 from mdm_client.cli.lazy import LazyGroup
-from mdm_client.cli.outcome import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.metadata.collections import Attribute, Collection
 
@@ -96,8 +96,8 @@ def mkdir(context: click.Context, /, path: str, attributes: tuple[str, ...], par
     if parents:
         names = [name for name in path.split("/") if name]
         wanted = [Collection("/" + "/".join(names[:depth])) for depth in range(1, len(names))] + wanted
-    outcomes = run.client(context).collections.create(wanted)
-    failures = [error for error in outcomes[-1:] if error is not None]
+    errors = run.client(context).metadata.collections.create(wanted)
+    failures = [error for error in errors[-1:] if error is not None]
     for error in failures:
         show_client_error(error, run.as_json, path)
     return exit_code_of_items(1, failures)
@@ -111,7 +111,7 @@ def rmdir(context: click.Context, paths: tuple[str, ...]) -> int:
     """Remove collections with all their entries, and views and links; nothing may be below them."""
     run = session(context)
     failures = []
-    for path, error in zip(paths, run.client(context).collections.drop(paths), strict=True):
+    for path, error in zip(paths, run.client(context).metadata.collections.drop(paths), strict=True):
         if error is not None:
             failures.append(error)
             show_client_error(error, run.as_json, path)
@@ -126,7 +126,7 @@ def rmdir(context: click.Context, paths: tuple[str, ...]) -> int:
 def list_collections(context: click.Context, path: str, long: bool) -> None:
     """List the collections at and below PATH."""
     run = session(context)
-    for item in run.client(context).collections.list_collections(path):
+    for item in run.client(context).metadata.collections.walk(path):
         if run.as_json:
             print_json(facts_of(item))
         else:
@@ -141,7 +141,7 @@ def list_collections(context: click.Context, path: str, long: bool) -> None:
 def describe(context: click.Context, path: str) -> None:
     """Show the schema of a collection: attributes with units, constraints, checks, what a view shows."""
     run = session(context)
-    item = run.client(context).collections.describe(path)
+    item = run.client(context).metadata.collections.describe(path)
     if run.as_json:
         print_json(facts_of(item))
         return

@@ -10,9 +10,12 @@ from uuid import UUID
 from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.permission import format_permissions
 
+from mdm_client.acl import AclView
 from mdm_client.cli.metadata.collection import facts_of
-from mdm_client.grants import AclView
-from mdm_client.metadata.collections import TYPES, Attribute, Collection, Entry, SequenceState
+from mdm_client.metadata.collections import Attribute, Collection
+from mdm_client.metadata.entries import Entry
+from mdm_client.metadata.sequences import SequenceState
+from mdm_client.metadata.value import TYPES
 from mdm_client.names import parse_permissions, parse_principal
 
 #: 1 had no access lists, only their ids; 2 had no sequences, too little of views to make them, and no end.

@@ -3,7 +3,7 @@
 import click
 
 from mdm_client.cli.context import common_options, session
-from mdm_client.cli.outcome import OK, SOME_FAILED
+from mdm_client.cli.error import OK, SOME_FAILED
 from mdm_client.cli.table import print_json, print_line, printable
 
 
@@ -16,7 +16,7 @@ def replica(context: click.Context) -> int:
     Which subtrees are copied is configuration of the service. Exit code 1 when one does not go on.
     """
     run = session(context)
-    states = run.client(context).collections.replicas()
+    states = run.client(context).metadata.collections.replicas()
     for state in states:
         if run.as_json:
             print_json(vars(state))

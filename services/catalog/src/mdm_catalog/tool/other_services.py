@@ -39,7 +39,7 @@ class Elsewhere:
     def records(self) -> Iterator[Held]:
         """Give every record of a file."""
         for path in self._collections:
-            for key in self._client.collections.entry_keys(path):
+            for key in self._client.metadata.entries.keys(path):
                 try:
                     yield Held(UUID(key))
                 except ValueError:
@@ -53,15 +53,15 @@ class Elsewhere:
 
     def destroy_keys(self, guids: Sequence[UUID]) -> Mapping[UUID, str]:
         """Destroy keys on every keystore; return why not, of those that are not gone everywhere."""
-        deeds = self._client.keys.unregister(guids)
-        return {deed.guid: deed.error.reason for deed in deeds if deed.error is not None and not isinstance(deed.error, NotFound)}
+        results = self._client.keys.unregister(guids)
+        return {result.guid: result.error.reason for result in results if result.error and not isinstance(result.error, NotFound)}
 
     def delete_records(self, guids: Sequence[UUID]) -> Mapping[UUID, str]:
         """Delete records wherever they are; return why not, of those that are not gone."""
         failed: dict[UUID, str] = {}
         for path in self._collections:
-            outcomes = self._client.collections.delete(path, [str(guid) for guid in guids])
-            for guid, error in zip(guids, outcomes, strict=True):
+            errors = self._client.metadata.entries.delete(path, [str(guid) for guid in guids])
+            for guid, error in zip(guids, errors, strict=True):
                 if error is not None and not isinstance(error, NotFound):
                     failed[guid] = error.reason
         return failed
