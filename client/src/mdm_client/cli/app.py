@@ -11,7 +11,7 @@ import click
 from mdm_client.cli.context import Session, common_options
 from mdm_client.cli.error import INTERRUPTED, TERMINATED, Interrupted, PipeClosed, run
 from mdm_client.cli.example import EXAMPLES
-from mdm_client.cli.extension import ExtendableGroup
+from mdm_client.cli.group import ExtendableGroup
 
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 #: Where each command is, and what the help says of it.

@@ -91,11 +91,12 @@ class KeystoreClient:
 
     def key_attributes(self, guids: Sequence[UUID]) -> dict[str, dict[UUID, keystore_pb2.KeyAttributes | MdmError]]:
         """Return what is not secret about keys as each keystore holds them, by keystore name and GUID."""
-
-        def request(batch: Sequence[UUID]) -> keystore_pb2.GetKeyAttributesRequest:
-            return keystore_pb2.GetKeyAttributesRequest(guids=[str(guid) for guid in batch])
-
-        return self._answers(guids, lambda server: server.keys.GetKeyAttributes, request, lambda result: result.attributes)
+        return self._answers(
+            guids,
+            lambda server: server.keys.GetKeyAttributes,
+            lambda batch: keystore_pb2.GetKeyAttributesRequest(guids=map(str, batch)),
+            lambda result: result.attributes,
+        )
 
     def delete_keys(self, guids: Sequence[UUID]) -> KeyErrors:
         """Destroy keys on every keystore; None where no keystore has it any more, NotFound where none had it.
@@ -107,11 +108,9 @@ class KeystoreClient:
 
     def delete_keys_by_server(self, guids: Sequence[UUID]) -> dict[str, KeyErrors]:
         """Destroy keys on every keystore; return what went wrong with each, by keystore name and GUID."""
-
-        def request(batch: Sequence[UUID]) -> keystore_pb2.DeleteKeysRequest:
-            return keystore_pb2.DeleteKeysRequest(guids=[str(guid) for guid in batch])
-
-        return self._errors(guids, lambda server: server.keys.DeleteKeys, request)
+        return self._errors(
+            guids, lambda server: server.keys.DeleteKeys, lambda batch: keystore_pb2.DeleteKeysRequest(guids=map(str, batch))
+        )
 
     def assign_acls(self, guids: Sequence[UUID], acl_id: UUID) -> dict[str, KeyErrors]:
         """Point keys at another ACL on every keystore; return what went wrong with each, by keystore name and GUID."""
@@ -125,33 +124,32 @@ class KeystoreClient:
     def create_acls(self, acls: Sequence[acl_pb2.Acl]) -> dict[str, KeyErrors]:
         """Create ACLs on every keystore; return what went wrong with each, by keystore name and ACL id. Safe to repeat."""
         by_id = {UUID(acl.id): acl for acl in acls}
-
-        def request(batch: Sequence[UUID]) -> acl_pb2.CreateAclsRequest:
-            return acl_pb2.CreateAclsRequest(acls=[by_id[acl_id] for acl_id in batch])
-
-        return self._errors(list(by_id), lambda server: server.acls.CreateAcls, request)
+        return self._errors(
+            list(by_id),
+            lambda server: server.acls.CreateAcls,
+            lambda batch: acl_pb2.CreateAclsRequest(acls=[by_id[acl_id] for acl_id in batch]),
+        )
 
     def modify_acls(self, acl_ids: Sequence[UUID], changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, KeyErrors]:
         """Apply the same changes to ACLs on every keystore; return what went wrong with each, by keystore name and ACL id.
 
         An ACL that guards more than one key is left alone with ACL_SHARED unless `shared`.
         """
-
-        def request(batch: Sequence[UUID]) -> acl_pb2.ModifyAclsRequest:
-            return acl_pb2.ModifyAclsRequest(ids=[str(acl_id) for acl_id in batch], changes=changes, shared=shared)
-
-        def statuses(response: acl_pb2.ModifyAclsResponse) -> Any:
-            return [result.status for result in response.results]
-
-        return self._errors(acl_ids, lambda server: server.acls.ModifyAcls, request, statuses)
+        return self._errors(
+            acl_ids,
+            lambda server: server.acls.ModifyAcls,
+            lambda batch: acl_pb2.ModifyAclsRequest(ids=map(str, batch), changes=changes, shared=shared),
+            lambda response: [result.status for result in response.results],
+        )
 
     def get_acls(self, acl_ids: Sequence[UUID]) -> dict[str, dict[UUID, acl_pb2.Acl | MdmError]]:
         """Return ACLs as each keystore holds them, by keystore name and ACL id."""
-
-        def request(batch: Sequence[UUID]) -> acl_pb2.GetAclsRequest:
-            return acl_pb2.GetAclsRequest(ids=[str(acl_id) for acl_id in batch])
-
-        return self._answers(acl_ids, lambda server: server.acls.GetAcls, request, lambda result: result.acl)
+        return self._answers(
+            acl_ids,
+            lambda server: server.acls.GetAcls,
+            lambda batch: acl_pb2.GetAclsRequest(ids=map(str, batch)),
+            lambda result: result.acl,
+        )
 
     def check_servers(self) -> dict[str, MdmError | None]:
         """Ask every keystore whether it holds the share index that the configuration says; None where it does."""

@@ -9,8 +9,8 @@ from mdm_wire.errors import Conflict, MdmError, NotFound
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.group import LazyGroup
 from mdm_client.cli.keystore.key_name import find_keys
-from mdm_client.cli.lazy import LazyGroup
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
 from mdm_client.keystore.manager import KeyAttributes, KeyResult, KeyStatus

@@ -8,8 +8,7 @@ from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
-from mdm_client.cli.metadata.parameter import parameter_option
-from mdm_client.cli.option import Respelt
+from mdm_client.cli.option import Respelt, parameter_option
 from mdm_client.cli.table import json_rows, print_json, print_line, table_rows
 from mdm_client.metadata.collections import Collection
 from mdm_client.metadata.entries import Changed, Entry

@@ -12,8 +12,8 @@ import click
 
 from mdm_client.cli.context import Session, common_options, force_option, session
 from mdm_client.cli.error import OK, SOME_FAILED, show_client_error, show_error
-from mdm_client.cli.metadata.parameter import parameter_option
 from mdm_client.cli.metadata.row_format import BINARY, FORMATS, csv_rows, write_arrow
+from mdm_client.cli.option import parameter_option
 from mdm_client.cli.table import json_rows, print_line, table_rows
 from mdm_client.client import Client
 from mdm_client.federation.query import FederatedAnswer, query_sites
