@@ -35,7 +35,7 @@ _COMMANDS = {
     "replica": ("mdm_client.cli.catalog.replica:replica", "Show, add, change and remove the catalog's copies of files."),
     "rm": ("mdm_client.cli.catalog.tree:rm", "Remove files, links and directories from the catalog."),
     "rmdir": ("mdm_client.cli.catalog.tree:rmdir", "Remove empty directories from the catalog."),
-    "stat": ("mdm_client.cli.catalog.listing:stat", "Show everything the catalog tells about files and directories."),
+    "stat": ("mdm_client.cli.catalog.listing:stat", "Show everything the catalog says about files and directories."),
     "whoami": ("mdm_client.cli.catalog.listing:whoami", "Show who you are to the services."),
 }
 

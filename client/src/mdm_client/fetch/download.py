@@ -42,7 +42,7 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """One file's outcome: its size in bytes under `path`, which is `planned` below the output directory, or the error."""
+    """One file's result: its size in bytes under `path`, which is `planned` below the output directory, or the error."""
 
     lfn: str
     guid: UUID
@@ -84,7 +84,7 @@ class Download:
         self._obstacle: MdmError | None = None
 
     def results(self) -> Generator[FileResult, None, None]:
-        """Yield each file's outcome as it is known; a file with several paths is fetched once and has an outcome for each.
+        """Yield each file's result as it is known; a file with several paths is fetched once and has a result for each.
 
         Nothing of a file that failed, or was not finished when the generator is closed, remains on disk. What would stop every
         file, such as a full disk or a refused certificate, stops all at once: each file not yet fetched fails with it.

@@ -12,9 +12,8 @@ from mdm_wire.retry import RetryPolicy
 from mdm_wire.status import translated
 
 from mdm_client.acl import AclClient
-from mdm_client.metadata.collections import MetadataCollections
+from mdm_client.metadata.collections import MetadataCollections, MetadataSequences
 from mdm_client.metadata.entries import MetadataEntries
-from mdm_client.metadata.sequences import MetadataSequences
 from mdm_client.metadata.value import Row, columns_of, decode_batch, python_rows, to_values
 from mdm_client.service import Service
 

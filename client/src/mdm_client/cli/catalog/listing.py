@@ -97,7 +97,7 @@ def list_directory(
 @common_options
 @click.pass_context
 def stat(context: click.Context, targets: tuple[str, ...], no_follow: bool) -> int:
-    """Show everything the catalog tells about files and directories (LFN, GUID or SURL)."""
+    """Show everything the catalog says about files and directories (LFN, GUID or SURL)."""
     run = session(context)
     names = parse_names(targets)
     failures: list[MdmError] = []

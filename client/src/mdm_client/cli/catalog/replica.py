@@ -72,7 +72,7 @@ def change(
     accesses: int | None,
     if_rev: int | None,
 ) -> int:
-    """Change what the catalog tells of copies; what is not given stays."""
+    """Change what the catalog says of copies; what is not given stays."""
     run = session(context)
     if all(option is None for option in (status, kind, set_name, host, accesses)):
         raise click.UsageError("say what to change: --status, --type, --set, --host, --accesses")

@@ -10,8 +10,7 @@ from mdm_client.acl import AclAnswer, replace
 from mdm_client.cli.acl import PRINCIPAL_HELP, AclKind, check_sharing, finish, sharing_options, show_lists
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.error import SOME_FAILED, exit_code_of_items
-from mdm_client.cli.keystore.key import report_result
-from mdm_client.cli.keystore.key_name import find_key
+from mdm_client.cli.keystore.key import find_key, report_result
 from mdm_client.names import parse_principal
 from mdm_client.service import only
 

@@ -1,20 +1,20 @@
 """Commands for keys: key register, unregister, stat, list."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import click
-from mdm_wire.errors import Conflict, MdmError, NotFound
+from mdm_wire.errors import Conflict, Invalid, MdmError, NotFound
 
+from mdm_client.catalog.model import FILE
 from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.group import LazyGroup
-from mdm_client.cli.keystore.key_name import find_keys
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
 from mdm_client.keystore.manager import KeyAttributes, KeyResult, KeyStatus
-from mdm_client.names import parse_permissions, parse_principal
+from mdm_client.names import parse_names, parse_permissions, parse_principal
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -36,6 +36,43 @@ _COMMANDS = {
 @common_options
 def key() -> None:
     """Create, inspect, share and destroy the keys of files, on all keystores together."""
+
+
+def find_keys(client: Client, texts: Sequence[str]) -> list[UUID | MdmError]:
+    """Return the GUID of each key, or why it is not known; the catalog is asked only about names that are no GUIDs.
+
+    Raises:
+        Invalid: NAME_MALFORMED or LFN_MALFORMED.
+        MdmError: the catalog could not be asked.
+    """
+    names = parse_names(texts)
+    unresolved = [name for name in names if name.guid is None]
+    entries = dict(zip(unresolved, client.catalog.stat(unresolved), strict=True)) if unresolved else {}
+    found: list[UUID | MdmError] = []
+    for name in names:
+        if name.guid is not None:
+            found.append(name.guid)
+            continue
+        entry = entries[name]
+        if isinstance(entry, MdmError):
+            found.append(entry)
+        elif entry.kind != FILE or entry.guid is None:
+            found.append(Invalid("NOT_A_FILE", f"{name}: not a file, so it has no key"))
+        else:
+            found.append(entry.guid)
+    return found
+
+
+def find_key(client: Client, text: str) -> UUID:
+    """Return the GUID of one key.
+
+    Raises:
+        MdmError: it is malformed or not known.
+    """
+    (found,) = find_keys(client, [text])
+    if isinstance(found, MdmError):
+        raise found if text in found.message else found.at(text)
+    return found
 
 
 def acl_options(command: _Command) -> _Command:
@@ -64,7 +101,7 @@ def entries_of(grants: tuple[tuple[str, str], ...]) -> dict[str, int]:
 def register_keys(
     client: Client, guids: list[UUID], acl_id: UUID | None, entries: Mapping[str, int]
 ) -> tuple[UUID, dict[UUID, MdmError | None]]:
-    """Register keys as `KeyManager.register` does, and explain what cannot be told apart there."""
+    """Register keys as `KeyManager.register` does, and explain what looks alike there."""
     if acl_id and entries:
         raise click.UsageError("--grant is for a new access list; change the one of --acl with mdm key acl grant")
     try:

@@ -28,7 +28,7 @@ from mdm_client.metadata.entries import Entry
 def dump(context: click.Context, path: str, output: Path | None, force: bool, recursive: bool) -> None:
     """Write a collection, and the entries that you may read in it, as JSON lines that mdm meta load reads.
 
-    Links go with it; views where you are told what they show (`s` or `p`); access lists where you may see them (`g` or `p`); sequences
+    Links go with it; views where you may see what they show (`s` or `p`); access lists where you may see them (`g` or `p`); sequences
     where you may take numbers (`w`).
     """
     run = session(context)
@@ -52,7 +52,7 @@ def dump(context: click.Context, path: str, output: Path | None, force: bool, re
         )
     if writer.withheld:
         show_error(
-            f"{writer.withheld} views are left out, for you are not told what they show (`s` or `p`)",
+            f"{writer.withheld} views are left out, for you may not see what they show (`s` or `p`)",
             "VIEWS_LEFT_OUT",
             run.as_json,
         )

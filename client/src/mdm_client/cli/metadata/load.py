@@ -74,7 +74,7 @@ def load(
 ) -> int:
     """Read entries into the collection PATH: from a dump (with what was dumped below it), a CSV file, or a table of PostgreSQL.
 
-    Entries that exist are updated. Those that are not valid are told by line, and the others are stored: the command can be repeated.
+    Entries that exist are updated. Those that are not valid are reported by line, and the others are stored: the command can be repeated.
 
     Access lists of a dump that are not here are made, with the same owner and principals; one that is here stays as it is.
 
@@ -104,7 +104,7 @@ def load(
 
 
 def _store(run: Session, client: Client, entries: Iterable[Item]) -> int:
-    """Store entries in batches, tell what is wrong by line, and say how many were stored."""
+    """Store entries in batches, report what is wrong by line, and say how many were stored."""
     stored = failed = 0
     for path, some in groupby(entries, key=lambda item: item[0]):
         while batch := list(islice(some, MAX_ENTRIES)):

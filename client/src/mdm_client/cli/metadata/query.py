@@ -49,7 +49,7 @@ def query(
 
     Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
 
-    With --sites, rows of sites that answer are written; those that do not are told, and the exit code is 1.
+    With --sites, rows of sites that answer are written; those that do not are named, and the exit code is 1.
     """
     run = session(context)
     chosen = format_name or ("jsonl" if run.as_json else "table")

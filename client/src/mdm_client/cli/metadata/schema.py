@@ -6,8 +6,7 @@ from mdm_client.cli.context import common_options, session
 from mdm_client.cli.metadata.collection import parse_attribute
 from mdm_client.cli.option import Respelt
 from mdm_client.cli.table import print_json, print_line
-from mdm_client.metadata.collections import MetadataCollections
-from mdm_client.metadata.sequences import MetadataSequences
+from mdm_client.metadata.collections import MetadataCollections, MetadataSequences
 
 
 def _collections(context: click.Context) -> MetadataCollections:
@@ -99,7 +98,7 @@ def remove_index(context: click.Context, path: str, name: str) -> None:
 @click.group()
 @common_options
 def constraint() -> None:
-    """What every entry must fulfil, and what those who may only count are told."""
+    """What every entry must fulfil, and what those who may only count see."""
 
 
 _KINDS = click.Choice(["required", "unique", "references", "check", "min-cell"])
@@ -120,7 +119,7 @@ def add_constraint(context: click.Context, path: str, kind: str, name: str, valu
     unique ATTRIBUTE                   no two entries share a value
     references ATTRIBUTE /collection   values are keys of entries there
     check NAME 'CONDITION'             such as 'EndDate >= StartDate'
-    min-cell NUMBER                    counts below it are not told
+    min-cell NUMBER                    counts below it are not given
     """
     if (kind in ("references", "check")) != bool(value):
         raise click.UsageError(f"{kind} takes {'a name and a value' if kind in ('references', 'check') else 'one argument'}")
