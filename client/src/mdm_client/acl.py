@@ -9,7 +9,7 @@ from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm_wire.batch import MAX_ACLS, in_batches, item_answers, item_errors
 from mdm_wire.errors import MdmError
 
-from mdm_client.service import Service, only
+from mdm_client.service import Service, raise_first
 
 ALL = 255
 # What a former owner keeps until the new one, who thereby proves to exist, takes it: `p`, `d` and `g`.
@@ -90,7 +90,7 @@ class AclClient:
         wanted = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
         acl = acl_pb2.Acl(id=acl_id or str(uuid4()), entries=wanted)
         statuses = self._service.call(self._stub.CreateAcls, acl_pb2.CreateAclsRequest(acls=[acl])).statuses
-        only([error and error.at(self.place) for error in item_errors([acl], statuses)])
+        raise_first([error and error.at(self.place) for error in item_errors([acl], statuses)])
         return acl.id
 
     def _batched(self, ids: Sequence[str], call: Callable[[list[str]], Any]) -> list[AclAnswer]:
@@ -98,7 +98,7 @@ class AclClient:
         answers: list[AclAnswer] = []
         for batch in in_batches(ids, MAX_ACLS):
             try:
-                found = item_answers(batch, call(batch), lambda result: view(result.acl))
+                found = item_answers(batch, call(batch), lambda result: view_from_proto(result.acl))
             except MdmError as error:
                 answers += [AclAnswer(self.place, acl_id, error=error) for acl_id in batch]
             else:
@@ -139,7 +139,7 @@ def _change(action: int, principal: str, permissions: int) -> acl_pb2.AclChange:
     return acl_pb2.AclChange(action=action, entry=entry)  # type: ignore[arg-type]
 
 
-def view(acl: acl_pb2.Acl) -> AclView:
+def view_from_proto(acl: acl_pb2.Acl) -> AclView:
     """Return an ACL as a service sent it."""
     return AclView(acl.id, acl.owner, {entry.principal: entry.permissions for entry in acl.entries}, acl.rev)
 

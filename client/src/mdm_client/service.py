@@ -114,8 +114,8 @@ class Service:
         return Retries(self.policy.retry_seconds)
 
 
-def only(errors: Sequence[MdmError | None]) -> None:
-    """Raise the error of a request's only item, if it has one."""
+def raise_first(errors: Sequence[MdmError | None]) -> None:
+    """Raise the first error, if there is one."""
     for error in errors:
         if error is not None:
             raise error

@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 from mdm.acl.v1 import acl_pb2
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
-from mdm_client.acl import AclAnswer, AclClient, answer_of, view
+from mdm_client.acl import AclAnswer, AclClient, answer_of, view_from_proto
 from mdm_client.catalog.acls import ChangedAcl, SubtreeAcl
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.catalog.model import SYMLINK
 from mdm_client.names import Name
-from mdm_client.service import only
+from mdm_client.service import raise_first
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SubtreeAcls:
         acls = next(service for service in self._services if service.place == place)
         entries = acls.copy(entry.acl_id if own else entry.default_acl_id, str(new_id), self._caller)
         assigned = self._catalog.acls.assign([(name, str(new_id) if own else entry.acl_id, str(new_id) if default else "")])
-        only([error and error.at(place) for error in assigned])
+        raise_first([error and error.at(place) for error in assigned])
         places = {place: None} if entry.guid is None else self._guard_outside_catalog(entry.guid, new_id, entries)
         reached = [service for service in self._services if service.place in places]
         return AclReport(tuple(self._changed_at(service, str(new_id), changes, places[service.place]) for service in reached))
@@ -154,4 +154,4 @@ class SubtreeAcls:
 def _changed(place: str, item: ChangedAcl) -> AclAnswer:
     if item.error is not None:
         return answer_of(place, item.acl.acl_id, item.error)
-    return AclAnswer(place, item.acl.acl_id, view(item.after) if item.after else None)
+    return AclAnswer(place, item.acl.acl_id, view_from_proto(item.after) if item.after else None)

@@ -18,7 +18,7 @@ from mdm_wire.errors import Aborted, Conflict, Corrupt, MdmError
 from mdm_wire.retry import Backoff
 
 from mdm_client.keystore.calls import KeystoreServer, Reply, call_all, first_error, item_answers, item_errors
-from mdm_client.keystore.shares import from_result, resolve, to_message
+from mdm_client.keystore.shares import from_result, resolve, to_proto
 
 _log = logging.getLogger("mdm_client.keystore.client")
 
@@ -95,7 +95,7 @@ class Creation:
 
         def request(server: KeystoreServer) -> keystore_pb2.CreateKeysRequest:
             mine = (next(share for share in of_key if share.x == server.index) for of_key in shares.values())
-            keys = [keystore_pb2.NewKey(share=to_message(share), acl_id=acl_id) for share in mine]
+            keys = [keystore_pb2.NewKey(share=to_proto(share), acl_id=acl_id) for share in mine]
             return keystore_pb2.CreateKeysRequest(keys=keys)
 
         return self._asked(servers, list(shares), lambda server: server.keys.CreateKeys, request)

@@ -13,10 +13,10 @@ from mdm.keystore.v1 import keystore_pb2
 from mdm_wire.errors import MdmError, NotFound
 from mdm_wire.retry import RetryPolicy
 
-from mdm_client.acl import AclAnswer, AclClient, give_away, view
+from mdm_client.acl import AclAnswer, AclClient, give_away, view_from_proto
 from mdm_client.keystore.calls import KeystoreServer, call_all, item_answers
 from mdm_client.keystore.client import TIMEOUT_SECONDS, KeystoreClient
-from mdm_client.service import Service, only
+from mdm_client.service import Service, raise_first
 
 Part = TypeVar("Part")
 POLICY = RetryPolicy(TIMEOUT_SECONDS, retry_seconds=3.0)
@@ -131,7 +131,7 @@ class KeyManager:
             acl_id = self.own_acl_id(guids)
             wanted = [acl_pb2.AclEntry(principal=who, permissions=bits) for who, bits in (entries or {}).items()]
             made = self._keystores.create_acls([acl_pb2.Acl(id=str(acl_id), entries=wanted)])
-            only([errors[acl_id] for errors in made.values()])
+            raise_first([errors[acl_id] for errors in made.values()])
         return acl_id, self._keystores.create_keys(guids, acl_id)
 
     def unregister(self, guids: Sequence[UUID]) -> list[KeyResult]:
@@ -228,7 +228,9 @@ class KeyManager:
             if isinstance(part, MdmError):
                 answers[server.name] = AclAnswer(server.place, "", error=part)
                 continue
-            answer = item_answers(replies[server], [guid], lambda response: response.results, lambda result: view(result.acl))[guid]
+            answer = item_answers(replies[server], [guid], lambda response: response.results, lambda result: view_from_proto(result.acl))[
+                guid
+            ]
             failed = isinstance(answer, MdmError)
             answers[server.name] = AclAnswer(server.place, part.acl_id, None if failed else answer, answer if failed else None)  # type: ignore[arg-type]
         return answers

@@ -74,7 +74,7 @@ def _combine(group: list[Share], faults: dict[int, str]) -> tuple[bytes | None, 
     return None, remaining
 
 
-def to_message(share: Share) -> keystore_pb2.Share:
+def to_proto(share: Share) -> keystore_pb2.Share:
     """Return a share as it is sent."""
     return keystore_pb2.Share(
         guid=str(share.guid),
@@ -90,11 +90,11 @@ def to_message(share: Share) -> keystore_pb2.Share:
 
 def from_result(result: keystore_pb2.ShareResult) -> tuple[Share, ...]:
     """Return the share of a result, and the one before it where that is still given; unchecked."""
-    share = from_message(result.share)
-    return (share, from_message(result.previous)) if result.HasField("previous") else (share,)
+    share = from_proto(result.share)
+    return (share, from_proto(result.previous)) if result.HasField("previous") else (share,)
 
 
-def from_message(message: keystore_pb2.Share) -> Share:
+def from_proto(message: keystore_pb2.Share) -> Share:
     """Return a received share, unchecked; a GUID that is none becomes the nil UUID, which belongs to no key."""
     try:
         guid = UUID(message.guid)

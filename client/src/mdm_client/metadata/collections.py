@@ -10,7 +10,7 @@ from mdm_wire.batch import item_errors
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_client.metadata.value import TYPE_NAMES, TYPES
-from mdm_client.service import Service, only
+from mdm_client.service import Service, raise_first
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class MetadataCollections:
         """
         shown = [pb.ViewAttribute(name=name, target=original) for name, original in attributes.items()]
         view = pb.View(path=path, target=target, attributes=shown, condition=condition, with_key=with_key, is_link=is_link, acl_id=acl_id)
-        only(item_errors([view], self._service.call(self._stub.CreateViews, pb.CreateViewsRequest(views=[view])).statuses))
+        raise_first(item_errors([view], self._service.call(self._stub.CreateViews, pb.CreateViewsRequest(views=[view])).statuses))
 
     def replicas(self) -> Sequence[ReplicaState]:
         """Return the copies of other services' subtrees that this service keeps; for operators."""

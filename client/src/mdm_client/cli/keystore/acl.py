@@ -12,7 +12,7 @@ from mdm_client.cli.context import Session, common_options, session
 from mdm_client.cli.error import SOME_FAILED, exit_code_of_items
 from mdm_client.cli.keystore.key import find_key, report_result
 from mdm_client.names import parse_principal
-from mdm_client.service import only
+from mdm_client.service import raise_first
 
 if TYPE_CHECKING:
     from mdm.acl.v1 import acl_pb2
@@ -32,7 +32,7 @@ def _target(client: "Client", identifier: str, shared: bool, own: bool) -> UUID:
     check_sharing(shared, own)
     guid = find_key(client, identifier)
     if own:
-        only(list(client.keys.give_own_acl(guid, uuid4()).values()))
+        raise_first(list(client.keys.give_own_acl(guid, uuid4()).values()))
     return guid
 
 

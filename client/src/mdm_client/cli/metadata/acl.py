@@ -17,7 +17,7 @@ from mdm_client.cli.keystore.key import entries_of
 from mdm_client.cli.metadata.entry import quoted_path, quoted_text
 from mdm_client.cli.table import print_json, print_line
 from mdm_client.client import Client
-from mdm_client.service import only
+from mdm_client.service import raise_first
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _give_own(client: Client, target: _Target) -> None:
         [present] = _ids(client, part)
         new_id = str(uuid4())
         client.metadata.acls.copy(present, new_id, client.caller)
-        only(list(_put(client, part, new_id).values()))
+        raise_first(list(_put(client, part, new_id).values()))
 
 
 def _put(client: Client, target: _Target, acl_id: str) -> dict[str, MdmError | None]:
