@@ -33,8 +33,10 @@ from random import Random
 import psycopg
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.catalog.v1 import catalog_pb2 as pb
-from mdm_client.catalog.client import CatalogClient, Search
-from mdm_client.grants import grant
+from mdm.catalog.v1 import catalog_pb2_grpc as pb_grpc
+from mdm_client.acl import grant
+from mdm_client.catalog.client import CatalogClient
+from mdm_client.catalog.model import Search
 from mdm_client.names import Name
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
@@ -96,7 +98,7 @@ class Bench:
         acl_pb2_grpc.AclServiceStub(self.channels[0]).CreateAcls(
             acl_pb2.CreateAclsRequest(acls=[acl_pb2.Acl(id=self.acl, entries=[entry])])
         )
-        assert self.client.make_directories(["/bench"], acl_id=self.acl) == [None]
+        assert self.client.changes.make_directories(["/bench"], acl_id=self.acl) == [None]
         self.directories: list[tuple[int, str]] = []
 
     def _configure(self, folder: Path, pki: DevelopmentCa) -> Path:
@@ -128,7 +130,7 @@ class Bench:
         """Make directories; return their ids and paths."""
         lfns = [f"/bench/{name}" for name in names]
         for start in range(0, len(lfns), BATCH):
-            assert not any(self.client.make_directories(lfns[start : start + BATCH], parents=True))
+            assert not any(self.client.changes.make_directories(lfns[start : start + BATCH], parents=True))
         with self.raw.cursor() as cursor:
             cursor.execute(
                 "SELECT e.id, p.name || '/' || e.name FROM entry e JOIN entry p ON p.id = e.parent_id WHERE e.kind = 1 AND p.name <> ''"
@@ -187,7 +189,7 @@ def register(bench: Bench, count: int) -> tuple[float, float]:
     made = bench.make([f"r{mark}/{side}{number:05}" for side in "ab" for number in range(-(-count // PER_DIRECTORY))])
     ours, raws = made[: len(made) // 2], made[len(made) // 2 :]
     files = new_files([lfn for _, lfn in ours], count)
-    stub = bench.client.stub
+    stub = pb_grpc.CatalogServiceStub(bench.channels[0])
 
     def through_catalog() -> None:
         for start in range(0, count, BATCH):
@@ -246,7 +248,7 @@ def stat(bench: Bench, threads: int) -> tuple[float, float, float]:
     def empty(number: int) -> None:
         client = CatalogClient(bench.channels[number % len(bench.channels)])
         for _ in parts[number]:
-            client.call(client.stub.Stat, pb.StatRequest())
+            client.stat([])
 
     connections = [psycopg.connect(bench.conninfo, autocommit=True) for _ in range(threads)]
 
@@ -292,10 +294,10 @@ def of_the_whole(bench: Bench) -> dict[str, float]:
     """Return milliseconds of what concerns the directory that holds everything."""
     top = Name(lfn="/bench")
     works: dict[str, Callable[[], object]] = {
-        "rename and back": lambda: bench.client.rename([(top, "/b"), (Name(lfn="/b"), "/bench")]),
+        "rename and back": lambda: bench.client.changes.rename([(top, "/b"), (Name(lfn="/b"), "/bench")]),
         "du": lambda: bench.client.usage("/bench"),
-        "grant": lambda: bench.client.modify_subtree_acls(top, [grant("authenticated", READ)]),
-        "acl get": lambda: bench.client.subtree_acls(top),
+        "grant": lambda: bench.client.acls.modify_subtree(top, [grant("authenticated", READ)]),
+        "acl get": lambda: bench.client.acls.of_subtree(top),
     }
     return {name: 1000 * seconds(work) for name, work in works.items()}
 

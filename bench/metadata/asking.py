@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from mdm.metadata.v1 import metadata_pb2, metadata_pb2_grpc
 from mdm_client.metadata.client import MetadataClient
-from stand import PATIENCE, Report, Stand, median, rate, slots
+from stand import POLICY, Report, Stand, median, rate, slots
 
 Query = tuple[str, Callable[[], int], Callable[[], int]]
 COLUMNS = "guid, modality, rows, thickness, entry"
@@ -116,7 +116,7 @@ def _many_clients(stand: Stand, connection: psycopg.Connection, report: Report, 
 
     def asking(port: int) -> Callable[[], Callable[[], object]]:
         def make() -> Callable[[], object]:
-            client = MetadataClient(stand.channel(port), PATIENCE)
+            client = MetadataClient(stand.channel(port), POLICY)
             return lambda: list(client.query(sql, parameters={"entry": key()}))
 
         return make

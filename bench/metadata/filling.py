@@ -5,7 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
-from mdm_client.metadata.collections import Collection, Entry
+from mdm_client.metadata.collections import Collection
+from mdm_client.metadata.entries import Entry
 from stand import ATTRIBUTES, Report, Stand, slots, values_of
 
 BATCH = 1_000
@@ -29,7 +30,7 @@ def fill(stand: Stand, report: Report, entries: int, loaded: int) -> None:
 
     def load(start: int) -> None:
         batch = [Entry(f"e{n:08}", values_of(n)) for n in range(start, min(start + BATCH, loaded))]
-        assert not any(stand.collections.upsert("/images", batch))
+        assert not any(stand.entries.upsert("/images", batch))
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(load, range(0, loaded, BATCH)))
@@ -42,7 +43,7 @@ def fill(stand: Stand, report: Report, entries: int, loaded: int) -> None:
         parameters = {"first": first, "last": last, "images": images, "loaded": loaded}
         connection.execute(_REST.format(**slot).encode(), parameters)
     studies = [Entry(f"s{n:06}", {"study": f"s{n:06}", "comment": f"study {n}"}) for n in range(entries // 100 + 1)]
-    assert not any(stand.collections.upsert("/studies", studies))
+    assert not any(stand.entries.upsert("/studies", studies))
     connection.execute("VACUUM ANALYZE entry")
 
 

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
-from mdm_client.metadata.collections import Attribute, Collection, Entry
+from mdm_client.metadata.collections import Attribute, Collection
+from mdm_client.metadata.entries import Entry
 from stand import ATTRIBUTES, Report, Stand, median, memory_of
 
 BATCH = 1_000
@@ -22,12 +23,12 @@ def many_collections(stand: Stand, report: Report, count: int, seconds: float) -
     client = stand.collections
     assert client.create([Collection("/many"), Collection("/one", ATTRIBUTES)]) == [None] * 2
     assert not any(client.create(_few(0, BATCH)))
-    assert client.upsert("/one", [Entry("e", {"modality": "CT", "rows": 1})]) == [None]
+    assert stand.entries.upsert("/one", [Entry("e", {"modality": "CT", "rows": 1})]) == [None]
     lookup = """SELECT modality, rows FROM "/one" WHERE entry = 'e' LIMIT 1"""
     acts: dict[str, Callable[[], int]] = {
         "one row": lambda: len(list(stand.metadata.query(lookup))),
         "describe one": lambda: len([client.describe("/one")]),
-        "list a page of 1,000": lambda: len(list(islice(client.list_collections("/many"), BATCH))),
+        "list a page of 1,000": lambda: len(list(islice(client.walk("/many"), BATCH))),
         "make one": lambda: len(client.create([Collection(f"/many/m{time.perf_counter_ns()}", ATTRIBUTES[:5])])),
     }
     before = {name: median(act, seconds)[0] for name, act in acts.items()}
@@ -47,7 +48,7 @@ def many_collections(stand: Stand, report: Report, count: int, seconds: float) -
         told = f"{before[name] * 1_000:.2f} ms, {after * 1_000:.2f} ms"
         report.row(f"{name}, among 1,000 and among {count:,}", told, "", f"{after / before[name]:.2f} × the time before")
     started = time.perf_counter()
-    listed = sum(1 for _ in client.list_collections("/many"))
+    listed = sum(1 for _ in client.walk("/many"))
     report.row(f"list of {listed:,}", f"{listed / (time.perf_counter() - started):,.0f} collections/s")
     for name, (tables, ours, system), used in (
         ("before", catalog, memory),
@@ -65,7 +66,7 @@ def many_rows(stand: Stand, report: Report, count: int) -> None:
     """Stream rows, and look at the memory of both ends on the way."""
     side = math.isqrt(count - 1) + 1
     assert stand.collections.create([Collection("/side", (Attribute("n", "int"), Attribute("t", "text")))]) == [None]
-    assert not any(stand.collections.upsert("/side", [Entry(f"{n:08}", {"n": n, "t": f"text {n}"}) for n in range(side)]))
+    assert not any(stand.entries.upsert("/side", [Entry(f"{n:08}", {"n": n, "t": f"text {n}"}) for n in range(side)]))
     sql = f'SELECT a.entry, a.n, b.t FROM "/side" a CROSS JOIN "/side" b LIMIT {count}'
     rows, next_look, memory = 0, count // 10, []
     started = time.perf_counter()

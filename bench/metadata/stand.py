@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from mdm_client.calls import Patience
 from mdm_client.metadata.client import MetadataClient
-from mdm_client.metadata.collections import Attribute, CollectionsClient
+from mdm_client.metadata.collections import Attribute
 from mdm_local.postgres import PostgresServer
 from mdm_site.pki import DevelopmentCa
 from mdm_testing.port import free_port
 from mdm_wire.channel import open_channel
+from mdm_wire.retry import RetryPolicy
 from mdm_wire.tls import TlsFiles
 
-PATIENCE = Patience(call_seconds=600, retry_seconds=60)
+POLICY = RetryPolicy(call_seconds=600, retry_seconds=60)
 FILLERS = 32
 MODALITIES = ("CT", "MR", "US", "CR", "PT", "NM", "XA", "MG")
 ATTRIBUTES = (
@@ -55,8 +55,9 @@ class Stand:
         config.write_text(self._configuration(name, origin))
         self._config = config
         self.process = self._serve("--migrate", "--config", str(config))
-        self.collections = CollectionsClient(self.channel(), PATIENCE)
-        self.metadata = MetadataClient(self.channel(), PATIENCE)
+        self.metadata = MetadataClient(self.channel(), POLICY)
+        self.collections = self.metadata.collections
+        self.entries = self.metadata.entries
 
     def _configuration(self, name: str, origin: "Stand | None") -> str:
         own = self._pki.issue(self._pki.subject(name))

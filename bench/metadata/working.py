@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from mdm_client.metadata.collections import Collection, CollectionsClient, Entry
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.metadata.collections import Collection
+from mdm_client.metadata.entries import Entry
 from mdm_wire.errors import MdmError
-from stand import ATTRIBUTES, PATIENCE, Report, Stand, rate, slots, values_of
+from stand import ATTRIBUTES, POLICY, Report, Stand, rate, slots, values_of
 
 TAKERS = 4
 
@@ -20,7 +22,7 @@ def take(stand: Stand, report: Report, seconds: float) -> None:
     done = [0]
 
     def taking() -> Callable[[], object]:
-        client = CollectionsClient(stand.channel(), PATIENCE)
+        client = MetadataClient(stand.channel(), POLICY).entries
         return lambda: client.change(sql)
 
     def taking_raw() -> Callable[[], object]:
@@ -51,7 +53,7 @@ def replicate(stand: Stand, copy: Stand, report: Report, seconds: float) -> None
     written = [0, 0]
 
     def write(index: int) -> None:
-        client = CollectionsClient(stand.channel(), PATIENCE)
+        client = MetadataClient(stand.channel(), POLICY).entries
         while not stop.is_set():
             batch = [Entry(f"w{index}-{n:06}", values_of(n)) for n in range(written[index], written[index] + 100)]
             assert not any(client.upsert("/published/images", batch))
@@ -63,7 +65,7 @@ def replicate(stand: Stand, copy: Stand, report: Report, seconds: float) -> None
         except MdmError:
             return False
 
-    assert not any(stand.collections.upsert("/published/images", [Entry("first", {"rows": 1})]))
+    assert not any(stand.entries.upsert("/published/images", [Entry("first", {"rows": 1})]))
     while not is_there("first"):  # the copy has found its origin and what to follow
         time.sleep(0.1)
     writers = [threading.Thread(target=write, args=(index,)) for index in range(2)]
@@ -73,7 +75,7 @@ def replicate(stand: Stand, copy: Stand, report: Report, seconds: float) -> None
     lags: list[float] = []
     while time.perf_counter() < started + max(seconds, 5):
         key = f"probe{len(lags)}"
-        assert not any(stand.collections.upsert("/published/images", [Entry(key, {"rows": 1})]))
+        assert not any(stand.entries.upsert("/published/images", [Entry(key, {"rows": 1})]))
         stored = time.perf_counter()
         while not is_there(key):
             time.sleep(0.02)

@@ -7,16 +7,17 @@ import grpc
 import pytest
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
-from mdm_client.calls import Patience, Service
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.names import parse_name
+from mdm_client.service import Service
 from mdm_wire.channel import RotatingChannel, check_identity, open_channel
 from mdm_wire.errors import Code, FailedPrecondition, Invalid, MdmError, NotFound, Unauthenticated, Unavailable
+from mdm_wire.retry import RetryPolicy
 from mdm_wire.status import from_item, from_rpc_error, translated
 from mdm_wire.tls import TlsFiles
 
 DEAD = "127.0.0.1:1"
-QUICK = Patience(call_seconds=3, retry_seconds=0.5)
+QUICK = RetryPolicy(call_seconds=3, retry_seconds=0.5)
 
 
 def test_a_key_of_another_certificate_is_found_locally(pki):
@@ -160,7 +161,7 @@ def test_calls_are_repeated_while_a_service_is_away_and_not_otherwise():
             raise outcome
         return outcome
 
-    service = Service("catalog", None, Patience(1, 5))
+    service = Service("catalog", None, RetryPolicy(1, 5))
     assert service.repeat(attempt) == "answer"
     outcomes += [_Broken(grpc.StatusCode.NOT_FOUND, "no"), "never"]
     with pytest.raises(NotFound):

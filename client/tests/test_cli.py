@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from mdm.catalog.v1 import catalog_pb2
 from mdm.metadata.v1 import metadata_pb2
-from mdm_client.calls import Patience
 from mdm_client.cli import main
 from mdm_site.pki import DevelopmentCa
+from mdm_wire.retry import RetryPolicy
 
 STUDY = "/biomed/hospital-a/p1/study"
 UNREACHABLE = "127.0.0.1:1"
@@ -239,7 +239,7 @@ def test_registering_is_for_operators(grid):
 
 
 def test_a_service_that_is_away_is_unavailable(grid, monkeypatch):
-    monkeypatch.setattr("mdm_client.client.Patience", lambda: Patience(call_seconds=5, retry_seconds=0.3))
+    monkeypatch.setattr("mdm_client.client.RetryPolicy", lambda: RetryPolicy(call_seconds=5, retry_seconds=0.3))
     result = mdm(grid.config(catalog=UNREACHABLE), "--json", "stat", "/biomed")
     assert result.exit_code == 4
     (error,) = rows(result.stderr)

@@ -8,20 +8,20 @@ from uuid import UUID
 
 import pytest
 from mdm.srm.v1 import srm_pb2
-from mdm_client.calls import Patience
 from mdm_client.client import Client
 from mdm_client.fetch.download import FetchOptions, FileResult
 from mdm_client.fetch.plan import make_plan
 from mdm_client.names import parse_name
 from mdm_wire.errors import Exhausted, NotFound, Unauthenticated
+from mdm_wire.retry import RetryPolicy
 
 STUDY = "/biomed/hospital-a/p1/study"
-PATIENCE = Patience(call_seconds=5, retry_seconds=1)
+POLICY = RetryPolicy(call_seconds=5, retry_seconds=1)
 
 
 @pytest.fixture
 def client(grid):
-    with Client.load(grid.config(), PATIENCE) as opened:
+    with Client.load(grid.config(), POLICY) as opened:
         yield opened
 
 

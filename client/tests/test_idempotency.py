@@ -12,14 +12,14 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_client.calls import Patience
-from mdm_client.metadata.collections import CollectionsClient, Entry
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.metadata.entries import Entry
 from mdm_wire.channel import open_channel
 from mdm_wire.errors import Unavailable
-from mdm_wire.idempotency import is_idempotent
+from mdm_wire.retry import RetryPolicy, is_idempotent
 
 DEAD = "127.0.0.1:1"
-PATIENCE = Patience(call_seconds=5, retry_seconds=2)
+POLICY = RetryPolicy(call_seconds=5, retry_seconds=2)
 
 
 def _methods():
@@ -113,11 +113,11 @@ def dropping(pki):
 
 
 CALLS = {
-    "TakeNumbers": lambda client: client.take_numbers("/c", "s"),
-    "Change": lambda client: client.change("UPDATE c SET a = a + 1 LIMIT 1"),
-    "UpsertEntries": lambda client: client.upsert("/c", [Entry("k", {"a": 1})]),
-    "AlterCollection": lambda client: client.alter("/c", min_cell=3),
-    "CreateSequence": lambda client: client.create_sequence("/c", "s", 1, 1),
+    "TakeNumbers": lambda client: client.sequences.take("/c", "s"),
+    "Change": lambda client: client.entries.change("UPDATE c SET a = a + 1 LIMIT 1"),
+    "UpsertEntries": lambda client: client.entries.upsert("/c", [Entry("k", {"a": 1})]),
+    "AlterCollection": lambda client: client.collections.alter("/c", min_cell=3),
+    "CreateSequence": lambda client: client.sequences.create("/c", "s", 1, 1),
 }
 
 
@@ -127,7 +127,7 @@ def test_what_is_not_idempotent_runs_once_though_its_answer_is_lost(dropping, pk
     servicer, addresses = dropping
     with open_channel(addresses[:number], pki.issue(pki.subject("alice"))) as channel:
         with pytest.raises(Unavailable, match="it may have been done"):
-            CALLS[method](CollectionsClient(channel, PATIENCE))
+            CALLS[method](MetadataClient(channel, POLICY))
         assert servicer.done == [method]
 
 
@@ -136,7 +136,7 @@ def test_what_is_idempotent_is_repeated(dropping, pki, number):
     servicer, addresses = dropping
     with open_channel(addresses[:number], pki.issue(pki.subject("alice"))) as channel:
         with pytest.raises(Unavailable):
-            CollectionsClient(channel, PATIENCE).sequences("/c")
+            MetadataClient(channel, POLICY).sequences.of_collection("/c")
         assert len(servicer.done) > 1
 
 
@@ -157,7 +157,7 @@ def test_an_address_that_refuses_the_connection_is_passed_over_before_anything_i
     with open_channel([DEAD, addresses[0]], pki.issue(pki.subject("alice"))) as channel:
         for _ in range(3):
             with pytest.raises(Unavailable):
-                CollectionsClient(channel, PATIENCE).take_numbers("/c", "s")
+                MetadataClient(channel, POLICY).sequences.take("/c", "s")
         assert servicer.done == ["TakeNumbers"] * 3
 
 
@@ -174,7 +174,7 @@ def test_a_call_that_is_sent_once_waits_for_a_service_that_is_starting(pki):
             return pb.TakeNumbersResponse(first=7, step=1)
 
     with open_channel([f"127.0.0.1:{port}"], pki.issue(pki.subject("alice"))) as channel, ThreadPoolExecutor(1) as executor:
-        taken = executor.submit(CollectionsClient(channel, Patience(5, 8)).take_numbers, "/c", "s")
+        taken = executor.submit(MetadataClient(channel, RetryPolicy(5, 8)).sequences.take, "/c", "s")
         with pytest.raises(TimeoutError):
             taken.result(timeout=0.5)
         server = grpc.server(ThreadPoolExecutor(1))

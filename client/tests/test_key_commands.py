@@ -18,6 +18,7 @@ from click.testing import Result
 from mdm_keystore.rules.seal import Sealer
 from mdm_service.policy import OPERATOR
 from mdm_testing.keystore import RunningKeystore, serve_keystore
+from mdm_wire.retry import RetryPolicy
 
 from client.tests.test_cli import UNREACHABLE, mdm, rows
 
@@ -252,7 +253,7 @@ def test_what_keystores_tell_otherwise_is_flagged(alice, keystores):
 
 def test_listing_goes_on_without_a_keystore_that_is_away(alice, keystores, monkeypatch):
     key = registered(alice)
-    monkeypatch.setattr("mdm_client.keystore.manager.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("mdm_client.keystore.manager.POLICY", RetryPolicy(10, retry_seconds=0.2))
     keystores.stop("a")
     listed = mdm(alice, "key", "list")
     keystores.start("a")

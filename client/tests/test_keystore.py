@@ -11,7 +11,7 @@ import pytest
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
-from mdm_client.keystore.shares import from_message, resolve, to_message
+from mdm_client.keystore.shares import from_proto, resolve, to_proto
 from mdm_crypto import shamir
 from mdm_wire.errors import Code, Corrupt, Invalid, MdmError, NotFound, Unavailable
 
@@ -102,9 +102,9 @@ def flip(response: keystore_pb2.GetSharesResponse) -> None:
 def forge(response: keystore_pb2.GetSharesResponse) -> None:
     """Give a share of another key that is true to its own commitments."""
     for result in response.results:
-        share = from_message(result.share)
+        share = from_proto(result.share)
         forged = shamir.split(None, 2, 3, share.guid, share.epoch)[share.x - 1]
-        result.share.CopyFrom(to_message(forged))
+        result.share.CopyFrom(to_proto(forged))
 
 
 def weaken(response: keystore_pb2.GetSharesResponse) -> None:

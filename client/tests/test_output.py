@@ -20,7 +20,7 @@ from mdm_client.cli import table
 from mdm_client.cli.metadata.row_format import csv_rows
 from mdm_client.cli.table import table_rows
 from mdm_client.cli.width import fitted, shortened, with_path
-from mdm_client.metadata.client import Column
+from mdm_client.metadata.value import Column
 from rich.cells import cell_len
 
 from client.tests.test_cli import STUDY, mdm

@@ -8,7 +8,7 @@ from hashlib import sha256
 from uuid import UUID, uuid4
 
 import pytest
-from mdm_client.catalog.client import DIRECTORY, FILE, SYMLINK, Entry, Location, Search
+from mdm_client.catalog.model import DIRECTORY, FILE, SYMLINK, Entry, Location, Search
 from mdm_client.catalog.pattern import find_pattern
 from mdm_client.fetch.existing import sort_out
 from mdm_client.fetch.layout import check_local, folded

@@ -13,9 +13,9 @@ import pytest
 from mdm_catalog import __main__ as catalog_main
 from mdm_catalog.store.store import PostgresStore
 from mdm_catalog.tool import command as tool
-from mdm_client.calls import Patience
-from mdm_client.grants import AclClient
-from mdm_client.metadata.collections import Attribute, Collection, CollectionsClient, Entry
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.metadata.collections import Attribute, Collection
+from mdm_client.metadata.entries import Entry
 from mdm_metadata import __main__ as metadata_main
 from mdm_metadata.config import MetadataSettings
 from mdm_service.access.acl import Acl
@@ -34,7 +34,7 @@ IMAGES, PATIENTS = "/images", "/patients"
 
 
 @pytest.fixture
-def metadata(postgres: Any, pki: Any) -> Iterator[tuple[str, CollectionsClient]]:
+def metadata(postgres: Any, pki: Any) -> Iterator[tuple[str, MetadataClient]]:
     """The address of a metadata service with a collection of images and one of patients, and its client as who registers."""
     name = f"metadata_{uuid4().hex[:12]}"
     conninfo = postgres.create_database(name)
@@ -55,10 +55,10 @@ def metadata(postgres: Any, pki: Any) -> Iterator[tuple[str, CollectionsClient]]
         stack.callback(runtime.service_server.stop, 0.5)
         address = f"127.0.0.1:{runtime.service_server.port}"
         channel = stack.enter_context(open_channel([address], _identity(pki, "srm")))
-        acl = AclClient("metadata", channel, Patience()).create({})
-        client = CollectionsClient(channel)
+        client = MetadataClient(channel)
+        acl = client.acls.create({})
         described = [Collection(IMAGES, (Attribute("Rows", "int"),), acl, acl), Collection(PATIENTS, (), acl, acl, sensitive=True)]
-        assert client.create(described) == [None, None]
+        assert client.collections.create(described) == [None, None]
         yield address, client
 
 
@@ -144,7 +144,7 @@ def sides(keystores: Processes, metadata: Any, catalog: Any) -> dict[str, UUID]:
         keystores.sql(keystore, f"DELETE FROM key_share WHERE guid = '{sides['short']}'")
     _register(catalog, [sides[name] for name in ("sound", "keyless", "short", "unrecorded")])
     recorded = [Entry(str(sides[name]), {"Rows": 1}) for name in ("sound", "keyless", "short", "record")]
-    assert metadata[1].upsert(IMAGES, recorded) == [None] * 4
+    assert metadata[1].entries.upsert(IMAGES, recorded) == [None] * 4
     keystores.create(keystores.client("alice"), 1)  # of a file of her own, which no catalog needs to know
     return sides
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mdm_wire.errors import MdmError
+    from mdm_wire.retry import RetryPolicy
 
-    from mdm_client.calls import Patience
     from mdm_client.client import Client
     from mdm_client.config import ClientConfig
     from mdm_client.fetch.download import FetchOptions, FileResult
@@ -20,9 +20,9 @@ __all__ = [
     "FileResult",
     "MdmError",
     "Name",
-    "Patience",
     "Plan",
     "PlannedFile",
+    "RetryPolicy",
     "make_plan",
     "parse_name",
 ]
@@ -34,9 +34,9 @@ _MODULES = {
     "FetchOptions": "fetch.download",
     "FileResult": "fetch.download",
     "Name": "names",
-    "Patience": "calls",
     "Plan": "fetch.plan",
     "PlannedFile": "fetch.plan",
+    "RetryPolicy": "mdm_wire.retry",
     "make_plan": "fetch.plan",
     "parse_name": "names",
 }

@@ -12,34 +12,35 @@ import grpc
 from mdm_wire import dn
 from mdm_wire.channel import check_identity, open_channel
 from mdm_wire.errors import Invalid
+from mdm_wire.retry import RetryPolicy
 
-from mdm_client.calls import Patience
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.config import ClientConfig
-from mdm_client.fetch.download import Download, FetchOptions
-from mdm_client.fetch.plan import PlannedFile
-from mdm_client.fetch.srm import SrmClient
-from mdm_client.grants import AclClient, Grants
-from mdm_client.keystore.client import KeystoreClient, KeystoreServer
-from mdm_client.metadata.client import MetadataClient
+from mdm_client.service import Service
 
+# Each part is imported when it is first used: listing a directory needs neither keys nor metadata.
 if TYPE_CHECKING:
+    from mdm_client.fetch.download import Download, FetchOptions
+    from mdm_client.fetch.plan import PlannedFile
+    from mdm_client.fetch.srm import SrmClient
+    from mdm_client.keystore.client import KeystoreClient, KeystoreServer
     from mdm_client.keystore.manager import KeyManager
     from mdm_client.keystore.operator import KeystoreOperator
-    from mdm_client.metadata.collections import CollectionsClient
+    from mdm_client.metadata.client import MetadataClient
+    from mdm_client.subtree_acls import SubtreeAcls
 
 
 class Client:
     """The grid as one user sees it. Nothing is opened before it is used; thread-safe; close it, or use it in `with`."""
 
-    def __init__(self, config: ClientConfig, patience: Patience | None = None) -> None:
+    def __init__(self, config: ClientConfig, policy: RetryPolicy | None = None) -> None:
         """Check the user's certificate.
 
         Raises:
-            Unauthenticated, Invalid: as `mdm_client.channel.check_identity`.
+            Unauthenticated, Invalid: as `mdm_wire.channel.check_identity`.
         """
         self.config = config
-        self._patience = patience or Patience()
+        self._policy = policy or RetryPolicy()
         self._lock = threading.RLock()
         self._channels: dict[str, grpc.Channel] = {}
         self._sites: dict[str, SrmClient] = {}
@@ -47,55 +48,49 @@ class Client:
         check_identity(config.tls)
 
     @classmethod
-    def load(cls, path: Path | str, patience: Patience | None = None) -> "Client":
+    def load(cls, path: Path | str, policy: RetryPolicy | None = None) -> "Client":
         """Return a client for the configuration in a TOML file; errors as ClientConfig.load."""
-        return cls(ClientConfig.load(path), patience)
+        return cls(ClientConfig.load(path), policy)
 
     @cached_property
     def catalog(self) -> CatalogClient:
         """The file catalog."""
-        return CatalogClient(self._channel("catalog", self.config.catalog), self._patience)
+        return CatalogClient(self._channel("catalog", self.config.catalog), self._policy)
 
     @cached_property
-    def metadata(self) -> MetadataClient:
+    def metadata(self) -> "MetadataClient":
         """The metadata service."""
-        return MetadataClient(self._channel("metadata", self.config.metadata), self._patience)
+        from mdm_client.metadata.client import MetadataClient
 
-    @cached_property
-    def collections(self) -> "CollectionsClient":
-        """The metadata service, for those who make and change collections and entries."""
-        from mdm_client.metadata.collections import CollectionsClient  # here: most commands do without
+        return MetadataClient(self._channel("metadata", self.config.metadata), self._policy)
 
-        return CollectionsClient(self._channel("metadata", self.config.metadata), self._patience)
-
-    def metadata_at(self, site: str) -> MetadataClient:
+    def metadata_at(self, site: str) -> "MetadataClient":
         """Return the metadata service of a site; one that is away, or busy, is tried for `site_seconds` of the configuration.
 
         Raises:
             Invalid: SITE_UNKNOWN.
         """
+        from mdm_client.metadata.client import MetadataClient
+
         addresses = self.config.metadata_sites.get(site)
         if addresses is None:
             known = ", ".join(sorted(self.config.metadata_sites)) or "none"
             raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
-        seconds = min(self.config.site_seconds, self._patience.retry_seconds)
+        seconds = min(self.config.site_seconds, self._policy.retry_seconds)
         channel = self._channel(f"metadata {site}", addresses, self.config.site_seconds / len(addresses))
-        return MetadataClient(channel, replace(self._patience, retry_seconds=seconds))
+        return MetadataClient(channel, replace(self._policy, retry_seconds=seconds))
 
     @cached_property
-    def metadata_acls(self) -> AclClient:
-        """Access lists of the metadata service alone."""
-        return AclClient("metadata", self._channel("metadata", self.config.metadata), self._patience)
-
-    @cached_property
-    def keystores(self) -> KeystoreClient:
+    def keystores(self) -> "KeystoreClient":
         """All keystores together."""
+        from mdm_client.keystore.client import KeystoreClient
+
         return KeystoreClient(self._keystore_servers(), self.config.threshold)
 
     @cached_property
     def keys(self) -> "KeyManager":
         """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
-        from mdm_client.keystore.manager import KeyManager  # here: most commands do without
+        from mdm_client.keystore.manager import KeyManager
 
         return KeyManager(self.keystores, self._keystore_servers(), self.caller)
 
@@ -109,22 +104,26 @@ class Client:
         """All keystores, for their operator."""
         from mdm_client.keystore.operator import KeystoreOperator
 
-        return KeystoreOperator(self._keystore_servers(), self._patience)
+        return KeystoreOperator(self._keystore_servers(), self._policy)
 
     @cached_property
-    def grants(self) -> Grants:
+    def acls(self) -> "SubtreeAcls":
         """Access control in every service together."""
-        places = [("catalog", self.catalog.channel)]
-        places += [(f"keystore {k.name}", self._keystore_channel(k.name)) for k in self.config.keystores]
-        places += [("metadata", self.metadata.channel)]
-        return Grants(self.catalog, [AclClient(place, channel, self._patience) for place, channel in places], self.keys, self.caller)
+        from mdm_client.acl import AclClient
+        from mdm_client.subtree_acls import SubtreeAcls
 
-    def srm(self, site: str = "") -> SrmClient:
+        keystores = [AclClient(Service(k.place, k.channel, self._policy)) for k in self._keystore_servers()]
+        services = [AclClient(self.catalog.service), *keystores, self.metadata.acls]
+        return SubtreeAcls(self.catalog, services, self.keys, self.caller)
+
+    def srm(self, site: str = "") -> "SrmClient":
         """Return a site's dicom-srm; without a name, the only one in the configuration.
 
         Raises:
             Invalid: SITE_UNKNOWN, or SITE_AMBIGUOUS where a name is needed.
         """
+        from mdm_client.fetch.srm import SrmClient
+
         known = ", ".join(sorted(self.config.srm)) or "none"
         if not site:
             if len(self.config.srm) != 1:
@@ -135,27 +134,29 @@ class Client:
         with self._lock:
             if site not in self._sites:
                 channel = self._channel(f"srm {site}", self.config.srm[site])
-                self._sites[site] = SrmClient(site, channel, self._patience)
+                self._sites[site] = SrmClient(site, channel, self._policy)
             return self._sites[site]
 
     def download(
         self,
-        files: Sequence[PlannedFile],
+        files: "Sequence[PlannedFile]",
         directory: Path,
-        options: FetchOptions | None = None,
+        options: "FetchOptions | None" = None,
         received: Callable[[int], None] | None = None,
-    ) -> Download:
+    ) -> "Download":
         """Return a download of planned files (see `mdm_client.fetch.plan.make_plan`) into `directory`; iterate its `results`.
 
         `received` is called in workers with each count of ciphertext bytes.
         """
+        from mdm_client.fetch.download import Download, FetchOptions
+
         download = Download(files, directory, self.srm, self.keystores, options or FetchOptions(), received)
         self._downloads.append(download)
         return download
 
     def close(self) -> None:
         """Close every channel."""
-        if not all(download.quiet for download in self._downloads):
+        if not all(download.idle for download in self._downloads):
             # A thread that hangs in a call still uses a channel, and gRPC crashes the process if that is closed.
             return
         with self._lock:
@@ -169,7 +170,9 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _keystore_servers(self) -> list[KeystoreServer]:
+    def _keystore_servers(self) -> "list[KeystoreServer]":
+        from mdm_client.keystore.calls import KeystoreServer
+
         return [KeystoreServer(k.name, k.index, self._keystore_channel(k.name)) for k in self.config.keystores]
 
     def _keystore_channel(self, name: str) -> grpc.Channel:

@@ -97,7 +97,7 @@ class AtomicFile:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, replace: bool) -> Iterator[AtomicFile]:
-    """Give a file to write that appears when the block ends; what exists stays unless `replace`, and is told before anything is done.
+    """Give a file to write that appears when the block ends; what exists stays unless `replace`, and is reported before anything is done.
 
     Raises:
         MdmError: LOCAL_FILE_EXISTS, LOCAL_DISK_FULL, LOCAL_FILE.
@@ -124,7 +124,7 @@ class StandardOutput:
 
 
 class InputFile:
-    """A file, or standard input (`-`), being read; `size` in bytes is None where only reading tells.
+    """A file, or standard input (`-`), being read; `size` in bytes is None where only reading shows it.
 
     `received` is called with each count of bytes read.
     """

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm_client.calls import Patience
 from mdm_client.cli import main
 from mdm_client.client import Client
 from mdm_client.federation.query import query_sites
 from mdm_client.metadata.client import MetadataClient
 from mdm_wire.channel import open_channel
 from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.retry import RetryPolicy
 from mdm_wire.tls import TlsFiles
 
 from .commandline import configuration
@@ -73,7 +73,7 @@ class Grid:
         for name, site in self.sites.items():
             opened = open_channel([f"127.0.0.1:{site.port}"], files)
             self._stack.callback(opened.close)
-            found[name] = MetadataClient(opened, Patience(call_seconds=10, retry_seconds=0.2))
+            found[name] = MetadataClient(opened, RetryPolicy(call_seconds=10, retry_seconds=0.2))
         return found
 
 

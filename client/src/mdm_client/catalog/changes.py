@@ -1,65 +1,57 @@
 """What changes the names in the catalog."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
 
-import grpc
-from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from mdm.catalog.v1 import catalog_pb2 as pb
+from mdm.catalog.v1 import catalog_pb2_grpc
+from mdm_wire.batch import MAX_CATALOG_ITEMS, MAX_RENAMINGS
 from mdm_wire.errors import MdmError
-from mdm_wire.status import from_item
+from mdm_wire.status import from_item, translated
 
-from mdm_client.calls import Patience, Service, in_batches
 from mdm_client.names import Name
-
-MAX_BATCH = 10_000
-MAX_RENAMINGS = 1_000
-M = TypeVar("M")
-# What went wrong with one item, None if nothing did.
-Outcome = MdmError | None
+from mdm_client.service import Service
 
 
-class CatalogChanges(Service):
-    """Calls that change the catalog. Each returns what went wrong with each item, in the order asked; nothing is None.
+class CatalogChanges:
+    """Calls that change the catalog. Each returns what went wrong with each item, in the order asked; None where nothing did.
 
     While the catalog cannot be reached a call is repeated, which is harmless save that a repeated renaming or removal that had
     been done is answered with NotFound.
     """
 
-    def __init__(self, channel: grpc.Channel, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
-        super().__init__("catalog", channel, patience)
-        self.stub = catalog_pb2_grpc.CatalogServiceStub(channel)
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stub = catalog_pb2_grpc.CatalogServiceStub(service.channel)
 
-    def make_directories(self, lfns: Sequence[str], parents: bool = False, acl_id: str = "", default_acl_id: str = "") -> list[Outcome]:
+    def make_directories(
+        self, lfns: Sequence[str], parents: bool = False, acl_id: str = "", default_acl_id: str = ""
+    ) -> list[MdmError | None]:
         """Make directories under an ACL (default: what the parent's says); with `parents` what is missing above them too."""
-        items = [catalog_pb2.NewDirectory(lfn=lfn, acl_id=acl_id, default_acl_id=default_acl_id) for lfn in lfns]
+        items = (pb.NewDirectory(lfn=lfn, acl_id=acl_id, default_acl_id=default_acl_id) for lfn in lfns)
+        return self._service.errors(
+            self._stub.MakeDirectories,
+            items,
+            lambda batch: pb.MakeDirectoriesRequest(directories=batch, parents=parents),
+            MAX_CATALOG_ITEMS,
+        )
 
-        def call(batch: list[catalog_pb2.NewDirectory]) -> Any:
-            return self.call(self.stub.MakeDirectories, catalog_pb2.MakeDirectoriesRequest(directories=batch, parents=parents)).statuses
-
-        return self.outcomes(items, call)
-
-    def make_links(self, links: Iterable[tuple[str, str]]) -> list[Outcome]:
+    def make_links(self, links: Iterable[tuple[str, str]]) -> list[MdmError | None]:
         """Make symbolic links: pairs of the link's path and where it leads, absolute or relative to the link's directory."""
-        items = [catalog_pb2.NewLink(lfn=lfn, target=target) for lfn, target in links]
-        return self.outcomes(items, lambda batch: self.call(self.stub.MakeLinks, catalog_pb2.MakeLinksRequest(links=batch)).statuses)
+        items = (pb.NewLink(lfn=lfn, target=target) for lfn, target in links)
+        return self._service.errors(self._stub.MakeLinks, items, lambda batch: pb.MakeLinksRequest(links=batch), MAX_CATALOG_ITEMS)
 
-    def rename(self, pairs: Iterable[tuple[Name, str]], replace: bool = False) -> list[Outcome]:
+    def rename(self, pairs: Iterable[tuple[Name, str]], replace: bool = False) -> list[MdmError | None]:
         """Give entries new paths, in order; `replace` removes a file, link or empty directory that has the new path."""
-        items = [catalog_pb2.Renaming(source=source.to_proto(), lfn=lfn, replace=replace) for source, lfn in pairs]
+        items = (pb.Renaming(source=source.to_proto(), lfn=lfn, replace=replace) for source, lfn in pairs)
+        return self._service.errors(self._stub.Rename, items, lambda batch: pb.RenameRequest(renamings=batch), MAX_RENAMINGS)
 
-        def call(batch: list[catalog_pb2.Renaming]) -> Any:
-            return self.call(self.stub.Rename, catalog_pb2.RenameRequest(renamings=batch)).statuses
-
-        return self.outcomes(items, call, MAX_RENAMINGS)
-
-    def remove(self, names: Sequence[Name], recursive: bool = False) -> list[Outcome]:
+    def remove(self, names: Sequence[Name], recursive: bool = False) -> list[MdmError | None]:
         """Remove entries from the catalog, with `recursive` directories with everything below; keys and metadata stay."""
-
-        def call(batch: list[catalog_pb2.Target]) -> Any:
-            return self.call(self.stub.Remove, catalog_pb2.RemoveRequest(targets=batch, recursive=recursive)).statuses
-
-        return self.outcomes([name.to_proto() for name in names], call)
+        items = (name.to_proto() for name in names)
+        return self._service.errors(
+            self._stub.Remove, items, lambda batch: pb.RemoveRequest(targets=batch, recursive=recursive), MAX_CATALOG_ITEMS
+        )
 
     def set_attributes(
         self,
@@ -71,38 +63,28 @@ class CatalogChanges(Service):
         modify_time: datetime | None = None,
         access_time: datetime | None = None,
         if_rev: int | None = None,
-    ) -> list[Outcome]:
+    ) -> list[MdmError | None]:
         """Give entries the attributes that are not None; all but the comment are for files. `if_rev`: only if that is their rev."""
         items = []
         for name in names:
-            item = catalog_pb2.FileAttributes(target=name.to_proto(), size=size, sha256=sha256, comment=comment, if_rev=if_rev)
+            item = pb.FileAttributes(target=name.to_proto(), size=size, sha256=sha256, comment=comment, if_rev=if_rev)
             if modify_time is not None:
                 item.modify_time.FromDatetime(modify_time)
             if access_time is not None:
                 item.access_time.FromDatetime(access_time)
             items.append(item)
+        return self._service.errors(
+            self._stub.SetFileAttributes, items, lambda batch: pb.SetFileAttributesRequest(attributes=batch), MAX_CATALOG_ITEMS
+        )
 
-        def call(batch: list[catalog_pb2.FileAttributes]) -> Any:
-            return self.call(self.stub.SetFileAttributes, catalog_pb2.SetFileAttributesRequest(attributes=batch)).statuses
+    def apply(self, operations: Sequence[pb.Operation]) -> None:
+        """Apply operations of any kind (`mdm.catalog.v1.Operation`) wholly or not at all. Not repeated by itself.
 
-        return self.outcomes(items, call)
-
-    def assign_acls(self, assignments: Iterable[tuple[Name, str, str]]) -> list[Outcome]:
-        """Point entries at ACLs that exist in the catalog: the entry, its ACL, a directory's default ACL (empty: as it is)."""
-        items = [
-            catalog_pb2.AclAssignment(target=name.to_proto(), acl_id=acl_id, default_acl_id=default)
-            for name, acl_id, default in assignments
-        ]
-
-        def call(batch: list[catalog_pb2.AclAssignment]) -> Any:
-            return self.call(self.stub.AssignAcls, catalog_pb2.AssignAclsRequest(assignments=batch)).statuses
-
-        return self.outcomes(items, call)
-
-    def outcomes(self, items: list[M], call: Callable[[list[M]], Any], size: int = MAX_BATCH) -> list[Outcome]:
-        """Return the outcome of each item, asked in batches."""
-        return [from_item(status) for batch in in_batches(items, size) for status in call(batch)]
-
-    def batched(self, items: list[M], call: Callable[[list[M]], Any], convert: Callable[[Any], Any]) -> "list[Any]":
-        """Return the converted result or the error of each item, asked in batches."""
-        return [from_item(result.status) or convert(result) for batch in in_batches(items, MAX_BATCH) for result in call(batch)]
+        Raises:
+            MdmError: nothing was done; the message begins with the number of the operation, from 0, that was the obstacle.
+        """
+        with translated(self._service.place):
+            answer = self._stub.Apply(pb.ApplyRequest(operations=operations), timeout=self._service.policy.call_seconds)
+        obstacle = from_item(answer.status)
+        if obstacle is not None:
+            raise obstacle.at(f"operation {answer.failed}")

@@ -1,4 +1,4 @@
-"""What the catalog tells: entries, places, sums."""
+"""What the catalog answers: entries, places, sums."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from mdm.acl.v1 import acl_pb2
 from mdm.catalog.v1 import catalog_pb2
-from mdm_wire.errors import MdmError
 
 DIRECTORY = "directory"
 FILE = "file"
@@ -57,43 +55,6 @@ class Location:
     surls: tuple[str, ...]
     size: int | None
     sha256: bytes = b""
-
-
-@dataclass(frozen=True)
-class SubtreeAcl:
-    """An ACL in a subtree, how many files and directories there refer to it, and how many others do."""
-
-    acl_id: str
-    files: int
-    directories: int
-    outside: int
-
-
-@dataclass(frozen=True)
-class ChangedAcl:
-    """An ACL of a subtree as it is after a change, or why it was not changed."""
-
-    acl: SubtreeAcl
-    after: acl_pb2.Acl | None
-    error: MdmError | None
-
-
-@dataclass(frozen=True, slots=True)
-class AccessHolder:
-    """Who holds permissions on how many files, and by which entries. `authenticated` is anybody else with a certificate."""
-
-    subject: str
-    files: int
-    by: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AccessReport:
-    """Who holds permissions, of how many files; `hidden` of them are not in the report."""
-
-    holders: tuple[AccessHolder, ...]
-    files: int
-    hidden: int
 
 
 @dataclass(frozen=True, slots=True)

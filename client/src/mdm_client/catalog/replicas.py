@@ -1,31 +1,29 @@
 """Replicas of files: where copies are."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-import grpc
-from mdm.catalog.v1 import catalog_pb2
-from mdm_wire.errors import MdmError, Unavailable
-from mdm_wire.status import from_item, from_rpc_error
+from mdm.catalog.v1 import catalog_pb2 as pb
+from mdm.catalog.v1 import catalog_pb2_grpc
+from mdm_wire.batch import MAX_CATALOG_ITEMS, in_batches, item_answers
+from mdm_wire.errors import MdmError
 
-from mdm_client.calls import Backoff, in_batches
-from mdm_client.catalog.changes import MAX_BATCH, CatalogChanges, Outcome
 from mdm_client.catalog.model import moment
 from mdm_client.names import Name
+from mdm_client.service import Service
 
 STATUSES = {
-    "available": catalog_pb2.REPLICA_STATUS_AVAILABLE,
-    "populating": catalog_pb2.REPLICA_STATUS_POPULATING,
-    "deleting": catalog_pb2.REPLICA_STATUS_DELETING,
+    "available": pb.REPLICA_STATUS_AVAILABLE,
+    "populating": pb.REPLICA_STATUS_POPULATING,
+    "deleting": pb.REPLICA_STATUS_DELETING,
 }
-TYPES = {"primary": catalog_pb2.REPLICA_TYPE_PRIMARY, "secondary": catalog_pb2.REPLICA_TYPE_SECONDARY}
+TYPES = {"primary": pb.REPLICA_TYPE_PRIMARY, "secondary": pb.REPLICA_TYPE_SECONDARY}
 _STATUS_NAMES = {number: name for name, number in STATUSES.items()}
 _TYPE_NAMES = {number: name for name, number in TYPES.items()}
-_ATTEMPTS = 5  # to go on with a broken stream, without anything new in between
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +40,9 @@ class Replica:
     accesses: int = 0
     rev: int = 0
 
-    def to_proto(self) -> catalog_pb2.Replica:
+    def to_proto(self) -> pb.Replica:
         """Return the catalog's message for a replica to add."""
-        return catalog_pb2.Replica(
-            surl=self.surl, status=STATUSES[self.status], type=TYPES[self.type], set_name=self.set_name, host=self.host
-        )
+        return pb.Replica(surl=self.surl, status=STATUSES[self.status], type=TYPES[self.type], set_name=self.set_name, host=self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +66,9 @@ class ReplicaChange:
     accesses: int = 0
     if_rev: int | None = None
 
-    def to_proto(self) -> catalog_pb2.ReplicaChange:
+    def to_proto(self) -> pb.ReplicaChange:
         """Return the catalog's message for it."""
-        return catalog_pb2.ReplicaChange(
+        return pb.ReplicaChange(
             surl=self.surl,
             status=None if self.status is None else STATUSES[self.status],
             type=None if self.type is None else TYPES[self.type],
@@ -83,43 +79,40 @@ class ReplicaChange:
         )
 
 
-class ReplicaCalls(CatalogChanges):
-    """Calls about replicas, beside those that change names."""
+class CatalogReplicas:
+    """Calls about replicas. What changes them returns what went wrong with each, in the order asked; None where nothing did."""
 
-    def add_replicas(self, pairs: Iterable[tuple[Name, Replica]]) -> list[Outcome]:
-        """Add replicas to files; one that is there stays as it is. Return what went wrong with each, in the order asked."""
-        items = [catalog_pb2.NewReplica(file=name.to_proto(), replica=replica.to_proto()) for name, replica in pairs]
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stub = catalog_pb2_grpc.CatalogServiceStub(service.channel)
 
-        def call(batch: list[catalog_pb2.NewReplica]) -> Any:
-            return self.call(self.stub.AddReplicas, catalog_pb2.AddReplicasRequest(replicas=batch)).statuses
+    def add(self, pairs: Iterable[tuple[Name, Replica]]) -> list[MdmError | None]:
+        """Add replicas to files; one that is there stays as it is."""
+        items = (pb.NewReplica(file=name.to_proto(), replica=replica.to_proto()) for name, replica in pairs)
+        return self._service.errors(self._stub.AddReplicas, items, lambda batch: pb.AddReplicasRequest(replicas=batch), MAX_CATALOG_ITEMS)
 
-        return self.outcomes(items, call)
+    def change(self, changes: Iterable[ReplicaChange]) -> list[MdmError | None]:
+        """Change replicas."""
+        items = (change.to_proto() for change in changes)
+        return self._service.errors(
+            self._stub.ChangeReplicas, items, lambda batch: pb.ChangeReplicasRequest(changes=batch), MAX_CATALOG_ITEMS
+        )
 
-    def change_replicas(self, changes: Iterable[ReplicaChange]) -> list[Outcome]:
-        """Change replicas; return what went wrong with each, in the order asked."""
+    def remove(self, surls: Sequence[str]) -> list[MdmError | None]:
+        """Remove replicas, not the files."""
+        return self._service.errors(
+            self._stub.RemoveReplicas, surls, lambda batch: pb.RemoveReplicasRequest(surls=batch), MAX_CATALOG_ITEMS
+        )
 
-        def call(batch: list[catalog_pb2.ReplicaChange]) -> Any:
-            return self.call(self.stub.ChangeReplicas, catalog_pb2.ChangeReplicasRequest(changes=batch)).statuses
-
-        return self.outcomes([change.to_proto() for change in changes], call)
-
-    def remove_replicas(self, surls: Sequence[str]) -> list[Outcome]:
-        """Remove replicas, not the files; return what went wrong with each, in the order asked."""
-
-        def call(batch: list[str]) -> Any:
-            return self.call(self.stub.RemoveReplicas, catalog_pb2.RemoveReplicasRequest(surls=batch)).statuses
-
-        return self.outcomes(list(surls), call)
-
-    def replicas(self, names: Sequence[Name]) -> list[FileReplicas | MdmError]:
+    def of_files(self, names: Sequence[Name]) -> list[FileReplicas | MdmError]:
         """Return the replicas of each file, or why they are not given, in the order asked."""
         found: list[FileReplicas | MdmError] = []
-        for batch in in_batches([name.to_proto() for name in names], MAX_BATCH):
-            results = self.repeat(partial(self._list, catalog_pb2.ListReplicasRequest(targets=batch)))
-            found += (from_item(result.status) or _file(result.lfn, result.guid, result.replicas) for result in results)
+        for batch in in_batches((name.to_proto() for name in names), MAX_CATALOG_ITEMS):
+            results = self._service.repeat(partial(self._list, pb.ListReplicasRequest(targets=batch)))
+            found += item_answers(batch, results, lambda result: _file(result.lfn, result.guid, result.replicas))
         return found
 
-    def find_replicas(self, set_name: str = "", host: str = "", statuses: Sequence[str] = ()) -> Iterator[FileReplicas]:
+    def find(self, set_name: str = "", host: str = "", statuses: Sequence[str] = ()) -> Iterator[FileReplicas]:
         """Yield each replica of a set or on a host, with its file, in order of SURL. A broken stream is resumed.
 
         Raises:
@@ -128,54 +121,20 @@ class ReplicaCalls(CatalogChanges):
         wanted = [STATUSES[status] for status in statuses]
 
         def start(after: str) -> Any:
-            return self.stub.FindReplicas(catalog_pb2.FindReplicasRequest(set_name=set_name, host=host, statuses=wanted, after=after))
+            return self._stub.FindReplicas(pb.FindReplicasRequest(set_name=set_name, host=host, statuses=wanted, after=after))
 
-        for found in self.resumed(start, lambda answer: answer.replicas, lambda found: found.replica.surl):
+        for found in self._service.resumed(start, lambda answer: answer.replicas, lambda found: str(found.replica.surl)):
             yield _file(found.lfn, found.guid, [found.replica])
 
-    def apply(self, operations: Sequence[catalog_pb2.Operation]) -> None:
-        """Apply operations of any kind (`mdm.catalog.v1.Operation`) wholly or not at all. Not repeated by itself.
-
-        Raises:
-            MdmError: nothing was done; the message begins with the number of the operation, from 0, that was the obstacle.
-        """
-        try:
-            answer = self.stub.Apply(catalog_pb2.ApplyRequest(operations=operations), timeout=self.patience.call_seconds)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.place) from error
-        obstacle = from_item(answer.status)
-        if obstacle is not None:
-            raise obstacle.at(f"operation {answer.failed}")
-
-    def _list(self, request: catalog_pb2.ListReplicasRequest) -> list[catalog_pb2.ReplicasResult]:
-        return [result for answer in self.stub.ListReplicas(request) for result in answer.results]
-
-    def resumed(self, start: Callable[[str], Any], parts: Callable[[Any], Iterable[Any]], place: Callable[[Any], str]) -> Iterator[Any]:
-        """Yield the parts of a stream that `start` opens after a place, opening it again where it broke."""
-        after = ""
-        backoff = Backoff()
-        failures = 0
-        while True:
-            try:
-                for response in start(after):
-                    for part in parts(response):
-                        yield part
-                        after = place(part)
-                    failures = 0
-                return
-            except grpc.RpcError as error:
-                failure = from_rpc_error(error, self.place)
-                failures += 1
-                if not isinstance(failure, Unavailable) or failures == _ATTEMPTS:
-                    raise failure from error
-                self.wait(backoff)
+    def _list(self, request: pb.ListReplicasRequest) -> list[pb.ReplicasResult]:
+        return [result for answer in self._stub.ListReplicas(request) for result in answer.results]
 
 
-def _file(lfn: str, guid: str, replicas: Iterable[catalog_pb2.Replica]) -> FileReplicas:
+def _file(lfn: str, guid: str, replicas: Iterable[pb.Replica]) -> FileReplicas:
     return FileReplicas(lfn, UUID(guid), tuple(_replica(replica) for replica in replicas))
 
 
-def _replica(message: catalog_pb2.Replica) -> Replica:
+def _replica(message: pb.Replica) -> Replica:
     return Replica(
         surl=message.surl,
         status=_STATUS_NAMES.get(message.status, "unknown"),

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from mdm_client.cli.context import Session, common_options
+from mdm_client.cli.error import INTERRUPTED, TERMINATED, Interrupted, PipeClosed, run
 from mdm_client.cli.example import EXAMPLES
-from mdm_client.cli.extension import ExtendableGroup
-from mdm_client.cli.outcome import INTERRUPTED, TERMINATED, Interrupted, PipeClosed, run
+from mdm_client.cli.group import ExtendableGroup
 
 _COMPLETE_VARIABLE = "_MDM_COMPLETE"
 #: Where each command is, and what the help says of it.
@@ -36,7 +36,7 @@ _COMMANDS = {
     "replica": ("mdm_client.cli.catalog.replica:replica", "Show, add, change and remove the catalog's copies of files."),
     "rm": ("mdm_client.cli.catalog.tree:rm", "Remove files, links and directories from the catalog."),
     "rmdir": ("mdm_client.cli.catalog.tree:rmdir", "Remove empty directories from the catalog."),
-    "stat": ("mdm_client.cli.catalog.listing:stat", "Show everything the catalog tells about files and directories."),
+    "stat": ("mdm_client.cli.catalog.listing:stat", "Show everything the catalog says about files and directories."),
     "whoami": ("mdm_client.cli.catalog.listing:whoami", "Show who you are to the services."),
 }
 

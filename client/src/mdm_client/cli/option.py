@@ -1,6 +1,6 @@
-"""Options that are spelt one way in all commands, and still understand what they were called before."""
+"""Options of several commands: spelt one way, still understanding what they were called before; values of parameters in SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -33,3 +33,30 @@ class Respelt(click.Option):
             return super().get_error_hint(ctx)
         finally:
             self.opts = every
+
+
+def parameter_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--param NAME=VALUE`, which gives the command `parameters`."""
+    return click.option(
+        "--param",
+        "parameters",
+        cls=Respelt,
+        old=["-p"],
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_parsed_parameters,
+        help="The value of :NAME in the SQL, whatever is in it; may be given several times.",
+    )(command)
+
+
+def _parsed_parameters(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, str]:
+    del context, option
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise click.BadParameter("write NAME=VALUE, and :NAME in the SQL")
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice")
+        found[name] = value
+    return found

@@ -6,12 +6,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
 from mdm_client.cli.width import GAP, fitted, shortened, terminal_width
-from mdm_client.metadata.client import Column
+
+if TYPE_CHECKING:
+    from mdm_client.metadata.value import Column
 
 # Rows that decide how wide the columns of a table are; the rest streams through.
 _SAMPLE = 500
@@ -48,7 +50,7 @@ def printable(value: Any) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def unique_names(columns: Sequence[Column]) -> list[str]:
+def unique_names(columns: "Sequence[Column]") -> list[str]:
     """Return column names as JSON keys: a name that occurs again gets a number."""
     names: list[str] = []
     for column in columns:
@@ -59,7 +61,7 @@ def unique_names(columns: Sequence[Column]) -> list[str]:
     return names
 
 
-def json_rows(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def json_rows(columns: "Sequence[Column]", rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Yield each row as a JSON object; NUMERIC as a number with all its digits, NaN and infinities, which JSON lacks, as texts."""
     names = [json.dumps(name, ensure_ascii=False) for name in unique_names(columns)]
     kinds = [column.type for column in columns]
@@ -68,7 +70,7 @@ def json_rows(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Itera
         yield "{" + ", ".join(members) + "}"
 
 
-def table_rows(columns: Sequence[Column], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
+def table_rows(columns: "Sequence[Column]", rows: Iterator[Sequence[Any]]) -> Iterator[str]:
     """Yield the lines of a table, header first; the first rows decide the widths, so memory stays constant.
 
     On a terminal no line is wider than that, and long values are shortened in the middle; a file or a pipe gets them whole.

@@ -8,7 +8,7 @@ from mdm_wire.errors import Corrupt, Invalid
 
 from mdm_client.federation.expression import compiled
 from mdm_client.federation.value import key_of, mean_of, read, shown, total_of
-from mdm_client.metadata.client import Row
+from mdm_client.metadata.value import Row
 
 #: Groups and, with DISTINCT, rows that are held in memory.
 MAX_GROUPS = 1_000_000
@@ -19,15 +19,15 @@ _DISTINCT = (pb.MERGE_KIND_COUNT_DISTINCT, pb.MERGE_KIND_SUM_DISTINCT, pb.MERGE_
 class Groups:
     """The rows of parts by their keys."""
 
-    def __init__(self, plan: pb.MergePlan, kinds: Sequence[int], parts: Iterable[list[Row]]) -> None:
+    def __init__(self, merge: pb.MergePlan, kinds: Sequence[int], parts: Iterable[list[Row]]) -> None:
         """Read the parts, whose columns are of types `kinds`.
 
         Raises:
             Invalid: TOO_MANY_GROUPS.
         """
-        self._plan = plan
+        self._merge = merge
         self._kinds = kinds
-        keys = [(column.source, key_of(kinds[column.source])) for column in plan.columns if column.kind == pb.MERGE_KIND_KEY]
+        keys = [(column.source, key_of(kinds[column.source])) for column in merge.columns if column.kind == pb.MERGE_KIND_KEY]
         sources, makes = [source for source, _ in keys], [make for _, make in keys]
         self._groups: dict[Row, list[Row]] = {}
         some = False
@@ -36,7 +36,7 @@ class Groups:
             for row in part:
                 self._groups.setdefault(identity_of(makes, tuple(row[source] for source in sources)), []).append(row)
             check_groups(len(self._groups))
-        if plan.single and some:
+        if merge.single and some:
             self._groups.setdefault((), [])
 
     def rows(self) -> Iterator[Row]:
@@ -45,9 +45,9 @@ class Groups:
         Raises:
             Invalid: QUERY_VALUE.
         """
-        columns = self._plan.columns
+        columns = self._merge.columns
         computed = [(n, compiled(c.expression)) for n, c in enumerate(columns) if c.kind == pb.MERGE_KIND_COMPUTED]
-        having = compiled(self._plan.having) if self._plan.HasField("having") else None
+        having = compiled(self._merge.having) if self._merge.HasField("having") else None
         for rows in self._groups.values():
             merged: list[Any] = [_combined(column, self._kinds[column.source], rows) for column in columns]
             if having is not None and having(merged) is not True:

@@ -14,9 +14,10 @@ from mdm_wire.errors import Conflict, Invalid, MdmError
 
 from mdm_client.federation.group import MAX_GROUPS, Groups, check_groups, identity_of
 from mdm_client.federation.value import key_of
-from mdm_client.metadata.client import Column, MetadataClient, QueryResult, Row, columns_of
+from mdm_client.metadata.client import MetadataClient, QueryResult
+from mdm_client.metadata.value import Column, Row, columns_of
 
-BATCH = 1_000
+_ROWS = 1_000
 #: Seconds that a site which comes before the first to answer is waited for, lest chance decides whose schema counts.
 _MOMENT = 0.5
 _DIFFERS = "its attributes have other types or units than those of the first site, or {site} stands beside an aggregate: put it in GROUP BY"
@@ -37,8 +38,8 @@ class FederatedAnswer:
         self._empty: set[str] = set()
         first = _first_part(asked)
         self._first = first
-        self._plan = first.merge
-        visible = [column.column for column in self._plan.columns[: self._plan.visible]]
+        self._merge = first.merge
+        visible = [column.column for column in self._merge.columns[: self._merge.visible]]
         self.columns: list[Column] = columns_of(pb.QueryHeader(columns=visible))
 
     @property
@@ -62,9 +63,9 @@ class FederatedAnswer:
         Raises:
             Invalid: TOO_MANY_GROUPS; QUERY_VALUE: a computed column or HAVING needs a value that does not exist.
         """
-        if self._plan.grouped:
+        if self._merge.grouped:
             batches = _in_batches(self._grouped())
-        elif self._plan.order:
+        elif self._merge.order:
             batches = _in_batches(heapq.merge(*map(self._whole, self._asked), key=self._sort_key))
         else:
             batches = self._as_they_come()
@@ -79,7 +80,7 @@ class FederatedAnswer:
         except MdmError as error:
             self._failures[site] = error
             return None
-        if part.merge == self._plan and part.columns == self._first.columns:
+        if part.merge == self._merge and part.columns == self._first.columns:
             return part
         self._failures[site] = Conflict("SCHEMA_DIFFERS", _DIFFERS)
         return None
@@ -102,7 +103,7 @@ class FederatedAnswer:
 
     def _whole_batches(self, site: str) -> Iterator[list[Row]]:
         """Yield a part's rows with the columns of the whole."""
-        sources = [column.source for column in self._plan.columns]
+        sources = [column.source for column in self._merge.columns]
         for batch in self._part_batches(site):
             yield [tuple(row[source] for source in sources) for row in batch]
 
@@ -120,12 +121,12 @@ class FederatedAnswer:
 
     def _wanted(self, batches: Iterable[list[Row]]) -> Iterator[list[Row]]:
         """Yield what DISTINCT, OFFSET and LIMIT leave of rows, in the columns that are the answer."""
-        skipped, left = self._plan.offset, self._plan.limit if self._plan.limit >= 0 else sys.maxsize
-        keys = [key_of(column.column.type) for column in self._plan.columns[: self._plan.visible]]
+        skipped, left = self._merge.offset, self._merge.limit if self._merge.limit >= 0 else sys.maxsize
+        keys = [key_of(column.column.type) for column in self._merge.columns[: self._merge.visible]]
         seen: set[Row] = set()
         for batch in batches if left else ():
-            rows = [row[: self._plan.visible] for row in batch]
-            if self._plan.distinct:
+            rows = [row[: self._merge.visible] for row in batch]
+            if self._merge.distinct:
                 rows = _new_rows(rows, keys, seen)
             chosen = rows[skipped : skipped + left]
             skipped -= min(skipped, len(rows))
@@ -136,8 +137,8 @@ class FederatedAnswer:
                 return
 
     def _grouped(self) -> Iterator[Row]:
-        whole = iter(Groups(self._plan, self._first.kinds, self._parts_read()).rows())
-        return iter(sorted(whole, key=self._sort_key)) if self._plan.order else whole
+        whole = iter(Groups(self._merge, self._first.kinds, self._parts_read()).rows())
+        return iter(sorted(whole, key=self._sort_key)) if self._merge.order else whole
 
     def _parts_read(self) -> Iterator[list[Row]]:
         """Yield the rows of each part that arrived wholly: half of a site's groups would be wrong numbers."""
@@ -148,7 +149,7 @@ class FederatedAnswer:
                 yield found
 
     def _sort_key(self, row: Row) -> tuple[Any, ...]:
-        return tuple(_Ordered(row[order.column], order, self._plan.columns[order.column].column.type) for order in self._plan.order)
+        return tuple(_Ordered(row[order.column], order, self._merge.columns[order.column].column.type) for order in self._merge.order)
 
 
 def _first_part(asked: Mapping[str, Future[QueryResult]]) -> QueryResult:
@@ -174,7 +175,7 @@ def _first_part(asked: Mapping[str, Future[QueryResult]]) -> QueryResult:
 
 
 def _in_batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(islice(rows, BATCH)):
+    while batch := list(islice(rows, _ROWS)):
         yield batch
 
 
@@ -220,7 +221,7 @@ def query_sites(
 ) -> Iterator[FederatedAnswer]:
     """Ask sites at once; `{site}` in the SQL is each one's name, `:name` a parameter. At the end, stop what still runs.
 
-    A site that is away is tried as long as its client's patience says, while the others' rows come.
+    A site that is away is tried as long as its client's retry policy says, while the others' rows come.
 
     Raises:
         Invalid: no site is named, or a name is none. MdmError: no site answers.

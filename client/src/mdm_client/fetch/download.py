@@ -12,9 +12,9 @@ from pathlib import Path
 from uuid import UUID
 
 from mdm_wire.errors import Code, Invalid, MdmError, NotFound
+from mdm_wire.retry import needs_mending
 from mdm_wire.url import surl_authority, turl_authority
 
-from mdm_client.calls import is_hopeless
 from mdm_client.fetch.keyring import KeyRing
 from mdm_client.fetch.plan import PlannedFile
 from mdm_client.fetch.srm import SrmClient
@@ -42,7 +42,7 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """One file's outcome: its size in bytes under `path`, which is `planned` below the output directory, or the error."""
+    """One file's result: its size in bytes under `path`, which is `planned` below the output directory, or the error."""
 
     lfn: str
     guid: UUID
@@ -75,27 +75,27 @@ class Download:
         self._clock = Clock(options.timeout)
         self._cancellation = Cancellation()
         #: Whether no thread of this download uses a channel any more, so that channels may be closed.
-        self.quiet = True
+        self.idle = True
         self._results: queue.SimpleQueue[FileResult | None] = queue.SimpleQueue()
         self._keys = KeyRing(keys, self._cancellation, options.timeout)
         self._workers = ThreadPoolExecutor(max_workers=options.jobs, thread_name_prefix="fetch")
         self._made: set[Path] = set()
         self._defect = "the transfer ended without a result"
-        self._hopeless: MdmError | None = None
+        self._obstacle: MdmError | None = None
 
     def results(self) -> Generator[FileResult, None, None]:
-        """Yield each file's outcome as it is known; a file with several paths is fetched once and has an outcome for each.
+        """Yield each file's result as it is known; a file with several paths is fetched once and has a result for each.
 
         Nothing of a file that failed, or was not finished when the generator is closed, remains on disk. What would stop every
         file, such as a full disk or a refused certificate, stops all at once: each file not yet fetched fails with it.
         """
-        self.quiet = False
+        self.idle = False
         self._keys.request(list(self._same))
         threads = self._start()
         running = len(threads)
         outstanding = {file.path: file for file in self._files}
         try:
-            while (running or not self._results.empty()) and not self._hopeless:
+            while (running or not self._results.empty()) and not self._obstacle:
                 result = self._results.get()
                 if result is None:
                     running -= 1
@@ -105,7 +105,7 @@ class Download:
             yield from self._rest(outstanding)
         finally:
             self._stop(threads)
-            self.quiet = not any(thread.is_alive() for thread in threads)
+            self.idle = not any(thread.is_alive() for thread in threads)
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
         self._cancellation.stop()
@@ -121,7 +121,7 @@ class Download:
             if result is not None and outstanding.pop(result.planned, None) is not None:
                 yield result
         for file in outstanding.values():
-            error = self._hopeless or MdmError("CLIENT_DEFECT", f"{file.path}: {self._defect}", code=Code.INTERNAL)
+            error = self._obstacle or MdmError("CLIENT_DEFECT", f"{file.path}: {self._defect}", code=Code.INTERNAL)
             yield self._failure(file, error)
 
     def _start(self) -> list[threading.Thread]:
@@ -184,7 +184,7 @@ class Download:
             key = self._keys.key(file.guid)
         except MdmError as error:
             self._fail(file, error)
-            if is_hopeless(error):
+            if needs_mending(error):
                 self._give_up(error)
             return
         written: PlannedFile | None = None
@@ -241,7 +241,7 @@ class Download:
 
     def _give_up(self, error: MdmError) -> None:
         """Let `results` end, and everything that is not fetched fail with `error`."""
-        self._hopeless = self._hopeless or error
+        self._obstacle = self._obstacle or error
         self._results.put(None)
 
     def _fail(self, file: PlannedFile, error: MdmError) -> None:

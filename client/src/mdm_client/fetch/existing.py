@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mdm_wire.errors import Conflict, MdmError
 
-from mdm_client.catalog.client import Location
+from mdm_client.catalog.model import Location
 from mdm_client.fetch.plan import PlannedFile
 
 

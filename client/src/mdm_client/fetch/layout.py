@@ -20,7 +20,7 @@ _WINDOWS_CHARACTERS = frozenset('<>:"\\|?*')
 
 
 class Layout:
-    """Gives each file a path that differs from all others, also where upper and lower case or Unicode's forms are not told apart."""
+    """Gives each file a path that differs from all others, also where upper and lower case or Unicode's forms are taken for the same."""
 
     def __init__(self, roots: Sequence[str], several: bool) -> None:
         """Lay out what is below `roots`; if there are `several`, each has a directory of its own."""

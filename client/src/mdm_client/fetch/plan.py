@@ -9,7 +9,7 @@ from uuid import UUID
 from mdm_wire.errors import Invalid, MdmError, NotFound
 from mdm_wire.permission import Permission
 
-from mdm_client.catalog.client import DIRECTORY, FILE, Entry, Location, Search
+from mdm_client.catalog.model import DIRECTORY, FILE, Entry, Location, Search
 from mdm_client.catalog.pattern import Pattern, find_pattern
 from mdm_client.fetch.layout import Layout
 from mdm_client.names import Name

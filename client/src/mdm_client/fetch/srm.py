@@ -12,20 +12,19 @@ from mdm.srm.v1 import (
     transfer_pb2,
     transfer_pb2_grpc,
 )
+from mdm_wire.retry import RetryPolicy
 
-from mdm_client.calls import Patience, Service
-
-MAX_BATCH = 10_000
-MAX_STUDIES = 100
+from mdm_client.service import Service
 
 _STATE_NAMES = {value: name.removeprefix("REGISTRATION_STATE_") for name, value in registration_pb2.RegistrationState.items()}
 
 
-class SrmClient(Service):
+class SrmClient:
     """Calls of `mdm.srm.v1` at one site. The streams raise grpc.RpcError; everything else MdmError."""
 
-    def __init__(self, site: str, channel: grpc.Channel, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
-        super().__init__(f"srm {site}", channel, patience)
+    def __init__(self, site: str, channel: grpc.Channel, policy: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 - frozen
+        self.place = f"srm {site}"
+        self._service = Service(self.place, channel, policy)
         self.site = site
         self._srm = srm_pb2_grpc.SrmServiceStub(channel)
         self._transfer = transfer_pb2_grpc.TransferServiceStub(channel)
@@ -33,13 +32,13 @@ class SrmClient(Service):
 
     def ping(self) -> tuple[str, str]:
         """Return the site's name and its software version."""
-        response = self.call(self._srm.Ping, srm_pb2.PingRequest())
+        response = self._service.call(self._srm.Ping, srm_pb2.PingRequest())
         return response.site, response.version
 
     def prepare_to_get(self, surls: Sequence[str], pin_seconds: int = 0) -> srm_pb2.PrepareToGetResponse:
         """Ask for at most 10,000 files to be staged and pinned; returns at once with a request token."""
         request = srm_pb2.PrepareToGetRequest(surls=surls, pin_seconds=pin_seconds)
-        response: srm_pb2.PrepareToGetResponse = self.call(self._srm.PrepareToGet, request)
+        response: srm_pb2.PrepareToGetResponse = self._service.call(self._srm.PrepareToGet, request)
         return response
 
     def watch(self, token: str, timeout: float | None = None) -> Any:
@@ -48,11 +47,11 @@ class SrmClient(Service):
 
     def release(self, token: str, surls: Sequence[str] = ()) -> None:
         """Release files of a request, all of them unless named."""
-        self.call(self._srm.ReleaseFiles, srm_pb2.ReleaseFilesRequest(token=token, surls=surls))
+        self._service.call(self._srm.ReleaseFiles, srm_pb2.ReleaseFilesRequest(token=token, surls=surls))
 
     def abort(self, token: str) -> None:
         """End a request: what is queued is dropped, pins are released."""
-        self.call(self._srm.AbortRequest, srm_pb2.AbortRequestRequest(token=token))
+        self._service.call(self._srm.AbortRequest, srm_pb2.AbortRequestRequest(token=token))
 
     def read(self, turl: str, offset: int = 0) -> Any:
         """Return the stream of a staged file's ciphertext from `offset`: a call that can be iterated and cancelled."""
@@ -61,7 +60,7 @@ class SrmClient(Service):
     def register_studies(self, uids: Sequence[str]) -> list[registration_pb2.StudyResult]:
         """Queue every instance of at most 100 studies for registration; one result per study, in the order asked."""
         request = registration_pb2.RegisterStudiesRequest(study_instance_uids=uids)
-        return list(self.call(self._registration.RegisterStudies, request).results)
+        return list(self._service.call(self._registration.RegisterStudies, request).results)
 
     def registration_summary(self, uids: Sequence[str] = ()) -> dict[str, int]:
         """Return how many registrations of at most 100 studies, or without any of the site, are in each state that occurs.
@@ -69,28 +68,24 @@ class SrmClient(Service):
         States are named `RECEIVED`, `PUBLISHED`, ….
         """
         request = registration_pb2.GetRegistrationSummaryRequest(study_instance_uids=uids)
-        response = self.call(self._registration.GetRegistrationSummary, request)
+        response = self._service.call(self._registration.GetRegistrationSummary, request)
         return {_STATE_NAMES[count.state]: count.count for count in response.counts}
 
     def registrations(self, state: str = "UNSPECIFIED") -> Iterator[registration_pb2.Registration]:
         """Yield registrations in order of GUID, those in one state if it is given."""
-        token = ""
-        while True:
-            request = registration_pb2.ListRegistrationsRequest(
-                state=registration_pb2.RegistrationState.Value(f"REGISTRATION_STATE_{state}"), page_token=token
-            )
-            response = self.call(self._registration.ListRegistrations, request)
-            yield from response.registrations
-            token = response.next_page_token
-            if not token:
-                return
+        wanted = registration_pb2.RegistrationState.Value(f"REGISTRATION_STATE_{state}")
+
+        def request(token: str) -> registration_pb2.ListRegistrationsRequest:
+            return registration_pb2.ListRegistrationsRequest(state=wanted, page_token=token)
+
+        for page in self._service.pages(self._registration.ListRegistrations, request):
+            yield from page.registrations
 
     def conflicts(self) -> Iterator[registration_pb2.Conflict]:
         """Yield metadata entries of which instances state different values, in order of collection and key."""
-        token = ""
-        while True:
-            response = self.call(self._registration.ListConflicts, registration_pb2.ListConflictsRequest(page_token=token))
-            yield from response.conflicts
-            token = response.next_page_token
-            if not token:
-                return
+
+        def request(token: str) -> registration_pb2.ListConflictsRequest:
+            return registration_pb2.ListConflictsRequest(page_token=token)
+
+        for page in self._service.pages(self._registration.ListConflicts, request):
+            yield from page.conflicts

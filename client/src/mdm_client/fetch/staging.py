@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import grpc
 from mdm.srm.v1 import srm_pb2
-from mdm_wire.errors import Code, FailedPrecondition, Invalid, MdmError, NotFound, TimedOut, Unavailable, make_error
-from mdm_wire.status import REASON_HANDSHAKE_REFUSED, from_rpc_error
+from mdm_wire.batch import MAX_SURLS
+from mdm_wire.errors import Code, FailedPrecondition, Invalid, MdmError, NotFound, Unavailable, make_error
+from mdm_wire.retry import Backoff, is_refused_handshake, is_transient, needs_mending
+from mdm_wire.status import from_rpc_error
 
-from mdm_client.calls import Backoff, is_hopeless, is_passing
 from mdm_client.fetch.plan import PlannedFile
-from mdm_client.fetch.srm import MAX_BATCH
 from mdm_client.fetch.transfer import Cancellation
 
 # Pins are given back in lots, so that a spool smaller than the request keeps moving.
@@ -78,7 +78,7 @@ class Clock:
         self._last = time.monotonic()
 
     def remaining(self) -> float:
-        """Return the seconds until patience ends, negative beyond."""
+        """Return the seconds until the limit, negative beyond."""
         return self._last + self.limit - time.monotonic()
 
 
@@ -121,14 +121,14 @@ class SiteStaging:
         self._cancellation = cancellation
         self._attempts: dict[str, int] = {}
         self._reasons: dict[str, MdmError] = {}
-        self._hopeless: MdmError | None = None
+        self._obstacle: MdmError | None = None
         self._watched: Any = None
 
     def run(self) -> None:
         """Return when every file is settled, or at once after cancellation."""
         backoff = Backoff(0.3, 10.0)
         while self._files and not self._cancellation.stopped:
-            surls = list(self._files)[:MAX_BATCH]
+            surls = list(self._files)[:MAX_SURLS]
             again = self._one_round(surls)
             self._reasons.update(again)
             if self._cancellation.stopped:
@@ -136,8 +136,8 @@ class SiteStaging:
             for surl in surls:
                 if surl not in again:
                     self._files.pop(surl, None)
-            if self._hopeless:
-                self._fail_all(self._hopeless)
+            if self._obstacle:
+                self._fail_all(self._obstacle)
                 return
             if len(again) < len(surls):
                 backoff.reset()
@@ -153,10 +153,10 @@ class SiteStaging:
         try:
             response = self._site.prepare_to_get(surls)
         except MdmError as error:
-            if is_passing(error):
+            if is_transient(error):
                 return dict.fromkeys(surls, error)
-            if is_hopeless(error):
-                self._hopeless = error
+            if needs_mending(error):
+                self._obstacle = error
                 return dict.fromkeys(surls, error)
             for surl in surls:
                 self._fail(self._files[surl], error)
@@ -171,13 +171,13 @@ class SiteStaging:
             self._end(current)
         lost = Unavailable("NOT_STAGED", f"{self._site.place}: the file was not staged; try again later")
         known = current.settled | set(current.started) | set(current.again)
-        # A round that patience cuts short knows nothing: what an earlier one was told says more.
+        # A round that the limit cuts short knows nothing: what an earlier one learnt says more.
         return {**current.again, **{surl: self._reasons.get(surl, lost) for surl in surls if surl not in known}}
 
     def _watch(self, current: _Round) -> None:
         """Follow the request until nothing is queued or in progress; take a broken stream up again."""
         backoff = Backoff()
-        while not self._cancellation.stopped and not self._hopeless and not self._complete(current):
+        while not self._cancellation.stopped and not self._obstacle and not self._complete(current):
             remaining = self._clock.remaining()
             if remaining <= 0:
                 return
@@ -189,8 +189,7 @@ class SiteStaging:
                         self._saw(current, status)
                 return
             except grpc.RpcError as error:
-                failure = from_rpc_error(error, self._site.place)
-                if not isinstance(failure, Unavailable | TimedOut):
+                if not is_transient(from_rpc_error(error, self._site.place)):
                     return
             finally:
                 self._cancellation.leave(call)
@@ -220,14 +219,14 @@ class SiteStaging:
         """Fetch a file in a worker; one whose pin was lost on the way gets another round."""
         surl = status.surl
         try:
-            if self._hopeless:
-                raise self._hopeless
+            if self._obstacle:
+                raise self._obstacle
             self._fetch(file, status.turl, status.size)
         except MdmError as error:
             if self._cancellation.stopped:
                 return
-            if is_hopeless(error) and error.reason != REASON_HANDSHAKE_REFUSED:
-                self._hopeless = error
+            if needs_mending(error) and not is_refused_handshake(error):
+                self._obstacle = error
                 self._watched.cancel()
             self._attempts[surl] = self._attempts.get(surl, 0) + 1
             if _worth_another_round(error) and self._attempts[surl] < _MAX_READ_ATTEMPTS:
@@ -276,7 +275,7 @@ def _worth_another_round(error: MdmError) -> bool:
 
     A server that is stopped while it accepts looks like a refused certificate; whether it is one is known when the next round is asked for.
     """
-    return is_passing(error) or isinstance(error, NotFound | Invalid | FailedPrecondition) or error.reason == REASON_HANDSHAKE_REFUSED
+    return is_transient(error) or isinstance(error, NotFound | Invalid | FailedPrecondition) or is_refused_handshake(error)
 
 
 def _error(file: PlannedFile, status: srm_pb2.FileStatus) -> MdmError:

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import grpc
 from mdm_crypto.stream import StreamError, decrypt, decrypt_stream
-from mdm_wire.errors import Cancelled, Corrupt, MdmError, TimedOut, Unavailable
+from mdm_wire.errors import Cancelled, Corrupt, MdmError, Unavailable
+from mdm_wire.retry import Backoff, is_busy, is_transient
 from mdm_wire.status import from_rpc_error
 
-from mdm_client.calls import Backoff, is_busy
 from mdm_client.local_file import AtomicFile
 
 # Files up to this size are decrypted in memory in one go: cheaper per file than a stream.
@@ -143,8 +143,7 @@ class StagedFile:
                 refusals += 1
             else:
                 breaks += 1
-            hopeful = is_busy(failure) or isinstance(failure, Unavailable | TimedOut)
-            if not hopeful or breaks > _MAX_BREAKS or refusals > _MAX_REFUSALS:
+            if not is_transient(failure) or breaks > _MAX_BREAKS or refusals > _MAX_REFUSALS:
                 self._cancellation.check()
                 raise failure
             self._cancellation.wait(backoff.pause())

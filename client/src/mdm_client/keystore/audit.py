@@ -53,7 +53,7 @@ def verify_audit(
     """Read the whole audit of the named keystores (none: of all) and verify it; one report each, never an exception for what is wrong.
 
     Editing an entry, deleting one from the middle, cutting the tail and beginning anew are all found, as far as the others have witnessed:
-    entries behind the last witnessed head (`AuditReport.witnessed`) rest on that keystore alone. `progress` is told name and entries read.
+    entries behind the last witnessed head (`AuditReport.witnessed`) rest on that keystore alone. `progress` gets name and entries read.
     """
     witnesses = {name: _heads(operator, name) for name in operator.names}
     return [_verify(operator, name, witnesses, progress) for name in names or operator.names]
@@ -122,7 +122,7 @@ def _heads_of(report: AuditReport, witnesses: dict[str, list[WitnessedHead] | Md
 
 
 def _compare(report: AuditReport, witnessed: WitnessedHead, present: SignedHead, hashes: dict[int, bytes]) -> None:
-    """Hold one witnessed head against the chain; tell each kind of disagreement once."""
+    """Hold one witnessed head against the chain; report each kind of disagreement once."""
     head = witnessed.head
     if witnessed.is_authentic() and head.chain_id != present.chain_id:
         finding = Finding(REPLACED, 0, f"the chain was begun anew; an earlier one of {head.seq} entries or more is gone")

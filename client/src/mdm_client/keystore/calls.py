@@ -10,8 +10,9 @@ import grpc
 from mdm.acl.v1 import acl_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc
-from mdm_wire.errors import Code, MdmError, TimedOut
-from mdm_wire.status import from_item, from_rpc_error
+from mdm_wire import batch
+from mdm_wire.errors import MdmError, TimedOut
+from mdm_wire.status import from_rpc_error
 
 Key = TypeVar("Key")
 Answer = TypeVar("Answer")
@@ -91,7 +92,7 @@ class Replies:
             future.cancel()
 
 
-def everywhere(
+def call_all(
     servers: Iterable[KeystoreServer],
     method: Callable[[KeystoreServer], Callable[..., Any]],
     request: Callable[[KeystoreServer], Any],
@@ -120,32 +121,28 @@ def item_errors(reply: Reply, keys: Sequence[Key], statuses: Callable[[Any], Ite
     """Return each item's error at one keystore; a call that failed as a whole fails each of its items."""
     if reply.error is not None:
         return dict.fromkeys(keys, reply.error)
-    errors = [from_item(status) for status in statuses(reply.response)]
-    if len(errors) != len(keys):
-        return dict.fromkeys(keys, _wrong_length(reply.server))
-    return {key: error and error.at(reply.server.place) for key, error in zip(keys, errors, strict=True)}
+    place = reply.server.place
+    try:
+        errors = batch.item_errors(keys, statuses(reply.response))
+    except MdmError as error:
+        return dict.fromkeys(keys, error.at(place))
+    return {key: error and error.at(place) for key, error in zip(keys, errors, strict=True)}
 
 
 def item_answers(
     reply: Reply, keys: Sequence[Key], results: Callable[[Any], Iterable[Any]], value: Callable[[Any], Answer]
 ) -> dict[Key, Answer | MdmError]:
-    """Return each item's value or error at one keystore."""
+    """Return each item's value or error at one keystore; a call that failed as a whole fails each of its items."""
     if reply.error is not None:
         return dict.fromkeys(keys, reply.error)
-    given = list(results(reply.response))
-    if len(given) != len(keys):
-        return dict.fromkeys(keys, _wrong_length(reply.server))
-    answers: dict[Key, Answer | MdmError] = {}
-    for key, result in zip(keys, given, strict=True):
-        error = from_item(result.status)
-        answers[key] = value(result) if error is None else error.at(reply.server.place)
-    return answers
+    place = reply.server.place
+    try:
+        answers = batch.item_answers(keys, results(reply.response), value)
+    except MdmError as error:
+        return dict.fromkeys(keys, error.at(place))
+    return {key: answer.at(place) if isinstance(answer, MdmError) else answer for key, answer in zip(keys, answers, strict=True)}
 
 
 def first_error(by_server: Mapping[KeystoreServer, Mapping[Key, MdmError | None]], key: Key) -> MdmError | None:
     """Return the error of the first keystore that failed this item."""
     return next((errors[key] for errors in by_server.values() if errors.get(key) is not None), None)
-
-
-def _wrong_length(server: KeystoreServer) -> MdmError:
-    return MdmError("ANSWER_MALFORMED", f"{server.place}: answered another number of items than it was asked for", code=Code.INTERNAL)

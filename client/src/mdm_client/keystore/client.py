@@ -1,28 +1,28 @@
 """All keystores as one: keys are created on every one of them and read from any k."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
+from mdm_wire.batch import MAX_KEYS, in_batches
 from mdm_wire.errors import Code, Invalid, MdmError
+from mdm_wire.retry import Backoff, Retries
 
-from mdm_client.calls import in_batches
-from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, item_answers, item_errors
+from mdm_client.keystore.calls import KeystoreServer, Reply, call_all, item_answers, item_errors
 from mdm_client.keystore.creation import Creation
 from mdm_client.keystore.reading import KEY_SHARES_CHANGING, Preference, Reading
 
 __all__ = ["KeystoreClient", "KeystoreServer"]
 
-MAX_BATCH = 1_000
+Answer = TypeVar("Answer")
 TIMEOUT_SECONDS = 10.0
 HEDGE_DELAY_SECONDS = 0.3
 #: A reader that met keystores before and after they replaced a key's shares asks again.
-_CHANGING_PAUSES = (0.05, 0.2, 0.5)
+_CHANGING_SECONDS = 1.0
 
-Outcomes = dict[UUID, MdmError | None]
+KeyErrors = dict[UUID, MdmError | None]
 
 
 class KeySource(Protocol):
@@ -61,17 +61,17 @@ class KeystoreClient:
         self._hedge_delay = hedge_delay
         self._preference = Preference(self._servers)
 
-    def create_keys(self, guids: Sequence[UUID], acl_id: UUID) -> Outcomes:
+    def create_keys(self, guids: Sequence[UUID], acl_id: UUID) -> KeyErrors:
         """Create a key for each GUID, guarded by an ACL that exists on every keystore and on which the caller holds `w`.
 
         Returns None for each key that all keystores hold confirmed, also when it existed already; else why not. All
         keystores must be up. Safe to repeat after any failure or crash: what was interrupted is completed or made anew.
         """
-        outcomes: Outcomes = {}
-        for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
+        errors: KeyErrors = {}
+        for batch in in_batches(dict.fromkeys(guids), MAX_KEYS):
             creation = Creation(self._servers, self._threshold, acl_id, self._timeout)
-            outcomes.update(creation.run(batch))
-        return outcomes
+            errors.update(creation.run(batch))
+        return errors
 
     def get_keys(self, guids: Sequence[UUID]) -> dict[UUID, bytes | MdmError]:
         """Return each file's 32-byte key, proven against its commitments, or why it is not given.
@@ -80,112 +80,119 @@ class KeystoreClient:
         out and named in a warning.
         """
         results: dict[UUID, bytes | MdmError] = {}
-        for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
+        for batch in in_batches(dict.fromkeys(guids), MAX_KEYS):
             results.update(self._read(batch))
-            for pause in _CHANGING_PAUSES:
-                changing = [guid for guid in batch if getattr(results[guid], "reason", "") == KEY_SHARES_CHANGING]
-                if not changing:
+            retries = Retries(_CHANGING_SECONDS, Backoff(0.05, 0.5))
+            while changing := [guid for guid in batch if getattr(results[guid], "reason", "") == KEY_SHARES_CHANGING]:
+                if not retries.pause():
                     break
-                time.sleep(pause)
                 results.update(self._read(changing))
         return results
 
     def key_attributes(self, guids: Sequence[UUID]) -> dict[str, dict[UUID, keystore_pb2.KeyAttributes | MdmError]]:
         """Return what is not secret about keys as each keystore holds them, by keystore name and GUID."""
-        found: dict[str, dict[UUID, keystore_pb2.KeyAttributes | MdmError]] = {server.name: {} for server in self._servers}
-        for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
-            request = keystore_pb2.GetKeyAttributesRequest(guids=[str(guid) for guid in batch])
-            for server, reply in self._everywhere(lambda server: server.keys.GetKeyAttributes, request).items():
-                answers = item_answers(reply, batch, lambda response: response.results, lambda result: result.attributes)
-                found[server.name].update(answers)
-        return found
+        return self._answers(
+            guids,
+            lambda server: server.keys.GetKeyAttributes,
+            lambda batch: keystore_pb2.GetKeyAttributesRequest(guids=map(str, batch)),
+            lambda result: result.attributes,
+        )
 
-    def delete_keys(self, guids: Sequence[UUID]) -> Outcomes:
+    def delete_keys(self, guids: Sequence[UUID]) -> KeyErrors:
         """Destroy keys on every keystore; None where no keystore has it any more, NotFound where none had it.
 
         Safe to repeat after a failure.
         """
-        outcomes: Outcomes = {}
-        for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
-            request = keystore_pb2.DeleteKeysRequest(guids=[str(guid) for guid in batch])
-            replies = self._everywhere(lambda server: server.keys.DeleteKeys, request)
-            answers = [item_errors(reply, batch, lambda response: response.statuses) for reply in replies.values()]
-            outcomes.update({guid: _deletion([of_server[guid] for of_server in answers]) for guid in batch})
-        return outcomes
+        answers = self.delete_keys_by_server(guids).values()
+        return {guid: _deletion([of_server[guid] for of_server in answers]) for guid in dict.fromkeys(guids)}
 
-    def assign_acls(self, guids: Sequence[UUID], acl_id: UUID) -> dict[str, Outcomes]:
-        """Point keys at another ACL on every keystore; return what became of each, by keystore name and GUID."""
+    def delete_keys_by_server(self, guids: Sequence[UUID]) -> dict[str, KeyErrors]:
+        """Destroy keys on every keystore; return what went wrong with each, by keystore name and GUID."""
+        return self._errors(
+            guids, lambda server: server.keys.DeleteKeys, lambda batch: keystore_pb2.DeleteKeysRequest(guids=map(str, batch))
+        )
+
+    def assign_acls(self, guids: Sequence[UUID], acl_id: UUID) -> dict[str, KeyErrors]:
+        """Point keys at another ACL on every keystore; return what went wrong with each, by keystore name and GUID."""
 
         def request(batch: Sequence[UUID]) -> keystore_pb2.AssignAclsRequest:
             pairs = [keystore_pb2.AclAssignment(guid=str(guid), acl_id=str(acl_id)) for guid in batch]
             return keystore_pb2.AssignAclsRequest(assignments=pairs)
 
-        return self._fan_out(guids, lambda server: server.keys.AssignAcls, request, _statuses)
+        return self._errors(guids, lambda server: server.keys.AssignAcls, request)
 
-    def create_acls(self, acls: Sequence[acl_pb2.Acl]) -> dict[str, Outcomes]:
-        """Create ACLs on every keystore; return what became of each, by keystore name and ACL id. Safe to repeat."""
+    def create_acls(self, acls: Sequence[acl_pb2.Acl]) -> dict[str, KeyErrors]:
+        """Create ACLs on every keystore; return what went wrong with each, by keystore name and ACL id. Safe to repeat."""
         by_id = {UUID(acl.id): acl for acl in acls}
+        return self._errors(
+            list(by_id),
+            lambda server: server.acls.CreateAcls,
+            lambda batch: acl_pb2.CreateAclsRequest(acls=[by_id[acl_id] for acl_id in batch]),
+        )
 
-        def request(batch: Sequence[UUID]) -> acl_pb2.CreateAclsRequest:
-            return acl_pb2.CreateAclsRequest(acls=[by_id[acl_id] for acl_id in batch])
-
-        return self._fan_out(list(by_id), lambda server: server.acls.CreateAcls, request, _statuses)
-
-    def modify_acls(self, acl_ids: Sequence[UUID], changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, Outcomes]:
-        """Apply the same changes to ACLs on every keystore; return what became of each, by keystore name and ACL id.
+    def modify_acls(self, acl_ids: Sequence[UUID], changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, KeyErrors]:
+        """Apply the same changes to ACLs on every keystore; return what went wrong with each, by keystore name and ACL id.
 
         An ACL that guards more than one key is left alone with ACL_SHARED unless `shared`.
         """
-
-        def request(batch: Sequence[UUID]) -> acl_pb2.ModifyAclsRequest:
-            return acl_pb2.ModifyAclsRequest(ids=[str(acl_id) for acl_id in batch], changes=changes, shared=shared)
-
-        def statuses(response: acl_pb2.ModifyAclsResponse) -> Any:
-            return [result.status for result in response.results]
-
-        return self._fan_out(acl_ids, lambda server: server.acls.ModifyAcls, request, statuses)
+        return self._errors(
+            acl_ids,
+            lambda server: server.acls.ModifyAcls,
+            lambda batch: acl_pb2.ModifyAclsRequest(ids=map(str, batch), changes=changes, shared=shared),
+            lambda response: [result.status for result in response.results],
+        )
 
     def get_acls(self, acl_ids: Sequence[UUID]) -> dict[str, dict[UUID, acl_pb2.Acl | MdmError]]:
         """Return ACLs as each keystore holds them, by keystore name and ACL id."""
-        found: dict[str, dict[UUID, acl_pb2.Acl | MdmError]] = {server.name: {} for server in self._servers}
-        for batch in in_batches(list(dict.fromkeys(acl_ids)), MAX_BATCH):
-            request = acl_pb2.GetAclsRequest(ids=[str(acl_id) for acl_id in batch])
-            for server, reply in self._everywhere(lambda server: server.acls.GetAcls, request).items():
-                answers = item_answers(reply, batch, lambda response: response.results, lambda result: result.acl)
-                found[server.name].update(answers)
-        return found
+        return self._answers(
+            acl_ids,
+            lambda server: server.acls.GetAcls,
+            lambda batch: acl_pb2.GetAclsRequest(ids=map(str, batch)),
+            lambda result: result.acl,
+        )
 
     def check_servers(self) -> dict[str, MdmError | None]:
         """Ask every keystore whether it holds the share index that the configuration says; None where it does."""
-        replies = self._everywhere(lambda server: server.keys.GetServerInfo, keystore_pb2.GetServerInfoRequest())
+        replies = self._call_all(lambda server: server.keys.GetServerInfo, keystore_pb2.GetServerInfoRequest())
         return {server.name: _index_error(reply) for server, reply in replies.items()}
 
     def _read(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | MdmError]:
         return Reading(guids, self._threshold, self._preference, self._timeout, self._hedge_delay).run()
 
-    def _fan_out(
+    def _errors(
         self,
         ids: Sequence[UUID],
         method: Callable[[KeystoreServer], Callable[..., Any]],
         request: Callable[[Sequence[UUID]], Any],
-        statuses: Callable[[Any], Any],
-    ) -> dict[str, Outcomes]:
-        outcomes: dict[str, Outcomes] = {server.name: {} for server in self._servers}
-        for batch in in_batches(list(dict.fromkeys(ids)), MAX_BATCH):
-            for server, reply in self._everywhere(method, request(batch)).items():
-                outcomes[server.name].update(item_errors(reply, batch, statuses))
-        return outcomes
+        statuses: Callable[[Any], Any] = lambda response: response.statuses,
+    ) -> dict[str, KeyErrors]:
+        """Ask every keystore about each id, in batches; return the errors by keystore name and id."""
+        errors: dict[str, KeyErrors] = {server.name: {} for server in self._servers}
+        for batch in in_batches(dict.fromkeys(ids), MAX_KEYS):
+            for server, reply in self._call_all(method, request(batch)).items():
+                errors[server.name].update(item_errors(reply, batch, statuses))
+        return errors
 
-    def _everywhere(self, method: Callable[[KeystoreServer], Callable[..., Any]], request: Any) -> Mapping[KeystoreServer, Reply]:
-        return everywhere(self._servers, method, lambda _: request, self._timeout)
+    def _answers(
+        self,
+        ids: Sequence[UUID],
+        method: Callable[[KeystoreServer], Callable[..., Any]],
+        request: Callable[[Sequence[UUID]], Any],
+        value: Callable[[Any], Answer],
+    ) -> dict[str, dict[UUID, Answer | MdmError]]:
+        """Ask every keystore about each id, in batches; return the values or errors by keystore name and id."""
+        found: dict[str, dict[UUID, Answer | MdmError]] = {server.name: {} for server in self._servers}
+        for batch in in_batches(dict.fromkeys(ids), MAX_KEYS):
+            for server, reply in self._call_all(method, request(batch)).items():
+                found[server.name].update(item_answers(reply, batch, lambda response: response.results, value))
+        return found
 
-
-def _statuses(response: Any) -> Any:
-    return response.statuses
+    def _call_all(self, method: Callable[[KeystoreServer], Callable[..., Any]], request: Any) -> Mapping[KeystoreServer, Reply]:
+        return call_all(self._servers, method, lambda _: request, self._timeout)
 
 
 def _deletion(errors: Sequence[MdmError | None]) -> MdmError | None:
-    """One outcome of a deletion everywhere: absent here and deleted there is deleted."""
+    """The error of a deletion everywhere: absent here and deleted there is deleted."""
     failed = next((error for error in errors if error and error.code is not Code.NOT_FOUND), None)
     if failed is not None or None in errors:
         return failed

@@ -15,14 +15,14 @@ from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
 from mdm_wire.errors import Aborted, Conflict, Corrupt, MdmError
+from mdm_wire.retry import Backoff
 
-from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, first_error, item_answers, item_errors
-from mdm_client.keystore.shares import from_result, resolve, to_message
+from mdm_client.keystore.calls import KeystoreServer, Reply, call_all, first_error, item_answers, item_errors
+from mdm_client.keystore.shares import from_result, resolve, to_proto
 
 _log = logging.getLogger("mdm_client.keystore.client")
 
 _ROUNDS = 7
-_SETTLE_SECONDS = 0.3
 _EPOCH = 0
 
 Errors = Mapping[KeystoreServer, Mapping[UUID, MdmError | None]]
@@ -38,22 +38,23 @@ class Creation:
         self._threshold = threshold
         self._acl_id = acl_id
         self._timeout = timeout
-        self._outcomes: dict[UUID, MdmError | None] = {}
+        self._results: dict[UUID, MdmError | None] = {}
         self._abandoned: dict[UUID, Remains] = {}
 
     def run(self, guids: Sequence[UUID]) -> Mapping[UUID, MdmError | None]:
         """Return None for each key that every keystore now holds confirmed, else why not."""
         todo = list(guids)
+        backoff = Backoff(0.3, 1.8)
         for attempt in range(_ROUNDS):
             if attempt:
-                time.sleep(_SETTLE_SECONDS * attempt)
+                time.sleep(backoff.pause())
             self._round(todo)
-            todo = [guid for guid in todo if guid not in self._outcomes]
+            todo = [guid for guid in todo if guid not in self._results]
             if not todo:
                 break
         for guid in todo:
-            self._outcomes[guid] = Aborted("KEY_CONTENDED", "others are creating this key at the same time; try again")
-        return self._outcomes
+            self._results[guid] = Aborted("KEY_CONTENDED", "others are creating this key at the same time; try again")
+        return self._results
 
     def _round(self, guids: Sequence[UUID]) -> None:
         """Try to create all of them once; what is neither created nor failed is left for the next round."""
@@ -71,7 +72,7 @@ class Creation:
                 self._create([server], lost)
                 errors.update(self._confirm([server], lost)[server])
         for guid in self._sort(won, confirmed, existing):
-            self._outcomes[guid] = None
+            self._results[guid] = None
         if existing:
             self._mend(existing)
 
@@ -82,7 +83,7 @@ class Creation:
             found = [of_server[guid] for of_server in errors.values() if of_server.get(guid) is not None]
             final = next((error for error in found if error and error.reason not in _OVERTAKEN), None)
             if final is not None:
-                self._outcomes[guid] = final
+                self._results[guid] = final
             elif found:
                 existing.append(guid)
             else:
@@ -94,7 +95,7 @@ class Creation:
 
         def request(server: KeystoreServer) -> keystore_pb2.CreateKeysRequest:
             mine = (next(share for share in of_key if share.x == server.index) for of_key in shares.values())
-            keys = [keystore_pb2.NewKey(share=to_message(share), acl_id=acl_id) for share in mine]
+            keys = [keystore_pb2.NewKey(share=to_proto(share), acl_id=acl_id) for share in mine]
             return keystore_pb2.CreateKeysRequest(keys=keys)
 
         return self._asked(servers, list(shares), lambda server: server.keys.CreateKeys, request)
@@ -113,14 +114,14 @@ class Creation:
         method: Callable[[KeystoreServer], Callable[..., object]],
         request: Callable[[KeystoreServer], object],
     ) -> Errors:
-        replies = everywhere(servers, method, request, self._timeout) if guids else {}
+        replies = call_all(servers, method, request, self._timeout) if guids else {}
         return {server: item_errors(reply, guids, lambda response: response.statuses) for server, reply in replies.items()}
 
     def _mend(self, guids: Sequence[UUID]) -> None:
         """Find out what there is of keys that some keystore holds already, and complete or clear it."""
         texts = [str(guid) for guid in guids]
         request = keystore_pb2.GetKeyAttributesRequest(guids=texts)
-        replies = everywhere(self._servers, lambda server: server.keys.GetKeyAttributes, lambda _: request, self._timeout)
+        replies = call_all(self._servers, lambda server: server.keys.GetKeyAttributes, lambda _: request, self._timeout)
         attributes = {
             server: item_answers(reply, guids, lambda response: response.results, lambda result: result.attributes)
             for server, reply in replies.items()
@@ -132,16 +133,16 @@ class Creation:
             found = {server: answer for server, answer in answers.items() if not isinstance(answer, MdmError)}
             confirmed = [server for server, key in found.items() if key.state == keystore_pb2.KEY_STATE_CONFIRMED]
             if failed is not None:
-                self._outcomes[guid] = failed
+                self._results[guid] = failed
             elif any(found[server].acl_id != str(self._acl_id) for server in confirmed):
                 # It may be somebody else's, who knows it: nothing of ours may be encrypted under it.
-                self._outcomes[guid] = Conflict("KEY_GUARDED_OTHERWISE", "a key with this GUID exists under another ACL")
+                self._results[guid] = Conflict("KEY_GUARDED_OTHERWISE", "a key with this GUID exists under another ACL")
             elif len(confirmed) == len(self._servers):
-                self._outcomes[guid] = None
+                self._results[guid] = None
             elif confirmed:
                 incomplete[guid] = confirmed
             elif not found:
-                self._outcomes[guid] = Conflict("KEY_EXISTS", "a key with this GUID exists and is not yours")
+                self._results[guid] = Conflict("KEY_EXISTS", "a key with this GUID exists and is not yours")
         if incomplete:
             self._complete(incomplete)
 
@@ -156,7 +157,7 @@ class Creation:
                 remains[guid] = tuple((x, given[0].public_key) for x, given in sorted(shares[guid].items()))
             elif resolution.faults:
                 names = ", ".join(s.place for s in self._servers if s.index in resolution.faults)
-                self._outcomes[guid] = Corrupt("KEY_SHARES_DISAGREE", f"{names}: holds a wrong share; tell its operator")
+                self._results[guid] = Corrupt("KEY_SHARES_DISAGREE", f"{names}: holds a wrong share; tell its operator")
             else:
                 for server in self._servers:
                     if server not in confirmed:
@@ -173,7 +174,7 @@ class Creation:
 
     def _read(self, guids: Sequence[UUID]) -> dict[UUID, dict[int, tuple[Share, ...]]]:
         request = keystore_pb2.GetSharesRequest(guids=[str(guid) for guid in guids])
-        replies = everywhere(self._servers, lambda server: server.keys.GetShares, lambda _: request, self._timeout)
+        replies = call_all(self._servers, lambda server: server.keys.GetShares, lambda _: request, self._timeout)
         shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         for server, reply in replies.items():
             for guid, answer in _shares_of(reply, guids).items():
@@ -197,7 +198,7 @@ class Creation:
             for guid in here:
                 error = first_error(errors, guid)
                 if error is not None and error.reason not in _OVERTAKEN:
-                    self._outcomes[guid] = error
+                    self._results[guid] = error
 
     def _delete(self, server: KeystoreServer, public_keys: Mapping[UUID, bytes]) -> Errors:
         """Delete keys that are still the ones that were found; new keys have epoch 0."""

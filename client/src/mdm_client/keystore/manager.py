@@ -1,4 +1,4 @@
-"""What people do with keys: register, look, share, destroy; each answered keystore by keystore."""
+"""Keys as people handle them: register, look, share, destroy; each answered keystore by keystore."""
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +11,15 @@ from uuid import UUID, uuid5
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
 from mdm_wire.errors import MdmError, NotFound
+from mdm_wire.retry import RetryPolicy
 
-from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.grants import AclClient, AclOutcome, AclView, give_away
-from mdm_client.keystore.calls import KeystoreServer, Reply, everywhere, item_answers, item_errors
-from mdm_client.keystore.client import MAX_BATCH, TIMEOUT_SECONDS, KeystoreClient
+from mdm_client.acl import AclAnswer, AclClient, give_away, view_from_proto
+from mdm_client.keystore.calls import KeystoreServer, call_all, item_answers
+from mdm_client.keystore.client import TIMEOUT_SECONDS, KeystoreClient
+from mdm_client.service import Service, raise_first
 
 Part = TypeVar("Part")
-#: How long a listing waits for a keystore that is away.
-RETRY_SECONDS = 3.0
+POLICY = RetryPolicy(TIMEOUT_SECONDS, retry_seconds=3.0)
 
 PENDING = "pending"
 CONFIRMED = "confirmed"
@@ -29,8 +29,8 @@ _OWN_LIST = UUID("5e0a3c57-5a0f-5d0c-9d2b-3a0f4cf5d1a7")  # a namespace of its o
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFacts:
-    """What one keystore tells about its share of a key."""
+class KeyAttributes:
+    """What one keystore says about its share of a key."""
 
     guid: UUID
     public_key: bytes
@@ -52,19 +52,19 @@ class KeyFacts:
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """One key as every keystore tells it, by the keystore's name."""
+    """One key as every keystore holds it, by the keystore's name."""
 
     guid: UUID
-    parts: Mapping[str, KeyFacts | MdmError]
+    parts: Mapping[str, KeyAttributes | MdmError]
 
     @property
-    def known(self) -> dict[str, KeyFacts]:
-        """The keystores that have it and tell of it."""
-        return {name: part for name, part in self.parts.items() if isinstance(part, KeyFacts)}
+    def known(self) -> dict[str, KeyAttributes]:
+        """What the keystores say that have it."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, KeyAttributes)}
 
     @property
     def error(self) -> MdmError | None:
-        """Why nothing is known of it; None where any keystore tells something."""
+        """Why nothing is known of it; None where any keystore says something."""
         errors = [part for part in self.parts.values() if isinstance(part, MdmError)]
         if len(errors) < len(self.parts):
             return None
@@ -72,19 +72,19 @@ class KeyStatus:
 
     @property
     def majority(self) -> tuple[object, ...] | None:
-        """What most of those keystores say that tell something."""
-        said = [facts.common for facts in self.known.values()]
+        """What most of those keystores say."""
+        said = [attributes.common for attributes in self.known.values()]
         return max(said, key=said.count) if said else None
 
     @property
     def whole(self) -> bool:
-        """Whether every keystore tells the same."""
-        return all(isinstance(part, KeyFacts) and part.common == self.majority for part in self.parts.values())
+        """Whether every keystore says the same."""
+        return all(isinstance(part, KeyAttributes) and part.common == self.majority for part in self.parts.values())
 
 
 @dataclass(frozen=True)
-class Deed:
-    """What became of one operation on one key: by keystore, None where it was done."""
+class KeyResult:
+    """What one operation on one key did: by keystore, None where it was done."""
 
     guid: UUID
     parts: Mapping[str, MdmError | None]
@@ -131,32 +131,25 @@ class KeyManager:
             acl_id = self.own_acl_id(guids)
             wanted = [acl_pb2.AclEntry(principal=who, permissions=bits) for who, bits in (entries or {}).items()]
             made = self._keystores.create_acls([acl_pb2.Acl(id=str(acl_id), entries=wanted)])
-            for outcomes in made.values():
-                error = outcomes[acl_id]
-                if error is not None:
-                    raise error
+            raise_first([errors[acl_id] for errors in made.values()])
         return acl_id, self._keystores.create_keys(guids, acl_id)
 
-    def unregister(self, guids: Sequence[UUID]) -> list[Deed]:
+    def unregister(self, guids: Sequence[UUID]) -> list[KeyResult]:
         """Destroy keys on every keystore, so that nothing encrypted under them can ever be read again."""
-        parts: dict[str, dict[UUID, MdmError | None]] = {server.name: {} for server in self._servers}
-        for batch in in_batches(list(dict.fromkeys(guids)), MAX_BATCH):
-            request = keystore_pb2.DeleteKeysRequest(guids=[str(guid) for guid in batch])
-            for server, reply in self._everywhere(lambda server: server.keys.DeleteKeys, request).items():
-                parts[server.name].update(item_errors(reply, batch, lambda response: response.statuses))
-        return [Deed(guid, of_key) for guid, of_key in self._by_key(guids, parts).items()]
+        parts = self._keystores.delete_keys_by_server(guids)
+        return [KeyResult(guid, of_key) for guid, of_key in self._by_key(guids, parts).items()]
 
-    def assign_acl(self, guids: Sequence[UUID], acl_id: UUID) -> list[Deed]:
+    def assign_acl(self, guids: Sequence[UUID], acl_id: UUID) -> list[KeyResult]:
         """Point keys at another ACL, which must exist on every keystore."""
         parts = self._keystores.assign_acls(guids, acl_id)
-        return [Deed(guid, of_key) for guid, of_key in self._by_key(guids, parts).items()]
+        return [KeyResult(guid, of_key) for guid, of_key in self._by_key(guids, parts).items()]
 
     def stat(self, guids: Sequence[UUID]) -> list[KeyStatus]:
-        """Return each key as every keystore tells it."""
-        told = self._keystores.key_attributes(guids)
+        """Return each key as every keystore holds it."""
+        found = self._keystores.key_attributes(guids)
         parts = {
-            name: {guid: answer if isinstance(answer, MdmError) else _facts(answer) for guid, answer in of_server.items()}
-            for name, of_server in told.items()
+            name: {guid: answer if isinstance(answer, MdmError) else _from_proto(answer) for guid, answer in of_server.items()}
+            for name, of_server in found.items()
         }
         return [KeyStatus(guid, of_key) for guid, of_key in self._by_key(guids, parts).items()]
 
@@ -184,11 +177,11 @@ class KeyManager:
             held = dict(group)
             yield KeyStatus(guid, {server.name: held.get(server.name) or away.get(server.name, absent) for server in self._servers})
 
-    def acls(self, guid: UUID) -> dict[str, AclOutcome]:
+    def acls(self, guid: UUID) -> dict[str, AclAnswer]:
         """Return the ACL of a key as each keystore holds it, by the keystore's name."""
         return self._on_acls(guid, lambda server: server.acls.GetAcls, lambda acl_id: acl_pb2.GetAclsRequest(ids=[acl_id]))
 
-    def change_acl(self, guid: UUID, changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, AclOutcome]:
+    def change_acl(self, guid: UUID, changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, AclAnswer]:
         """Apply changes to the ACL of a key on every keystore; return it as changed, by the keystore's name.
 
         One that guards other keys too is left alone with ACL_SHARED unless `shared`.
@@ -200,72 +193,66 @@ class KeyManager:
 
         return self._on_acls(guid, lambda server: server.acls.ModifyAcls, request)
 
-    def change_owner(self, guid: UUID, owner: str, *, shared: bool = False) -> Deed:
+    def change_owner(self, guid: UUID, owner: str, *, shared: bool = False) -> KeyResult:
         """Give the ACL of a key, the caller's own, to another one (`dn:…`) on every keystore; the caller keeps `p`, `d` and `g`."""
-        outcomes = self.change_acl(guid, give_away(owner, self._caller), shared=shared)
-        return Deed(guid, {name: outcome.error for name, outcome in outcomes.items()})
+        answers = self.change_acl(guid, give_away(owner, self._caller), shared=shared)
+        return KeyResult(guid, {name: answer.error for name, answer in answers.items()})
 
     def give_own_acl(self, guid: UUID, acl_id: UUID) -> dict[str, MdmError | None]:
         """Put a key under a new list of its own, of the caller's, a copy of the present one, on every keystore; by keystore name."""
         (status,) = self.stat([guid])
-        outcomes: dict[str, MdmError | None] = {}
+        errors: dict[str, MdmError | None] = {}
         for server in self._servers:
             part = status.parts[server.name]
             if isinstance(part, MdmError):
-                outcomes[server.name] = part
+                errors[server.name] = part
                 continue
-            acls = AclClient(server.place, server.channel, Patience(TIMEOUT_SECONDS, RETRY_SECONDS))
+            acls = AclClient(Service(server.place, server.channel, POLICY))
             try:
                 acls.copy(part.acl_id, str(acl_id), self._caller)
             except MdmError as error:
-                outcomes[server.name] = error
+                errors[server.name] = error
         assigned = self._keystores.assign_acls([guid], acl_id)
-        return {server.name: outcomes.get(server.name) or assigned[server.name][guid] for server in self._servers}
+        return {server.name: errors.get(server.name) or assigned[server.name][guid] for server in self._servers}
 
     def _on_acls(
         self, guid: UUID, method: Callable[[KeystoreServer], Callable[..., Any]], request: Callable[[str], Any]
-    ) -> dict[str, AclOutcome]:
+    ) -> dict[str, AclAnswer]:
         """Call the ACL service of each keystore for the ACL that this keystore says guards the key."""
         (status,) = self.stat([guid])
         asked = [server for server in self._servers if server.name in status.known]
-        replies = everywhere(asked, method, lambda server: request(status.known[server.name].acl_id), TIMEOUT_SECONDS)
-        outcomes: dict[str, AclOutcome] = {}
+        replies = call_all(asked, method, lambda server: request(status.known[server.name].acl_id), TIMEOUT_SECONDS)
+        answers: dict[str, AclAnswer] = {}
         for server in self._servers:
             part = status.parts[server.name]
             if isinstance(part, MdmError):
-                outcomes[server.name] = AclOutcome(server.place, "", error=part)
+                answers[server.name] = AclAnswer(server.place, "", error=part)
                 continue
-            answer = item_answers(replies[server], [guid], lambda response: response.results, lambda result: _view(result.acl))[guid]
+            answer = item_answers(replies[server], [guid], lambda response: response.results, lambda result: view_from_proto(result.acl))[
+                guid
+            ]
             failed = isinstance(answer, MdmError)
-            outcomes[server.name] = AclOutcome(server.place, part.acl_id, None if failed else answer, answer if failed else None)  # type: ignore[arg-type]
-        return outcomes
-
-    def _everywhere(self, method: Callable[[KeystoreServer], Callable[..., Any]], request: Any) -> Mapping[KeystoreServer, Reply]:
-        return everywhere(self._servers, method, lambda _: request, TIMEOUT_SECONDS)
+            answers[server.name] = AclAnswer(server.place, part.acl_id, None if failed else answer, answer if failed else None)  # type: ignore[arg-type]
+        return answers
 
     def _by_key(self, guids: Sequence[UUID], parts: Mapping[str, Mapping[UUID, Part]]) -> dict[UUID, dict[str, Part]]:
         """Turn answers by keystore and key into answers by key and keystore."""
         return {guid: {server.name: parts[server.name][guid] for server in self._servers} for guid in guids}
 
-    def _list_at(self, server: KeystoreServer) -> Iterator[KeyFacts]:
-        at = Service(server.place, server.channel, Patience(TIMEOUT_SECONDS, RETRY_SECONDS))
-        token = ""
-        while True:
-            page = at.call(server.keys.ListKeys, keystore_pb2.ListKeysRequest(page_token=token))
-            yield from map(_facts, page.keys)
-            token = page.next_page_token
-            if not token:
-                return
+    def _list_at(self, server: KeystoreServer) -> Iterator[KeyAttributes]:
+        service = Service(server.place, server.channel, POLICY)
+        for page in service.pages(server.keys.ListKeys, lambda token: keystore_pb2.ListKeysRequest(page_token=token)):
+            yield from map(_from_proto, page.keys)
 
 
-def _begun(name: str, listing: Iterator[KeyFacts]) -> Iterator[tuple[str, KeyFacts]]:
+def _begun(name: str, listing: Iterator[KeyAttributes]) -> Iterator[tuple[str, KeyAttributes]]:
     """Name a listing's keystore, after asking for the first page."""
     first = list(islice(listing, 1))
-    return ((name, facts) for facts in chain(first, listing))
+    return ((name, attributes) for attributes in chain(first, listing))
 
 
-def _facts(message: keystore_pb2.KeyAttributes) -> KeyFacts:
-    return KeyFacts(
+def _from_proto(message: keystore_pb2.KeyAttributes) -> KeyAttributes:
+    return KeyAttributes(
         guid=UUID(message.guid),
         public_key=message.public_key,
         epoch=message.epoch,
@@ -278,7 +265,3 @@ def _facts(message: keystore_pb2.KeyAttributes) -> KeyFacts:
         created=message.create_time.ToDatetime(tzinfo=UTC),
         creator=message.creator,
     )
-
-
-def _view(acl: acl_pb2.Acl) -> AclView:
-    return AclView(acl.id, acl.owner, {entry.principal: entry.permissions for entry in acl.entries}, acl.rev)

@@ -7,9 +7,10 @@ from uuid import UUID, uuid4
 
 from mdm.keystore.v1 import admin_pb2
 from mdm_wire.errors import Invalid
+from mdm_wire.retry import RetryPolicy
 
-from mdm_client.calls import Patience, Service
 from mdm_client.keystore.calls import KeystoreServer
+from mdm_client.service import Service
 
 REFRESH = admin_pb2.RESHARING_KIND_REFRESH
 REPAIR = admin_pb2.RESHARING_KIND_REPAIR
@@ -18,11 +19,11 @@ _ENDED = (admin_pb2.RESHARING_STATE_DONE, admin_pb2.RESHARING_STATE_CANCELLED)
 
 
 class KeystoreOperator:
-    """All keystores, for a caller that is an operator of each. Calls are repeated while a keystore is away, within `patience`."""
+    """All keystores, for a caller that is an operator of each. Calls are repeated while a keystore is away, within `policy`."""
 
-    def __init__(self, servers: Sequence[KeystoreServer], patience: Patience | None = None) -> None:
+    def __init__(self, servers: Sequence[KeystoreServer], policy: RetryPolicy | None = None) -> None:
         self._servers = {server.name: server for server in servers}
-        self._patience = patience or Patience()
+        self._policy = policy or RetryPolicy()
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +64,7 @@ class KeystoreOperator:
     def wait(
         self, driver: str, resharing_id: UUID, progress: Callable[[admin_pb2.Resharing], None] = lambda _: None, pause: float = 0.5
     ) -> admin_pb2.Resharing:
-        """Return a job when it has ended; `progress` is told its state every `pause` seconds. Interrupting this does not stop the job."""
+        """Return a job when it has ended; `progress` gets its state every `pause` seconds. Interrupting this does not stop the job."""
         while True:
             job = self.resharing(driver, resharing_id)
             progress(job)
@@ -100,14 +101,13 @@ class KeystoreOperator:
 
     def witnessed_heads(self, name: str, share_index: int = 0) -> Iterator[admin_pb2.WitnessedHead]:
         """Yield the heads that a keystore has witnessed (of one keystore, or 0: of all), oldest first."""
-        token = ""
-        while True:
-            request = admin_pb2.ListWitnessedHeadsRequest(share_index=share_index, page_token=token)
-            page = self._call(name, "ListWitnessedHeads", request)
+        server = self._server(name)
+
+        def request(token: str) -> admin_pb2.ListWitnessedHeadsRequest:
+            return admin_pb2.ListWitnessedHeadsRequest(share_index=share_index, page_token=token)
+
+        for page in self._service(server).pages(server.admin.ListWitnessedHeads, request):
             yield from page.heads
-            token = page.next_page_token
-            if not token:
-                return
 
     def index_of(self, name: str) -> int:
         """Return the share index that the configuration gives a keystore."""
@@ -120,8 +120,10 @@ class KeystoreOperator:
 
     def _call(self, name: str, method: str, request: Any) -> Any:
         server = self._server(name)
-        service = Service(server.place, server.channel, self._patience)
-        return service.call(getattr(server.admin, method), request)
+        return self._service(server).call(getattr(server.admin, method), request)
+
+    def _service(self, server: KeystoreServer) -> Service:
+        return Service(server.place, server.channel, self._policy)
 
     def _server(self, name: str) -> KeystoreServer:
         if name not in self._servers:

@@ -11,9 +11,9 @@ from uuid import UUID
 from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
-from mdm_wire.errors import Code, Corrupt, MdmError, NotFound, Unavailable
+from mdm_wire.errors import Corrupt, MdmError, NotFound, Unavailable
+from mdm_wire.retry import is_transient
 
-from mdm_client.calls import is_hopeless
 from mdm_client.keystore.calls import KeystoreServer, Replies, Reply, item_answers
 from mdm_client.keystore.shares import from_result, is_other_version, resolve
 
@@ -22,7 +22,6 @@ _log = logging.getLogger("mdm_client.keystore.client")
 KEY_SHARES_CHANGING = "KEY_SHARES_CHANGING"
 _AVOID_SLOW_SECONDS = 30.0
 _AVOID_WRONG_SECONDS = 300.0
-_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 
 
 class Preference:
@@ -155,7 +154,7 @@ class Reading:
                 _log.warning("%s %s: tell its operator", server.place, faults[server.index])
 
     def _lacks_servers(self) -> bool:
-        """Tell whether the calls under way cannot complete every open key."""
+        """Return whether the calls under way cannot complete every open key."""
         coming = dict.fromkeys(self._open, 0)
         for server in self._replies.running:
             for guid in self._asked[server][1]:
@@ -181,7 +180,7 @@ class Reading:
             names = ", ".join(f"{server.place} {fault}" for server, fault in self._faulty.items())
             message = f"too few keystores agree on this key ({names}); tell their operators"
             return Corrupt("KEY_SHARES_DISAGREE", message)
-        lasting = [error for error in self._failures.values() if error.code not in _PASSING or is_hopeless(error)]
+        lasting = [error for error in self._failures.values() if not is_transient(error)]
         if lasting and len(lasting) == len(self._failures):
             return lasting[0]
         if not self._failures and self._refusals[guid]:
@@ -194,7 +193,7 @@ class Reading:
         return Unavailable("KEYSTORES_UNAVAILABLE", f"{self._needed[guid]} keystores are needed to read a key: {reasons}")
 
     def _is_changing(self, guid: UUID) -> bool:
-        """Tell whether keystores were asked before and after they replaced their shares, so that too few are of one version."""
+        """Return whether keystores were asked before and after they replaced their shares, so that too few are of one version."""
         shares = [share for given in self._shares[guid].values() for share in given]
         return any(is_other_version(shares[0], other) for other in shares[1:])
 

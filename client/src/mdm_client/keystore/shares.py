@@ -13,7 +13,7 @@ from mdm_crypto.shamir import Share, ShareError
 class Resolution:
     """What shares of one key amount to.
 
-    `scalar` is the key's, None when too few agree; `agreeing` are shares that together prove it; `faults` tells, by
+    `scalar` is the key's, None when too few agree; `agreeing` are shares that together prove it; `faults` says, by
     share index, what is wrong with the others; `best` is how many agreed at most and `needed` how many it takes of those.
     """
 
@@ -56,7 +56,7 @@ def resolve(guid: UUID, shares: Mapping[int, Sequence[Share]], threshold: int) -
 
 
 def is_other_version(one: Share, other: Share) -> bool:
-    """Tell whether two shares are of the same key from before and after its shares were replaced."""
+    """Return whether two shares are of the same key from before and after its shares were replaced."""
     return (one.epoch, one.commitments[:1]) == (other.epoch, other.commitments[:1]) and one.version != other.version
 
 
@@ -74,7 +74,7 @@ def _combine(group: list[Share], faults: dict[int, str]) -> tuple[bytes | None, 
     return None, remaining
 
 
-def to_message(share: Share) -> keystore_pb2.Share:
+def to_proto(share: Share) -> keystore_pb2.Share:
     """Return a share as it is sent."""
     return keystore_pb2.Share(
         guid=str(share.guid),
@@ -90,11 +90,11 @@ def to_message(share: Share) -> keystore_pb2.Share:
 
 def from_result(result: keystore_pb2.ShareResult) -> tuple[Share, ...]:
     """Return the share of a result, and the one before it where that is still given; unchecked."""
-    share = from_message(result.share)
-    return (share, from_message(result.previous)) if result.HasField("previous") else (share,)
+    share = from_proto(result.share)
+    return (share, from_proto(result.previous)) if result.HasField("previous") else (share,)
 
 
-def from_message(message: keystore_pb2.Share) -> Share:
+def from_proto(message: keystore_pb2.Share) -> Share:
     """Return a received share, unchecked; a GUID that is none becomes the nil UUID, which belongs to no key."""
     try:
         guid = UUID(message.guid)

@@ -1,21 +1,16 @@
-"""Collections of the metadata service: schemas, entries, views, sequences."""
+"""Collections of the metadata service: schemas, views, links, copies of other services' subtrees, and their sequences."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 from mdm.metadata.v1 import feed_pb2, feed_pb2_grpc, metadata_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_wire.batch import item_errors
 from mdm_wire.errors import Invalid, MdmError, NotFound
-from mdm_wire.status import from_item
 
-from mdm_client.calls import Patience, Service, in_batches
-from mdm_client.metadata.client import Column, Row, columns_of, decode_batch, to_values
-
-BATCH = 1_000
-TYPES = {name.removeprefix("ATTRIBUTE_TYPE_").lower(): value for name, value in pb.AttributeType.items() if value}
-_TYPE_NAMES = {value: name for name, value in TYPES.items()}
+from mdm_client.metadata.value import TYPE_NAMES, TYPES
+from mdm_client.service import Service, raise_first
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Collection:
     """A collection, or a view or link with its `target`; `checks` are conditions by name.
 
     Of a view, `shown` are the names of its attributes with their names in the target; a link has no `definer`. The condition of a view that
-    is `withheld` is not told to this caller.
+    is `withheld` is not for this caller.
     """
 
     path: str
@@ -57,15 +52,6 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class SequenceState:
-    """A sequence: the number it gives next, and the step to the one after; None where the caller may not take numbers."""
-
-    name: str
-    next: int | None = None
-    step: int | None = None
-
-
-@dataclass(frozen=True)
 class ReplicaState:
     """A copy of a subtree: still being copied, or how many change sets and seconds behind (-1: never been up to date)."""
 
@@ -78,44 +64,30 @@ class ReplicaState:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An entry to store; a value of None removes one. Without an ACL id, the collection's default guards a new entry."""
+class SequenceState:
+    """A sequence: the number it gives next, and the step to the one after; None where the caller may not take numbers."""
 
-    key: str
-    values: Mapping[str, Any]
-    acl_id: str = ""
-
-
-@dataclass(frozen=True)
-class Changed:
-    """What an UPDATE or DELETE did: how many entries, and what it returned of them."""
-
-    count: int
-    columns: Sequence[Column]
-    rows: Sequence[Row]
+    name: str
+    next: int | None = None
+    step: int | None = None
 
 
-class CollectionsClient(Service):
-    """Calls of `mdm.metadata.v1` that make and change collections and entries."""
+class MetadataCollections:
+    """Calls of `mdm.metadata.v1` that make and change collections."""
 
-    def __init__(self, channel: grpc.Channel, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
-        super().__init__("metadata", channel, patience)
-        self._stub = metadata_pb2_grpc.MetadataServiceStub(channel)
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stub = metadata_pb2_grpc.MetadataServiceStub(service.channel)
 
     def create(self, collections: Sequence[Collection]) -> list[MdmError | None]:
         """Create collections, parents first; one that exists with these attributes counts as created."""
         request = pb.CreateCollectionsRequest(collections=[_to_proto(item) for item in collections])
-        return self._outcomes(self.call(self._stub.CreateCollections, request).statuses)
+        return item_errors(collections, self._service.call(self._stub.CreateCollections, request).statuses)
 
-    def list_collections(self, path: str) -> Iterable[Collection]:
+    def walk(self, path: str) -> Iterable[Collection]:
         """Yield the collections at and below `path`, by path."""
-        token = ""
-        while True:
-            page = self.call(self._stub.ListCollections, pb.ListCollectionsRequest(path=path, page_token=token))
+        for page in self._service.pages(self._stub.ListCollections, lambda token: pb.ListCollectionsRequest(path=path, page_token=token)):
             yield from map(_from_proto, page.collections)
-            token = page.next_page_token
-            if not token:
-                return
 
     def describe(self, path: str) -> Collection:
         """Return one collection.
@@ -123,14 +95,14 @@ class CollectionsClient(Service):
         Raises:
             NotFound: there is none at the path for this caller.
         """
-        page = self.call(self._stub.ListCollections, pb.ListCollectionsRequest(path=path, page_size=1))
+        page = self._service.call(self._stub.ListCollections, pb.ListCollectionsRequest(path=path, page_size=1))
         if not page.collections or page.collections[0].path.casefold() != path.casefold():
             raise NotFound("COLLECTION_NOT_FOUND", f"{path}: no such collection, or you may not see it")
         return _from_proto(page.collections[0])
 
     def drop(self, paths: Sequence[str]) -> list[MdmError | None]:
         """Drop collections with their entries."""
-        return self._outcomes(self.call(self._stub.DropCollections, pb.DropCollectionsRequest(paths=paths)).statuses)
+        return item_errors(paths, self._service.call(self._stub.DropCollections, pb.DropCollectionsRequest(paths=paths)).statuses)
 
     def alter(self, path: str, **change: Any) -> None:
         """Change a schema by one step, named as in AlterCollectionRequest; building an index takes as long as it takes.
@@ -138,7 +110,7 @@ class CollectionsClient(Service):
         Raises:
             MdmError: what the service answered.
         """
-        self.call_once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change), None)
+        self._service.call_once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change), None)
 
     def add_attribute(self, path: str, attribute: Attribute) -> None:
         """Add an attribute to a collection."""
@@ -158,125 +130,54 @@ class CollectionsClient(Service):
         """
         shown = [pb.ViewAttribute(name=name, target=original) for name, original in attributes.items()]
         view = pb.View(path=path, target=target, attributes=shown, condition=condition, with_key=with_key, is_link=is_link, acl_id=acl_id)
-        for error in self._outcomes(self.call(self._stub.CreateViews, pb.CreateViewsRequest(views=[view])).statuses):
-            if error is not None:
-                raise error
-
-    def upsert(self, path: str, entries: Iterable[Entry]) -> list[MdmError | None]:
-        """Insert or update entries, in batches; return what is wrong with each, in order."""
-        outcomes: list[MdmError | None] = []
-        for batch in in_batches(list(entries), BATCH):
-            request = pb.UpsertEntriesRequest(collection=path, entries=[_entry(entry) for entry in batch])
-            outcomes += self._outcomes(self.call(self._stub.UpsertEntries, request).statuses)
-        return outcomes
-
-    def delete(self, path: str, keys: Sequence[str]) -> list[MdmError | None]:
-        """Delete entries by key; return what is wrong with each, in order."""
-        outcomes: list[MdmError | None] = []
-        for batch in in_batches(list(keys), BATCH):
-            outcomes += self._outcomes(self.call(self._stub.DeleteEntries, pb.DeleteEntriesRequest(collection=path, keys=batch)).statuses)
-        return outcomes
-
-    def entry_keys(self, path: str) -> Iterator[str]:
-        """Yield the keys of a collection's entries, in order of their bytes, whatever their access lists; for operators.
-
-        Raises:
-            MdmError: on use of the iterator: what the service answered.
-        """
-        token = ""
-        while True:
-            page = self.call(self._stub.ListEntryKeys, pb.ListEntryKeysRequest(collection=path, page_token=token))
-            yield from page.keys
-            token = page.next_page_token
-            if not token:
-                return
-
-    def assign_acl(self, path: str, keys: Sequence[str], acl_id: str) -> list[MdmError | None]:
-        """Point entries at another ACL; return what is wrong with each, in order."""
-        outcomes: list[MdmError | None] = []
-        for batch in in_batches(list(keys), BATCH):
-            wanted = [pb.AclAssignment(collection=path, key=key, acl_id=acl_id) for key in batch]
-            outcomes += self._outcomes(self.call(self._stub.AssignAcls, pb.AssignAclsRequest(assignments=wanted)).statuses)
-        return outcomes
-
-    def change(self, sql: str, timeout: float | None = None, parameters: Mapping[str, Any] | None = None) -> Changed:
-        """Carry out an UPDATE or DELETE; with LIMIT, an atomic take. Not repeated when its answer is lost: it may have happened.
-
-        After `timeout` seconds the service gives it up. `parameters` are the values of `:name` in the text.
-
-        Raises:
-            MdmError: what the service answered; nothing was changed, unless a service was away.
-        """
-        response = self.call_once(self._stub.Change, pb.ChangeRequest(sql=sql, parameters=to_values(parameters)), timeout)
-        types = [column.type for column in response.header.columns]
-        rows = decode_batch(response.rows, types) if response.rows.count else []
-        return Changed(response.count, columns_of(response.header), rows)
-
-    def explain(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[str]:
-        """Return how the database would answer a SELECT; for operators."""
-        return list(self.call(self._stub.Explain, pb.ExplainRequest(sql=sql, parameters=to_values(parameters))).lines)
+        raise_first(item_errors([view], self._service.call(self._stub.CreateViews, pb.CreateViewsRequest(views=[view])).statuses))
 
     def replicas(self) -> Sequence[ReplicaState]:
         """Return the copies of other services' subtrees that this service keeps; for operators."""
-        stub = feed_pb2_grpc.MetadataFeedServiceStub(self.channel)
-        found = self.call(stub.ListReplicas, feed_pb2.ListReplicasRequest()).replicas
+        stub = feed_pb2_grpc.MetadataFeedServiceStub(self._service.channel)
+        found = self._service.call(stub.ListReplicas, feed_pb2.ListReplicasRequest()).replicas
         states = []
         for r in found:
             behind = max(r.head - r.position.sequence, 0)
             states.append(ReplicaState(r.origin, r.subtree, r.position.copying, behind, r.lag_seconds, r.problem))
         return states
 
-    def create_sequence(self, path: str, name: str, start: int, step: int) -> None:
-        """Create a sequence of a collection."""
-        self.call_once(self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step), None)
 
-    def resume_sequence(self, path: str, name: str, start: int, step: int) -> None:
+class MetadataSequences:
+    """Calls of `mdm.metadata.v1` about sequences."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stub = metadata_pb2_grpc.MetadataServiceStub(service.channel)
+
+    def create(self, path: str, name: str, start: int, step: int) -> None:
+        """Create a sequence of a collection."""
+        self._service.call_once(
+            self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step), None
+        )
+
+    def resume(self, path: str, name: str, start: int, step: int) -> None:
         """Create a sequence, or let the one that is there go on at `start`, unless it is further already.
 
         Raises:
             Conflict: SEQUENCE_EXISTS: it has another step.
         """
         request = pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step, resume=True)
-        self.call(self._stub.CreateSequence, request)
+        self._service.call(self._stub.CreateSequence, request)
 
-    def drop_sequence(self, path: str, name: str) -> None:
+    def drop(self, path: str, name: str) -> None:
         """Drop a sequence."""
-        self.call_once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name), None)
+        self._service.call_once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name), None)
 
-    def sequences(self, path: str) -> Sequence[SequenceState]:
+    def of_collection(self, path: str) -> Sequence[SequenceState]:
         """Return a collection's sequences by name."""
-        found = self.call(self._stub.ListSequences, pb.ListSequencesRequest(collection=path)).sequences
+        found = self._service.call(self._stub.ListSequences, pb.ListSequencesRequest(collection=path)).sequences
         return [SequenceState(s.name, s.next, s.step) if s.step else SequenceState(s.name) for s in found]
 
-    def take_numbers(self, path: str, name: str, count: int = 1) -> range:
+    def take(self, path: str, name: str, count: int = 1) -> range:
         """Return numbers of a sequence that nobody else gets."""
-        taken = self.call_once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count), None)
+        taken = self._service.call_once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count), None)
         return range(taken.first, taken.first + taken.step * count, taken.step)
-
-    def _outcomes(self, statuses: Iterable[Any]) -> list[MdmError | None]:
-        return [from_item(status) for status in statuses]
-
-
-def value_of(kind: str, text: str, name: str) -> Any:
-    """Return the value of the attribute `name`, of type `kind`, that `text` means, in the form entries take.
-
-    Raises:
-        Invalid: VALUE_TYPE: it is none.
-    """
-    try:
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
-        if kind == "bool":
-            return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()]
-    except (ValueError, KeyError):
-        raise Invalid("VALUE_TYPE", f"{name}: a value of type {kind} is expected") from None
-    return text
-
-
-def _entry(entry: Entry) -> pb.Entry:
-    return pb.Entry(key=entry.key, acl_id=entry.acl_id, values=to_values(entry.values))
 
 
 def _attribute_to_proto(item: Attribute) -> pb.Attribute:
@@ -300,7 +201,7 @@ def _to_proto(item: Collection) -> pb.Collection:
 
 def _from_proto(item: pb.Collection) -> Collection:
     attributes = tuple(
-        Attribute(a.name, _TYPE_NAMES.get(a.type, "text"), a.length, a.unit, a.description, a.not_null, a.indexed, a.unique, a.references)
+        Attribute(a.name, TYPE_NAMES.get(a.type, "text"), a.length, a.unit, a.description, a.not_null, a.indexed, a.unique, a.references)
         for a in item.attributes
     )
     shows = item.HasField("view")

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mdm_wire.errors import Invalid, Unauthenticated
-from mdm_wire.idempotency import is_idempotent
+from mdm_wire.retry import Backoff, Retries, is_idempotent
 from mdm_wire.tls import TlsFiles, secure_channel
 
 # How long an address that failed is left out while others remain.
@@ -88,7 +88,7 @@ def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float
     """Return a channel to one service over mutual TLS; connecting happens with the first call.
 
     Each address is `host:port` and each server's certificate must name its own host. With several addresses calls
-    go round them. A unary call that finds one down tries the next: an idempotent one (see `idempotency`) after any UNAVAILABLE, another
+    go round them. A unary call that finds one down tries the next: an idempotent one (see `mdm_wire.retry`) after any UNAVAILABLE, another
     one only before it is sent (see `UnaryMethod`). Looking up one address, or connecting to it until TLS and HTTP/2
     are agreed on, takes at most `connect_seconds` (gRPC's default: minutes, 20 s).
 
@@ -148,14 +148,13 @@ class RotatingChannel(grpc.Channel):
         order = self.order()
         if len(order) == 1 and time.monotonic() < self._fresh_until:
             return order[0]
-        give_up = time.monotonic() + wait_seconds
+        retries = Retries(wait_seconds, Backoff(_PAUSE_SECONDS, _PAUSE_SECONDS))
         while True:
             for index in order:
                 if self._answers(index):
                     return index
-            if time.monotonic() + _PAUSE_SECONDS > give_up:
+            if not retries.pause():
                 return order[0]
-            time.sleep(_PAUSE_SECONDS)
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Return a callable that goes round the channels."""

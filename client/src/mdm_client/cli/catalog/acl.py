@@ -1,32 +1,73 @@
 """Commands of access control: acl get, grant, revoke, set, who; chown."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from mdm.acl.v1 import acl_pb2
-from mdm_wire.permission import format_permissions
 
-from mdm_client import grants
+from mdm_client.acl import give_away, grant, replace, revoke
+from mdm_client.cli.acl import PRINCIPAL_HELP, AclKind, check_sharing, finish, sharing_options, show_hidden, show_lists
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.outcome import OK, SOME_FAILED, about, exit_code_of_items, show_client_error, show_error
-from mdm_client.cli.sharing import check_sharing, sharing_options
+from mdm_client.cli.error import about
 from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.grants import AclOutcome, AclReport, AclView
 from mdm_client.names import parse_acl_change, parse_name, parse_permissions, parse_principal
+from mdm_client.subtree_acls import AclReport
 
-_ARGUMENTS_HELP = """
-    PRINCIPAL is dn:CN=…,O=… (or /O=…/CN=…), group:/vo/group or authenticated. PERMISSIONS are letters: p change the list,
+_ADVICE = "run it again to complete it"
+
+
+def _change(context: click.Context, changes: Sequence[acl_pb2.AclChange], shared: bool, own: bool, done: str, target: str) -> int:
+    check_sharing(shared, own)
+    run = session(context)
+    acls = run.client(context).acls
+    with about(target):
+        if own:
+            return _show(run, acls.set_own(parse_name(target), changes), _ADVICE)
+        report = acls.change(parse_name(target), changes, shared)
+    if run.as_json:
+        return _show(run, report, _ADVICE)
+    good = Counter(answer.service for answer in report.answers if answer.error is None)
+    for service, count in Counter(answer.service for answer in report.answers).items():
+        print_line(f"{service:<14} {done} on {good[service]} of {count} access lists")
+    if report.shared:
+        print_line(f"{report.shared} access lists that also guard objects elsewhere were left as they are (--shared)")
+    return _finish(run, report, _ADVICE)
+
+
+def _show(run: Session, report: AclReport, advice: str = "", what: str = "access list") -> int:
+    """Write the lists of a report and what failed; return the exit code."""
+    show_lists(run, report.answers, what)
+    return _finish(run, report, advice)
+
+
+def _finish(run: Session, report: AclReport, advice: str) -> int:
+    hidden = show_hidden(run, report.hidden, "access lists there are")
+    return finish(run, report.answers, advice) or hidden
+
+
+_SUBTREE = AclKind(
+    target=[click.argument("target", type=LFN)],
+    change=_change,
+    arguments_help=f"""
+    {PRINCIPAL_HELP} p change the list,
     d delete, r read, w write, l list, x traverse, g get attributes, s set attributes. To let someone find and fetch: rlxg.
-"""
+    """,
+)
 
 
 @click.group()
 @common_options
 def acl() -> None:
     """Show and change who may do what, in catalog, keystores and metadata together."""
+
+
+_SUBTREE.add_to(
+    acl,
+    "Allow PRINCIPAL on TARGET and everything below it.",
+    "Take PERMISSIONS (default: all) from PRINCIPAL on TARGET and everything below it.",
+)
 
 
 @acl.command("get")
@@ -37,39 +78,8 @@ def get_acl(context: click.Context, target: str) -> int:
     """Show the access lists of TARGET and everything below it."""
     run = session(context)
     with about(target):
-        report = run.client(context).grants.get(parse_name(target))
-    if run.as_json:
-        for outcome in report.outcomes:
-            print_json(outcome_facts(outcome))
-    else:
-        _print_lists(report)
-    return _finish(report, run.as_json, "")
-
-
-@acl.command(help="Allow PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
-@click.argument("target", type=LFN)
-@click.argument("principal")
-@click.argument("permissions")
-@sharing_options
-@common_options
-@click.pass_context
-def grant(context: click.Context, target: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
-    """Allow a principal on a subtree."""
-    changes = [grants.grant(parse_principal(principal), parse_permissions(permissions))]
-    return _change(context, target, changes, shared, own, "granted")
-
-
-@acl.command(help="Take PERMISSIONS (default: all) from PRINCIPAL on TARGET and everything below it." + "\n\n" + _ARGUMENTS_HELP)
-@click.argument("target", type=LFN)
-@click.argument("principal")
-@click.argument("permissions", default="prwlxgsd")
-@sharing_options
-@common_options
-@click.pass_context
-def revoke(context: click.Context, target: str, principal: str, permissions: str, shared: bool, own: bool) -> int:
-    """Take permissions from a principal on a subtree."""
-    changes = [grants.revoke(parse_principal(principal), parse_permissions(permissions))]
-    return _change(context, target, changes, shared, own, "revoked")
+        report = run.client(context).acls.get(parse_name(target))
+    return _show(run, report)
 
 
 @acl.command("set")
@@ -86,17 +96,16 @@ def set_acl(context: click.Context, target: str, changes: tuple[str, ...], share
     nothing after = removes the entry). PERMISSIONS are letters, or read (rlxg), write (wdsrlxg), all, none. For example:
     mdm acl set /biomed/x group:/biomed/neuro=read authenticated=
     """
-    actions = {"+": grants.grant, "-": grants.revoke, "=": grants.replace}
-    parsed = [parse_acl_change(change) for change in changes]
-    messages = [actions[operator](principal, bits) for principal, operator, bits in parsed]
+    actions = {"+": grant, "-": revoke, "=": replace}
+    messages = [actions[operator](principal, bits) for principal, operator, bits in map(parse_acl_change, changes)]
     if not default:
-        return _change(context, target, messages, shared, own, "changed")
+        return _change(context, messages, shared, own, "changed", target)
     if shared:
         raise click.UsageError("--shared does not go with --default: its list is a new one")
     run = session(context)
     with about(target):
-        report = run.client(context).grants.set_own(parse_name(target), messages, own=own, default=True)
-    return _show_own(run, report, "access list" if own else "default access list")
+        report = run.client(context).acls.set_own(parse_name(target), messages, own=own, default=True)
+    return _show(run, report, _ADVICE, "access list" if own else "default access list")
 
 
 @acl.command()
@@ -105,21 +114,19 @@ def set_acl(context: click.Context, target: str, changes: tuple[str, ...], share
 @common_options
 @click.pass_context
 def who(context: click.Context, target: str, permissions: str) -> int:
-    """Tell who holds PERMISSIONS (default: r) on TARGET, or on how many files below it, and by which entries.
+    """List who holds PERMISSIONS (default: r) on TARGET, or on how many files below it, and by which entries.
 
-    For operators, and who may change the access list of TARGET. Groups are told by their members; who is banned is left out.
+    For operators, and who may change the access list of TARGET. Groups are listed by their members; who is banned is left out.
     """
     run = session(context)
     with about(target):
-        report = run.client(context).catalog.report_access(parse_name(target), parse_permissions(permissions))
+        report = run.client(context).catalog.acls.report_access(parse_name(target), parse_permissions(permissions))
     for holder in report.holders:
         if run.as_json:
             print_json({"subject": holder.subject, "files": holder.files, "of": report.files, "by": list(holder.by)})
         else:
             print_line(f"{holder.files:>9} of {report.files} files  {printable(holder.subject)}  by {printable(', '.join(holder.by))}")
-    if report.hidden:
-        show_error(f"{report.hidden} files are under access lists that are not for you to see", "ACL_HIDDEN", run.as_json)
-    return SOME_FAILED if report.hidden else OK
+    return show_hidden(run, report.hidden, "files are under access lists that are")
 
 
 @click.command()
@@ -138,92 +145,5 @@ def chown(context: click.Context, owner: str, target: str, shared: bool, own: bo
     principal = parse_principal(owner)
     if not principal.startswith("dn:"):
         raise click.UsageError(f"{owner}: an owner is a DN, such as dn:CN=alice,O=Lab")
-    changes = grants.give_away(principal, session(context).client(context).caller)
-    return _change(context, target, changes, shared, own, "given away")
-
-
-def _change(context: click.Context, target: str, changes: Sequence[acl_pb2.AclChange], shared: bool, own: bool, done: str) -> int:
-    check_sharing(shared, own)
-    run = session(context)
-    with about(target):
-        if own:
-            return _show_own(run, run.client(context).grants.set_own(parse_name(target), changes), "access list")
-        report = run.client(context).grants.change(parse_name(target), changes, shared)
-    if run.as_json:
-        for outcome in report.outcomes:
-            print_json(outcome_facts(outcome))
-    else:
-        for service, outcomes in _by_service(report).items():
-            good = sum(outcome.error is None for outcome in outcomes)
-            print_line(f"{service:<14} {done} on {good} of {len(outcomes)} access lists")
-        if report.shared:
-            print_line(f"{report.shared} access lists that also guard objects elsewhere were left as they are (--shared)")
-    return _finish(report, run.as_json, "run it again to complete it")
-
-
-def _show_own(run: Session, report: AclReport, what: str) -> int:
-    """Write a list that was made for an object alone; return the exit code."""
-    if run.as_json:
-        for outcome in report.outcomes:
-            print_json(outcome_facts(outcome))
-    else:
-        _print_lists(report, what)
-    return _finish(report, run.as_json, "run it again to complete it")
-
-
-def _finish(report: AclReport, as_json: bool, advice: str) -> int:
-    """Write what failed; return the exit code."""
-    for outcome in report.outcomes:
-        if outcome.error:
-            show_client_error(outcome.error, as_json, outcome.acl_id)
-    failures = [outcome.error for outcome in report.outcomes if outcome.error]
-    if report.hidden:
-        show_error(f"{report.hidden} access lists there are not for you to see", "ACL_HIDDEN", as_json)
-    if failures and advice:
-        show_error(f"{len(failures)} of {len(report.outcomes)} parts failed; {advice}", "INCOMPLETE", as_json)
-    if failures:
-        return exit_code_of_items(len(report.outcomes), failures)
-    return SOME_FAILED if report.hidden else OK
-
-
-def _by_service(report: AclReport) -> dict[str, list[AclOutcome]]:
-    services: dict[str, list[AclOutcome]] = defaultdict(list)
-    for outcome in report.outcomes:
-        services[outcome.service].append(outcome)
-    return services
-
-
-def _print_lists(report: AclReport, what: str = "access list") -> None:
-    """Print each ACL once where the services agree, and otherwise as each holds it."""
-    by_id: dict[str, list[AclOutcome]] = defaultdict(list)
-    for outcome in report.outcomes:
-        if outcome.acl:
-            by_id[outcome.acl_id].append(outcome)
-    for acl_id, outcomes in by_id.items():
-        variants: dict[str, list[str]] = defaultdict(list)
-        for outcome in outcomes:
-            if outcome.acl:
-                variants["\n".join(entry_lines(outcome.acl))].append(outcome.service)
-        print_line(f"{what} {acl_id}")
-        for lines, services in variants.items():
-            note = " DIFFERENT: grant or revoke again to align them" if len(variants) > 1 else ""
-            print_line(f"  in {', '.join(services)}:{note}")
-            print_line(lines)
-
-
-def entry_lines(acl_view: AclView) -> list[str]:
-    """Return the lines that show an ACL's owner and entries."""
-    lines = [f"    {'pdrwlxgs':<9} owner {printable(acl_view.owner)}"]
-    lines += [f"    {format_permissions(bits):<9} {printable(who)}" for who, bits in sorted(acl_view.entries.items())]
-    return lines
-
-
-def outcome_facts(outcome: AclOutcome) -> dict[str, Any]:
-    """Return what one service answered about an ACL, for JSON."""
-    facts: dict[str, Any] = {"service": outcome.service, "acl_id": outcome.acl_id, "ok": outcome.error is None}
-    if outcome.error:
-        facts |= {"reason": outcome.error.reason, "message": outcome.error.message}
-    if outcome.acl:
-        entries = {who: format_permissions(bits) for who, bits in sorted(outcome.acl.entries.items())}
-        facts |= {"owner": outcome.acl.owner, "entries": entries, "rev": outcome.acl.rev}
-    return facts
+    changes = give_away(principal, session(context).client(context).caller)
+    return _change(context, changes, shared, own, "given away", target)

@@ -1,4 +1,4 @@
-"""Catalog entries and outcomes as people read them, and as JSON."""
+"""Catalog entries, and what became of them, as people read them, and as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from mdm_wire.errors import MdmError
 from mdm_wire.permission import format_permissions
 
-from mdm_client.catalog.client import DIRECTORY, SYMLINK, Entry
+from mdm_client.catalog.model import DIRECTORY, SYMLINK, Entry
 from mdm_client.cli.context import Session
-from mdm_client.cli.outcome import exit_code_of_items, show_client_error
+from mdm_client.cli.error import exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable, readable_size
 from mdm_client.cli.width import with_path
 
@@ -56,10 +56,10 @@ def print_facts(facts: dict[str, Any]) -> None:
         print_line(f"{key.replace('_', ' '):<{width}}  {printable(text)}")
 
 
-def finish(run: Session, items: Sequence[str], outcomes: Sequence[MdmError | None], done: str = "") -> int:
+def finish(run: Session, items: Sequence[str], errors: Sequence[MdmError | None], done: str = "") -> int:
     """Tell which items failed, and which were `done` where that is a word or JSON is wanted; return the exit code."""
     failures: list[MdmError] = []
-    for item, error in zip(items, outcomes, strict=True):
+    for item, error in zip(items, errors, strict=True):
         if error is not None:
             failures.append(error)
             show_client_error(error, run.as_json, item)

@@ -15,9 +15,10 @@ class LfnType(click.ParamType[str]):
         """Return the paths that begin with what is typed; none where the catalog does not answer at once."""
         from mdm_wire.channel import open_channel
         from mdm_wire.errors import MdmError
+        from mdm_wire.retry import RetryPolicy
 
-        from mdm_client.calls import Patience
-        from mdm_client.catalog.client import DIRECTORY, CatalogClient, Search
+        from mdm_client.catalog.client import CatalogClient
+        from mdm_client.catalog.model import DIRECTORY, Search
         from mdm_client.cli.context import session
         from mdm_client.names import normalise_lfn
 
@@ -29,7 +30,7 @@ class LfnType(click.ParamType[str]):
         try:
             config = session(ctx).config()
             with open_channel(config.catalog, config.tls) as channel:
-                client = CatalogClient(channel, Patience(call_seconds=3, retry_seconds=0))
+                client = CatalogClient(channel, RetryPolicy(call_seconds=3, retry_seconds=0))
                 for entry in client.find(normalise_lfn(above or "/"), Search(name=f"{escaped}*", max_depth=1)):
                     found.append(CompletionItem(entry.lfn + ("/" if entry.kind == DIRECTORY else "")))
                     if len(found) == _MOST:

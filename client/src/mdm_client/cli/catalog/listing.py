@@ -8,12 +8,13 @@ from mdm_wire import dn
 from mdm_wire.channel import read_certificate
 from mdm_wire.errors import MdmError
 
-from mdm_client.catalog.client import CatalogClient, Entry
+from mdm_client.catalog.client import CatalogClient
+from mdm_client.catalog.model import Entry
 from mdm_client.cli.catalog.entry import entry_facts, long_line, print_facts, shown_name
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
+from mdm_client.cli.error import OK, UNAUTHENTICATED, exit_code_of_items, show_client_error
 from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import OK, UNAUTHENTICATED, exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.names import Name, normalise_lfn, parse_names
 
@@ -96,7 +97,7 @@ def list_directory(
 @common_options
 @click.pass_context
 def stat(context: click.Context, targets: tuple[str, ...], no_follow: bool) -> int:
-    """Show everything the catalog tells about files and directories (LFN, GUID or SURL)."""
+    """Show everything the catalog says about files and directories (LFN, GUID or SURL)."""
     run = session(context)
     names = parse_names(targets)
     failures: list[MdmError] = []

@@ -6,12 +6,11 @@ from typing import Any
 import click
 from mdm_wire.errors import MdmError
 
-from mdm_client.catalog.client import FileReplicas, Replica, ReplicaChange
-from mdm_client.catalog.replicas import STATUSES, TYPES
+from mdm_client.catalog.replicas import STATUSES, TYPES, FileReplicas, Replica, ReplicaChange
 from mdm_client.cli.catalog.entry import finish
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import common_options, session
-from mdm_client.cli.outcome import OK, exit_code_of_items, show_client_error
+from mdm_client.cli.error import OK, exit_code_of_items, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.cli.width import with_path
 from mdm_client.names import parse_name, parse_names
@@ -50,7 +49,7 @@ def add(
     run = session(context)
     name = parse_name(file)
     pairs = [(name, Replica(surl, status or "available", kind or "primary", set_name or "", host or "")) for surl in surls]
-    return finish(run, surls, run.client(context).catalog.add_replicas(pairs))
+    return finish(run, surls, run.client(context).catalog.replicas.add(pairs))
 
 
 @replica.command("set")
@@ -73,12 +72,12 @@ def change(
     accesses: int | None,
     if_rev: int | None,
 ) -> int:
-    """Change what the catalog tells of copies; what is not given stays."""
+    """Change what the catalog says of copies; what is not given stays."""
     run = session(context)
     if all(option is None for option in (status, kind, set_name, host, accesses)):
         raise click.UsageError("say what to change: --status, --type, --set, --host, --accesses")
     changes = [ReplicaChange(surl, status, kind, set_name, host, accesses or 0, if_rev) for surl in surls]
-    return finish(run, surls, run.client(context).catalog.change_replicas(changes))
+    return finish(run, surls, run.client(context).catalog.replicas.change(changes))
 
 
 @replica.command()
@@ -88,7 +87,7 @@ def change(
 def rm(context: click.Context, surls: tuple[str, ...]) -> int:
     """Let the catalog forget copies. The files stay in it, also without any copy."""
     run = session(context)
-    return finish(run, surls, run.client(context).catalog.remove_replicas(surls))
+    return finish(run, surls, run.client(context).catalog.replicas.remove(surls))
 
 
 @replica.command("ls")
@@ -109,10 +108,10 @@ def list_replicas(
     if not targets:
         if not set_name and not host:
             raise click.UsageError("name files, or a --set or a --host")
-        _print(catalog.find_replicas(set_name or "", host or "", statuses), long, run.as_json)
+        _print(catalog.replicas.find(set_name or "", host or "", statuses), long, run.as_json)
         return OK
     names = parse_names(targets)
-    for name, found in zip(names, catalog.replicas(names), strict=True):
+    for name, found in zip(names, catalog.replicas.of_files(names), strict=True):
         if isinstance(found, MdmError):
             failures.append(found)
             show_client_error(found, run.as_json, str(name))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import click
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
-from mdm_client.catalog.client import DIRECTORY, Entry, Search
+from mdm_client.catalog.model import DIRECTORY, Entry, Search
 from mdm_client.cli.catalog.entry import finish
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.error import OK, show_client_error
 from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import OK, show_client_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
 from mdm_client.names import Name, normalise_lfn, parse_name, parse_names
@@ -32,8 +32,8 @@ def mkdir(context: click.Context, paths: tuple[str, ...], parents: bool, acl_id:
     run = session(context)
     lfns = [normalise_lfn(path) for path in paths]
     catalog = run.client(context).catalog
-    outcomes = catalog.make_directories(lfns, parents, str(acl_id or ""), str(default_acl or ""))
-    return finish(run, lfns, outcomes, "made" if verbose else "")
+    errors = catalog.changes.make_directories(lfns, parents, str(acl_id or ""), str(default_acl or ""))
+    return finish(run, lfns, errors, "made" if verbose else "")
 
 
 @click.command()
@@ -50,13 +50,13 @@ def rmdir(context: click.Context, paths: tuple[str, ...], parents: bool, verbose
     if parents:
         lfns = list(dict.fromkeys(above for lfn in lfns for above in _with_parents(lfn)))
     names = [Name(lfn=lfn) for lfn in lfns]
-    outcomes: list[MdmError | None] = []
+    errors: list[MdmError | None] = []
     for name, entry in zip(names, client.catalog.stat(names, follow=False), strict=True):
         wrong = isinstance(entry, Entry) and entry.kind != DIRECTORY
-        outcomes.append(Invalid("NOT_A_DIRECTORY", f"{name}: not a directory; use mdm rm") if wrong else None)
-    good = [name for name, error in zip(names, outcomes, strict=True) if error is None]
-    removed = iter(client.catalog.remove(good))
-    return finish(run, [str(name) for name in names], [error or next(removed) for error in outcomes], "removed" if verbose else "")
+        errors.append(Invalid("NOT_A_DIRECTORY", f"{name}: not a directory; use mdm rm") if wrong else None)
+    good = [name for name, error in zip(names, errors, strict=True) if error is None]
+    removed = iter(client.catalog.changes.remove(good))
+    return finish(run, [str(name) for name in names], [error or next(removed) for error in errors], "removed" if verbose else "")
 
 
 @click.command()
@@ -79,7 +79,7 @@ def ln(context: click.Context, target: str, link: str) -> int:
     [present] = catalog.stat([Name(lfn=lfn)])
     if isinstance(present, Entry) and present.kind == DIRECTORY:
         lfn = _in_directory(lfn, leads.rstrip("/").rpartition("/")[2])
-    return finish(run, [lfn], catalog.make_links([(lfn, leads)]))
+    return finish(run, [lfn], catalog.changes.make_links([(lfn, leads)]))
 
 
 @click.command()
@@ -103,8 +103,8 @@ def mv(context: click.Context, sources: tuple[str, ...], destination: str, force
     if len(names) > 1 and not into:
         raise click.UsageError(f"{destination}: to move several entries there it must be a directory")
     places = [_in_directory(lfn, _last_name(catalog.stat([name], follow=False)[0], name)) if into else lfn for name in names]
-    outcomes = catalog.rename(list(zip(names, places, strict=True)), replace=force)
-    return finish(run, [str(name) for name in names], outcomes, "moved" if verbose else "")
+    errors = catalog.changes.rename(list(zip(names, places, strict=True)), replace=force)
+    return finish(run, [str(name) for name in names], errors, "moved" if verbose else "")
 
 
 @click.command()
@@ -140,10 +140,10 @@ def rm(
     if pattern is not None:
         return _remove_matching(run, client, [normalise_lfn(target) for target in targets], pattern, dry_run, interactive, verbose)
     names = [name for name in parse_names(targets) if not interactive or _agreed(str(name))]
-    outcomes: list[MdmError | None] = list(client.catalog.remove(names, recursive))
+    errors: list[MdmError | None] = list(client.catalog.changes.remove(names, recursive))
     if force:
-        outcomes = [None if isinstance(error, NotFound) else error for error in outcomes]
-    return finish(run, [str(name) for name in names], outcomes, "removed" if verbose else "")
+        errors = [None if isinstance(error, NotFound) else error for error in errors]
+    return finish(run, [str(name) for name in names], errors, "removed" if verbose else "")
 
 
 @click.command()
@@ -168,7 +168,7 @@ def comment(context: click.Context, target: str, text: str | None, clear: bool) 
         else:
             print_line(printable(entry.comment))
         return OK
-    return finish(run, [str(name)], catalog.set_attributes([name], comment=text or ""))
+    return finish(run, [str(name)], catalog.changes.set_attributes([name], comment=text or ""))
 
 
 def _remove_matching(
@@ -191,7 +191,7 @@ def _remove_matching(
         return OK
     if interactive:
         lfns = [lfn for lfn in lfns if _agreed(lfn)]
-    return finish(run, lfns, client.catalog.remove([Name(lfn=lfn) for lfn in lfns]), "removed" if verbose else "")
+    return finish(run, lfns, client.catalog.changes.remove([Name(lfn=lfn) for lfn in lfns]), "removed" if verbose else "")
 
 
 def _agreed(item: str) -> bool:

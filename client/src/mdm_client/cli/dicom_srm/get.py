@@ -11,9 +11,8 @@ from mdm_wire.errors import Invalid
 
 from mdm_client.cli.catalog.lfn import LFN
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.failure import Failures
+from mdm_client.cli.error import Failures, exit_code_of_items, show_error
 from mdm_client.cli.memory import keep_freed_memory
-from mdm_client.cli.outcome import exit_code_of_items, show_error
 from mdm_client.cli.progress import counted_files
 from mdm_client.cli.table import print_json, print_line, readable_size
 from mdm_client.client import Client
@@ -77,7 +76,7 @@ def get(
 
 
 class _Tally:
-    """Counts outcomes, writes those that are fetched as they come, and keeps the failures."""
+    """Counts results, writes those that are fetched as they come, and keeps the failures."""
 
     def __init__(self, run: Session, plan: Plan, there: Sorted, output: Path) -> None:
         self._run = run

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from mdm_wire.batch import MAX_STUDIES, in_batches
 from mdm_wire.errors import Invalid, MdmError, TimedOut
 from mdm_wire.status import from_item
 
-from mdm_client.calls import in_batches
 from mdm_client.cli.context import common_options, session
-from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.table import print_json, print_line
-from mdm_client.fetch.srm import MAX_STUDIES, SrmClient
+from mdm_client.fetch.srm import SrmClient
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_UID = 64

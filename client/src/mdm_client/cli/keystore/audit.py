@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from mdm_client.cli.context import common_options, session
-from mdm_client.cli.outcome import OK, SOME_FAILED, UNAVAILABLE, show_error
+from mdm_client.cli.error import OK, SOME_FAILED, UNAVAILABLE, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.keystore.audit import UNREACHABLE, AuditReport, audit_entries, verify_audit
 
@@ -52,7 +52,7 @@ def verify(context: click.Context, names: tuple[str, ...]) -> int:
 @common_options
 @click.pass_context
 def show(context: click.Context, name: str, after: int, guid: UUID | None) -> None:
-    """Print the audit of a keystore as it tells it, unverified: number, time, who, what, which key, outcome."""
+    """Print the audit of a keystore as it gives it, unverified: number, time, who, what, which key, outcome."""
     run = session(context)
     for entry in audit_entries(run.client(context).keystore_operator, name, after):
         if guid is not None and entry.guid != str(guid):

@@ -9,8 +9,7 @@ import click
 from mdm_wire.errors import Invalid
 
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.keystore.key import acl_options, entries_of, register_keys
-from mdm_client.cli.keystore.key_name import find_key
+from mdm_client.cli.keystore.key import acl_options, entries_of, find_key, register_keys
 from mdm_client.cli.memory import keep_freed_memory
 from mdm_client.cli.progress import counted_bytes
 from mdm_client.cli.table import print_json, print_line, readable_size
@@ -56,8 +55,8 @@ def encrypt(
     if register:
         with InputFile(source):  # an input that cannot be read leaves no key behind
             pass
-        _, outcomes = register_keys(client, [guid], acl_id, entries)
-        error = outcomes[guid]
+        _, errors = register_keys(client, [guid], acl_id, entries)
+        error = errors[guid]
         if error is not None:
             raise error.at(str(guid))
     began = time.monotonic()
@@ -96,7 +95,7 @@ def decrypt(context: click.Context, identifiers: tuple[str, ...], source: str, d
 
 
 def _size(source: str, times: int = 1) -> int | None:
-    """Return how many bytes will be read if a file is read so many times, None where only reading tells."""
+    """Return how many bytes will be read if a file is read so many times, None where only reading shows it."""
     path = Path(source)
     return path.stat().st_size * times if source != STANDARD and path.is_file() else None
 

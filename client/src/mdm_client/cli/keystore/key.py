@@ -1,20 +1,20 @@
 """Commands for keys: key register, unregister, stat, list."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import click
-from mdm_wire.errors import Conflict, MdmError, NotFound
+from mdm_wire.errors import Conflict, Invalid, MdmError, NotFound
 
+from mdm_client.catalog.model import FILE
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.keystore.key_name import find_keys
-from mdm_client.cli.lazy import LazyGroup
-from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.group import LazyGroup
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.client import Client
-from mdm_client.keystore.manager import Deed, KeyFacts, KeyStatus
-from mdm_client.names import parse_permissions, parse_principal
+from mdm_client.keystore.manager import KeyAttributes, KeyResult, KeyStatus
+from mdm_client.names import parse_names, parse_permissions, parse_principal
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -36,6 +36,43 @@ _COMMANDS = {
 @common_options
 def key() -> None:
     """Create, inspect, share and destroy the keys of files, on all keystores together."""
+
+
+def find_keys(client: Client, texts: Sequence[str]) -> list[UUID | MdmError]:
+    """Return the GUID of each key, or why it is not known; the catalog is asked only about names that are no GUIDs.
+
+    Raises:
+        Invalid: NAME_MALFORMED or LFN_MALFORMED.
+        MdmError: the catalog could not be asked.
+    """
+    names = parse_names(texts)
+    unresolved = [name for name in names if name.guid is None]
+    entries = dict(zip(unresolved, client.catalog.stat(unresolved), strict=True)) if unresolved else {}
+    found: list[UUID | MdmError] = []
+    for name in names:
+        if name.guid is not None:
+            found.append(name.guid)
+            continue
+        entry = entries[name]
+        if isinstance(entry, MdmError):
+            found.append(entry)
+        elif entry.kind != FILE or entry.guid is None:
+            found.append(Invalid("NOT_A_FILE", f"{name}: not a file, so it has no key"))
+        else:
+            found.append(entry.guid)
+    return found
+
+
+def find_key(client: Client, text: str) -> UUID:
+    """Return the GUID of one key.
+
+    Raises:
+        MdmError: it is malformed or not known.
+    """
+    (found,) = find_keys(client, [text])
+    if isinstance(found, MdmError):
+        raise found if text in found.message else found.at(text)
+    return found
 
 
 def acl_options(command: _Command) -> _Command:
@@ -64,7 +101,7 @@ def entries_of(grants: tuple[tuple[str, str], ...]) -> dict[str, int]:
 def register_keys(
     client: Client, guids: list[UUID], acl_id: UUID | None, entries: Mapping[str, int]
 ) -> tuple[UUID, dict[UUID, MdmError | None]]:
-    """Register keys as `KeyManager.register` does, and explain what cannot be told apart there."""
+    """Register keys as `KeyManager.register` does, and explain what looks alike there."""
     if acl_id and entries:
         raise click.UsageError("--grant is for a new access list; change the one of --acl with mdm key acl grant")
     try:
@@ -95,8 +132,8 @@ def register(context: click.Context, identifiers: tuple[str, ...], acl_id: UUID 
     failures = _named_failures(run, identifiers, found)
     guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
     if guids:
-        used, outcomes = register_keys(client, guids, acl_id, entries)
-        for guid, error in outcomes.items():
+        used, errors = register_keys(client, guids, acl_id, entries)
+        for guid, error in errors.items():
             if error is not None:
                 failures.append(error)
                 show_client_error(error, run.as_json, str(guid))
@@ -121,8 +158,8 @@ def unregister(context: click.Context, identifiers: tuple[str, ...]) -> int:
     found = find_keys(client, identifiers)
     failures = _named_failures(run, identifiers, found)
     guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
-    for deed in client.keys.unregister(guids):
-        failures += report_deed(run, deed, "destroyed")
+    for result in client.keys.unregister(guids):
+        failures += report_result(run, result, "destroyed")
     return exit_code_of_items(len(found), failures)
 
 
@@ -131,9 +168,9 @@ def unregister(context: click.Context, identifiers: tuple[str, ...]) -> int:
 @common_options
 @click.pass_context
 def stat(context: click.Context, identifiers: tuple[str, ...]) -> int:
-    """Show what each keystore tells about keys, and where they differ; nothing secret. Needs `g` or `r`, or an operator.
+    """Show what each keystore holds of keys, and where they differ; nothing secret. Needs `g` or `r`, or an operator.
 
-    Exit code 1 if a keystore lacks a key or tells something else than the others.
+    Exit code 1 if a keystore lacks a key or holds something else than the others.
     """
     run = session(context)
     client = run.client(context)
@@ -154,13 +191,13 @@ def stat(context: click.Context, identifiers: tuple[str, ...]) -> int:
 
 
 @key.command("list")
-@click.option("--damaged", is_flag=True, help="Only keys that a keystore lacks or tells otherwise.")
+@click.option("--damaged", is_flag=True, help="Only keys that a keystore lacks or holds otherwise.")
 @common_options
 @click.pass_context
 def list_keys(context: click.Context, damaged: bool) -> int:
     """List the keys that you may list; all of them for an operator. In order of GUID, as they come.
 
-    Each with k of n, epoch and version of its shares, state, access list, and the keystores that lack it or tell otherwise.
+    Each with k of n, epoch and version of its shares, state, access list, and the keystores that lack it or hold otherwise.
     """
     run = session(context)
     bad = 0
@@ -181,22 +218,22 @@ def list_keys(context: click.Context, damaged: bool) -> int:
     return SOME_FAILED if bad else 0
 
 
-def report_deed(run: Session, deed: Deed, done: str, absent: str = "was not there") -> list[MdmError]:
+def report_result(run: Session, result: KeyResult, done: str, absent: str = "was not there") -> list[MdmError]:
     """Write what became of one key on each keystore; return its error, if any: INCOMPLETE where some keystores are done."""
     if run.as_json:
-        parts = {name: _outcome(error) for name, error in deed.parts.items()}
-        print_json({"guid": str(deed.guid), "done": deed.error is None, "keystores": parts})
-    elif deed.begun:
-        print_line(f"{deed.guid}:")
-        for name, error in deed.parts.items():
+        parts = {name: _error_facts(error) for name, error in result.parts.items()}
+        print_json({"guid": str(result.guid), "done": result.error is None, "keystores": parts})
+    elif result.begun:
+        print_line(f"{result.guid}:")
+        for name, error in result.parts.items():
             said = done if error is None else absent if isinstance(error, NotFound) else f"NOT {done}"
             print_line(f"  keystore {name}  {said}")
-    if deed.error is None:
+    if result.error is None:
         return []
-    show_client_error(deed.error, run.as_json, str(deed.guid))
-    if not deed.begun:
-        return [deed.error]
-    incomplete = MdmError("INCOMPLETE", f"{deed.guid}: not {done} everywhere; run it again to complete it")
+    show_client_error(result.error, run.as_json, str(result.guid))
+    if not result.begun:
+        return [result.error]
+    incomplete = MdmError("INCOMPLETE", f"{result.guid}: not {done} everywhere; run it again to complete it")
     show_client_error(incomplete, run.as_json)
     return [incomplete]
 
@@ -210,7 +247,7 @@ def _named_failures(run: Session, identifiers: tuple[str, ...], found: list[UUID
     return failures
 
 
-def _outcome(error: MdmError | None) -> dict[str, Any]:
+def _error_facts(error: MdmError | None) -> dict[str, Any]:
     return {"ok": True} if error is None else {"ok": False, "reason": error.reason, "message": error.message}
 
 
@@ -218,7 +255,7 @@ def _facts(status: KeyStatus) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for name, part in status.parts.items():
         if isinstance(part, MdmError):
-            parts[name] = _outcome(part)
+            parts[name] = _error_facts(part)
             continue
         parts[name] = {
             "ok": True,
@@ -240,7 +277,7 @@ def _summary(status: KeyStatus) -> str:
     return _described(facts)
 
 
-def _described(facts: KeyFacts) -> str:
+def _described(facts: KeyAttributes) -> str:
     return f"{facts.threshold} of {facts.total}  epoch {facts.epoch}  version {facts.version}  {facts.state}  access list {facts.acl_id}"
 
 

@@ -8,8 +8,8 @@ from mdm.keystore.v1 import admin_pb2
 from mdm_wire.errors import Invalid
 
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.error import OK, SOME_FAILED, show_error
 from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import OK, SOME_FAILED, show_error
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.keystore.operator import KeystoreOperator
 
@@ -155,12 +155,12 @@ def _follow(
             print_line(f"job {current.id} at keystore {driver}: goes on by itself if this command ends; mdm key job {driver} shows it")
         said = {""}
 
-        def tell(state: admin_pb2.Resharing) -> None:
+        def report(state: admin_pb2.Resharing) -> None:
             if state.message not in said:
                 said.add(state.message)
                 show_error(f"waiting: {state.message}", "WARNING", run.as_json)
 
-        current = operator.wait(driver, UUID(current.id), tell)
+        current = operator.wait(driver, UUID(current.id), report)
     _show(run, current)
     if current.keys_failed:
         show_error(f"{current.keys_failed} keys keep their old shares; run it again", "INCOMPLETE", run.as_json)

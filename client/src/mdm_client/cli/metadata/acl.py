@@ -8,18 +8,57 @@ import click
 from mdm.acl.v1 import acl_pb2
 from mdm.metadata.v1.metadata_pb2 import CollectionAcls
 from mdm_wire.errors import MdmError, NotFound
-from mdm_wire.permission import format_permissions
 
-from mdm_client import grants
+from mdm_client.acl import AclAnswer
+from mdm_client.cli.acl import AclKind, acl_facts, finish, show_lists
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.error import exit_code_of_items, show_client_error
 from mdm_client.cli.keystore.key import entries_of
 from mdm_client.cli.metadata.entry import quoted_path, quoted_text
-from mdm_client.cli.outcome import exit_code_of_items, show_client_error
-from mdm_client.cli.sharing import check_sharing, sharing_options
-from mdm_client.cli.table import print_json, print_line, printable
+from mdm_client.cli.table import print_json, print_line
 from mdm_client.client import Client
-from mdm_client.grants import AclOutcome
-from mdm_client.names import parse_permissions, parse_principal
+from mdm_client.service import raise_first
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A collection, or the list of what is made in it (`default`), or entries of it."""
+
+    path: str
+    keys: Sequence[str] = ()
+    default: bool = False
+
+
+def _change(
+    context: click.Context,
+    changes: Sequence[acl_pb2.AclChange],
+    shared: bool,
+    own: bool,
+    _done: str,
+    path: str,
+    keys: tuple[str, ...],
+    default: bool,
+) -> int:
+    run = session(context)
+    client = run.client(context)
+    target = _Target(path, keys, default)
+    if own:
+        _give_own(client, target)
+    scope = acl_pb2.AclScope(path=path, keys=keys)
+    answers = client.metadata.acls.modify(_ids(client, target), changes, shared=shared, scope=scope)
+    if run.as_json:
+        _show(run, answers)
+    return finish(run, answers)
+
+
+_COLLECTION = AclKind(
+    target=[
+        click.argument("path"),
+        click.option("--entry", "keys", multiple=True, metavar="KEY", help="The list of this entry instead; may be repeated."),
+        click.option("--default", is_flag=True, help="The list that new entries and collections get instead."),
+    ],
+    change=_change,
+)
 
 
 @click.group()
@@ -40,7 +79,7 @@ def create(context: click.Context, pairs: tuple[str, ...]) -> None:
     """Make an access list, such as group:/vo/physicians=rl, that you own, and print its id."""
     run = session(context)
     entries = entries_of(tuple((text.rpartition("=")[0], text.rpartition("=")[2]) for text in pairs))
-    acl_id = run.client(context).metadata_acls.create(entries)
+    acl_id = run.client(context).metadata.acls.create(entries)
     print_json({"acl_id": acl_id}) if run.as_json else print_line(acl_id)
 
 
@@ -52,44 +91,16 @@ def create(context: click.Context, pairs: tuple[str, ...]) -> None:
 def get(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
     """Show the access list of a collection, or of entries."""
     run = session(context)
-    outcomes = run.client(context).metadata_acls.get(_ids(run.client(context), _Target(path, keys)))
-    for outcome in outcomes:
-        _show(run, outcome)
-    return _finish(run, outcomes)
+    answers = run.client(context).metadata.acls.get(_ids(run.client(context), _Target(path, keys)))
+    _show(run, answers)
+    return finish(run, answers)
 
 
-@acl.command("grant")
-@click.argument("path")
-@click.argument("principal")
-@click.argument("permissions")
-@click.option("--entry", "keys", multiple=True, metavar="KEY", help="The list of this entry instead; may be repeated.")
-@click.option("--default", is_flag=True, help="The list that new entries and collections get instead.")
-@sharing_options
-@common_options
-@click.pass_context
-def grant(
-    context: click.Context, path: str, principal: str, permissions: str, keys: tuple[str, ...], default: bool, shared: bool, own: bool
-) -> int:
-    """Allow PRINCIPAL on what the access list of a collection or entry guards."""
-    change = grants.grant(parse_principal(principal), parse_permissions(permissions))
-    return _change(context, change, _Target(path, keys, default), shared, own)
-
-
-@acl.command("revoke")
-@click.argument("path")
-@click.argument("principal")
-@click.argument("permissions", default="prwlxgsd")
-@click.option("--entry", "keys", multiple=True, metavar="KEY", help="The list of this entry instead; may be repeated.")
-@click.option("--default", is_flag=True, help="The list that new entries and collections get instead.")
-@sharing_options
-@common_options
-@click.pass_context
-def revoke(
-    context: click.Context, path: str, principal: str, permissions: str, keys: tuple[str, ...], default: bool, shared: bool, own: bool
-) -> int:
-    """Take PERMISSIONS (default: all) from PRINCIPAL on what the access list guards."""
-    change = grants.revoke(parse_principal(principal), parse_permissions(permissions))
-    return _change(context, change, _Target(path, keys, default), shared, own)
+_COLLECTION.add_to(
+    acl,
+    "Allow PRINCIPAL on what the access list of a collection or entry guards.",
+    "Take PERMISSIONS (default: all) from PRINCIPAL on what the access list guards.",
+)
 
 
 @acl.command("set")
@@ -110,51 +121,26 @@ def set_acl(context: click.Context, path: str, acl_id: str, keys: tuple[str, ...
     return exit_code_of_items(max(1, len(keys)), failures)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A collection, or the list of what is made in it (`default`), or entries of it."""
-
-    path: str
-    keys: Sequence[str] = ()
-    default: bool = False
-
-
-def _change(context: click.Context, change: acl_pb2.AclChange, target: _Target, shared: bool, own: bool) -> int:
-    check_sharing(shared, own)
-    run = session(context)
-    client = run.client(context)
-    if own:
-        _give_own(client, target)
-    scope = acl_pb2.AclScope(path=target.path, keys=target.keys)
-    outcomes = client.metadata_acls.modify(_ids(client, target), [change], shared=shared, scope=scope)
-    if run.as_json:
-        for outcome in outcomes:
-            _show(run, outcome)
-    return _finish(run, outcomes)
-
-
 def _give_own(client: Client, target: _Target) -> None:
     """Put each object under a new list of its own, of the caller's: a copy of its present one."""
     for part in [replace(target, keys=[key]) for key in target.keys] or [target]:
         [present] = _ids(client, part)
         new_id = str(uuid4())
-        client.metadata_acls.copy(present, new_id, client.caller)
-        for error in _put(client, part, new_id).values():
-            if error is not None:
-                raise error
+        client.metadata.acls.copy(present, new_id, client.caller)
+        raise_first(list(_put(client, part, new_id).values()))
 
 
 def _put(client: Client, target: _Target, acl_id: str) -> dict[str, MdmError | None]:
     """Guard a collection, or entries, by a list; return what is wrong with each entry. A collection's failure is raised."""
     if target.keys:
-        return dict(zip(target.keys, client.collections.assign_acl(target.path, target.keys, acl_id), strict=True))
-    client.collections.alter(target.path, acls=CollectionAcls(**{"default_acl_id" if target.default else "acl_id": acl_id}))
+        return dict(zip(target.keys, client.metadata.entries.assign_acl(target.path, target.keys, acl_id), strict=True))
+    client.metadata.collections.alter(target.path, acls=CollectionAcls(**{"default_acl_id" if target.default else "acl_id": acl_id}))
     return {}
 
 
 def _ids(client: Client, target: _Target) -> list[str]:
     if not target.keys:
-        described = client.collections.describe(target.path)
+        described = client.metadata.collections.describe(target.path)
         return [described.default_acl_id if target.default else described.acl_id]
     chosen = ", ".join(quoted_text(key) for key in target.keys)
     sql = f"SELECT DISTINCT entry_acl FROM {quoted_path(target.path)} WHERE entry IN ({chosen})"  # noqa: S608 - parsed again there
@@ -164,20 +150,10 @@ def _ids(client: Client, target: _Target) -> list[str]:
     return found
 
 
-def _show(run: Session, outcome: AclOutcome) -> None:
-    if outcome.acl is None:
+def _show(run: Session, answers: Sequence[AclAnswer]) -> None:
+    if not run.as_json:
+        show_lists(run, answers)
         return
-    entries = {principal: format_permissions(bits) for principal, bits in outcome.acl.entries.items()}
-    if run.as_json:
-        print_json({"acl_id": outcome.acl_id, "owner": outcome.acl.owner, "entries": entries})
-        return
-    print_line(f"access list {outcome.acl_id}, owner {printable(outcome.acl.owner)}")
-    for principal, letters in entries.items():
-        print_line(f"  {letters:<8}  {printable(principal)}")
-
-
-def _finish(run: Session, outcomes: Sequence[AclOutcome]) -> int:
-    failures = [outcome.error for outcome in outcomes if outcome.error is not None]
-    for error in failures:
-        show_client_error(error, run.as_json)
-    return exit_code_of_items(len(outcomes), failures)
+    for answer in answers:
+        if answer.acl:
+            print_json(acl_facts(answer.acl_id, answer.acl))

@@ -1,4 +1,4 @@
-"""Commands of the metadata's collections: meta mkdir, rmdir, ls, describe, and where the others are."""
+"""Commands of the metadata's collections: meta mkdir, rmdir, ls, describe, replica, and where the others are."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import click
 from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import common_options, session
-from mdm_client.cli.lazy import LazyGroup
-from mdm_client.cli.outcome import exit_code_of_items, show_client_error
+from mdm_client.cli.error import OK, SOME_FAILED, exit_code_of_items, show_client_error
+from mdm_client.cli.group import LazyGroup
 from mdm_client.cli.table import print_json, print_line, printable
 from mdm_client.metadata.collections import Attribute, Collection
 
@@ -22,10 +22,6 @@ _COMMANDS = {
     "index": ("mdm_client.cli.metadata.schema:index", "Build and drop indexes; nobody waits."),
     "link": ("mdm_client.cli.metadata.schema:link", "Give a collection another path."),
     "load": ("mdm_client.cli.metadata.load:load", "Read entries from a dump, CSV or a PostgreSQL table."),
-    "replica": (
-        "mdm_client.cli.metadata.replica:replica",
-        "Show the copies of other sites' subtrees (operators only).",
-    ),
     "sequence": ("mdm_client.cli.metadata.schema:sequence", "Numbers that are given once."),
     "take": ("mdm_client.cli.metadata.entry:take", "Take entries from a work queue: find, change and return them at once."),
     "update": ("mdm_client.cli.metadata.entry:update", "Change or delete entries by condition (SQL UPDATE or DELETE)."),
@@ -96,8 +92,8 @@ def mkdir(context: click.Context, /, path: str, attributes: tuple[str, ...], par
     if parents:
         names = [name for name in path.split("/") if name]
         wanted = [Collection("/" + "/".join(names[:depth])) for depth in range(1, len(names))] + wanted
-    outcomes = run.client(context).collections.create(wanted)
-    failures = [error for error in outcomes[-1:] if error is not None]
+    errors = run.client(context).metadata.collections.create(wanted)
+    failures = [error for error in errors[-1:] if error is not None]
     for error in failures:
         show_client_error(error, run.as_json, path)
     return exit_code_of_items(1, failures)
@@ -111,7 +107,7 @@ def rmdir(context: click.Context, paths: tuple[str, ...]) -> int:
     """Remove collections with all their entries, and views and links; nothing may be below them."""
     run = session(context)
     failures = []
-    for path, error in zip(paths, run.client(context).collections.drop(paths), strict=True):
+    for path, error in zip(paths, run.client(context).metadata.collections.drop(paths), strict=True):
         if error is not None:
             failures.append(error)
             show_client_error(error, run.as_json, path)
@@ -126,7 +122,7 @@ def rmdir(context: click.Context, paths: tuple[str, ...]) -> int:
 def list_collections(context: click.Context, path: str, long: bool) -> None:
     """List the collections at and below PATH."""
     run = session(context)
-    for item in run.client(context).collections.list_collections(path):
+    for item in run.client(context).metadata.collections.walk(path):
         if run.as_json:
             print_json(facts_of(item))
         else:
@@ -141,7 +137,7 @@ def list_collections(context: click.Context, path: str, long: bool) -> None:
 def describe(context: click.Context, path: str) -> None:
     """Show the schema of a collection: attributes with units, constraints, checks, what a view shows."""
     run = session(context)
-    item = run.client(context).collections.describe(path)
+    item = run.client(context).metadata.collections.describe(path)
     if run.as_json:
         print_json(facts_of(item))
         return
@@ -182,3 +178,25 @@ def _described(attribute: Attribute) -> str:
     words += [f"references {attribute.references}"] if attribute.references else []
     unit = f"[{attribute.unit}]" if attribute.unit else ""
     return printable(" ".join(part for part in (f"{attribute.name:<28} {kind:<12}", unit, *words, attribute.description) if part)).rstrip()
+
+
+@meta.command()
+@common_options
+@click.pass_context
+def replica(context: click.Context) -> int:
+    """Show each copied subtree, how far it is behind its origin, and why it does not go on.
+
+    Which subtrees are copied is configuration of the service. Exit code 1 when one does not go on.
+    """
+    run = session(context)
+    states = run.client(context).metadata.collections.replicas()
+    for state in states:
+        if run.as_json:
+            print_json(vars(state))
+            continue
+        if state.copying:
+            how = "being copied"
+        else:
+            how = f"{state.behind} changes, {state.lag_seconds:.1f} s behind"
+        print_line(printable(f"{state.origin:<16} {state.subtree:<40} {how}{': ' + state.problem if state.problem else ''}"))
+    return SOME_FAILED if any(state.problem for state in states) else OK

@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from mdm_client.cli.context import common_options, force_option, session
+from mdm_client.cli.error import show_error
 from mdm_client.cli.metadata.dump_record import END, line_of_collection, line_of_entry, line_of_list, line_of_sequence
 from mdm_client.cli.metadata.entry import quoted_path
-from mdm_client.cli.outcome import show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
 from mdm_client.local_file import new_file
-from mdm_client.metadata.collections import Collection, Entry
+from mdm_client.metadata.collections import Collection
+from mdm_client.metadata.entries import Entry
 
 
 @click.command()
@@ -27,12 +28,12 @@ from mdm_client.metadata.collections import Collection, Entry
 def dump(context: click.Context, path: str, output: Path | None, force: bool, recursive: bool) -> None:
     """Write a collection, and the entries that you may read in it, as JSON lines that mdm meta load reads.
 
-    Links go with it; views where you are told what they show (`s` or `p`); access lists where you may see them (`g` or `p`); sequences
+    Links go with it; views where you may see what they show (`s` or `p`); access lists where you may see them (`g` or `p`); sequences
     where you may take numbers (`w`).
     """
     run = session(context)
     client = run.client(context)
-    chosen = list(client.collections.list_collections(path)) if recursive else [client.collections.describe(path)]
+    chosen = list(client.metadata.collections.walk(path)) if recursive else [client.metadata.collections.describe(path)]
     writer = _Dump(client)
     if output is None:
         for line in writer.lines(chosen):
@@ -51,7 +52,7 @@ def dump(context: click.Context, path: str, output: Path | None, force: bool, re
         )
     if writer.withheld:
         show_error(
-            f"{writer.withheld} views are left out, for you are not told what they show (`s` or `p`)",
+            f"{writer.withheld} views are left out, for you may not see what they show (`s` or `p`)",
             "VIEWS_LEFT_OUT",
             run.as_json,
         )
@@ -93,7 +94,7 @@ class _Dump:
                 yield line_of_entry(Entry(key, given, acl_id))
 
     def _sequences(self, path: str) -> Iterator[dict[str, Any]]:
-        for state in self._client.collections.sequences(path):
+        for state in self._client.metadata.sequences.of_collection(path):
             if state.step is None:
                 self.untold += 1
             else:
@@ -102,8 +103,8 @@ class _Dump:
     def _lists(self, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         new = [acl_id for acl_id in dict.fromkeys(ids) if acl_id not in self._known]
         self._known.update(new)
-        for outcome in self._client.metadata_acls.get(new) if new else ():
-            if outcome.acl is None:
+        for answer in self._client.metadata.acls.get(new) if new else ():
+            if answer.acl is None:
                 self.unseen += 1
             else:
-                yield line_of_list(outcome.acl_id, outcome.acl)
+                yield line_of_list(answer.acl_id, answer.acl)

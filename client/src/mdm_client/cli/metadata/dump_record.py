@@ -10,9 +10,11 @@ from uuid import UUID
 from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.permission import format_permissions
 
+from mdm_client.acl import AclView
 from mdm_client.cli.metadata.collection import facts_of
-from mdm_client.grants import AclView
-from mdm_client.metadata.collections import TYPES, Attribute, Collection, Entry, SequenceState
+from mdm_client.metadata.collections import Attribute, Collection, SequenceState
+from mdm_client.metadata.entries import Entry
+from mdm_client.metadata.value import TYPES
 from mdm_client.names import parse_permissions, parse_principal
 
 #: 1 had no access lists, only their ids; 2 had no sequences, too little of views to make them, and no end.
@@ -54,7 +56,7 @@ def line_of_collection(item: Collection) -> dict[str, Any]:
 
 
 def line_of_entry(entry: Entry) -> dict[str, Any]:
-    """Return the line of an entry of the collection last told."""
+    """Return the line of an entry of the collection named last."""
     return {"entry": entry.key, "acl_id": entry.acl_id, "values": entry.values}
 
 
@@ -64,7 +66,7 @@ def line_of_sequence(path: str, state: SequenceState) -> dict[str, Any]:
 
 
 def malformed(file: Path, number: int, problem: str) -> MdmError:
-    """Return the error that tells what is wrong with a line."""
+    """Return the error that says what is wrong with a line."""
     return Invalid("DUMP_MALFORMED", f"{file}: line {number} {problem}")
 
 

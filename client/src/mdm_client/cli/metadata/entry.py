@@ -7,11 +7,12 @@ import click
 from mdm_wire.errors import Invalid, MdmError
 
 from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.metadata.parameter import parameter_option
-from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
+from mdm_client.cli.option import Respelt, parameter_option
 from mdm_client.cli.table import json_rows, print_json, print_line, table_rows
-from mdm_client.metadata.collections import Changed, Collection, Entry, value_of
+from mdm_client.metadata.collections import Collection
+from mdm_client.metadata.entries import Changed, Entry
+from mdm_client.metadata.value import value_of
 
 
 def quoted_path(path: str) -> str:
@@ -40,9 +41,9 @@ def entry() -> None:
 def set_entry(context: click.Context, path: str, key: str, values: tuple[str, ...], acl_id: str) -> int:
     """Make or change an entry. NAME= removes a value."""
     run = session(context)
-    collections = run.client(context).collections
-    wanted = Entry(key, _values(collections.describe(path), values), acl_id)
-    (error,) = collections.upsert(path, [wanted])
+    metadata = run.client(context).metadata
+    wanted = Entry(key, _values(metadata.collections.describe(path), values), acl_id)
+    (error,) = metadata.entries.upsert(path, [wanted])
     if error is not None:
         show_client_error(error, run.as_json, path)
     return exit_code_of_items(1, [error] if error else [])
@@ -83,7 +84,7 @@ def remove_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> 
     """Remove entries."""
     run = session(context)
     failures: list[MdmError] = []
-    for key, error in zip(keys, run.client(context).collections.delete(path, keys), strict=True):
+    for key, error in zip(keys, run.client(context).metadata.entries.delete(path, keys), strict=True):
         if error is not None:
             failures.append(error)
             show_client_error(error, run.as_json, key)
@@ -102,7 +103,7 @@ def update(context: click.Context, sql: str, timeout: float | None, parameters: 
     UPDATE "/vo/jobs" SET state = 'new' WHERE state = 'lost', or DELETE FROM "/vo/jobs" WHERE age > 30
     """
     run = session(context)
-    _show(run, run.client(context).collections.change(sql, timeout, parameters))
+    _show(run, run.client(context).metadata.entries.change(sql, timeout, parameters))
 
 
 @click.command()
@@ -121,13 +122,13 @@ def take(context: click.Context, path: str, values: tuple[str, ...], where: str,
     Exit code 1 when there was nothing to take.
     """
     run = session(context)
-    collections = run.client(context).collections
-    described = collections.describe(path)
+    metadata = run.client(context).metadata
+    described = metadata.collections.describe(path)
     pairs = _pairs(values)
     sets = ", ".join(f"{name} = :set{number}" for number, (name, _) in enumerate(pairs))
     parameters = {f"set{number}": _value(described, name, value) for number, (name, value) in enumerate(pairs)}
     sql = f"UPDATE {quoted_path(path)} SET {sets} WHERE {where} ORDER BY {order_by} LIMIT {count} RETURNING *"  # noqa: S608 - parsed again there
-    changed = collections.change(sql, parameters=parameters)
+    changed = metadata.entries.change(sql, parameters=parameters)
     if changed.count:
         _show(run, changed)
     return 0 if changed.count else SOME_FAILED
@@ -141,7 +142,7 @@ def take(context: click.Context, path: str, values: tuple[str, ...], where: str,
 def explain(context: click.Context, sql: str, parameters: Mapping[str, str]) -> None:
     """Show how the database would answer a SELECT, without running it."""
     run = session(context)
-    for line in run.client(context).collections.explain(sql, parameters):
+    for line in run.client(context).metadata.entries.explain(sql, parameters):
         print_json({"line": line}) if run.as_json else print_line(line)
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
+from mdm_wire.batch import MAX_ENTRIES
 from mdm_wire.errors import Conflict, FailedPrecondition, Invalid
 
 from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.error import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.metadata.restore import Item, Restoration
 from mdm_client.cli.option import Respelt
-from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.table import print_json
 from mdm_client.client import Client
-from mdm_client.metadata.collections import BATCH, Attribute, Collection, Entry, value_of
+from mdm_client.metadata.collections import Attribute, Collection
+from mdm_client.metadata.entries import Entry
+from mdm_client.metadata.value import value_of
 
 #: PostgreSQL's types, by name, as attributes.
 _POSTGRES_TYPES = {
@@ -71,7 +74,7 @@ def load(
 ) -> int:
     """Read entries into the collection PATH: from a dump (with what was dumped below it), a CSV file, or a table of PostgreSQL.
 
-    Entries that exist are updated. Those that are not valid are told by line, and the others are stored: the command can be repeated.
+    Entries that exist are updated. Those that are not valid are reported by line, and the others are stored: the command can be repeated.
 
     Access lists of a dump that are not here are made, with the same owner and principals; one that is here stays as it is.
 
@@ -90,22 +93,22 @@ def load(
             raise click.UsageError("CSV takes --key COLUMN")
         return _store(run, client, _from_csv(client, path, file, key))
     restoration = Restoration(client, path, file, create=flags["create"], default_acl=flags["default_acl"])
-    if (outcome := _store(run, client, restoration.items())) == OK:
+    if (code := _store(run, client, restoration.items())) == OK:
         failures = restoration.finish()
         for item, error in failures:
             show_client_error(error, run.as_json, item)
         return SOME_FAILED if failures else OK
     if flags["create"]:
         show_error("new collections keep an access list of yours until all entries are stored: repeat", "LOAD_UNFINISHED", run.as_json)
-    return outcome
+    return code
 
 
 def _store(run: Session, client: Client, entries: Iterable[Item]) -> int:
-    """Store entries in batches, tell what is wrong by line, and say how many were stored."""
+    """Store entries in batches, report what is wrong by line, and say how many were stored."""
     stored = failed = 0
     for path, some in groupby(entries, key=lambda item: item[0]):
-        while batch := list(islice(some, BATCH)):
-            for (_, number, _), error in zip(batch, client.collections.upsert(path, [entry for _, _, entry in batch]), strict=True):
+        while batch := list(islice(some, MAX_ENTRIES)):
+            for (_, number, _), error in zip(batch, client.metadata.entries.upsert(path, [entry for _, _, entry in batch]), strict=True):
                 if error is None:
                     stored += 1
                     continue
@@ -122,13 +125,13 @@ def _store(run: Session, client: Client, entries: Iterable[Item]) -> int:
 
 
 def _create(client: Client, path: str, attributes: tuple[Attribute, ...], sensitive: bool) -> None:
-    (error,) = client.collections.create([Collection(path, attributes, sensitive=sensitive)])
+    (error,) = client.metadata.collections.create([Collection(path, attributes, sensitive=sensitive)])
     if error is not None and not isinstance(error, Conflict):
         raise error
 
 
 def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]:
-    kinds = {attribute.name.lower(): attribute.type for attribute in client.collections.describe(path).attributes}
+    kinds = {attribute.name.lower(): attribute.type for attribute in client.metadata.collections.describe(path).attributes}
     with _csv_lines(file) as lines:
         reader = csv.reader(lines, strict=True)
         header = next(reader, [])
@@ -174,7 +177,7 @@ def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: st
     try:
         with psycopg.connect(conninfo) as connection, connection.cursor(name="load") as cursor:
             connection.read_only = True
-            cursor.itersize = BATCH
+            cursor.itersize = MAX_ENTRIES
             cursor.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(*table.split("."))))
             columns = [(item.name, _attribute_type(connection, item.type_code)) for item in cursor.description or ()]
             if key not in dict(columns):

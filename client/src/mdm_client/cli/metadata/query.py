@@ -11,14 +11,15 @@ from typing import Any, BinaryIO, cast
 import click
 
 from mdm_client.cli.context import Session, common_options, force_option, session
-from mdm_client.cli.metadata.parameter import parameter_option
+from mdm_client.cli.error import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.metadata.row_format import BINARY, FORMATS, csv_rows, write_arrow
-from mdm_client.cli.outcome import OK, SOME_FAILED, show_client_error, show_error
+from mdm_client.cli.option import parameter_option
 from mdm_client.cli.table import json_rows, print_line, table_rows
 from mdm_client.client import Client
 from mdm_client.federation.query import FederatedAnswer, query_sites
 from mdm_client.local_file import Writer, new_file
-from mdm_client.metadata.client import Column, MetadataClient, Row
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.metadata.value import Column, Row
 
 _Ask = Callable[[Mapping[str, MetadataClient]], AbstractContextManager[FederatedAnswer]]
 _LINES: dict[str, Callable[[Sequence[Column], Iterator[Row]], Iterator[str]]] = {"table": table_rows, "jsonl": json_rows, "csv": csv_rows}
@@ -48,7 +49,7 @@ def query(
 
     Collections are quoted: SELECT guid, lfn FROM "/biomed/hospital-a/images" WHERE Modality = 'CT' LIMIT 10
 
-    With --sites, rows of sites that answer are written; those that do not are told, and the exit code is 1.
+    With --sites, rows of sites that answer are written; those that do not are named, and the exit code is 1.
     """
     run = session(context)
     chosen = format_name or ("jsonl" if run.as_json else "table")

@@ -8,12 +8,13 @@ from uuid import UUID, uuid5
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 
+from mdm_client.acl import AclView, give
+from mdm_client.cli.error import about
 from mdm_client.cli.metadata.dump_record import AccessList, PlacedSequence, malformed, read_records
 from mdm_client.cli.metadata.entry import quoted_path
-from mdm_client.cli.outcome import about
 from mdm_client.client import Client
-from mdm_client.grants import AclView, give
-from mdm_client.metadata.collections import Collection, Entry
+from mdm_client.metadata.collections import Collection
+from mdm_client.metadata.entries import Entry
 
 #: The access list that configuration gives the root of every metadata service.
 _ROOT_ACL_ID = "00000000-0000-4000-8000-000000000001"
@@ -71,7 +72,7 @@ class Restoration:
         Raises:
             MdmError: what the service answered.
         """
-        collections = self._client.collections
+        collections = self._client.metadata.collections
         for item in self._made:
             for attribute in item.attributes:
                 if attribute.references:
@@ -110,7 +111,7 @@ class Restoration:
 
     def _make(self, item: Collection) -> None:
         """Make a collection without what other entries must be there for, unless it is there already."""
-        collections = self._client.collections
+        collections = self._client.metadata.collections
         plain = tuple(replace(attribute, references="") for attribute in item.attributes)
         own = "" if self._default_acl else self._lists.own(item.path)
         there = self._described(item.path)
@@ -124,7 +125,7 @@ class Restoration:
         """Let sequences go on where they were in the dump, or where they are here if that is further."""
         for path, state in ((sequence.path, sequence.state) for sequence in self._sequences):
             try:
-                self._client.collections.resume_sequence(path, state.name, state.next or 0, state.step or 0)
+                self._client.metadata.sequences.resume(path, state.name, state.next or 0, state.step or 0)
             except MdmError as error:
                 yield path, error.at(f"{path}: sequence {state.name}")
 
@@ -140,7 +141,7 @@ class Restoration:
         is_link = not view.definer
         there = self._described(view.path)
         if there is None or not _shows_the_same(there, view):
-            self._client.collections.create_view(
+            self._client.metadata.collections.create_view(
                 view.path, view.target, view.shown, view.condition, with_key=view.has_key, is_link=is_link, acl_id=view.acl_id
             )
             self._defined += [] if is_link else [view]
@@ -156,7 +157,7 @@ class Restoration:
 
     def _described(self, path: str) -> Collection | None:
         try:
-            return self._client.collections.describe(path)
+            return self._client.metadata.collections.describe(path)
         except NotFound:
             return None
 
@@ -165,7 +166,7 @@ class Lists:
     """The access lists of a dump, and what they are here; with `as_default` none is made and everything gets the default list."""
 
     def __init__(self, client: Client, *, as_default: bool) -> None:
-        self._acls = client.metadata_acls
+        self._acls = client.metadata.acls
         self._as_default = as_default
         self._moved: dict[str, str] = {}
 

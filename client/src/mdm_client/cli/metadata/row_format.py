@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from mdm_wire.errors import Invalid
 
 from mdm_client.cli.table import unique_names
-from mdm_client.metadata.client import Column, Row
+from mdm_client.metadata.value import Column, Row
 
 FORMATS = ("table", "jsonl", "csv", "arrow", "parquet")
 #: Formats that are bytes, and belong in a file or a pipe.

@@ -6,11 +6,15 @@ from mdm_client.cli.context import common_options, session
 from mdm_client.cli.metadata.collection import parse_attribute
 from mdm_client.cli.option import Respelt
 from mdm_client.cli.table import print_json, print_line
-from mdm_client.metadata.collections import CollectionsClient
+from mdm_client.metadata.collections import MetadataCollections, MetadataSequences
 
 
-def _collections(context: click.Context) -> CollectionsClient:
-    return session(context).client(context).collections
+def _collections(context: click.Context) -> MetadataCollections:
+    return session(context).client(context).metadata.collections
+
+
+def _sequences(context: click.Context) -> MetadataSequences:
+    return session(context).client(context).metadata.sequences
 
 
 @click.group()
@@ -94,7 +98,7 @@ def remove_index(context: click.Context, path: str, name: str) -> None:
 @click.group()
 @common_options
 def constraint() -> None:
-    """What every entry must fulfil, and what those who may only count are told."""
+    """What every entry must fulfil, and what those who may only count see."""
 
 
 _KINDS = click.Choice(["required", "unique", "references", "check", "min-cell"])
@@ -115,7 +119,7 @@ def add_constraint(context: click.Context, path: str, kind: str, name: str, valu
     unique ATTRIBUTE                   no two entries share a value
     references ATTRIBUTE /collection   values are keys of entries there
     check NAME 'CONDITION'             such as 'EndDate >= StartDate'
-    min-cell NUMBER                    counts below it are not told
+    min-cell NUMBER                    counts below it are not given
     """
     if (kind in ("references", "check")) != bool(value):
         raise click.UsageError(f"{kind} takes {'a name and a value' if kind in ('references', 'check') else 'one argument'}")
@@ -176,7 +180,7 @@ def sequence() -> None:
 @click.pass_context
 def create_sequence(context: click.Context, path: str, name: str, start: int, step: int) -> None:
     """Create a sequence of the collection PATH."""
-    _collections(context).create_sequence(path, name, start, step)
+    _sequences(context).create(path, name, start, step)
 
 
 @sequence.command("rm")
@@ -186,7 +190,7 @@ def create_sequence(context: click.Context, path: str, name: str, start: int, st
 @click.pass_context
 def drop_sequence(context: click.Context, path: str, name: str) -> None:
     """Drop a sequence."""
-    _collections(context).drop_sequence(path, name)
+    _sequences(context).drop(path, name)
 
 
 @sequence.command("ls")
@@ -195,7 +199,7 @@ def drop_sequence(context: click.Context, path: str, name: str) -> None:
 @click.pass_context
 def list_sequences(context: click.Context, path: str) -> None:
     """List the sequences of the collection PATH; with --json also where they are, to those who may take numbers."""
-    for state in _collections(context).sequences(path):
+    for state in _sequences(context).of_collection(path):
         if session(context).as_json:
             print_json({name: value for name, value in vars(state).items() if value is not None})
         else:
@@ -210,7 +214,7 @@ def list_sequences(context: click.Context, path: str) -> None:
 @click.pass_context
 def next_numbers(context: click.Context, path: str, name: str, count: int) -> None:
     """Take the next numbers of a sequence."""
-    for number in _collections(context).take_numbers(path, name, count):
+    for number in _sequences(context).take(path, name, count):
         print_json(number) if session(context).as_json else print_line(str(number))
 
 

@@ -39,7 +39,7 @@ class Inventory:
     def records(self) -> Iterator[Held]:
         """Give every record of a file."""
         for path in self._collections:
-            for key in self._client.collections.entry_keys(path):
+            for key in self._client.metadata.entries.keys(path):
                 try:
                     yield Held(UUID(key))
                 except ValueError:
@@ -62,8 +62,8 @@ class Inventory:
         """Delete records wherever they are; return why, of those that are still there."""
         failed: dict[UUID, str] = {}
         for path in self._collections:
-            outcomes = self._client.collections.delete(path, [str(guid) for guid in guids])
-            for guid, error in zip(guids, outcomes, strict=True):
+            errors = self._client.metadata.entries.delete(path, [str(guid) for guid in guids])
+            for guid, error in zip(guids, errors, strict=True):
                 if error is not None and not isinstance(error, NotFound):
                     failed[guid] = error.reason
         return failed

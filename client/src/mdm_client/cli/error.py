@@ -1,4 +1,4 @@
-"""Exit codes, and errors as one line or one JSON object."""
+"""Exit codes, and errors as one line or one JSON object; of many items, by cause."""
 
 import json
 import logging
@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,48 @@ def show_client_error(error: "MdmError", as_json: bool, item: str = "") -> None:
     show_error(message, error.reason, as_json, code=error.code.name, **more)
 
 
+@dataclass
+class _Cause:
+    """What went wrong, without the names of what it concerns; the first error as it came, and the items."""
+
+    message: str
+    first: "MdmError"
+    items: list[str] = field(default_factory=list)
+
+
+class Failures:
+    """Collects failures and writes them at the end: a cause that several items share is written once, with a count."""
+
+    def __init__(self) -> None:
+        self._causes: dict[tuple[str, str], _Cause] = {}
+        self.errors: list[MdmError] = []
+
+    def add(self, item: str, error: "MdmError", names: Iterable[str] = ()) -> None:
+        """Add a failure of an item; `names` are other words of the message for the same item, such as its GUID and its path."""
+        self.errors.append(error)
+        message = _without(error.message, [item, *names])
+        cause = self._causes.setdefault((error.reason, message), _Cause(message, error))
+        cause.items.append(item)
+
+    def show(self, as_json: bool) -> None:
+        """Write each cause to standard error: with the first item in the line, with all of them as JSON."""
+        for cause in self._causes.values():
+            count = len(cause.items)
+            if count == 1:
+                show_client_error(cause.first, as_json, cause.items[0])
+                continue
+            named = "" if as_json else f" (such as {cause.items[0]})"
+            facts = {"code": cause.first.code.name, "count": count, "items": cause.items} if as_json else {}
+            show_error(f"{count} files: {cause.message}{named}", cause.first.reason, as_json, **facts)
+
+
+def _without(message: str, names: Iterable[str]) -> str:
+    """Return the message without the names: what it says of each of the items."""
+    for name in sorted(filter(None, names), key=len, reverse=True):
+        message = message.removeprefix(f"{name}: ").replace(f" {name}: ", " ").replace(name, "it")
+    return message
+
+
 @contextmanager
 def about(item: str) -> Iterator[None]:
     """Let the errors of a block begin with the item they concern, where they do not name it."""
@@ -127,7 +170,7 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
 
 
 def _run(command: Callable[[], Any], as_json: bool) -> int:
-    """Run a command; return its exit code, having told what went wrong.
+    """Run a command; write what went wrong, and return its exit code.
 
     Raises:
         OSError: standard output or standard error cannot be written.
