@@ -9,11 +9,12 @@ from pathlib import Path
 import psycopg
 import pydicom
 import pytest
+from mdm_testing.wait import eventually
 from pydicom.uid import generate_uid
 
 from tests.e2e.images import Image, make_image
 from tests.e2e.local_stack import LocalStack
-from tests.e2e.stack import Mdm, Stack, eventually
+from tests.e2e.stack import Mdm, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 ROOT = "/biomed/hospital-a"

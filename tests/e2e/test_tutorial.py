@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mdm_testing.wait import eventually
 
 from tests.e2e.images import make_image
 from tests.e2e.local_stack import LocalStack
 from tests.e2e.procedure import ROOT
-from tests.e2e.stack import BIN, Mdm, eventually
+from tests.e2e.stack import BIN, Mdm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

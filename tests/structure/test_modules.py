@@ -23,10 +23,6 @@ LATER = "to be joined with another"
 SHORT = {
     "client/src/mdm_client/cli/__main__.py": PROGRAM,
     "client/src/mdm_client/cli/memory.py": LATER,
-    "client/src/mdm_client/cli/metadata/parameter.py": LATER,
-    "client/src/mdm_client/cli/metadata/replica.py": COMMAND,
-    "client/src/mdm_client/cli/option.py": LATER,
-    "client/src/mdm_client/cli/sharing.py": LATER,
     "deploy/forwarder/src/mdm_forwarder/probe.py": PROGRAM,
     "deploy/forwarder/src/mdm_forwarder/refusal.py": COMMAND,
     "deploy/local/src/mdm_local/component.py": CONTRACT,
@@ -35,31 +31,32 @@ SHORT = {
     "deploy/site/src/mdm_site/file.py": ALONE,
     "deploy/site/src/mdm_site/service.py": CONTRACT,
     "libs/deid/src/mdm_deid/encoding/pydicom_log.py": ALONE,
+    "libs/deid/src/mdm_deid/private/number.py": ALONE,
+    "libs/deid/src/mdm_deid/rules/characteristic.py": ALONE,
     "libs/deid/src/mdm_deid/rules/revision.py": LATER,
+    "libs/deid/src/mdm_deid/text/label.py": ALONE,
     "libs/service/src/mdm_service/access/acl.py": CONTRACT,
     "libs/service/src/mdm_service/errors.py": CONTRACT,
+    "libs/service/src/mdm_service/server/batch.py": ALONE,
     "libs/service/src/mdm_service/server/logs.py": ALONE,
-    "libs/wire/src/mdm_wire/idempotency.py": ALONE,
+    "services/catalog/src/mdm_catalog/__main__.py": PROGRAM,
     "services/catalog/src/mdm_catalog/config.py": SETTINGS,
-    "services/catalog/src/mdm_catalog/store/acl.py": ADAPTER,
     "services/dicom-srm/src/mdm_dicom_srm/deidentification.py": LATER,
     "services/dicom-srm/src/mdm_dicom_srm/dicom_log.py": ALONE,
     "services/dicom-srm/src/mdm_dicom_srm/grid/access.py": ADAPTER,
     "services/dicom-srm/src/mdm_dicom_srm/grid/error.py": LATER,
-    "services/dicom-srm/src/mdm_dicom_srm/grid/keystore.py": ADAPTER,
     "services/dicom-srm/src/mdm_dicom_srm/pacs/settings.py": SETTINGS,
     "services/dicom-srm/src/mdm_dicom_srm/register/rules/site.py": CONTRACT,
+    "services/dicom-srm/src/mdm_dicom_srm/register/store/record.py": ADAPTER,
     "services/dicom-srm/src/mdm_dicom_srm/stage/metrics.py": ALONE,
     "services/dicom-srm/src/mdm_dicom_srm/stage/sealing/worker.py": PROGRAM,
     "services/dicom-srm/src/mdm_dicom_srm/stage/settings.py": SETTINGS,
     "services/keystore/src/mdm_keystore/__main__.py": PROGRAM,
     "services/keystore/src/mdm_keystore/store/acl.py": ADAPTER,
-    "services/metadata/src/mdm_metadata/rules/query/check.py": LATER,
-    "services/metadata/src/mdm_metadata/rules/query/limit.py": LATER,
-    "services/metadata/src/mdm_metadata/rules/query/position.py": LATER,
+    "services/metadata/src/mdm_metadata/rules/query/syntax/limit.py": SETTINGS,
 }
-#: To be split: the profile and the reader of its file.
-CIRCLES = {frozenset({"mdm_deid.rules.profile", "mdm_deid.rules.profile_file"})}
+#: A profile loads itself from its file, whose reader makes profiles and knows the lists of private attributes.
+CIRCLES = {frozenset({"mdm_deid.rules.private", "mdm_deid.rules.profile", "mdm_deid.rules.profile_file"})}
 
 
 def product_modules() -> list[Path]:

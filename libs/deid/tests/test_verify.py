@@ -14,6 +14,7 @@ from mdm_deid.check.identifier import NeedleCase
 from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.patient import Patient
 
 SHARED = 0x52009229
 NAME = 0x00100010
@@ -25,7 +26,7 @@ class Leaky:
     def __init__(self, *parts: bytes) -> None:
         self.parts = list(parts)
 
-    def deidentify(self, part10: bytes | memoryview) -> Result:
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
         return Result(Outcome.RELEASED, data=list(self.parts))
 
 

@@ -17,6 +17,7 @@ EXAMPLES = {
     "chown": "mdm chown 'dn:CN=bob,O=Lab' /biomed/hospital-a/trial-7",
     "comment": "mdm comment /biomed/w/cohort 'follow-up after 12 months'",
     "completion": 'eval "$(mdm completion bash)"',
+    "conflicts": "mdm conflicts --site hospital-a",
     "decrypt": "mdm decrypt report.pdf.mdm report.pdf",
     "du": "mdm du --max-depth 1 /biomed/hospital-a",
     "encrypt": f"mdm encrypt --register --grant group:/biomed/neuro r {_GUID} report.pdf report.pdf.mdm",

@@ -382,11 +382,11 @@ def test_a_staged_file_that_vanished_is_told_and_staged_anew(world):
     assert world.settled(ALICE, world.get([guid])) == ["FILE_PINNED"]
 
 
-def test_what_changes_while_it_is_retrieved_does_not_become_visible(world, until):
+def test_what_changes_while_it_is_retrieved_does_not_become_visible(world):
     guid, other = world.images(2)
     world.pacs.gate.clear()
     token = world.get([guid, other])
-    until(lambda: world.pacs.retrievals)
+    eventually(lambda: world.pacs.retrievals)
     world.forget([guid])
     world.pacs.gate.set()
     assert world.settled(ALICE, token) == ["FILE_UNAVAILABLE", "FILE_PINNED"]
