@@ -117,17 +117,16 @@ class Deidentifier:
         A second pass over the data set is made only where the first one says so.
         """
         patient, issuer = facts.patient()
-        offset = self._pseudonymiser.date_offset_days(patient, issuer)
         rules = self._rules_for(facts)
         record = read_record(data, facts.record, encoding, facts.charset)
         pixels = dict.fromkeys(payload.dropped, b"") | (cleaned.elements if cleaned else {})
         codes = [*self._codes, CLEAN_PIXELS] if cleaned else self._codes
         written = self._written(self._pseudonymiser.patient(patient, issuer).encode("ascii"), record, codes, encoding, pixels)
-        work = Pass(data, rules, self._pseudonymiser, offset, facts, payload)
+        work = Pass(data, rules, self._pseudonymiser, facts, payload)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)
         if second is not None:
-            work = Pass(data, rules, self._pseudonymiser, offset, facts, payload, *second)
+            work = Pass(data, rules, self._pseudonymiser, facts, payload, *second)
             content = work.data_set(start, encoding, written)
         return content, work.counts
 

@@ -53,7 +53,6 @@ class Pass:
         data: memoryview,
         rules: Rules,
         pseudonymiser: Pseudonymiser,
-        offset_days: int,
         facts: Facts,
         payload: Payload,
         cleaner: Cleaner | None = None,
@@ -62,7 +61,7 @@ class Pass:
         """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
-        self._replacements = Replacements(pseudonymiser, offset_days, facts.patient())
+        self._replacements = Replacements(pseudonymiser, facts.patient())
         self._payload = payload
         self._facts = facts
         self._charset = facts.charset
@@ -206,7 +205,6 @@ class Pass:
             self._character_set(head, start, end, encoding, depth, out)
             return end
         if (op.coded or (op.kind is Kind.KEEP and tag in CODED_ENTRY)) and self._keep_code(op, head, start, end, encoding, out):
-            return end
             return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)

@@ -15,7 +15,18 @@ PATIENT_SEX: Final = 0x00100040
 Form = Callable[[Buffer, int, int], object]
 
 
+# One value as nearly all are written: no need to read it to know that it would be written again as it is.
+_DAY: Final = rb"(?!0000)\d{4}(?:0[1-9]|1[0-2])(?:0[1-9]|1\d|2[0-8])"
+_CLOCK: Final = rb"(?:[01]\d|2[0-3])(?:[0-5]\d(?:[0-5]\d(?:\.\d{1,6})?)?)?"
+_USUAL: Final = {
+    vr: re.compile(rb"(?:" + written + rb")?[ \0]*").fullmatch
+    for vr, written in ((b"DA", _DAY), (b"TM", _CLOCK), (b"DT", _DAY + rb"(?:" + _CLOCK + rb")?"))
+}
+
+
 def _is_written_well(vr: bytes, data: Buffer, first: int, last: int) -> bool:
+    if _USUAL[vr](data, first, last):
+        return True
     value = bytes(data[first:last]).rstrip(b" \0")
     return shifted(vr, value, NOT_MOVED) == value
 
