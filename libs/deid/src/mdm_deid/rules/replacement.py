@@ -12,10 +12,9 @@ from mdm_deid.encoding.charset import Charset
 from mdm_deid.pixels.icc import cleaned
 from mdm_deid.rules.characteristic import age, sex
 from mdm_deid.rules.date import NOT_MOVED, shifted
-from mdm_deid.rules.dummy import RESCALE_TERMS
-from mdm_deid.rules.form import PATIENT_SEX
 from mdm_deid.rules.operation import Kind, Op
 from mdm_deid.rules.pseudonym import Pseudonymiser
+from mdm_deid.rules.value import PATIENT_SEX, RESCALE_TERMS
 
 _STANDARD_UID: Final = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 # Under which nodes the standard has numbers; it may have more of them than this dictionary.
