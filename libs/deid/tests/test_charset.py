@@ -232,6 +232,27 @@ def test_the_set_of_an_item_ends_with_it(builder: Any, pseudonymiser: Pseudonymi
     assert [item.CodeMeaning for item in output.AnatomicRegionSequence] == ["голова", "Schädel"]
 
 
+@pytest.mark.parametrize("fault", ["truncated", "stray item"])
+@pytest.mark.parametrize("profile", ["research", "neuro"])
+def test_the_set_of_an_item_ends_with_it_in_a_malformed_sequence_too(
+    builder: Any, pseudonymiser: Pseudonymiser, profile: str, fault: str
+) -> None:
+    """The sequence is taken away, and read no further than its fault; text after it is in the file's set."""
+    own = builder.element(SET, "CS", b"ISO_IR 144") + builder.element(0x00100020, "LO", "Щербакова".encode("iso8859_5"))
+    item = builder.item(own[:-4]) if fault == "truncated" else builder.item(own + builder.item(b""))
+    elements = {
+        SET: builder.element(SET, "CS", b"ISO_IR 192"),
+        NAME: builder.element(NAME, "PN", "Žižková^Ludmila".encode()),
+        # No word that stands in an output anyway: for such a one the file would be gone through again, and read from the start.
+        0x00100020: builder.element(0x00100020, "LO", b"77341Q"),
+        0x00101002: builder.element(0x00101002, "SQ", item),
+        0x00181030: builder.element(0x00181030, "LO", "Schädel Žižková nativ".encode()),
+    }
+    content, output = released(builder, pseudonymiser, profile, elements)
+    assert output.ProtocolName == "Schädel [...] nativ"
+    assert 0x00101002 not in output and "Щербакова".encode("iso8859_5") not in content
+
+
 @pytest.mark.parametrize("written", [b"ISO-IR 192", b"ISO_IR 192"])
 def test_pseudonyms_do_not_depend_on_how_misspelt_sets_are_understood(explicit: Any, pseudonymiser: Pseudonymiser, written: bytes) -> None:
     elements = {SET: explicit.element(SET, "CS", written), 0x00100020: explicit.element(0x00100020, "LO", "ä1".encode())}

@@ -132,13 +132,12 @@ class Deidentifier:
         A second pass over the data set is made only where the first one says so.
         """
         known = self._patient_ids.canonical(patient)
-        offset = self._pseudonymiser.date_offset_days(known.id, known.issuer)
         rules = self._rules_for(facts)
         record = read_record(data, facts.record, encoding, facts.charset)
         pixels = dict.fromkeys(payload.dropped, b"") | (cleaned.elements if cleaned else {})
         codes = [*self._codes, CLEAN_PIXELS] if cleaned else self._codes
         written = self._written(self._pseudonymiser.patient(known.id, known.issuer).encode("ascii"), record, codes, encoding, pixels)
-        replacements = Replacements(self._pseudonymiser, offset, (known.id, known.issuer))
+        replacements = Replacements(self._pseudonymiser, (known.id, known.issuer))
         work = Pass(data, rules, replacements, facts, payload)
         content = work.data_set(start, encoding, written)
         second = work.finish(content, self._profile)

@@ -59,6 +59,7 @@ def read_date(value: bytes) -> date | None:
     return _date(_text(value))
 
 
+@lru_cache(1024)
 def date_digits(value: bytes) -> bytes:
     """Return the date that one value of VR DA or DT means as `YYYYMMDD`; nothing where `read_date` returns none."""
     day = read_date(value)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from mdm_deid.encoding.charset import charset
@@ -20,28 +20,27 @@ from mdm_deid.encoding.codec import (
     standard_vr,
 )
 from mdm_deid.outcome import Malformed
+from mdm_deid.rules.cleaning import LateElements, Learnt, Make
 from mdm_deid.rules.facts import PATIENT_ID, PATIENT_NAME, Facts
-from mdm_deid.rules.form import PLAIN, TEXT_VRS
 from mdm_deid.rules.item import Item
-from mdm_deid.rules.learnt import Learnt
 from mdm_deid.rules.operation import Kind, Level, Op, Rules
 from mdm_deid.rules.payload import Payload, patched
 from mdm_deid.rules.private import PrivateAttribute, is_sequence
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.replacement import Replacements
 from mdm_deid.rules.sweep import Sweeper
-from mdm_deid.text.cleaner import Cleaner, fit
+from mdm_deid.rules.value import PLAIN, TEXT_VRS
+from mdm_deid.text.cleaner import Cleaner
 from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms
 
 # What can be read, or else is taken away as what is no value of its attribute.
 _READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
-_LONGEST_MEANING: Final = 64
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
 # An element that is written whatever the input has, or what makes it when all that the file names is known.
-Written = bytes | memoryview | Callable[[Cleaner], bytes]
+Written = bytes | memoryview | Make
 
 
 class Pass:
@@ -62,16 +61,12 @@ class Pass:
         self._rules = rules
         self._replacements = replacements
         self._payload = payload
-        self._facts = facts
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
         self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
         self._learnt = Learnt()
-        # Text at the top level that is cleaned once all of the file is known: its place in the output, and the element.
-        self._later: list[tuple[int, Op, int, bytes, Encoding]] = []
-        self._made_later: list[tuple[int, Callable[[Cleaner], bytes]]] = []
-        self._again = False
+        self._late = LateElements(self._replacements, cleaner)
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
         self._foreign = False
         self._bulk: set[int] = set()
@@ -94,16 +89,12 @@ class Pass:
             pos = self._walk(pos, limit, self._rules.root, encoding, 0, out, stop=tag, ours=ours)
             if tag in PIXELS:
                 self._bulk.add(len(out))
-            out.append(self._made(element, len(out)) if callable(element) else element)
+            if callable(element):
+                self._late.add(element, 0, out)
+            else:
+                out.append(element)
         self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
         return out
-
-    def _made(self, make: Callable[[Cleaner], bytes], index: int) -> bytes:
-        """Return an element that depends on what the file names: in the first pass when that is over, until then nothing."""
-        if self._cleaner is None:
-            self._made_later.append((index, make))
-            return b""
-        return make(self._cleaner)
 
     def finish(self, out: list[memoryview | bytes], profile: Profile) -> tuple[Cleaner, bool] | None:
         """Finish the first pass: clean the text of the top level in `out`.
@@ -113,13 +104,9 @@ class Pass:
         """
         cleaner = self._learnt.cleaner(profile)
         sweep = self._foreign or cleaner.identity.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
-        if self._again or sweep:
+        if self._late.again or sweep:
             return cleaner, sweep
-        self._cleaner = cleaner
-        for index, op, tag, old, encoding in self._later:
-            out[index] = self._cleaned(op, tag, old, encoding)
-        for index, make in self._made_later:
-            out[index] = make(cleaner)
+        self._late.finish(out, cleaner)
         return None
 
     def _walk(
@@ -203,8 +190,7 @@ class Pass:
         if op.kind is Kind.CHARSET:
             self._character_set(head, start, end, encoding, depth, out)
             return end
-        if (op.coded or (op.kind is Kind.KEEP and tag in CODED_ENTRY)) and self._keep_code(op, head, start, end, encoding, out):
-            return end
+        if (op.coded or (op.kind is Kind.KEEP and tag in CODED_ENTRY)) and self._keep_code(op, head, start, end, out):
             return end
         if op.identifies and self._cleaner is None:
             self._learn_from(op, head, end, limit, encoding, depth)
@@ -223,7 +209,8 @@ class Pass:
             self.counts["cleaned" if op.kind is Kind.OVERLAY else op.kind.value] += 1
             old = b"" if length == UNDEFINED else bytes(self._data[value:end])
             if op.kind in (Kind.CLEAN, Kind.OVERLAY):
-                self._clean(op.fallback if op.kind is Kind.OVERLAY and op.fallback else op, tag, old, encoding, depth, out)
+                text = op.fallback if op.kind is Kind.OVERLAY and op.fallback else op
+                self._late.add_text(text, tag, old, self._charset, encoding, depth, out)
             elif op.kind in _READ and old.strip(b" \0") and not self._value(op, tag, old):
                 self._remove(head, start, limit, level, encoding, depth, out)
             else:
@@ -284,25 +271,19 @@ class Pass:
             self.counts["replaced"] += 1
             out.append(encoding.element(tag, b"CS", term))
 
-    def _keep_code(self, op: Op, head: Header, start: int, end: int, encoding: Encoding, out: list[memoryview | bytes]) -> bool:
-        """Keep an element of a coded entry of the standard; return whether that was done.
+    def _keep_code(self, op: Op, head: Header, start: int, end: int, out: list[memoryview | bytes]) -> bool:
+        """Keep an element of a coded entry of the standard; return whether that was done."""
+        tag, vr, sweeper = head[0], head[1], self._sweeper
 
-        A meaning in other words than the standard's gives way to these where it would be removed or shortened.
-        """
-        tag, vr, value, _ = head
-        entry = self._item.entry if self._item is not None else None
-        if entry is None:
+        def stays(old: bytes) -> bool:
+            return op.kind is Kind.KEEP and (sweeper is None or sweeper.left_of(tag, vr, old, self._charset, needed=True) == old)
+
+        written = self._item.code(head, start, end, self._charset, stays) if self._item is not None else None
+        if written is None:
             return False
-        if tag in entry.plain:
-            out.append(self._data[start:end])
-            return True
-        old = bytes(self._data[value:end])
-        stays = op.kind is Kind.KEEP and (self._sweeper is None or self._sweeper.left_of(tag, vr, old, self._charset, needed=True) == old)
-        meaning = None if stays else self._charset.encode(entry.meaning)
-        if meaning is None or len(meaning) > _LONGEST_MEANING:
-            return False
-        self.counts["cleaned"] += 1
-        out.append(encoding.element(tag, b"LO" if vr == b"UN" else vr, meaning))
+        if isinstance(written, bytes):
+            self.counts["cleaned"] += 1
+        out.append(written)
         return True
 
     def _remove(
@@ -312,30 +293,6 @@ class Pass:
         removal = self._rules.removal(level, head[0], head[1], encoding)
         self._change(removal, head, start, limit, level, encoding, depth, {}, out)
 
-    def _clean(self, op: Op, tag: int, old: bytes, encoding: Encoding, depth: int, out: list[memoryview | bytes]) -> None:
-        """Clean text now if all of the file is known, else later: at the top level in place, deeper by a second pass."""
-        if self._cleaner is None and depth == 0:
-            self._later.append((len(out), op, tag, old, encoding))
-            out.append(b"")
-            return
-        self._again |= self._cleaner is None
-        out.append(self._cleaned(op, tag, old, encoding))
-
-    def _cleaned(self, op: Op, tag: int, old: bytes, encoding: Encoding) -> bytes:
-        """Return the element with clean text, or what is left if nothing of it can stay."""
-        text = self._charset.decode(old.rstrip(b" \0")) if self._cleaner is not None else None
-        if op.whole:
-            new = old if self._cleaner is not None and text and self._cleaner.keeps(text) else self._replacements.label(old, self._charset)
-        else:
-            clean = self._cleaner.clean(text) if self._cleaner is not None and text else ""
-            new = old if clean == text and clean else self._charset.encode(fit(clean, op.vr)) or b""
-        if new:
-            return encoding.element(tag, op.vr, new)
-        fallback = op.fallback
-        if fallback is None or fallback.kind is Kind.DROP:
-            return b""
-        return encoding.element(tag, fallback.vr, fallback.value)
-
     def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
         """Note what is about to be taken away; of a sequence, all that names someone inside it."""
         tag, vr, value, _ = head
@@ -343,11 +300,11 @@ class Pass:
         if standard != b"SQ":
             self._learnt.add(b"PN" if b"PN" in (vr, standard) else standard, self._data[value:end], self._charset)
             return
-        before = self.counts, self._again, self._charset, self._item
+        before = self.counts, self._late.again, self._charset, self._item
         self.counts = Counter()
         with contextlib.suppress(Malformed):
             self._sequence(head, limit, self._rules.unlisted, encoding, depth)
-        self.counts, self._again, self._charset, self._item = before
+        self.counts, self._late.again, self._charset, self._item = before
 
     def _sequence(self, head: Header, limit: int, level: Level | None, encoding: Encoding, depth: int) -> tuple[bytes, int]:
         """Return the items of a sequence, de-identified and of defined length, and where the sequence ends."""
@@ -419,12 +376,12 @@ class Pass:
 
     def _private_items(self, head: Header, limit: int, level: Level, encoding: Encoding, depth: int) -> bytes | None:
         """Return what stays of a private sequence; None if it is none after all, or nothing does."""
-        before = self.counts, self._again, self._charset, self._item
+        before = self.counts, self._late.again, self._charset, self._item
         self.counts = Counter()
         try:
             content, _ = self._sequence(head, limit, level, encoding, depth)
         except Malformed:
-            self.counts, self._again, self._charset, self._item = before
+            self.counts, self._late.again, self._charset, self._item = before
             return None
         self.counts = before[0] + self.counts
         inner = IMPLICIT_LE if head[1] == b"UN" else encoding

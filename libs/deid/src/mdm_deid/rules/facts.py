@@ -41,6 +41,9 @@ _OVERLAY_BITS, _OVERLAY_BIT, _OVERLAY_DATA = 0x0100, 0x0102, 0x3000
 # Numbers by which one says that it lies in the pixels' unused bits, and the greatest one by which it does not.
 _EMBEDDED: Final = {_OVERLAY_BITS: 1, _OVERLAY_BIT: 0}
 _MAX_TEXT = 16384
+# Nearly all elements are none of these, nor of an overlay.
+_GATHERED: Final = RECORD_TAGS | _GEOMETRY | _BULK | _TEXTS
+_OVERLAY_GROUPS: Final = 0x60
 
 
 class Extent(NamedTuple):
@@ -119,6 +122,8 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
         start, head = pos, encoding.header(data, pos, limit)
         tag, vr, value, length = head
         pos = value + length if length <= limit - value else skip(data, head, limit, encoding)
+        if tag not in _GATHERED and tag >> 24 != _OVERLAY_GROUPS:
+            continue
         if tag in _TEXTS:
             if tag in raw:
                 raise Malformed("duplicate_element")
@@ -134,7 +139,7 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
                 facts.geometry[tag] = encoding.uint(data[value:pos]) if length == 2 else 0
         elif tag in RECORD_TAGS:
             facts.record.append(Element(tag, vr, start, value, length, pos))
-        elif tag >> 24 == 0x60 and not tag & 0x10000:
+        elif not tag & 0x10000:
             facts.overlay(tag, encoding.uint(data[value:pos]) if length == 2 else None)
             overlays.setdefault(tag >> 16, {})[tag & 0xFFFF] = data[value:pos]
     facts.regions = {group for group, overlay in overlays.items() if _is_region(overlay, encoding)}
@@ -160,7 +165,7 @@ def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
     facts.charset = charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
     facts.texts = {tag: facts.charset.by_first_set(value) if isinstance(value, bytes) else value for tag, value in texts.items()}
     for tag in dataset.keys():  # noqa: SIM118 - iterating the data set itself would convert every value
-        if tag >> 24 == 0x60 and not tag & 0x10000:
+        if tag >> 24 == _OVERLAY_GROUPS and not tag & 0x10000:
             element = dataset.get_item(tag)
             value = element.value if element is not None else 0
             if isinstance(element, RawDataElement) and isinstance(value, bytes):

@@ -10,12 +10,24 @@ from pydicom._dicom_dict import DicomDictionary
 
 from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding, standard_vr
 from mdm_deid.pixels.icc import readable
-from mdm_deid.rules.dummy import BINARY_VRS, CONTENT_SEQUENCE, DUMMY_BY_VR, RESCALE_TYPES, dummy
 from mdm_deid.rules.facts import CHARACTER_SET, METHOD
-from mdm_deid.rules.form import FORMS, FORMS_BY_TAG, FREE_TEXT_VRS, PATIENT_SEX, PLAIN, TEXT_VRS, Form
 from mdm_deid.rules.private import PrivateAttributes
 from mdm_deid.rules.profile import Action, Edit, Profile
 from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows
+from mdm_deid.rules.value import (
+    BINARY_VRS,
+    CONTENT_SEQUENCE,
+    DUMMY_BY_VR,
+    FORMS,
+    FORMS_BY_TAG,
+    FREE_TEXT_VRS,
+    PATIENT_SEX,
+    PLAIN,
+    RESCALE_TYPES,
+    TEXT_VRS,
+    Form,
+    dummy,
+)
 from mdm_deid.text.label import label_tags
 from mdm_deid.text.term import CODED_ENTRY
 from mdm_deid.text.vocabulary import terms

@@ -84,8 +84,12 @@ def patched(data: memoryview, pos: int, end: int, patches: Sequence[Patch]) -> I
 
 def _native(value: memoryview, start: int, tag: int, facts: Facts) -> Iterator[Patch]:
     """Yield the patch that blanks the bytes after the last pixel, if it is certain that they are none."""
-    declared, *others = _lengths(tag, facts)
-    if len(value) <= declared or len(value) in others:
+    lengths = _lengths(tag, facts)
+    declared = next(lengths)
+    if len(value) <= declared:
+        return
+    others = list(lengths)
+    if len(value) in others:
         return
     known = max(length for length in (declared, *others) if length <= len(value))
     surplus = len(value) - known
@@ -98,26 +102,26 @@ def _native(value: memoryview, start: int, tag: int, facts: Facts) -> Iterator[P
         yield Patch(start + patch.start, patch.content)
 
 
-def _lengths(tag: int, facts: Facts) -> list[int]:
-    """Return how many bytes the pixels fill: first as the header says, then as writers are known to understand it.
+def _lengths(tag: int, facts: Facts) -> Iterator[int]:
+    """Yield how many bytes the pixels fill: first as the header says, then as writers are known to understand it.
 
     Colours that are said to be shared and are not; pixels of fewer bits than their bytes have; every frame padded to whole bytes or words.
     """
     rows, columns = facts.geometry.get(ROWS, 0), facts.geometry.get(COLUMNS, 0)
     bits, samples = facts.geometry.get(BITS, 0), facts.geometry.get(SAMPLES, 1)
-    if not rows * columns * bits * samples * facts.frames or bits != _FLOAT_BITS.get(tag, bits):
+    frames = facts.frames
+    if not rows * columns * bits * samples * frames or bits != _FLOAT_BITS.get(tag, bits):
         raise Withheld("pixel_layout")
-    pixels = [(columns, Fraction(samples))]
+    pixels: list[tuple[int, int | Fraction]] = [(columns, samples)]
     shared = _SUBSAMPLED.get(facts.photometric) if samples == _COLOURS else None
     if shared:
         pixels = [(columns, shared), (columns + columns % 2, shared), *pixels]
-    lengths = []
     for sample_bits, (width, count) in product((bits, -(-bits // 8) * 8), pixels):
         frame_bits = rows * width * count * sample_bits
         frame = -(-frame_bits // 8)
-        lengths += [-(-frame_bits * facts.frames // 8), frame * facts.frames, (frame + frame % 2) * facts.frames]
-    # In words of big endian the padding is not the last byte.
-    return [int(length + length % 2) for length in lengths]
+        for length in (-(-frame_bits * frames // 8), frame * frames, (frame + frame % 2) * frames):
+            # In words of big endian the padding is not the last byte.
+            yield int(length + length % 2)
 
 
 def _encapsulated(opened: Part10, facts: Facts, pixels: Extent, tables: frozenset[int]) -> Payload:

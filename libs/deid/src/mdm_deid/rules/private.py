@@ -12,10 +12,9 @@ from mdm_deid.encoding.codec import UNDEFINED, Encoding, Header
 from mdm_deid.private.ge import protocol_numbers, user_data_numbers
 from mdm_deid.private.number import all_numbers
 from mdm_deid.private.siemens import csa_numbers, protocol_text
-from mdm_deid.rules.dummy import BINARY_VRS
-from mdm_deid.rules.form import FORMS, TEXT_VRS
 from mdm_deid.rules.profile import Action, Profile
 from mdm_deid.rules.table import load_safe_private
+from mdm_deid.rules.value import BINARY_VRS, FORMS, TEXT_VRS
 
 # Takes a value, the VR to read it by and whether it is little endian; returns what of it stays, None if nothing does.
 Reader = Callable[[bytes, bytes, bool], bytes | None]

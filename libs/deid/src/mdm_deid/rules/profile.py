@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -55,6 +55,7 @@ class Rule:
         return any(meets(values.get(tag, ""), wanted) for tag, wanted in self.conditions.items())
 
 
+@lru_cache(1024)
 def meets(value: str, wanted: frozenset[str]) -> bool:
     """Tell whether a part of a multi-valued text is one of `wanted`, which are in upper case and may hold wildcards."""
     for part in value.upper().split("\\"):

@@ -63,6 +63,8 @@ class Record:
         Programs that de-identify are known by name here. As every other word has to be one of the trade, the text can be judged
         in a file that no longer names its patient, too.
         """
+        if not self.methods:
+            return ours
         judge = replace(cleaner, identity=replace(cleaner.identity, known=True), words=cleaner.words | words("deidentifiers"))
         values = (self.charset.encode(fit(_clean_method(text, judge), b"LO")) for text in self.methods)
         distinct = dict.fromkeys(value for value in values if value and value != ours)

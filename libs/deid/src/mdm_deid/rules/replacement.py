@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from datetime import timedelta
+from functools import cached_property
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
@@ -11,10 +12,9 @@ from mdm_deid.encoding.charset import Charset
 from mdm_deid.pixels.icc import cleaned
 from mdm_deid.rules.characteristic import age, sex
 from mdm_deid.rules.date import NOT_MOVED, shifted
-from mdm_deid.rules.dummy import RESCALE_TERMS
-from mdm_deid.rules.form import PATIENT_SEX
 from mdm_deid.rules.operation import Kind, Op
 from mdm_deid.rules.pseudonym import Pseudonymiser
+from mdm_deid.rules.value import PATIENT_SEX, RESCALE_TERMS
 
 _STANDARD_UID: Final = re.compile(r"1\.2\.840\.10008(\.\d{1,4}){1,9}")
 # Under which nodes the standard has numbers; it may have more of them than this dictionary.
@@ -35,13 +35,16 @@ def _of_the_standard(uid: str) -> bool:
 class Replacements:
     """Computes what stands in the place of a value; what comes again is not computed again."""
 
-    def __init__(self, pseudonymiser: Pseudonymiser, offset_days: int, patient: tuple[str, str]) -> None:
-        """Dates move by `offset_days`; `patient` is the Patient ID and its issuer, to whom labels belong."""
+    def __init__(self, pseudonymiser: Pseudonymiser, patient: tuple[str, str]) -> None:
+        """Prepare for a `patient`, the Patient ID and its issuer, to whom labels and the offset of dates belong."""
         self._pseudonymiser = pseudonymiser
-        self._offset = timedelta(days=offset_days)
         self._patient = patient
         self._uids: dict[bytes, bytes] = {}
         self._dates: dict[tuple[bytes, bytes], bytes] = {}
+
+    @cached_property
+    def _offset(self) -> timedelta:
+        return timedelta(days=self._pseudonymiser.date_offset_days(*self._patient))
 
     def value(self, op: Op, tag: int, old: bytes, charset: Charset) -> bytes:
         """Return what `op` makes of a value, which is nothing for what it empties and for what it cannot read."""

@@ -5,8 +5,7 @@ from typing import Final
 
 from mdm_deid.encoding.charset import Charset
 from mdm_deid.encoding.codec import standard_vr
-from mdm_deid.rules.dummy import BINARY_VRS
-from mdm_deid.rules.form import FREE_TEXT_VRS
+from mdm_deid.rules.value import BINARY_VRS, FREE_TEXT_VRS
 from mdm_deid.text.cleaner import Cleaner, fit
 from mdm_deid.text.identity import LONG_NUMBER, speaks_of_none
 from mdm_deid.text.term import is_term, only_terms

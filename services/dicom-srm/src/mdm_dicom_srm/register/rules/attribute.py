@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_deid.rules.date import read_date
-from mdm_deid.rules.dummy import DUMMY_BY_VR
+from mdm_deid.rules.value import DUMMY_BY_VR
 from mdm_service.errors import ConfigurationError
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword

@@ -1,11 +1,18 @@
-"""Values that are valid for their VR and say nothing (action code D)."""
+"""Values by VR and attribute: the form of one that may stay, and the dummy that is valid and says nothing (action code D)."""
 
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-from mdm_deid.encoding.codec import IMPLICIT_LE, Encoding, standard_vr
+from mdm_deid.encoding.codec import IMPLICIT_LE, Buffer, Encoding, standard_vr
+from mdm_deid.rules.date import NOT_MOVED, shifted
 from mdm_deid.rules.table import TypeNode
 from mdm_deid.text.term import CODE_MEANING, CODE_VALUE, CODING_SCHEME
 
+TEXT_VRS: Final = frozenset(b"AE AS CS DA DS DT IS LO LT SH ST TM UC UR UT".split())
+FREE_TEXT_VRS: Final = frozenset(b"LO LT SH ST UC UT".split())
+PATIENT_SEX: Final = 0x00100040
 BINARY_VRS = frozenset(b"AT FL FD SL SS SV UL US UV OB OD OF OL OV OW".split())
 CONTENT_SEQUENCE: Final = 0x0040A730
 DUMMY_BY_VR: Final = {
@@ -24,7 +31,7 @@ DUMMY_BY_VR: Final = {
 RESCALE_TYPES: Final = (0x00281054, 0x00283004)
 RESCALE_TERMS: Final = frozenset(b"OD HU US MGML Z_EFF ED EDW HU_MOD PCT CNTS BQML GML STDDEV".split())
 _DUMMY_BY_TAG = {
-    0x00100040: b"O",
+    PATIENT_SEX: b"O",
     0x04000565: b"COERCE",
     **dict.fromkeys(RESCALE_TYPES, b"US"),
     CODE_VALUE: b"ANON",
@@ -32,6 +39,37 @@ _DUMMY_BY_TAG = {
     CODE_MEANING: b"Anonymized",
 }
 _BINARY_SIZE = {b"FD": 8, b"SV": 8, b"UV": 8, b"OD": 8, b"OV": 8, b"US": 2, b"SS": 2, b"OB": 2, b"OW": 2, b"UN": 2}
+# Returns whether a value (data, first, last) is what its attribute can hold.
+Form = Callable[[Buffer, int, int], object]
+# One value as nearly all are written: no need to read it to know that it would be written again as it is.
+_DAY: Final = rb"(?!0000)\d{4}(?:0[1-9]|1[0-2])(?:0[1-9]|1\d|2[0-8])"
+_CLOCK: Final = rb"(?:[01]\d|2[0-3])(?:[0-5]\d(?:[0-5]\d(?:\.\d{1,6})?)?)?"
+_USUAL: Final = {
+    vr: re.compile(rb"(?:" + written + rb")?[ \0]*").fullmatch
+    for vr, written in ((b"DA", _DAY), (b"TM", _CLOCK), (b"DT", _DAY + rb"(?:" + _CLOCK + rb")?"))
+}
+
+
+def _is_written_well(vr: bytes, data: Buffer, first: int, last: int) -> bool:
+    if _USUAL[vr](data, first, last):
+        return True
+    value = bytes(data[first:last]).rstrip(b" \0")
+    return shifted(vr, value, NOT_MOVED) == value
+
+
+# Anything else in the place of such a value may say anything.
+_NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
+# Text outside ASCII is not found by a search over bytes; it is looked at closely.
+PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
+FORMS: Final[dict[bytes, Form]] = {
+    b"DS": _NUMBERS,
+    b"IS": _NUMBERS,
+    **{vr: partial(_is_written_well, vr) for vr in (b"TM", b"DA", b"DT")},
+}
+FORMS_BY_TAG: Final[dict[int, Form]] = {
+    0x00080201: re.compile(rb"[-+]\d{4}[ \0]*|[ \0]*").fullmatch,
+    PATIENT_SEX: re.compile(rb"[MFO]?[ \0]*").fullmatch,
+}
 
 
 def dummy(tag: int, vr: bytes, node: TypeNode, encoding: Encoding = IMPLICIT_LE) -> bytes:
