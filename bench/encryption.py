@@ -82,7 +82,7 @@ def copy() -> Way:
 
 
 def available() -> dict[str, Way]:
-    """Return every way by name; a peer that is not installed is told and left out."""
+    """Return every way by name; a peer that is not installed is named and left out."""
     ways = {"mdm": ours(), "copy": copy()}
     for name, module, make in (("age", "pyrage", age), ("crypt4gh", "crypt4gh", crypt4gh)):
         if importlib.util.find_spec(module) is None:

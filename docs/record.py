@@ -31,7 +31,7 @@ def draw(recording: str) -> str:
 
 def _shown(recording: str) -> Iterator[str]:
     """Yield the lines of the sections that are drawn."""
-    for section in re.split(r"^== ", recording, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^== ", recording.replace(str(Path.cwd()), "~/mdm"), flags=re.MULTILINE)[1:]:
         if not section.startswith(_LEFT_OUT):
             yield from ("== " + section.partition("\nThe stack stays up")[0].rstrip()).splitlines()
             yield ""

@@ -148,7 +148,7 @@ class Mdm:
         return result.rows()
 
     def in_catalog(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return rows with an `lfn` once all of those names are there, none before: the catalog is told after the metadata."""
+        """Return rows with an `lfn` once all of those names are there, none before: the catalog learns of them after the metadata."""
         return rows if rows and self("alice", "stat", *(row["lfn"] for row in rows)).code == 0 else []
 
     def images_like(self, user: str, condition: str) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class Users:
         return self.find_all().get(image.patient_id, "")
 
     def fetch(self, image: Image, lfn: str) -> bool:
-        """Fetch an image and tell whether it came; one that came wrong is remembered."""
+        """Fetch an image and return whether it came; one that came wrong is remembered."""
         result, files = self.mdm.get("alice", lfn, "--timeout", "30")
         if result.code == 0:
             right = len(files) == 1 and pydicom.dcmread(files[0]).PixelData == image.read().PixelData

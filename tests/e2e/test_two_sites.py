@@ -53,7 +53,7 @@ class Site:
         return result.rows() if result.code == 0 else None
 
     def replica(self) -> dict[str, Any]:
-        """Return what the site's operator is told of its copy."""
+        """Return what the site's operator sees of its copy."""
         return self.mdm("operator", "--json", "meta", "replica").rows()[0]
 
     def is_current(self) -> bool:

@@ -99,7 +99,7 @@ def parse_permissions(letters: str) -> int:
     """Return the bit set that letters such as `rlxg` name.
 
     Raises:
-        Invalid: PERMISSION_UNKNOWN: no letter, or one that is none of `prwlxgsd`.
+        Invalid: PERMISSION_UNKNOWN: no letter, or one that is not among `prwlxgsd`.
     """
     if not letters or not set(letters) <= set(LETTERS):
         raise Invalid("PERMISSION_UNKNOWN", f"{_shown(letters)}: permissions are letters of prwlxgsd, such as rlxg")

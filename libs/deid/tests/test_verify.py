@@ -21,7 +21,7 @@ NAME = 0x00100010
 
 
 class Leaky:
-    """Releases what it is told to, whatever comes."""
+    """Releases what it was given, whatever comes."""
 
     def __init__(self, *parts: bytes) -> None:
         self.parts = list(parts)

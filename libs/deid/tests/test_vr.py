@@ -1,4 +1,4 @@
-"""An element under a VR that is none is understood where its end is certain; else the file is held back."""
+"""An element under a VR that does not exist is understood where its end is certain; else the file is held back."""
 
 import dataclasses
 import io

@@ -172,7 +172,7 @@ class TestService:
         assert "guards 3 other objects" in refused.message
         assert "--own" in refused.message
         assert "--shared" in refused.message
-        assert modify("bob").status.reason == "ACL_NOT_FOUND", "how many share a list is told to who controls it alone"
+        assert modify("bob").status.reason == "ACL_NOT_FOUND", "how many share a list is for those who control it alone"
         assert modify("alice", scope=acl_pb2.AclScope(keys=["k"], path="/c")).status.reason == "ACL_SHARED"
         assert stub.uses.scopes[-1] == AclScope(("k",), "/c")
         assert modify("alice", shared=True).acl.rev == 2

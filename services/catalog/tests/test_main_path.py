@@ -235,7 +235,7 @@ def test_a_subtree_tells_nothing_of_what_is_in_directories_that_the_caller_may_n
     for number in range(3):
         assert srm.mkdir(f"/biomed/hospital-b/{number}", acl=srm.new_acl()) == [""]
     assert [subtree(catalog.mallory, "/"), subtree(catalog.alice, "/biomed")] == before
-    assert before[1].hidden, "that something was not shown is told"
+    assert before[1].hidden, "that something was not shown is reported"
 
 
 def test_an_acl_is_assigned_by_those_who_control_the_old_and_the_new_one(catalog, study):

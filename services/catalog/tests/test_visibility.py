@@ -18,7 +18,7 @@ def _list_code(client, lfn):
 
 
 def _answers(client, lfn):
-    """Every way to ask about a path; the answers that could tell whether it exists."""
+    """Every way to ask about a path; the answers that could show whether it exists."""
     target = catalog_pb2.Target(lfn=lfn)
     subtree = None
     try:

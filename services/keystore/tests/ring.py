@@ -137,7 +137,7 @@ class Node:
 
 
 class Ring:
-    """Keystores 1 to n. `watch` is told of every call between them and of every step a driver writes down."""
+    """Keystores 1 to n. `watch` sees every call between them and of every step a driver writes down."""
 
     def __init__(self, conninfos: Sequence[str]) -> None:
         self.watch: Callable[[str], None] = lambda _: None

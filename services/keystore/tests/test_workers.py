@@ -131,7 +131,7 @@ def audit(conninfo: str) -> list:
 
 
 class SlowWitness:
-    """A keystore that is shown a head, and answers when it is told to."""
+    """A keystore that is shown a head, and answers on request."""
 
     def __init__(self) -> None:
         self.shown: list[SignedHead] = []

@@ -95,7 +95,7 @@ def from_result(result: keystore_pb2.ShareResult) -> tuple[Share, ...]:
 
 
 def from_proto(message: keystore_pb2.Share) -> Share:
-    """Return a received share, unchecked; a GUID that is none becomes the nil UUID, which belongs to no key."""
+    """Return a received share, unchecked; a malformed GUID becomes the nil UUID, which belongs to no key."""
     try:
         guid = UUID(message.guid)
     except ValueError:

@@ -29,7 +29,7 @@ _HEALTH_SECONDS = 60.0
 
 
 class Stack:
-    """The stack of one data directory. `report` is told each step, one line of text."""
+    """The stack of one data directory. `report` receives each step, one line of text."""
 
     def __init__(self, layout: Layout, report: Callable[[str], None] = lambda _: None) -> None:
         self.layout = layout

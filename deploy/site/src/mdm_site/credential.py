@@ -14,7 +14,7 @@ _RENEW_BEFORE = timedelta(days=7)
 
 
 def certify(ca: DevelopmentCa, common_name: str, hosts: Sequence[str], within: timedelta = _RENEW_BEFORE) -> bool:
-    """Issue a certificate that is missing or expires `within` that time; tell whether one was issued."""
+    """Issue a certificate that is missing or expires `within` that time; return whether one was issued."""
     file = ca.directory / f"{common_name}.crt"
     if file.exists() and (ca.directory / f"{common_name}.key").exists():
         expiry = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc

@@ -106,7 +106,7 @@ def build_stage(
 
     `make_deidentifier` goes to worker processes: a module-level function or a functools.partial of one, with arguments that
     can be pickled. `generation` names the rules of de-identification (a digest of profile and version): when it changes, the spool
-    is emptied. `sized` is told the sizes that users get. `threads` are those of the server; watches take at most half of them.
+    is emptied. `sized` receives the sizes that users get. `threads` are those of the server; watches take at most half of them.
 
     Raises:
         ConfigurationError: the spool's directory cannot be used.

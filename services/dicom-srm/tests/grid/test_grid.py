@@ -232,7 +232,7 @@ def test_keys_that_fail_say_why() -> None:
 
 
 class HeldKeys:
-    """Keystores that hold of each GUID what they are told."""
+    """Keystores that hold of each GUID what they were given."""
 
     def __init__(self, **held: object) -> None:
         self.held = held

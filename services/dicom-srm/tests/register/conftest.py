@@ -61,7 +61,7 @@ def header(name: str = "CT_small.dcm", number: int = 1, **changes: object) -> He
 
 
 class FakeService:
-    """A grid service that keeps what it is told, and fails or dies when told to."""
+    """A grid service that keeps what it receives, and fails or dies on request."""
 
     def __init__(self) -> None:
         self.acls: dict[UUID, Acl] = {}

@@ -152,7 +152,7 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]
 
 
 def _cell(kind: str, text: str, name: str) -> Any:
-    """Return a value; text that is none stays text, which the service refuses for this entry alone."""
+    """Return a value; other text stays text, which the service refuses for this entry alone."""
     try:
         return value_of(kind, text, name)
     except (Invalid, FailedPrecondition):

@@ -126,7 +126,7 @@ class _Worker:
             raise WorkerNotStarted from None
 
     def take(self, task: Task | Look | None) -> bool:
-        """Hand over the next task; tell whether there was one."""
+        """Hand over the next task; return whether there was one."""
         self._task, self.began = task, time.monotonic()
         if task is not None:
             # A worker that has died since is noticed when its answer is read.

@@ -1,4 +1,4 @@
-"""A process that de-identifies the files it is told of: python -m mdm_deid.cli.worker DESCRIPTOR."""
+"""A process that de-identifies the files that its parent names: python -m mdm_deid.cli.worker DESCRIPTOR."""
 
 import contextlib
 import filecmp
@@ -79,7 +79,7 @@ class FileWorker:
         """Return what a file says, whatever it is; never raises."""
         try:
             said = patient_of(map_file(request.path))
-        # Why it cannot be read is told when it is de-identified.
+        # Why it cannot be read is reported when it is de-identified.
         except Exception:
             said = None
         return Seen(request.number, said if said and said[0] else None)

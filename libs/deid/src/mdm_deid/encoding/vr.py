@@ -1,4 +1,4 @@
-"""Elements under a VR that is none (`??`, blanks, one made up): read by the dictionary or as UN, where it is certain how they end."""
+"""Elements under a VR that does not exist (`??`, blanks): read by the dictionary or as UN, where it is certain how they end."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 def with_known_vrs(read: Callable[[Part10], Result], opened: Part10) -> Result:
-    """Return what `read` makes of a file; if it meets a VR that is none, what it makes of the same file with the right ones.
+    """Return what `read` makes of a file; if it meets a VR that does not exist, what it makes of the same file with the right ones.
 
     Raises:
         Malformed: as `read` does; `invalid_vr` where it is not certain how such an element ends or what it holds.
@@ -46,7 +46,7 @@ def with_known_vrs(read: Callable[[Part10], Result], opened: Part10) -> Result:
 
 
 def mended(part10: bytes) -> bytes:
-    """Return a file with a right VR in the place of each that is none; a deflated file as it is.
+    """Return a file with a right VR in the place of each that does not exist; a deflated file as it is.
 
     Raises:
         Malformed: not a Part 10 file, or one that cannot be read with certainty.

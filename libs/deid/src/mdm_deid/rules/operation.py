@@ -102,13 +102,13 @@ class Kind(Enum):
 class Op:
     """`vr` is what is written where the value changes; `value` the dummy, of IDENTIFIER for an empty value.
 
-    `known_only`: UID tells whether just registered UIDs stay, or also those in the standard's numbering.
+    `known_only`: of UID, whether just registered UIDs stay, or also those in the standard's numbering.
     `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
     `fallback`: of CLEAN, what to do if nothing of the text can stay; of KEEP, how to read what does not have its form.
     `whole`: of CLEAN, the text is a label, which stays as it is or becomes a pseudonym.
     `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
     `coded`: the element is of a coded entry, and stays if that is one of the standard's.
-    `text`: of KEEP, the form tells whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
+    `text`: of KEEP, the form says whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
     """
 
     kind: Kind

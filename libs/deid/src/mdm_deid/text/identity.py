@@ -65,7 +65,7 @@ class Identity:
     """What must not stay in text. All are folded and without separators.
 
     `names` are parts of persons' names and their usual shortenings, `others` identifiers, words of institutions and places,
-    and dates in the ways they are written. `known` tells whether the file names its patient at all: text of a file that does
+    and dates in the ways they are written. `known` says whether the file names its patient at all: text of a file that does
     not cannot be judged.
     """
 

@@ -197,7 +197,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only.
+        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; of others only the number is given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,7 @@ class CatalogServiceStub:
     Find: _grpc.UnaryStreamMultiCallable[_catalog_pb2.FindRequest, _catalog_pb2.FindResponse]
     """Streams what matches below a directory, in the order of a recursive List and with its rights."""
     GetUsage: _grpc.UnaryStreamMultiCallable[_catalog_pb2.GetUsageRequest, _catalog_pb2.GetUsageResponse]
-    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
+    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; of others only the number is given."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]
@@ -120,7 +120,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     Find: _aio.UnaryStreamMultiCallable[_catalog_pb2.FindRequest, _catalog_pb2.FindResponse]  # type: ignore[assignment]
     """Streams what matches below a directory, in the order of a recursive List and with its rights."""
     GetUsage: _aio.UnaryStreamMultiCallable[_catalog_pb2.GetUsageRequest, _catalog_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
+    """Sums up what is below a directory. Needs `l` and `x` on each directory counted; of others only the number is given."""
     Resolve: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]  # type: ignore[assignment]
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]  # type: ignore[assignment]
@@ -220,7 +220,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_catalog_pb2.GetUsageResponse], _abc.AsyncIterator[_catalog_pb2.GetUsageResponse]]:
-        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; others are told by number only."""
+        """Sums up what is below a directory. Needs `l` and `x` on each directory counted; of others only the number is given."""
 
     @_abc_1.abstractmethod
     def Resolve(

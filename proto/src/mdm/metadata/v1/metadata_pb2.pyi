@@ -1104,7 +1104,7 @@ class MergePlan(_message.Message):
     grouped: _builtins.bool
     """Rows with equal KEY columns become one."""
     distinct: _builtins.bool
-    """Equal rows are told once."""
+    """Equal rows are given once."""
     limit: _builtins.int
     """Rows at most; -1: all."""
     offset: _builtins.int
@@ -1425,7 +1425,7 @@ class AlterCollectionRequest(_message.Message):
     drop_check: _builtins.str
     """Name of a check to drop."""
     min_cell: _builtins.int
-    """The smallest count that callers with `l` and without `r` are told: 2 or more, or 0 for none. Needs `p` too."""
+    """The smallest count that callers with `l` and without `r` are given: 2 or more, or 0 for none. Needs `p` too."""
     @_builtins.property
     def add_attribute(self) -> Global___Attribute:
         """A new attribute, without a value in all entries."""

@@ -232,7 +232,7 @@ class MetadataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSequences(self, request, context):
-        """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`).
+        """Lists a collection's sequences. Needs `l`, `g` or `r`; their numbers are for those who may take numbers (`w`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,7 @@ class MetadataServiceStub:
     TakeNumbers: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.TakeNumbersRequest, _metadata_pb2.TakeNumbersResponse]
     """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
     ListSequences: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListSequencesRequest, _metadata_pb2.ListSequencesResponse]
-    """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
+    """Lists a collection's sequences. Needs `l`, `g` or `r`; their numbers are for those who may take numbers (`w`)."""
 
 @_typing.type_check_only
 class MetadataServiceAsyncStub(MetadataServiceStub):
@@ -118,7 +118,7 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     TakeNumbers: _aio.UnaryUnaryMultiCallable[_metadata_pb2.TakeNumbersRequest, _metadata_pb2.TakeNumbersResponse]  # type: ignore[assignment]
     """Takes numbers that nobody else gets. Needs `w`. Numbers taken by a call whose answer is lost are not given again."""
     ListSequences: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListSequencesRequest, _metadata_pb2.ListSequencesResponse]  # type: ignore[assignment]
-    """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
+    """Lists a collection's sequences. Needs `l`, `g` or `r`; their numbers are for those who may take numbers (`w`)."""
 
 class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Collections of entries. A collection's path is absolute like a catalog path; attribute names and paths are matched without regard to
@@ -257,6 +257,6 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.ListSequencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.ListSequencesResponse, _abc.Awaitable[_metadata_pb2.ListSequencesResponse]]:
-        """Lists a collection's sequences. Needs `l`, `g` or `r`; where they are is told to those who may take numbers (`w`)."""
+        """Lists a collection's sequences. Needs `l`, `g` or `r`; their numbers are for those who may take numbers (`w`)."""
 
 def add_MetadataServiceServicer_to_server(servicer: MetadataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -121,7 +121,7 @@ def unread_header(part10: bytes, transfer_syntax: str, sop_class: str, sop_uid: 
 
 
 def headers_of(files: Iterable[bytes]) -> Iterator[Header]:
-    """Yield the header of each file; those that are not DICOM are told at the end, so that they do not hide the others.
+    """Yield the header of each file; those that are not DICOM are reported at the end, so that they do not hide the others.
 
     Raises:
         Invalid: as for `header_of`, the first such error.

@@ -1,4 +1,4 @@
-"""From a judged header to what the grid is told: the verdict, the anonymous entries, the patient's entry, the LFN."""
+"""From a judged header to what the grid keeps of it: the verdict, the anonymous entries, the patient's entry, the LFN."""
 
 import io
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the grid is told about one image; of `statements` only that about the patient identifies.
+    """What the grid keeps about one image; of `statements` only that about the patient identifies.
 
     `patient_key` is the pseudonym.
     """

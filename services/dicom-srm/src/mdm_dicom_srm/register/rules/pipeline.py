@@ -56,7 +56,7 @@ class Pipeline:
         self._studies_ready: OrderedDict[UUID, None] = OrderedDict()
 
     def prepare_site(self) -> bool:
-        """Create the site's ACLs and collections, so that they can be queried before the first image; tell whether they are there."""
+        """Create the site's ACLs and collections, so that they can be queried before the first image; return whether they are there."""
         try:
             self._ensure_site()
         except MdmError as error:

@@ -22,7 +22,7 @@ class Sizes(Protocol):
 class SizeCorrection:
     """Gathers sizes and tells the catalog of those that differ, some time later and many at once.
 
-    What is lost by a crash is told when the file is staged the next time.
+    What is lost by a crash is corrected when the file is staged the next time.
     """
 
     def __init__(self, sizes: Sizes, catalog: Catalog, interval: float = 1.0) -> None:
@@ -53,7 +53,7 @@ class SizeCorrection:
         """Tell now what was taken in until now.
 
         Raises:
-            MdmError: the catalog is away or refuses; it is told the next time.
+            MdmError: the catalog is away or refuses; it is corrected the next time.
         """
         with self._lock:
             waiting, self._waiting = self._waiting, {}

@@ -134,7 +134,7 @@ class StagingEngine:
         self._key_threads.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, guids: Iterable[UUID]) -> None:
-        """Have files staged; the listener is told what becomes of each. Returns at once."""
+        """Have files staged; the listener receives what becomes of each. Returns at once."""
         with self._wake:
             for guid in guids:
                 if guid not in self._in_work:

@@ -139,7 +139,7 @@ class _Worker:
         self._pipe = Connection(ours.detach())
 
     def prepare(self, make: MakeDeidentifier) -> bool:
-        """Give the worker its de-identifier; tell whether it is ready."""
+        """Give the worker its de-identifier; return whether it is ready."""
         with contextlib.suppress(EOFError, OSError):
             self._pipe.send(make)
             if self._pipe.poll(_START_SECONDS):
