@@ -178,12 +178,11 @@ class Deidentifier:
         What earlier steps said of their method can be cleaned only when all of the file is known.
         """
         dates = _DATES_TERM[self._profile.dates]
-        codes = record.codes_with(codes, dates)
         values = (
             (0x00100010, b"PN", pseudonym),
             (PATIENT_ID, b"LO", pseudonym),
             (0x00120062, b"CS", b"YES"),
-            (METHOD_CODES, b"SQ", code_items(codes, encoding)),
+            (METHOD_CODES, b"SQ", code_items(record.codes_with(codes, dates), encoding)),
             (DATES_MODIFIED, b"CS", record.dates_with(dates).encode("ascii")),
         )
         elements: dict[int, Written] = {tag: encoding.element(tag, vr, value) for tag, vr, value in values}

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Final
 
@@ -63,7 +63,7 @@ def examine(opened: Part10, facts: Facts, replaced: bool = False) -> Payload:
     if replaced or not kinds:
         return Payload(dropped=tables)
     (tag,) = kinds
-    pixels, compressed = facts.bulk[tag], UID(opened.transfer_syntax).is_encapsulated
+    pixels, compressed = facts.bulk[tag], _is_compressed(opened.transfer_syntax)
     if pixels.vr not in _VRS[tag] or (pixels.length == UNDEFINED) is not compressed:
         raise Withheld("pixel_layout")
     if not compressed:
@@ -71,6 +71,11 @@ def examine(opened: Part10, facts: Facts, replaced: bool = False) -> Payload:
     if tag != PIXEL_DATA or pixels.vr == b"UN" or opened.encoding is not EXPLICIT_LE:
         raise Withheld("pixel_layout")
     return _encapsulated(opened, facts, pixels, tables)
+
+
+@cache
+def _is_compressed(transfer_syntax: str) -> bool:
+    return UID(transfer_syntax).is_encapsulated
 
 
 def patched(data: memoryview, pos: int, end: int, patches: Sequence[Patch]) -> Iterator[memoryview | bytes]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from mdm_deid.encoding.charset import Charset
@@ -47,11 +48,11 @@ class Record:
     methods: tuple[str, ...] = ()
     charset: Charset = field(default_factory=Charset)
 
-    def codes_with(self, ours: Iterable[str], dates: str) -> list[str]:
+    def codes_with(self, ours: Iterable[str], dates: str) -> tuple[str, ...]:
         """Return the codes after our step, in order: ours, earlier cleaning, and of what happened to dates only what is true in sum."""
         codes = (self.codes & _LASTING) | set(ours) - set(_DATE_CODES.values())
         code = _DATE_CODES.get(self.dates_with(dates))
-        return sorted(codes | {code} if code else codes)
+        return tuple(sorted(codes | {code} if code else codes))
 
     def dates_with(self, ours: str) -> str:
         """Return what has happened to dates in all steps together: the strongest."""
@@ -122,7 +123,8 @@ def _codes(data: memoryview, sequence: Element, encoding: Encoding) -> Iterator[
             yield code
 
 
-def code_items(codes: Iterable[str], encoding: Encoding) -> bytes:
+@lru_cache(64)
+def code_items(codes: tuple[str, ...], encoding: Encoding) -> bytes:
     """Return the value of De-identification Method Code Sequence."""
     return b"".join(
         encoding.item(
