@@ -85,7 +85,7 @@ def killed_while(site: Site, folder: Path, **change: Any) -> None:
     site.stop()
     with process(site, folder) as running, psycopg.connect(site.conninfo) as blocking:
         client = site.client("loader")
-        eventually(lambda: client.rows('SELECT COUNT(*) FROM "/images"'), [(30,)])
+        eventually(lambda: client.rows('SELECT COUNT(*) FROM "/images"'), wanted=[(30,)], ignored=(Failed,))
         blocking.execute("LOCK TABLE entry IN ACCESS EXCLUSIVE MODE")
 
         def ask() -> None:
@@ -94,7 +94,7 @@ def killed_while(site: Site, folder: Path, **change: Any) -> None:
 
         asking = threading.Thread(target=ask)
         asking.start()
-        eventually(lambda: waiting(site) > 0)
+        eventually(lambda: waiting(site) > 0, ignored=(Failed,))
         running.kill()
         running.wait()
         asking.join(20)
@@ -115,7 +115,7 @@ def test_a_constraint_is_ended_where_it_holds_and_taken_back_where_it_does_not(s
         killed_while(site, tmp_path, change_attribute=pb.AttributeChange(name=name + suffix, **change))
         assert left(site)[0] == 1
         site.start()
-        eventually(lambda: left(site), (0, 0))
+        eventually(lambda: left(site), wanted=(0, 0), ignored=(Failed,))
     loader = site.client("loader")
     refused = pb.Entry(key="x", values={f"good{suffix}": wrong.values[f"good{suffix}"]})
     allowed = pb.Entry(key="y", values={"good": pb.Value(text="new"), f"bad{suffix}": wrong.values[f"bad{suffix}"]})
@@ -129,18 +129,18 @@ def test_a_check_is_ended_or_taken_back(site, tmp_path):
     for name, condition in (("fine", "good LIKE 'g%'"), ("broken", "bad <> 'same'")):
         killed_while(site, tmp_path, add_check=pb.Check(name=name, condition=condition))
         site.start()
-        eventually(lambda: left(site), (0, 0))
+        eventually(lambda: left(site), wanted=(0, 0), ignored=(Failed,))
     assert [check.name for check in site.client("loader").describe("/images").checks] == ["fine"]
 
 
 def test_an_index_is_built_to_its_end_and_what_was_removed_is_erased(site, tmp_path):
     killed_while(site, tmp_path, change_attribute=pb.AttributeChange(name="good", indexed=True))
     site.start()
-    eventually(lambda: left(site), (0, 0))
+    eventually(lambda: left(site), wanted=(0, 0), ignored=(Failed,))
     killed_while(site, tmp_path, remove_attribute="bad")
     assert left(site) == (0, 1)
     site.start()
-    eventually(lambda: left(site), (0, 0))
+    eventually(lambda: left(site), wanted=(0, 0), ignored=(Failed,))
     assert site.client("loader").rows("""SELECT entry FROM "/images" WHERE good = 'g7'""") == [("7",)]
     with psycopg.connect(site.conninfo) as connection:
         stored = {slot for (slot,) in connection.execute("SELECT DISTINCT jsonb_object_keys(attributes) FROM entry")}
@@ -158,4 +158,4 @@ def test_what_another_process_is_at_is_left_to_it(site):
         time.sleep(1.5)  # long enough for the other process to take it over, if it would
         assert left(site)[0] != 0
         other.execute("SELECT pg_advisory_unlock_all()")
-    eventually(lambda: left(site)[0], 0)
+    eventually(lambda: left(site)[0], wanted=0, ignored=(Failed,))
