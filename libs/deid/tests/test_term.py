@@ -108,9 +108,7 @@ def test_the_maker_of_a_device_stays_whoever_is_called_like_it(
     assert anonymous.PatientName != patient.decode()
 
 
-def test_the_maker_and_private_creators_that_stay_do_so_beside_a_patient_of_their_name(
-    research: Deidentifier, explicit: Any
-) -> None:
+def test_the_maker_and_private_creators_that_stay_do_so_beside_a_patient_of_their_name(research: Deidentifier, explicit: Any) -> None:
     check = CheckedDeidentifier(research, Profile.shipped("research"))
     elements = {
         MAKER: explicit.element(MAKER, "LO", b"Philips Medical Systems"),

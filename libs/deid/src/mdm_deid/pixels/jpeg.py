@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from mdm_deid.pixels.patch import Patch, Unreadable, after_the_end, blank, comment, demand, refuse_text, uint
+from mdm_deid.pixels.patch import Patch, Unreadable, after_the_end, blank, comment, demand, refuse_sentence, refuse_text, uint
 
 _START: Final = b"\xff\xd8"
 _EOI, _SOS, _DNL = 0xD9, 0xDA, 0xDC
@@ -122,6 +122,7 @@ class _Frame:
             demand(wide <= 1 and table < _MOST_COMPONENTS and last <= end)
             content = bytes(self._data[pos + 1 : last])
             demand(self._waiting.setdefault(table, content) == content)
+            refuse_sentence(content)
             self._tables.add(table)
             pos = last
 

@@ -116,9 +116,7 @@ def term_spans(
             if depth < MAX_DEPTH:
                 for item in items(data, element, encoding, depth):
                     yield from term_spans(data, item.start, item.limit, item.encoding, keeps_creator, depth + 1)
-        elif entry is not None and element.tag in entry.plain:
-            yield element.value, element.end
-        elif _reserves(data, element, keeps_creator):
+        elif (entry is not None and element.tag in entry.plain) or _reserves(data, element, keeps_creator):
             yield element.value, element.end
         elif element.tag in _terms():
             yield from _parts(data, element)
