@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
 from mdm_deid.check.self_check import CheckedDeidentifier
-from mdm_deid.rules.date import NOT_MOVED, read_date, shifted
+from mdm_deid.rules.date import NOT_MOVED, possible_digits, read_date, shifted
 from mdm_dicom_srm.register.rules import attribute
 from mdm_dicom_srm.register.rules.port import Attribute
 
@@ -21,11 +21,13 @@ FULL_DATES = frozenset({"retain_longitudinal_full_dates"})
 DATES = [
     *("20210317", "20210317 ", "20210317\0", " 20210317", "2021-03-17", "2021/03/17", "2021.03.17", "2021 03 17", "2021-3-17"),
     *("20210317101530", "20210317101530.5+0100", "2021-03-17T10:15:30", "2021-03-17 10:15:30", "2021-03-17T10:15:30Z", "20210317 101530"),
-    *("17/03/2021", "03/17/2021", "17.03.2021", "17-Mar-2021", "17 MARCH 2021", "Mar 17, 2021"),
+    *("17/03/2021", "03/17/2021", "17.03.2021", "17-Mar-2021", "17 MARCH 2021", "Mar 17, 2021", "17MAR2021"),
+    *("2021:03:17", "2021:03:17 10:15:30"),
 ]
 NO_DATES = [
     *("00000000", "20210000", "20210230", "20211301", "2021", "202103", "210317", "17.03.21", "03/04/2021", "unknown", "2021-03/17"),
     *("20210317-20210401", "2021-03-17-2021-04-01", "20210317-", "0", "2021-13-01", "20210317x", "2021-03-17T", "99999999", "----"),
+    *("2021:13:17", "20:21:03", "2021:03:17:10"),
     *("17/03/2021/1", "1" * 3000, "20210317" * 5000, "\xb2021\xb3\xb17", "٢٠٢١٠٣١٧", "20210317 Zorgvliet", "\\", "  "),
 ]
 TIMES = {
@@ -168,6 +170,23 @@ def test_a_birth_date_is_looked_for_as_it_is_usually_written(research: Deidentif
     assert "1961" not in output.get("ManufacturerModelName", "")
     check = CheckedDeidentifier(research, Profile.shipped("research"))
     assert 0x00100030 in check.leaks(file, [explicit.file({0x00081090: explicit.element(0x00081090, "LO", b"Model 19610317")})])
+
+
+@pytest.mark.parametrize("written", [b"03/02/1961", b"3.2.61", b"03-02-61", b"610203", b"03/02/1961 12:00"])
+@pytest.mark.parametrize("elsewhere", [b"Model 19610203", b"Model 03.02.1961", b"Model 2/3/1961"])
+def test_a_birth_date_that_may_mean_two_days_is_looked_for_as_either(
+    basic: Deidentifier, explicit: Any, written: bytes, elsewhere: bytes
+) -> None:
+    elements = {0x00100030: explicit.element(0x00100030, "DA", written), 0x00081090: explicit.element(0x00081090, "LO", elsewhere)}
+    output = pydicom.dcmread(io.BytesIO(b"".join(basic.deidentify(explicit.file(elements)).data or [])))
+    assert "61" not in output.get("ManufacturerModelName", "")
+
+
+def test_the_readings_of_a_date() -> None:
+    assert possible_digits(b"1961-02-03") == (b"19610203",)
+    assert possible_digits(b"03/02/1961") == (b"19610203", b"19610302")
+    assert possible_digits(b"31.12.61") == (b"19611231", b"20611231")
+    assert [possible_digits(value) for value in (b"00/00/1961", b"1961", b"unknown", b"1" * 9)] == [()] * 4
 
 
 def test_the_sensitive_collection_has_the_birth_date_that_the_header_means() -> None:

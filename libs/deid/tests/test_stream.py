@@ -128,6 +128,27 @@ def plain_jpeg() -> list[tuple[int, bytes]]:
     return list(jpeg_parts(buffer.getvalue()))
 
 
+def written_over_quantization(frame: bytes, text: bytes) -> bytes:
+    """Return a frame with a text in the quantization table that its one component uses."""
+    start = frame.index(b"\xff\xdb") + 5
+    assert len(text) <= 64
+    return frame[:start] + text + frame[start + len(text) :]
+
+
+def written_over_scan(frame: bytes, at: int) -> bytes:
+    """Return a frame with a letter at a place in the header of its scan, behind the number of components."""
+    start = frame.index(b"\xff\xda") + 4 + at
+    return frame[:start] + b"W" + frame[start + 1 :]
+
+
+@pytest.mark.parametrize("quality", range(1, 100, 3))
+def test_usual_quantization_tables_are_no_text(unjudged: Deidentifier, quality: int) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (COLUMNS, ROWS), (77, 20, 3)).save(buffer, "JPEG", quality=quality)
+    result = unjudged.deidentify(one_frame(JPEG, buffer.getvalue(), 3))
+    assert result.outcome is Outcome.RELEASED, result.reason
+
+
 @pytest.mark.parametrize("fill", [b"\xff", b"\xff" * 3])
 @pytest.mark.parametrize("marker", [0xE1, 0xFE, 0xE0, 0xED])
 def test_fill_bytes_before_a_marker_hide_nothing(unjudged: Deidentifier, fill: bytes, marker: int) -> None:
@@ -152,6 +173,8 @@ def test_fill_bytes_before_a_marker_hide_nothing(unjudged: Deidentifier, fill: b
         (JPEG, lambda frame: frame[:2] + segment(0xF3, TEXT) + frame[2:], "unreadable_frame"),
         (JPEG, lambda frame: frame[:-2] + TEXT + frame[-2:], "unreadable_frame"),
         (JPEG, lambda frame: frame[:2] + segment(0xDB, b"\3" + (TEXT * 2)[:64]) + frame[2:], "unreadable_frame"),
+        (JPEG, lambda frame: written_over_quantization(frame, TEXT), "unreadable_frame"),
+        *((JPEG, lambda frame, at=at: written_over_scan(frame, at), "unreadable_frame") for at in range(1, 6)),
         (JPEG, lambda _: b"\xff\xd8" + segment(0xFE, b"Kakadu") + b"\xff\xd9", "unreadable_frame"),
         (JPEG_2000, lambda frame: frame, "unreadable_frame"),
         ("1.2.840.10008.1.2.4.100", lambda frame: frame, "unchecked_stream"),

@@ -85,6 +85,52 @@ def test_a_patient_called_like_a_term_takes_none_away_and_is_no_alarm(checked: C
         assert (item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning) == ("69536005", "SCT", "Head")
 
 
+MAKER, CREATOR = 0x00080070, 0x20010010
+
+
+@pytest.mark.parametrize(
+    ("maker", "patient"),
+    [
+        (b"Philips", b"Philips^Quirine"),
+        (b"GE MEDICAL SYSTEMS", b"Phantom^Medical"),
+        (b"SIEMENS", b"Rontgen^Siemens"),
+        (b"Canon Medical Systems", b"Canon"),
+        (b"Hologic, Inc.", b"Hologic"),
+    ],
+)
+def test_the_maker_of_a_device_stays_whoever_is_called_like_it(
+    checked: CheckedDeidentifier, builder: Any, maker: bytes, patient: bytes
+) -> None:
+    elements = {MAKER: builder.element(MAKER, "LO", maker), CREATOR: builder.element(CREATOR, "LO", b"Philips Imaging DD 001")}
+    elements[0x20011003] = builder.element(0x20011003, "FL", bytes(4))
+    anonymous = released(checked.deidentify(builder.file(image(builder, patient) | elements)))
+    assert anonymous.get("Manufacturer") in (maker.decode(), "", None)
+    assert anonymous.PatientName != patient.decode()
+
+
+def test_the_maker_and_private_creators_that_stay_do_so_beside_a_patient_of_their_name(research: Deidentifier, explicit: Any) -> None:
+    check = CheckedDeidentifier(research, Profile.shipped("research"))
+    elements = {
+        MAKER: explicit.element(MAKER, "LO", b"Philips Medical Systems"),
+        CREATOR: explicit.element(CREATOR, "LO", b"Philips Imaging DD 001"),
+        0x20011003: explicit.element(0x20011003, "FL", b"\0\0\x7a\x44"),
+    }
+    anonymous = released(check.deidentify(explicit.file(image(explicit, b"Philips^Quirine") | elements)))
+    assert anonymous.Manufacturer == "Philips Medical Systems"
+    assert anonymous[0x20011003].value == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [(MAKER, b"Philips Quirine"), (0x00081090, b"Philips"), (0x20010011, b"Philips Quirine"), (0x20010011, b"Philips Other 1")],
+)
+def test_the_self_check_finds_a_maker_s_name_where_it_names_no_maker(explicit: Any, tag: int, value: bytes) -> None:
+    check = CheckedDeidentifier(None, Profile.shipped("research"))  # type: ignore[arg-type]
+    original = explicit.file(image(explicit, b"Philips"))
+    leaking = explicit.file(image(explicit, b"P0000000000000000") | {tag: explicit.element(tag, "LO", value)})
+    assert NAME in check.leaks(original, [leaking])
+
+
 def test_a_code_of_the_standard_says_it_in_the_standards_words_where_its_own_would_go(research: Deidentifier, explicit: Any) -> None:
     codes = explicit.element(ANATOMY, "SQ", coded(explicit, b"T-D1100", b"SRT", b"Head of Quirine Zorgvliet"))
     file = explicit.file(image(explicit, b"Zorgvliet^Quirine", x00082218=codes))

@@ -307,6 +307,17 @@ def test_names_are_found_in_every_character_set(
     assert read(research.deidentify(builder.file(elements))).get("StudyDescription") == left
 
 
+@pytest.mark.parametrize("damaged", ["M?ller", "Mller", "M_ller", "M\ufffdller", "M\u00c3\u00bcller", "M\u00fcller", "Mueller", "Muller"])
+def test_a_name_whose_accents_were_lost_is_found_in_what_stays(basic: Deidentifier, explicit: Any, damaged: str) -> None:
+    elements = {
+        0x00080005: explicit.element(0x00080005, "CS", b"ISO_IR 192"),
+        0x00081090: explicit.element(0x00081090, "LO", f"Scan {damaged}".encode()),
+        0x00100010: explicit.element(0x00100010, "PN", "M\u00fcller^J\u00f6rg".encode()),
+    }
+    output = pydicom.dcmread(io.BytesIO(b"".join(basic.deidentify(explicit.file(elements)).data or [])))
+    assert "ller" not in output.ManufacturerModelName
+
+
 def test_names_are_learnt_from_what_is_removed_at_any_depth(builder: Any, research: Deidentifier) -> None:
     original = builder.item(builder.element(0x00100010, "PN", b"Formerly^Known"))
     modified = builder.element(0x04000550, "SQ", original)

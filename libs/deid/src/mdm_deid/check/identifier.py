@@ -26,7 +26,7 @@ from mdm_deid.encoding.codec import (
 )
 from mdm_deid.encoding.part10 import Part10, envelope_end
 from mdm_deid.outcome import Malformed
-from mdm_deid.rules.date import date_digits
+from mdm_deid.rules.date import possible_digits
 from mdm_deid.rules.facts import CHARACTER_SET
 from mdm_deid.rules.profile import Action, Profile
 from mdm_deid.rules.table import Row, load_rows
@@ -165,7 +165,7 @@ class NeedleCase:
             self._uid_values(needles, tag, raw)
         elif vr in _TEXT_VRS:
             if vr in (b"DA", b"DT"):
-                raw = b"\\".join({part: None for value in raw.split(b"\\") for part in (value, date_digits(value))})
+                raw = b"\\".join({part: None for value in raw.split(b"\\") for part in (value, *possible_digits(value))})
             row = _rows().get(tag)
             if row is None or self._may_stay(row, vr) or any(edit.names(tag) for edit in self._staying):
                 needles.honest.append(raw.lower())

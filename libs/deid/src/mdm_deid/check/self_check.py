@@ -1,7 +1,7 @@
 """The self-check: reads a released file again and looks for every identifying value of the original in all its bytes."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -13,6 +13,7 @@ from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result
 from mdm_deid.rules.facts import METHOD, METHOD_CODES
 from mdm_deid.rules.patient import Patient
+from mdm_deid.rules.private import PrivateAttributes
 from mdm_deid.rules.profile import Profile
 from mdm_deid.text.term import term_spans
 
@@ -33,6 +34,8 @@ _DATE_TIME: Final = 14
 # In place of what is not searched: no word's character, and none that stands between the bytes of wide ones.
 _JOINS_NOTHING: Final = b"\n"
 _CHUNK, _OVERLAP = 4 << 20, 4096
+# Returns whether a private creator (group, creator) stays; None if terms are searched as well.
+_Terms = Callable[[int, str], bool] | None
 # A search reads at most so many bytes, or the file so many times.
 _LONGEST_SEARCH, _SEARCHES = 8 << 30, 64
 
@@ -51,6 +54,7 @@ class CheckedDeidentifier:
     def __init__(self, deidentifier: Deidentifies, profile: Profile) -> None:
         self._deidentifier = deidentifier
         self._case = NeedleCase(profile)
+        self._keeps_creator = PrivateAttributes(profile).keeps_creator
 
     def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
         """De-identify a file; QUARANTINED with reason `self_check` if the check finds anything. Never raises for bad input."""
@@ -74,7 +78,7 @@ class CheckedDeidentifier:
             pixel_bytes = needles.pixel_bytes if same_pixels else 0
             found = frozenset(_Search(needles, released, pixel_bytes).found())
             # A patient may be called like a term (Chest, Axial): a second search leaves out what the standard itself says.
-            return found and frozenset(_Search(needles, released, pixel_bytes, without_terms=True).found())
+            return found and frozenset(_Search(needles, released, pixel_bytes, self._keeps_creator).found())
         except (Malformed, _SearchTooLong):
             return frozenset({0})
 
@@ -86,10 +90,10 @@ class _SearchTooLong(Exception):
 class _Search:
     """One search. A value is looked for in full only if all its words occur, so that the work grows with the file, not its square."""
 
-    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview], pixel_bytes: int = 0, without_terms: bool = False) -> None:
-        """Prepare; `without_terms`: values that the standard lists for the attribute they stand in are not searched."""
+    def __init__(self, needles: Needles, released: Sequence[bytes | memoryview], pixel_bytes: int = 0, terms: _Terms = None) -> None:
+        """Prepare; with `terms` values that the standard lists for the attribute they stand in are not searched, nor creators that stay."""
         self._needles = needles
-        text, self._pixels = _parted(released, pixel_bytes, without_terms)
+        text, self._pixels = _parted(released, pixel_bytes, terms)
         self._text = text.lower()
         # Without its zeros, text of two bytes a character reads as one byte a character. So does an element number before a VR:
         # (0020,0052) UI ends in RUI. Short values are therefore looked for only in what is wide throughout.
@@ -140,10 +144,10 @@ class _Search:
         return value in text
 
 
-def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int, without_terms: bool) -> tuple[bytes, list[bytes | memoryview]]:
+def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int, terms: _Terms) -> tuple[bytes, list[bytes | memoryview]]:
     """Return the text to search, and the pixel data, which are the last `pixel_bytes`, or where the data set has them if that is 0.
 
-    The text is the file up to its pixel data, inflated if need be, without our own values, and on request without terms.
+    The text is the file up to its pixel data, inflated if need be, without our own values, and with `terms` without those.
 
     Raises:
         Malformed: what was released cannot be read.
@@ -151,15 +155,15 @@ def _parted(released: Sequence[bytes | memoryview], pixel_bytes: int, without_te
     header, pixels = _cut(released, pixel_bytes)
     opened = open_part10(header)
     data, encoding = opened.data, opened.encoding
-    text = bytearray(data) if without_terms else data
+    text = bytearray(data) if terms else data
     kept, run, pos = [bytes(header[: opened.start])], opened.start, opened.start
     while pos < len(data):
         head = encoding.header(data, pos, len(data))
         if head[0] >= _PIXEL_GROUP and pixels:
             break
         end = skip(data, head, len(data), encoding)
-        if without_terms and head[0] < _PIXEL_GROUP:
-            for start, stop in term_spans(data, pos, end, encoding):
+        if terms and head[0] < _PIXEL_GROUP:
+            for start, stop in term_spans(data, pos, end, encoding, terms):
                 text[start:stop] = _JOINS_NOTHING * (stop - start)
         if head[0] in _OURS or head[0] == PIXEL_DATA:
             kept.append(bytes(text[run:pos]))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from mdm_deid.pixels.patch import Patch, Unreadable, after_the_end, blank, comment, demand, refuse_text, uint
+from mdm_deid.pixels.patch import Patch, Unreadable, after_the_end, blank, comment, demand, refuse_sentence, refuse_text, uint
 
 _START: Final = b"\xff\xd8"
 _EOI, _SOS, _DNL = 0xD9, 0xDA, 0xDC
@@ -18,6 +18,7 @@ _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB})
 _MARKER: Final = re.compile(rb"\xff[^\0]")
 _MARKER_LS: Final = re.compile(rb"\xff[\x80-\xff]")
 _MOST_COMPONENTS: Final = 4
+_COEFFICIENTS: Final = 64
 _LONGEST_DIFFERENCE: Final = 16
 _JFIF_LENGTH, _ADOBE_LENGTH = 14, 12
 # T.84 F.2: version, profile, components; height and width; colour space, depth, compression; unit and two resolutions.
@@ -55,6 +56,7 @@ class _Frame:
         self._framed = self._scanned = False
         # Quantization tables: those a component names, all that there are, and what each has been since the last scan.
         self._named: set[int] = set()
+        self._components: set[int] = set()
         self._tables: set[int] = set()
         self._waiting: dict[int, bytes] = {}
 
@@ -98,8 +100,7 @@ class _Frame:
         elif code == _DQT:
             self._quantization(start, end)
         elif code == _SOS:
-            count = uint(self._data, start, 1, end)
-            demand(self._framed and 0 < count <= _MOST_COMPONENTS and end - start == 4 + 2 * count)
+            self._scan_header(bytes(self._data[start:end]))
         elif code in _TABLES:
             _TABLES[code](self._data, start, end)
         else:
@@ -109,10 +110,26 @@ class _Frame:
         count = uint(self._data, start + 5, 1, end)
         demand(not self._framed and 0 < count <= _MOST_COMPONENTS and end - start == 6 + 3 * count)
         self._framed, self._ls = True, code == _SOF_LS
+        self._components = set(self._data[start + 6 : end : 3])
         self._named = set(self._data[start + 8 : end : 3])
         # Sampling factors of 1 to 4 each, four tables.
         demand(all(1 <= byte >> 4 <= 4 and 1 <= byte & 15 <= 4 for byte in self._data[start + 7 : end : 3]))
         demand(self._named <= set(range(_MOST_COMPONENTS)))
+
+    def _scan_header(self, content: bytes) -> None:
+        """Check the header of a scan (T.81 B.2.3, T.87 C.2.3): its components are the frame's, tables and parameters in their ranges."""
+        count = content[0] if content else 0
+        demand(self._framed and 0 < count <= _MOST_COMPONENTS and len(content) == 4 + 2 * count)
+        demand(self._components.issuperset(content[1:-3:2]))
+        tables, (first, last, approximation) = content[2:-3:2], content[-3:]
+        if self._ls:
+            # No mapping tables; any difference may be lost; three ways to interleave.
+            demand(not any(tables) and last <= 2)
+        else:
+            demand(all(table >> 4 < 4 and table & 15 < 4 for table in tables) and max(first, last) < _COEFFICIENTS)
+        # A scan refines another by one bit (T.81 G.1.1.1.2), or is the first.
+        high, low = divmod(approximation, 16)
+        demand(high in (0, low + 1))
 
     def _quantization(self, pos: int, end: int) -> None:
         """Check quantization tables; one that nothing uses, or that another one replaces unused, may hold anything."""
@@ -122,6 +139,7 @@ class _Frame:
             demand(wide <= 1 and table < _MOST_COMPONENTS and last <= end)
             content = bytes(self._data[pos + 1 : last])
             demand(self._waiting.setdefault(table, content) == content)
+            refuse_sentence(content)
             self._tables.add(table)
             pos = last
 

@@ -37,6 +37,8 @@ _LETTER: Final = re.compile(rb"[A-Za-z]")
 # In coded data every byte is about as likely as another: so many printable ones in a row come once in 10^10 places.
 _LONGEST_BY_CHANCE: Final = 24
 _FEWEST_LETTERS: Final = 6
+# What names and texts are made of; of the tables that encoders write, in any quality, none has so many in a row.
+_SENTENCE: Final = re.compile(rb"[A-Za-z0-9 ^=,.'-]{24,}")
 _PRINTABLE: Final = bytes(ord("p") if 0x20 <= byte < 0x7F else 0 for byte in range(256))
 _RUN: Final = b"p" * _LONGEST_BY_CHANCE
 _BLOCK: Final = 1 << 20
@@ -74,6 +76,17 @@ def refuse_text(data: memoryview, start: int, end: int) -> None:
             if len(set(_LETTER.findall(block[at:stop]))) >= _FEWEST_LETTERS:
                 raise Unreadable
             at = shape.find(_RUN, stop)
+
+
+def refuse_sentence(content: bytes) -> None:
+    """Refuse a table of numbers that reads as text, even with a zero before each letter; the usual ones are printable in part.
+
+    Raises:
+        Unreadable: it does.
+    """
+    for text in (content, content[::2], content[1::2]):
+        if any(len(set(_LETTER.findall(run))) >= _FEWEST_LETTERS for run in _SENTENCE.findall(text)):
+            raise Unreadable
 
 
 def demand(holds: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from mdm_deid.encoding.charset import Charset
 from mdm_deid.encoding.codec import Encoding
-from mdm_deid.rules.date import date_digits
+from mdm_deid.rules.date import possible_digits
 from mdm_deid.rules.operation import Kind, Op
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.replacement import Replacements
@@ -29,7 +29,7 @@ class Learnt:
         if 0 < len(value) <= _LONGEST:
             learnt = bytes(value).strip(b" \0")
             if vr in (b"DA", b"DT"):
-                learnt = b"\\".join(date_digits(part) or part[:10] for part in learnt.split(b"\\"))
+                learnt = b"\\".join(day for part in learnt.split(b"\\") for day in possible_digits(part) or (part[:10],))
             self._values.add((vr, learnt, charset))
 
     def cleaner(self, profile: Profile) -> Cleaner:

@@ -13,16 +13,20 @@ _MONTH: Final = (
     rb"|dec(?:ember)?)"
 )
 _COMPACT: Final = re.compile(rb"(\d{4})(\d\d)(\d\d)")
-_YEAR_FIRST: Final = re.compile(rb"(\d{4})(?P<mark>[-./ ])(\d{1,2})(?P=mark)(\d{1,2})")
+_YEAR_FIRST: Final = re.compile(rb"(\d{4})(?P<mark>[-./: ])(\d{1,2})(?P=mark)(\d{1,2})")
 _YEAR_LAST: Final = re.compile(rb"(\d{1,2})(?P<mark>[-./ ])(\d{1,2})(?P=mark)(\d{4})")
-_DAY_OF_MONTH: Final = re.compile(rb"(\d{1,2})[-. /]{1,2}" + _MONTH + rb"[-. /,]{1,2}(\d{4})", re.IGNORECASE)
+_DAY_OF_MONTH: Final = re.compile(rb"(\d{1,2})[-. /]{0,2}" + _MONTH + rb"[-. /,]{0,2}(\d{4})", re.IGNORECASE)
 _MONTH_AND_DAY: Final = re.compile(_MONTH + rb"[-. /]{1,2}(\d{1,2})[-. /,]{1,2}(\d{4})", re.IGNORECASE)
 _CLOCK: Final = re.compile(rb"(\d\d)(?:(\d\d)(?:(\d\d)(?:[.,](\d{0,6})\d*)?)?)?|(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d{0,6})\d*)?)?")
 _ZONE: Final = re.compile(rb"Z|([-+])(\d\d):?(00|15|30|45)")
 _PARTIAL: Final = re.compile(rb"(\d{4})(?:-?(\d\d))?(?P<zone>[-+]\d{4})?")
+# Without a mark too; a year of two digits may come first or last.
+_UNCERTAIN: Final = re.compile(rb"(\d{1,2})(?P<mark>[-./ ])(\d{1,2})(?P=mark)(\d{4}|\d\d)(?!\d)|(\d\d)(\d\d)(\d\d)(?!\d)")
+_CENTURIES: Final = (b"19", b"20")
 # A date, and after it a time of day and an offset from UTC, set apart as in ISO 8601 or not at all.
 _DATE_TIME: Final = re.compile(
-    rb"(?P<date>\d{8}|[^:T]*?\d{4}(?:[-./ ]\d{1,2}){2}|[^:T]*\d{4})(?:(?P<mark>[T ]?)(?P<clock>\d[\d:.,]*))? ?(?P<zone>Z|[-+]\d\d:?\d\d)?"
+    rb"(?P<date>\d{8}|\d{4}:\d\d:\d\d(?= )|[^:T]*?\d{4}(?:[-./ ]\d{1,2}){2}|[^:T]*\d{4})"
+    rb"(?:(?P<mark>[T ]?)(?P<clock>\d[\d:.,]*))? ?(?P<zone>Z|[-+]\d\d:?\d\d)?"
 )
 _LATEST_ZONE: Final = 14
 # No writing of a date-time is longer; what is takes time to match.
@@ -53,7 +57,7 @@ def _text(value: bytes) -> bytes:
 def read_date(value: bytes) -> date | None:
     """Return the date that one value of VR DA means, None where it means none or could mean two.
 
-    Beside DA and the ACR-NEMA form: years of four digits first, as in ISO 8601; last with the month's English name, or if day and
+    Beside DA and the ACR-NEMA form: years of four digits first, as in ISO 8601 and Exif; last with the month's English name, or if day and
     month cannot be exchanged (`17/03/2021`); and a date-time's date.
     """
     return _date(_text(value))
@@ -64,6 +68,24 @@ def date_digits(value: bytes) -> bytes:
     """Return the date that one value of VR DA or DT means as `YYYYMMDD`; nothing where `read_date` returns none."""
     day = read_date(value)
     return b"" if day is None else _written(day)
+
+
+@lru_cache(1024)
+def possible_digits(value: bytes) -> tuple[bytes, ...]:
+    """Return every date that one value of VR DA or DT may mean as `YYYYMMDD`: one if it can be read, else each of its readings."""
+    if certain := date_digits(value):
+        return (certain,)
+    match = _UNCERTAIN.match(_text(value))
+    if match is None:
+        return ()
+    first, second, third = (part for part in match.group(1, 3, 4, 5, 6, 7) if part is not None)
+    if len(third) == len("YYYY"):
+        orders = [(third, second, first), (third, first, second)]
+    else:
+        short = [(third, second, first), (third, first, second), (first, second, third)]
+        orders = [(century + year.rjust(2, b"0"), month, day) for century in _CENTURIES for year, month, day in short]
+    days = dict.fromkeys(_day(*order) for order in orders)
+    return tuple(_written(day) for day in days if day is not None)
 
 
 @lru_cache(1024)

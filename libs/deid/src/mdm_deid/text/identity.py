@@ -130,6 +130,7 @@ def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:
     for writing in value.split("="):
         written = _LETTERS.findall(unicodedata.normalize("NFC", writing))
         names.update(fold(part.lower().translate(_EXPANDED)) for part in written if not part.isascii())
+        names.update(form for part in written if not part.isascii() for form in _damaged(part))
         parts = [part for part in map(fold, written) if part]
         words = [part for part in parts if part not in PARTICLES and (len(part) > 1 or not part.isascii())]
         if not words:
@@ -147,6 +148,14 @@ def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:
             letters = "".join(part[0] for part in parts)
             initials.update((letters, letters[1:] + letters[0], letters[0] + letters[1], letters[1] + letters[0]))
     return learnt
+
+
+def _damaged(part: str) -> set[str]:
+    """Return a name as systems write it that lose its accents, or read UTF-8 as Latin-1; separators, `M?ller`, are left out anyway."""
+    lost = "".join(character for character in part if character.isascii())
+    misread = part.encode("utf-8").decode("latin-1")
+    forms = {fold(lost), "".join(map(fold, _WORD.findall(misread)))}
+    return {form for form in forms if len(lost) >= SUBSTRING and form not in COMMON}
 
 
 def _spellings(word: str) -> set[str]:

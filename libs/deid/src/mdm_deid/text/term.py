@@ -1,7 +1,7 @@
-"""What the standard itself lets an attribute say (PS3.3 and PS3.16): such a value names nobody, but only in that attribute."""
+"""What the standard itself lets an attribute say (PS3.3 and PS3.16), and who makes devices: names nobody, but only in that attribute."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, Final, NamedTuple
@@ -13,6 +13,9 @@ CODE_VALUE: Final = 0x00080100
 CODING_SCHEME: Final = 0x00080102
 CODE_MEANING: Final = 0x00080104
 CODED_ENTRY: Final = frozenset((CODE_VALUE, CODING_SCHEME, CODE_MEANING))
+_MANUFACTURER: Final = 0x00080070
+# Elements of an odd group that reserve blocks (PS3.5 7.8.1).
+_CREATORS: Final = range(0x10, 0x100)
 _PADDING: Final = b" \0"
 # Some meanings have these between their words, so that browsers may break the line there.
 _INVISIBLE: Final = {0x200B: None}
@@ -22,14 +25,18 @@ _HIERARCHY: Final = re.compile(r" \([a-z /]+\)$")
 
 @cache
 def _terms() -> dict[int, frozenset[bytes]]:
-    """Return tag -> defined terms and enumerated values (data/terms.tsv)."""
-    text = (resources.files("mdm_deid") / "data" / "terms.tsv").read_bytes()
-    rows = (line.split(b"\t") for line in text.splitlines() if not line.startswith(b"#"))
-    return {int(tag, 16): frozenset(terms) for tag, *terms in rows}
+    """Return tag -> defined terms and enumerated values (data/terms.tsv), and of Manufacturer the makers (data/makers.txt)."""
+    rows = (line.split(b"\t") for line in _lines("terms.tsv"))
+    return {int(tag, 16): frozenset(terms) for tag, *terms in rows} | {_MANUFACTURER: frozenset(_lines("makers.txt"))}
+
+
+def _lines(name: str) -> list[bytes]:
+    text = (resources.files("mdm_deid") / "data" / name).read_bytes()
+    return [line for line in text.splitlines() if not line.startswith(b"#")]
 
 
 def is_term(tag: int, value: bytes) -> bool:
-    """Return whether one value, blanks and nulls around it left out, is a term that the standard lists for this attribute."""
+    """Return whether one value, blanks and nulls around it left out, is a term of this attribute, or a maker in Manufacturer."""
     return value.strip(_PADDING) in _terms().get(tag, ())
 
 
@@ -93,8 +100,12 @@ def coded_entry(data: memoryview, pos: int, limit: int, encoding: Encoding) -> C
     return CodedEntry(known[0], CODED_ENTRY if same else CODED_ENTRY - {CODE_MEANING})
 
 
-def term_spans(data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int = 0) -> Iterator[tuple[int, int]]:
+def term_spans(
+    data: memoryview, pos: int, limit: int, encoding: Encoding, keeps_creator: Callable[[int, str], bool], depth: int = 0
+) -> Iterator[tuple[int, int]]:
     """Yield where terms and coded entries of the standard stand, each in the attribute that they belong to, at any depth.
+
+    So too private creators for which `keeps_creator` (group, creator) holds: makers write their names into them.
 
     Raises:
         Malformed: the data set cannot be walked.
@@ -104,8 +115,8 @@ def term_spans(data: memoryview, pos: int, limit: int, encoding: Encoding, depth
         if _is_sequence(element):
             if depth < MAX_DEPTH:
                 for item in items(data, element, encoding, depth):
-                    yield from term_spans(data, item.start, item.limit, item.encoding, depth + 1)
-        elif entry is not None and element.tag in entry.plain:
+                    yield from term_spans(data, item.start, item.limit, item.encoding, keeps_creator, depth + 1)
+        elif (entry is not None and element.tag in entry.plain) or _reserves(data, element, keeps_creator):
             yield element.value, element.end
         elif element.tag in _terms():
             yield from _parts(data, element)
@@ -113,6 +124,13 @@ def term_spans(data: memoryview, pos: int, limit: int, encoding: Encoding, depth
 
 def _is_sequence(element: Element) -> bool:
     return element.vr == b"SQ" or (element.vr in (b"", b"UN") and standard_vr(element.tag) == b"SQ")
+
+
+def _reserves(data: memoryview, element: Element, keeps_creator: Callable[[int, str], bool]) -> bool:
+    group, number = element.tag >> 16, element.tag & 0xFFFF
+    if not group & 1 or number not in _CREATORS:
+        return False
+    return keeps_creator(group, bytes(data[element.value : element.end]).strip(_PADDING).decode("latin-1"))
 
 
 def _parts(data: memoryview, element: Element) -> Iterator[tuple[int, int]]:
