@@ -114,8 +114,8 @@ def of_service(topology: Topology, service: Service) -> Document:
 
 def of_client(topology: Topology, name: str) -> Document:
     """Return the client configuration of a user."""
-    connections = _connections(topology, name)
-    return {**connections, **_metadata_sites(topology, connections["metadata"])}
+    own = topology.address(BY_NAME["metadata"], name)
+    return {**_connections(topology, name), **_metadata_sites(topology, [own])}
 
 
 def _connections(topology: Topology, name: str) -> Document:
