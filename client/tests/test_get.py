@@ -175,6 +175,13 @@ def test_one_cause_is_one_line_with_a_count(grid, tmp_path):
     assert (counted["reason"], counted["count"], len(set(counted["items"]))) == ("AUTHORIZATION_FAILURE", 40, 40)
 
 
+@pytest.mark.parametrize("state", [srm_pb2.STATUS_CODE_FAILURE, srm_pb2.STATUS_CODE_FILE_LOST])
+def test_a_file_that_the_site_will_never_give_is_not_to_be_tried_again(grid, tmp_path, state):
+    grid.add(f"{STUDY}/1.dcm", b"x", states=[state])
+    result = mdm(grid.config(), "get", STUDY, "-o", str(tmp_path / "out"))
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+
+
 def test_names_that_are_not_there_and_keys_that_are_missing_are_one_line_each(grid, tmp_path):
     images = [grid.add(f"{STUDY}/{number}.dcm", b"x") for number in range(5)]
     for keystore in grid.keystores:

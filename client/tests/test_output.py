@@ -208,3 +208,10 @@ def test_a_query_over_sites_that_none_answers_names_the_site(grid):
     refused = mdm(config, "query", "--sites", "all", "DROP x")
     assert refused.stderr == "mdm: east: metadata: Only one SELECT is accepted.\n"
     assert json.loads(mdm(config, "--json", "query", "--sites", "all", "DROP x").stderr)["reason"] == "SQL_NOT_SELECT"
+
+
+def test_all_sites_of_a_configuration_without_any_says_where_they_are_named(grid):
+    refused = mdm(grid.config(), "query", "--sites", "all", "SELECT 1")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "no site to ask" in refused.stderr
+    assert "[metadata_sites]" in refused.stderr

@@ -135,6 +135,14 @@ def test_coupled_stacks_know_each_others_authority_and_who_copies_what(tmp_path)
     assert (len(catalog.trust.ca), catalog.tls.ca) == (1, first.pki / "ca.crt"), "other services have nothing to do with the other site"
 
 
+@pytest.mark.parametrize("service", SETTINGS)
+def test_every_service_of_a_coupled_stack_accepts_its_configuration(service, tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    write(a)
+    layout = write(b, name="hospital-b", others={"hospital-a": Coupling(str(a), copied_here=True)})
+    main.check(settings.load(SETTINGS[service], service, layout.config(service)))
+
+
 def test_a_coupled_stack_that_is_gone_is_left_out(tmp_path):
     layout = write(tmp_path / "a", others={"hospital-b": Coupling(str(tmp_path / "gone"), copies_us=True)})
     assert len(metadata(layout).trust.ca) == 1

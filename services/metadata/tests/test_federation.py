@@ -269,8 +269,9 @@ def test_a_site_that_gives_no_row_is_told_for_rights_may_be_missing_there(grid, 
 
 
 def test_a_collection_that_is_not_for_the_caller_at_one_site_is_named_with_the_site(grid):
-    (error,) = [json.loads(line) for line in mdm(grid, 'SELECT entry FROM "/{site}/x"', "--sites", "all").stderr.splitlines()]
-    assert error["reason"] == "COLLECTION_NOT_FOUND"
+    result = mdm(grid, 'SELECT entry FROM "/{site}/x"', "--sites", "all")
+    (error,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (result.exit_code, error["reason"]) == (3, "COLLECTION_NOT_FOUND")
     assert error["message"].startswith("east: metadata: line 1, column 19: /east/x: no such collection, or you may not read it.")
     assert error["message"].endswith("no other site answers either")
     only_east = mdm(grid, 'SELECT entry FROM "/east/images" LIMIT 3', "--sites", "all")

@@ -72,6 +72,8 @@ class PipeClosed(BaseException):
 
 def exit_code(error: "MdmError") -> int:
     """Return the exit code of a command that failed with `error`."""
+    if error.reason == "COLLECTION_NOT_FOUND":  # a query that names one is an invalid argument to the service
+        return NOT_FOUND
     return _EXIT_CODES.get(type(error).__name__, SOME_FAILED)
 
 

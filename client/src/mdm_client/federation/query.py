@@ -227,7 +227,7 @@ def query_sites(
         Invalid: no site is named, or a name is none. MdmError: no site answers.
     """
     if not sites:
-        raise Invalid("SITE_MISSING", "name at least one site, or all; they are under [metadata_sites] in the configuration")
+        raise Invalid("SITE_MISSING", "no site to ask: name at least one; `all` means those under [metadata_sites] in the configuration")
     if bad := [site for site in sites if not _SITE.fullmatch(site)]:
         raise Invalid("SITE_NAME", f"{bad[0]}: a site's name is letters, digits, dots, underscores and hyphens")
 

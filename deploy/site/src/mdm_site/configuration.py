@@ -113,7 +113,13 @@ def of_service(topology: Topology, service: Service) -> Document:
 
 
 def of_client(topology: Topology, name: str) -> Document:
-    """Return the client configuration of a user, or of a service that calls others."""
+    """Return the client configuration of a user."""
+    own = topology.address(BY_NAME["metadata"], name)
+    return {**_connections(topology, name), **_metadata_sites(topology, [own])}
+
+
+def _connections(topology: Topology, name: str) -> Document:
+    """Return where the site's own services are, for a user or a service that calls others."""
 
     def address(service: str) -> list[str]:
         return [topology.address(BY_NAME[service], name)]
@@ -127,7 +133,6 @@ def of_client(topology: Topology, name: str) -> Document:
             {"name": letter, "index": index, "addresses": address(f"keystore-{letter}")} for index, letter in enumerate(KEYSTORES, 1)
         ],
         "srm": {topology.name: address(DICOM_SRM.name)},
-        **_metadata_sites(topology, address("metadata")),
     }
 
 
@@ -252,7 +257,7 @@ def _dicom_srm(topology: Topology) -> Document:
         "pacs": pacs,
         "scp": {"host": host, "port": port, "ae_title": MDM_AE_TITLE, "allowed_calling_ae_titles": [link.ae_title]},
         "spool": {"directory": topology.spool(), "quota_bytes": 2_000_000_000},
-        "grid": of_client(topology, DICOM_SRM.name),
+        "grid": _connections(topology, DICOM_SRM.name),
         "acl": _acl(topology.name),
         "deid": {"profile": "research"},  # sex, age and shifted dates stay, so that there is something to query
     }
