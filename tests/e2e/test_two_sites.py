@@ -158,6 +158,13 @@ def _acl(site: Site, owner: Path, *entries: str) -> str:
     return site.run("", "meta", "acl", "create", *entries, config=owner).out.strip()
 
 
+@pytest.mark.parametrize("service", ["dicom-srm", "catalog", "keystore-a", "metadata"])
+def test_every_service_of_a_coupled_site_starts_again(sites: tuple[Site, Site], service: str):
+    stack = sites[0].stack
+    stack.stop(service)
+    stack.start(service)
+
+
 def test_a_copy_follows_inserts_updates_deletes_and_the_schema(trial: Trial):
     lines = [f"e{number},CT,{64 * number},1.50,2024-02-29" for number in range(2_500)]
     (trial.a.mdm.scratch / "trial.csv").write_text("\n".join(["key,Kind,Rows,Dose,Day", *lines]))

@@ -137,8 +137,9 @@ class Stack:
         shutil.rmtree(self.layout.root)
 
     def start(self, name: str) -> None:
-        """Start one component again, with the configuration it had, and wait until it is healthy."""
+        """Start one component again, on the ports it had, and wait until it is healthy."""
         with self._changing(name):
+            self._write_configuration()  # a coupled stack may be away, or back, since it was last written
             self._start([name])
 
     def stop(self, name: str) -> None:
