@@ -33,7 +33,7 @@ def test_a_size_that_is_right_already_costs_no_call(site: Site) -> None:
 def test_a_catalog_that_is_away_is_told_later(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.run()
-    correction = SizeCorrection(site.store, site.catalog, interval=0.01)
+    correction = SizeCorrection(site.store, site.catalog, moment=0.01, retry=0.01)
     site.catalog.trouble = Unavailable("AWAY", "away")
     correction.note(guid, 123)
     with pytest.raises(Unavailable):

@@ -20,18 +20,20 @@ class Sizes(Protocol):
 
 
 class SizeCorrection:
-    """Gathers sizes and tells the catalog of those that differ, some time later and many at once.
+    """Gathers sizes for a moment and gives the catalog those that differ, many at once.
+
+    A user who has fetched files compares them with the catalog's sizes next (`--skip-existing`), so the moment is short.
 
     What is lost by a crash is corrected when the file is staged the next time.
     """
 
-    def __init__(self, sizes: Sizes, catalog: Catalog, interval: float = 1.0) -> None:
+    def __init__(self, sizes: Sizes, catalog: Catalog, moment: float = 0.05, retry: float = 1.0) -> None:
         self._sizes = sizes
         self._catalog = catalog
-        self._interval = interval
+        self._moment, self._retry = moment, retry
         self._lock = threading.Lock()
         self._waiting: dict[UUID, int] = {}
-        self._stopped = threading.Event()
+        self._stopped, self._noted = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="register-sizes", daemon=True)
 
     def start(self) -> None:
@@ -39,8 +41,9 @@ class SizeCorrection:
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell what is left and end."""
+        """Give the catalog what is left and end."""
         self._stopped.set()
+        self._noted.set()
         self._thread.join()
         self._try()
 
@@ -48,9 +51,10 @@ class SizeCorrection:
         """Take in how many bytes users get of a file; returns at once."""
         with self._lock:
             self._waiting[guid] = size
+        self._noted.set()
 
     def flush(self) -> None:
-        """Tell now what was taken in until now.
+        """Give the catalog now what was taken in until now.
 
         Raises:
             MdmError: the catalog is away or refuses; it is corrected the next time.
@@ -72,11 +76,16 @@ class SizeCorrection:
             raise
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
-            self._try()
+        while self._noted.wait() and not self._stopped.wait(self._moment):
+            self._noted.clear()
+            if not self._try():
+                self._noted.set()
+                self._stopped.wait(self._retry)
 
-    def _try(self) -> None:
+    def _try(self) -> bool:
         try:
             self.flush()
         except Exception as error:
             _log.warning("sizes are not corrected yet", extra={"error": type(error).__name__})
+            return False
+        return True
