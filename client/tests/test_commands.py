@@ -87,7 +87,7 @@ def test_the_help_ends_with_an_example_of_the_command(path, monkeypatch, tmp_pat
 
 def test_the_example_of_a_sub_command_that_no_group_lists(monkeypatch, tmp_path):
     if "deid" not in ALL:
-        pytest.skip("mdm-dicom-srm is not installed")
+        pytest.skip("mdm-deid is not installed")
     help_text = CliRunner().invoke(main, ["deid", "preview", "--help"]).stdout
     assert parsed(help_text.rstrip().splitlines()[-1].strip(), monkeypatch, tmp_path) == "deid preview"
 
