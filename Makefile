@@ -15,8 +15,9 @@ PARALLEL := -n 2 --dist loadfile
 empty :=
 space := $(empty) $(empty)
 
-# Every measurement; what fuzzes is for `make soak`.
-BENCHES := $(filter-out bench/fuzz_%,$(wildcard bench/*.py)) $(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py))
+# Every measurement, the data path first; what fuzzes is for `make soak`.
+BENCHES := bench/data_path $(filter-out bench/fuzz_%,$(wildcard bench/*.py)) \
+	$(filter-out bench/data_path,$(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py)))
 # How long each part of `make soak` may take.
 MINUTES ?= 10
 
@@ -30,7 +31,7 @@ help: ## List the targets
 
 env: $(ENVIRONMENT) ## Make the Python environment in .venv
 
-$(ENVIRONMENT): requirements/dev.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+$(ENVIRONMENT): requirements/dev.txt requirements/text.txt $(addsuffix /pyproject.toml,$(PACKAGES))
 	@.ci/environment "$(PYTHON)" $(VENV) $(PACKAGES)
 	@touch $@
 
@@ -78,9 +79,9 @@ e2e: $(ENVIRONMENT) ## Tests through the mdm command against whole stacks: proce
 	elif [ "$${MDM_REQUIRE_ALL:-}" = 1 ]; then echo "no Docker engine answers; everything is required here (MDM_REQUIRE_ALL=1)" >&2; exit 1; \
 	else echo "no Docker engine answers: the tests against containers are left out" >&2; fi
 
-bench: $(ENVIRONMENT) ## Run every measurement: beside Orthanc, age, crypt4gh, Vault's Shamir, psycopg and other de-identifiers
+bench: $(ENVIRONMENT) ## Run every measurement, small ones with QUICK=1: beside Orthanc, age, crypt4gh, Vault's Shamir, psycopg, other de-identifiers
 	$(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt
-	set -e; for bench in $(BENCHES); do $(BIN)/python $$bench; done
+	.ci/bench $(BIN) $(BENCHES)
 
 soak: $(ENVIRONMENT) ## Longer rounds of what is random: fuzzing, examples, kills; MINUTES bounds each (default 10)
 	$(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt

@@ -1,8 +1,9 @@
 """The catalog beside raw psycopg that does the same to the same tables of the same PostgreSQL, in one run.
 
 Starts a durable PostgreSQL and a catalog as a process of its own; everything goes over gRPC and mutual TLS through the SDK. Raw is one
-process on a Unix socket: it knows directories by their ids, asks about rights one ACL look-up per file and nothing else, and registers
-by COPY into a temporary table and INSERT … SELECT. The database is filled in steps (--fill), and everything is measured again at each:
+process on a Unix socket, at its best: it knows directories by their ids, asks about rights one ACL look-up per file and nothing else,
+registers by COPY into a temporary table and INSERT … SELECT, has statements prepared, and lists by a cursor with the better of two sizes
+of what it fetches at once. The database is filled in steps (--fill), and everything is measured again at each:
 
 - register: --register files in batches of 5,000, each with a SHA-256, a size and a replica, 500 to a directory;
 - resolve: 10,000 LFNs from all over the tree, in one call, with the check of `r` and of `x` on every directory above;
@@ -10,19 +11,17 @@ by COPY into a temporary table and INSERT … SELECT. The database is filled in 
 - list: one directory of --wide entries, and the peak memory of server and client; find: one name in 10,000 of the same directory;
 - rename, du and grant: of the directory that holds everything.
 
-Prints medians of --rounds rounds in turn, and ours to raw.
+Prints medians of --rounds rounds in turn, and ours to raw; registering and resolving once before warms both up.
 
-Run: python bench/catalog.py [--fill 0,1000000] [--wide 1000000] [--register 100000] [--rounds 3]
+Run: python bench/catalog.py [--fill 100000] [--wide 200000] [--register 50000] [--rounds 2]; larger: --fill 100000,10000000
 """
 
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,11 +36,14 @@ from mdm.catalog.v1 import catalog_pb2_grpc as pb_grpc
 from mdm_client.acl import grant
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.catalog.model import Search
-from mdm_client.names import Name
+from mdm_client.name_syntax import Name
 from mdm_local.postgres import PostgresServer
+from mdm_site.file import to_toml
 from mdm_site.pki import DevelopmentCa
+from mdm_testing import machine
+from mdm_testing.process import free_port, running_process
+from mdm_testing.server import answering, configuration
 from mdm_wire.channel import open_channel
-from mdm_wire.tls import TlsFiles
 
 PER_DIRECTORY = 500
 BATCH = 5_000
@@ -82,16 +84,17 @@ class Bench:
         self.conninfo = postgres.create_database("catalog")
         pki = DevelopmentCa(folder / "pki")
         self.user = pki.subject("user")
-        config = self._configure(folder, pki)
+        self.port = free_port()
+        # One user may have half of the threads under way, and here all 32 clients are one user.
+        sections = {"threads": 64, "database": {"pool_max": 32}, "root": {"owner": self.user}}
+        config = folder / "catalog.toml"
+        config.write_text(to_toml(configuration(pki, "catalog", self.conninfo, port=self.port, **sections)))
         program = Path(sys.executable).parent / "mdm-catalog"
-        self.server = subprocess.Popen([program, "serve", "--migrate", "--config", config], stderr=(folder / "log").open("w"))
-        stack.callback(self.server.wait)
-        stack.callback(self.server.terminate)
-        tls = pki.issue(self.user)
-        files = TlsFiles(tls.certificate, tls.key, tls.ca)
+        files = pki.issue(self.user)
+        command, answers = [program, "serve", "--migrate", "--config", config], answering(f"127.0.0.1:{self.port}", files)
+        self.server = stack.enter_context(running_process(command, folder / "log", answers))
         self.channels = [stack.enter_context(open_channel([f"127.0.0.1:{self.port}"], files)) for _ in range(4)]
         self.client = CatalogClient(self.channels[0])
-        self._wait()
         self.raw = stack.enter_context(psycopg.connect(self.conninfo, autocommit=True))
         self.acl = str(uuid.uuid4())
         entry = acl_pb2.AclEntry(principal=f"dn:{self.user}", permissions=255)
@@ -100,31 +103,6 @@ class Bench:
         )
         assert self.client.changes.make_directories(["/bench"], acl_id=self.acl) == [None]
         self.directories: list[tuple[int, str]] = []
-
-    def _configure(self, folder: Path, pki: DevelopmentCa) -> Path:
-        with __import__("socket").create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        tls = pki.issue(pki.subject("catalog"))
-        file = folder / "catalog.toml"
-        file.write_text(
-            # One user may have half of them under way, and here all 32 clients are one user.
-            f'threads = 64\n[listen]\nhost = "127.0.0.1"\nport = {self.port}\n'
-            f'[tls]\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\nca = "{tls.ca}"\n'
-            f'[[trust.ca]]\ncertificate = "{tls.ca}"\nnamespaces = ["{pki.namespace}"]\n'
-            f'[database]\nconninfo = "{self.conninfo}"\npool_max = 32\n'
-            f'[root]\nowner = "{self.user}"\n'
-        )
-        tomllib.loads(file.read_text())
-        return file
-
-    def _wait(self) -> None:
-        for _ in range(200):
-            try:
-                self.client.stat([Name(lfn="/")])
-                return
-            except Exception:
-                time.sleep(0.2)
-        raise SystemExit("the catalog does not start")
 
     def make(self, names: list[str]) -> list[tuple[int, str]]:
         """Make directories; return their ids and paths."""
@@ -151,7 +129,7 @@ class Bench:
         self.raw.execute("VACUUM ANALYZE entry, replica, directory_content")
 
     def sample(self, count: int) -> list[tuple[int, str, str]]:
-        """Return files from all over: the directory's id, its path, the name."""
+        """Return files from all directories: the directory's id, its path, the name."""
         chosen = (self.random.choice(self.directories) for _ in range(count))
         return [(number, lfn, f"f{self.random.randint(1, PER_DIRECTORY):07}") for number, lfn in chosen]
 
@@ -164,7 +142,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @contextmanager
 def peak(pid: int) -> Iterator[Callable[[], float]]:
-    """Give what a process used at most within the block, in MB."""
+    """Give the peak memory of a process within the block, in MB."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def read() -> float:
@@ -236,7 +214,7 @@ def resolve(bench: Bench) -> tuple[float, float]:
 
 
 def stat(bench: Bench, threads: int) -> tuple[float, float, float]:
-    """Return calls per second from so many threads: of stat, of the same by raw psycopg, and of calls that ask for nothing."""
+    """Return calls per second from `threads` threads: of stat, of the same by raw psycopg, and of empty calls."""
     chosen = bench.sample(STATS)
     parts = [chosen[start::threads] for start in range(threads)]
 
@@ -246,9 +224,9 @@ def stat(bench: Bench, threads: int) -> tuple[float, float, float]:
             client.stat([Name(lfn=f"{lfn}/{name}")])
 
     def empty(number: int) -> None:
-        client = CatalogClient(bench.channels[number % len(bench.channels)])
+        stub = pb_grpc.CatalogServiceStub(bench.channels[number % len(bench.channels)])
         for _ in parts[number]:
-            client.stat([])
+            stub.Stat(pb.StatRequest())
 
     connections = [psycopg.connect(bench.conninfo, autocommit=True) for _ in range(threads)]
 
@@ -265,7 +243,7 @@ def stat(bench: Bench, threads: int) -> tuple[float, float, float]:
 
 
 def wide(bench: Bench, count: int) -> tuple[int, str]:
-    """Make one directory of so many files; return its id and path."""
+    """Make one directory with that many files; return its id and path."""
     [(number, lfn)] = bench.make(["wide/all"])
     bench.raw.execute(FILL, {"parent": number, "acl": bench.acl, "count": count})
     bench.raw.execute("VACUUM ANALYZE entry")
@@ -278,12 +256,13 @@ def listing(bench: Bench, number: int, lfn: str, count: int) -> tuple[float, flo
         ours = count / seconds(lambda: _count(bench.client.list_entries(lfn), count))
         memory = server(), client()
 
-    def raw() -> None:
+    def raw(size: int) -> None:
         with psycopg.connect(bench.conninfo) as connection, connection.cursor("listing", binary=True) as cursor:
-            cursor.itersize = 1_000
+            cursor.itersize = size
             _count(cursor.execute(RAW_LIST, (number,)), count)
 
-    return ours, count / seconds(raw), *memory
+    best = min(seconds(lambda size=size: raw(size)) for size in (1_000, 10_000))
+    return ours, count / best, *memory
 
 
 def _count(items: Iterator[object], expected: int) -> None:
@@ -291,7 +270,7 @@ def _count(items: Iterator[object], expected: int) -> None:
 
 
 def of_the_whole(bench: Bench) -> dict[str, float]:
-    """Return milliseconds of what concerns the directory that holds everything."""
+    """Return milliseconds of operations on the directory that holds everything."""
     top = Name(lfn="/bench")
     works: dict[str, Callable[[], object]] = {
         "rename and back": lambda: bench.client.changes.rename([(top, "/b"), (Name(lfn="/b"), "/bench")]),
@@ -313,6 +292,8 @@ def measure(bench: Bench, arguments: argparse.Namespace, wide_directory: tuple[i
         print(f"{name:28} {ours:>12,.2f} {raw:>12,.2f}  {ours / raw:.2f} {unit}{'' if more_is_better else ' (less is better)'}", flush=True)
 
     rounds = range(arguments.rounds)
+    register(bench, BATCH)
+    resolve(bench)
     show("register", "files/s", [register(bench, arguments.register) for _ in rounds], True)
     show("resolve 10,000", "s", [resolve(bench) for _ in rounds], False)
     for threads in (1, 8, 32):
@@ -335,11 +316,12 @@ def measure(bench: Bench, arguments: argparse.Namespace, wide_directory: tuple[i
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fill", default="100000,1000000", help="numbers of files at which to measure, rising")
-    parser.add_argument("--wide", type=int, default=1_000_000, help="entries of the directory that is listed")
-    parser.add_argument("--register", type=int, default=100_000, help="files to register in a round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--fill", default="100000", help="numbers of files at which to measure, rising")
+    parser.add_argument("--wide", type=int, default=200_000, help="entries of the directory that is listed")
+    parser.add_argument("--register", type=int, default=50_000, help="files to register in a round")
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
+    print(machine.state(), flush=True)
     with tempfile.TemporaryDirectory(prefix="mdm-bench-") as folder, ExitStack() as stack:
         os.chmod(folder, 0o755)  # noqa: PTH101 - PostgreSQL runs as another user where this one is root
         bench = Bench(Path(folder), stack)
@@ -347,6 +329,7 @@ def main() -> None:
         for total in (int(text) for text in arguments.fill.split(",")):
             print(f"filled to {total:,} in {seconds(lambda total=total: bench.fill(total)):.0f} s", flush=True)
             measure(bench, arguments, wide_directory)
+    print(f"load {machine.load()} at the end")
 
 
 if __name__ == "__main__":

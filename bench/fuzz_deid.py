@@ -20,7 +20,7 @@ import pydicom
 with atheris.instrument_imports(include=["mdm_deid"]):
     from mdm_deid import Deidentifier, Malformed, Outcome, Profile, Pseudonymiser
     from mdm_deid.check.self_check import CheckedDeidentifier
-    from mdm_deid.cli.preview import Uncleanable, preview
+    from mdm_deid.cli.preview import Unblankable, preview
     from mdm_deid.encoding.part10 import open_part10
     from mdm_deid.encoding.pydicom_log import silence_pydicom
     from mdm_deid.pixels.rule import PixelRules
@@ -76,7 +76,7 @@ def main() -> None:
                 open_part10(b"".join(result.data))
             if result.reason == "self_check" and 0 in result.found:
                 raise AssertionError("what was released cannot be read again")
-        with contextlib.suppress(Malformed, Uncleanable):
+        with contextlib.suppress(Malformed, Unblankable):
             preview(content, pixels)
 
     limits = [f"-max_total_time={seconds}", f"-max_len={_LONGEST}", "-timeout=10", "-rss_limit_mb=2048"]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
 from mdm_site.pki import DevelopmentCa
+from mdm_testing import machine
 from mdm_testing.server import Identity, WorkersProcess, channel, serve_by_workers
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[1] / "libs/service/tests/worker_program.py")]
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=4, help="callers in each, one connection each")
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
+    print(f"{machine.state()}; a call on each connection to warm up, {arguments.seconds:.0f} s each\n")
     print("| workers | connections | calls/s | cores used by the service | its CPU µs a call | clients' CPU µs a call |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +95,7 @@ def main() -> None:
         )
         for workers in arguments.workers:
             measure(configuration, ca.issue(ca.subject("alice")), workers, arguments.clients, arguments.threads, arguments.seconds)
+    print(f"\nload {machine.load()} at the end")
 
 
 if __name__ == "__main__":

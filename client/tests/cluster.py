@@ -12,14 +12,16 @@ import grpc
 import psycopg
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
+from mdm_client.acl import AclClient
 from mdm_client.keystore.client import KeystoreClient, KeystoreServer
+from mdm_client.service import Service
 from mdm_keystore.rpc.servicer import KeystoreServicer
 from mdm_keystore.rules.seal import Sealer
 from mdm_service.policy import OPERATOR
 from mdm_testing.keystore import RunningKeystore, serve_keystore
 from mdm_wire.channel import open_channel
 from mdm_wire.errors import MdmError
-from mdm_wire.tls import TlsFiles
+from mdm_wire.retry import RetryPolicy
 
 READ = 4
 
@@ -119,14 +121,20 @@ class Cluster:
             stack.close()
 
     def client(self, name: str = "srm", indexes: tuple[int, ...] = (1, 2, 3), **options: Any) -> KeystoreClient:
-        issued = self.pki.issue(self.pki.subject(name))
-        tls = TlsFiles(issued.certificate, issued.key, issued.ca)
+        return KeystoreClient(self._servers(name, indexes), 2, **options)
+
+    def acls(self, name: str) -> list[AclClient]:
+        """The access lists at each keystore."""
+        return [AclClient(Service(server.place, server.channel, RetryPolicy())) for server in self._servers(name, (1, 2, 3))]
+
+    def _servers(self, name: str, indexes: tuple[int, ...]) -> list[KeystoreServer]:
+        tls = self.pki.issue(self.pki.subject(name))
         servers = []
         for letter, index, keystore in zip("abc", indexes, self.keystores, strict=True):
             channel = open_channel([keystore.address], tls)
             self.channels.append(channel)
             servers.append(KeystoreServer(letter, index, channel))
-        return KeystoreClient(servers, 2, **options)
+        return servers
 
     def acl(self, client: KeystoreClient, *entries: tuple[str, int]) -> UUID:
         acl_id = uuid4()

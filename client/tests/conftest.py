@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
+from mdm_testing.postgres import fresh_databases
 
 from client.tests.cluster import Cluster
 from client.tests.grid import FakeGrid
@@ -21,17 +21,15 @@ def grid(pki, tmp_path: Path) -> Iterator[FakeGrid]:
 
 @pytest.fixture(scope="module")
 def whole_cluster(postgres, pki) -> Iterator[Cluster]:
-    names = [f"keystore_{uuid4().hex[:12]}" for _ in range(3)]
-    made = Cluster(pki, [postgres.create_database(name) for name in names])
-    yield made
-    made.close()
-    for name in names:
-        postgres.drop_database(name)
+    with fresh_databases(postgres, "keystore", 3) as conninfos:
+        made = Cluster(pki, conninfos)
+        yield made
+        made.close()
 
 
 @pytest.fixture
 def cluster(whole_cluster, monkeypatch) -> Iterator[Cluster]:
     """The cluster as new; every client asks a and b first."""
-    monkeypatch.setattr("mdm_client.keystore.reading.random.shuffle", lambda servers: None)
+    monkeypatch.setattr("mdm_client.keystore.calls.random.shuffle", lambda servers: None)
     yield whole_cluster
     whole_cluster.tidy()

@@ -8,7 +8,7 @@ import pytest
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.common.v1.common_pb2 import ItemStatus
 from mdm_client.catalog.client import CatalogClient
-from mdm_client.names import parse_name
+from mdm_client.name_syntax import parse_name
 from mdm_client.service import Service
 from mdm_wire.channel import RotatingChannel, check_identity, open_channel
 from mdm_wire.errors import Code, FailedPrecondition, Invalid, MdmError, NotFound, Unauthenticated, Unavailable

@@ -16,6 +16,7 @@ from mdm.catalog.v1 import catalog_pb2
 from mdm.metadata.v1 import metadata_pb2
 from mdm_client.cli import main
 from mdm_site.pki import DevelopmentCa
+from mdm_testing.process import eventually
 from mdm_wire.retry import RetryPolicy
 
 STUDY = "/biomed/hospital-a/p1/study"
@@ -340,9 +341,7 @@ def test_an_interrupted_get_aborts_the_request_and_leaves_nothing(sent, code, gr
     program = ["env", "--default-signal=INT", sys.executable, "-m", "mdm_client.cli"]
     command = [*program, "--config", str(grid.config()), "get", STUDY, "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 20
-        while not grid.srm.requests and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda: bool(grid.srm.requests))
         time.sleep(0.3)
         process.send_signal(sent)
         _, told = process.communicate(timeout=20)
@@ -350,6 +349,21 @@ def test_an_interrupted_get_aborts_the_request_and_leaves_nothing(sent, code, gr
     assert "Traceback" not in told
     assert len(grid.srm.aborted) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("imported", "told"), [("click", ""), ("mdm_client.cli.catalog.listing", "mdm: interrupted\n")])
+def test_an_interrupt_while_modules_are_imported_ends_the_command_without_a_traceback(imported, told, grid):
+    program = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {imported!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from mdm_client.cli import main\n"
+        f"main(['--config', {str(grid.config())!r}, 'ls', '/'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", told)
 
 
 @pytest.mark.parametrize("group", ["", "key"])

@@ -11,8 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 from mdm_client.cli import main
-from mdm_client.cli.example import EXAMPLES
-from mdm_client.cli.option import Respelt
+from mdm_client.cli.context import RenamedOption
+from mdm_client.cli.group import EXAMPLES
 
 README = Path(__file__).parents[1] / "README.md"
 _ROW = re.compile(r"\| (?:`(-.)`, )?`(--[a-z-]+)(?: [^`]*)?` \| ([^|]+) \| ([^|]*)\|")
@@ -60,7 +60,7 @@ OPTIONS = [
 
 def shown(option: click.Option) -> tuple[str, str]:
     """Return the short and the long spelling that the help shows."""
-    spellings = option.spellings if isinstance(option, Respelt) else option.opts
+    spellings = option.spellings if isinstance(option, RenamedOption) else option.opts
     short = [spelling for spelling in spellings if not spelling.startswith("--")]
     long = [spelling for spelling in spellings if spelling.startswith("--")]
     assert (len(short) <= 1, len(long)) == (True, 1), spellings
@@ -152,7 +152,7 @@ def test_old_spellings_are_accepted_hidden_and_in_the_table():
     known = table()
     old: dict[str, set[str]] = {}
     for path, option in OPTIONS:
-        if isinstance(option, Respelt):
+        if isinstance(option, RenamedOption):
             old.setdefault(shown(option)[1], set()).update(option.old)
             command, context = ALL[path]
             record = option.get_help_record(context)

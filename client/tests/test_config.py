@@ -81,3 +81,12 @@ def test_a_missing_file_is_its_own_reason(tmp_path):
     with pytest.raises(Invalid) as caught:
         ClientConfig.load(tmp_path / "none.toml")
     assert caught.value.reason == "CONFIG_NOT_FOUND"
+
+
+def test_a_curators_listener_is_read_and_a_wrong_one_refused(tmp_path):
+    listener = '[curator]\nhospital-a = ["pacs-side:7010"]\n'
+    assert ClientConfig.load(write(tmp_path, GOOD + listener)).curator == {"hospital-a": ("pacs-side:7010",)}
+    assert ClientConfig.load(write(tmp_path, GOOD)).curator == {}
+    for wrong in ('[curator]\nhospital-a = "pacs-side:7010"\n', '[curator]\nhospital-a = ["pacs-side"]\n'):
+        with pytest.raises(Invalid, match="curator"):
+            ClientConfig.load(write(tmp_path, GOOD + wrong))

@@ -11,12 +11,19 @@ from mdm.srm.v1 import srm_pb2
 from mdm_client.client import Client
 from mdm_client.fetch.download import FetchOptions, FileResult
 from mdm_client.fetch.plan import make_plan
-from mdm_client.names import parse_name
-from mdm_wire.errors import Exhausted, NotFound, Unauthenticated
+from mdm_client.name_syntax import parse_name
+from mdm_wire.errors import Cancelled, Exhausted, Forbidden, NotFound, Unauthenticated
 from mdm_wire.retry import RetryPolicy
 
 STUDY = "/biomed/hospital-a/p1/study"
 POLICY = RetryPolicy(call_seconds=5, retry_seconds=1)
+
+
+@pytest.fixture(params=["one stream", "one call a file"], autouse=True)
+def way(request, grid) -> str:
+    """Sites stream many files at once, or are older than that."""
+    grid.srm.without_streams = request.param == "one call a file"
+    return request.param
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def client(grid):
 def fetch(client: Client, directory: Path, *targets: str, **options) -> list[FileResult]:
     plan = make_plan(client.catalog, [parse_name(target) for target in targets])
     assert not plan.failures
-    settings = FetchOptions(**{"timeout": 3.0, **options})
+    settings = FetchOptions(**{"timeout": 20.0, **options})
     return list(client.download(plan.files, directory, settings).results())
 
 
@@ -64,6 +71,20 @@ def test_a_broken_stream_is_resumed_where_it_broke(size, grid, client, tmp_path)
     assert result.error is None
     assert result.path.read_bytes() == plaintext
     assert grid.srm.offsets == [0, 262_144, 458_752]
+
+
+def test_a_stream_of_a_site_raises_the_errors_of_the_other_calls(grid, client):
+    image = grid.add(f"{STUDY}/1.dcm", b"one", read_failures=[NotFound("TURL_UNKNOWN", "no such TURL")])
+    turl = f"mdm+grpc://hospital-a/token/{image.guid}"
+    with pytest.raises(NotFound, match="srm hospital-a: no such TURL") as caught:
+        list(client.srm("hospital-a").read(turl))
+    assert caught.value.reason == "TURL_UNKNOWN"
+    stream = client.srm("hospital-a").read(turl)
+    assert b"".join(response.data for response in stream) == image.ciphertext
+    stream = client.srm("hospital-a").read(turl)
+    stream.cancel()
+    with pytest.raises(Cancelled):
+        list(stream)
 
 
 @pytest.mark.parametrize("size", [1_000, 9_000_000])
@@ -138,6 +159,22 @@ def test_a_directory_that_cannot_be_written_is_said(grid, client, tmp_path):
     (tmp_path / "out").write_text("a file in the way")
     (result,) = fetch(client, tmp_path / "out", STUDY)
     assert result.error.reason == "LOCAL_FILE"
+
+
+def test_the_files_of_a_site_come_in_one_stream(way, grid, client, tmp_path):
+    for number in range(20):
+        grid.add(f"{STUDY}/{number}.dcm", os.urandom(1000 * number))
+    results = fetch(client, tmp_path / "out", STUDY, durable=True)
+    assert {result.error for result in results} == {None}
+    assert len(contents(tmp_path / "out")) == 20
+    assert grid.srm.streams == (way == "one stream")
+
+
+def test_a_right_that_is_taken_away_fails_that_file_only(grid, client, tmp_path):
+    grid.add(f"{STUDY}/1.dcm", b"one", read_failures=[Forbidden("READ_REVOKED", "No longer.")] * 5)
+    grid.add(f"{STUDY}/2.dcm", b"two")
+    results = {result.lfn[-5:]: result.error for result in fetch(client, tmp_path / "out", STUDY)}
+    assert results["1.dcm"].reason == "READ_REVOKED" and results["2.dcm"] is None
 
 
 def test_leaving_early_aborts_the_request_and_leaves_no_part(grid, client, tmp_path):

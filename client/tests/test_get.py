@@ -19,7 +19,7 @@ from mdm_client import local_file as localfile
 from mdm_client.client import Client
 from mdm_client.fetch.plan import make_plan
 from mdm_client.local_file import AtomicFile, translated
-from mdm_client.names import parse_name
+from mdm_client.name_syntax import parse_name
 from mdm_wire.errors import Unauthenticated
 
 from client.tests.test_cli import STUDY, UNREACHABLE, mdm, rows
@@ -37,7 +37,7 @@ def test_nothing_that_exists_is_replaced_unless_forced(grid, tmp_path):
     config = grid.config()
     refused = mdm(config, "get", STUDY, "-o", str(out))
     assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
-    assert "1.dcm: exists already; --skip-existing" in refused.stderr
+    assert "1.dcm: exists; use --skip-existing" in refused.stderr
     assert contents(out) == {"1.dcm": b"mine", "2.dcm": b"two"}
     differs = mdm(config, "--json", "get", STUDY, "-o", str(out), "--skip-existing")
     assert [row["reason"] for row in rows(differs.stderr)] == ["LOCAL_FILE_DIFFERS"]
@@ -58,7 +58,7 @@ def test_by_query_by_link_and_by_pattern_nothing_that_exists_is_replaced(grid, t
     config = grid.config()
     for target in (["--query", "SELECT guid FROM x"], ["/biomed/w/1.dcm"], ["/biomed/w"], [f"{STUDY}/*.dcm"]):
         result = mdm(config, "get", *target, "-o", str(tmp_path))
-        assert (result.exit_code, "exists already" in result.stderr) == (1, True), result.stderr
+        assert (result.exit_code, "; use --skip-existing" in result.stderr) == (1, True), result.stderr
         assert (tmp_path / "1.dcm").read_bytes() == b"mine"
     onto_a_file = mdm(config, "get", image.lfn, "-o", str(tmp_path / "1.dcm"))
     assert (onto_a_file.exit_code, (tmp_path / "1.dcm").read_bytes()) == (2, b"mine")
@@ -157,7 +157,7 @@ def test_patterns_are_matched_in_the_catalog(grid, tmp_path):
     assert contents(tmp_path / "a") == {"hospital-a/p1/study/0001-a.dcm": b"one", "hospital-a/p2/study/0001-a.dcm": b"two"}
     nothing = mdm(config, "get", "/biomed/**/9*.dcm", "-o", str(tmp_path / "b"))
     assert (nothing.exit_code, nothing.stderr.count("\n")) == (3, 1)
-    assert "/biomed/**/9*.dcm: nothing in the catalog matches" in nothing.stderr
+    assert "/biomed/**/9*.dcm: no entry that you may see matches" in nothing.stderr
 
 
 def test_one_cause_is_one_line_with_a_count(grid, tmp_path):

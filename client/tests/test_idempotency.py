@@ -12,8 +12,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
-from mdm_client.metadata.client import MetadataClient
-from mdm_client.metadata.entries import Entry
+from mdm_client.metadata.client import Entry, MetadataClient
 from mdm_wire.channel import open_channel
 from mdm_wire.errors import Unavailable
 from mdm_wire.retry import RetryPolicy, is_idempotent

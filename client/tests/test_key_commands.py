@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from click.testing import Result
 from mdm_keystore.rules.seal import Sealer
 from mdm_service.policy import OPERATOR
 from mdm_testing.keystore import RunningKeystore, serve_keystore
+from mdm_testing.process import eventually
 from mdm_wire.retry import RetryPolicy
 
 from client.tests.test_cli import UNREACHABLE, mdm, rows
@@ -312,10 +312,10 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments, alice):
 
 
 @pytest.mark.parametrize(
-    "deed", [["stat", ABSENT], ["unregister", ABSENT], ["acl", "get", ABSENT], ["acl", "grant", ABSENT, "authenticated", "r"]]
+    "action", [["stat", ABSENT], ["unregister", ABSENT], ["acl", "get", ABSENT], ["acl", "grant", ABSENT, "authenticated", "r"]]
 )
-def test_a_key_that_is_not_there_is_not_found(deed, alice):
-    result = mdm(alice, "key", *deed)
+def test_a_key_that_is_not_there_is_not_found(action, alice):
+    result = mdm(alice, "key", *action)
     assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (3, 1, "")
 
 
@@ -358,9 +358,7 @@ def test_an_interrupted_command_leaves_the_destination_as_it_was(command, sent, 
         with contextlib.suppress(BrokenPipeError):  # if it has ended already, what it told is shown below
             process.stdin.write(cipher)
             process.stdin.flush()
-        deadline = time.monotonic() + 20
-        while not list(tmp_path.glob("out.*.part")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: list(tmp_path.glob("out.*.part")), interval=0.02)
         process.send_signal(sent)
         told = process.stderr.read()
         assert process.wait(20) == code, told

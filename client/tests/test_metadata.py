@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from mdm.metadata.v1 import metadata_pb2
-from mdm_client.cli.table import json_rows, table_rows
+from mdm_client.cli.output import json_rows, table_rows
 from mdm_client.metadata.client import MetadataClient
 from mdm_client.metadata.value import Column, decode_batch
 from mdm_wire.channel import open_channel

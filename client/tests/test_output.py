@@ -16,10 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mdm.metadata.v1 import metadata_pb2
-from mdm_client.cli import table
-from mdm_client.cli.metadata.row_format import csv_rows
-from mdm_client.cli.table import table_rows
-from mdm_client.cli.width import fitted, shortened, with_path
+from mdm_client.cli import output
+from mdm_client.cli.metadata.query import csv_rows
+from mdm_client.cli.output import fitted, shortened, table_rows, with_path
 from mdm_client.metadata.value import Column
 from rich.cells import cell_len
 
@@ -84,7 +83,7 @@ ROWS = [(LFN, 512, Decimal("2.50"), "日本語の名前日本語の名前"), (No
 
 @pytest.mark.parametrize("limit", [20, 40, 80, 120, 400])
 def test_no_line_of_a_table_is_wider_than_the_terminal(limit, monkeypatch):
-    monkeypatch.setattr(table, "terminal_width", lambda: limit)
+    monkeypatch.setattr(output, "terminal_width", lambda: limit)
     lines = list(table_rows(COLUMNS, iter(ROWS)))
     assert max(map(cell_len, lines)) <= limit
     assert limit < 80 or "512" in lines[2]
@@ -92,7 +91,7 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(limit, monkeypatch):
 
 
 def test_many_columns_are_cut_at_the_edge(monkeypatch):
-    monkeypatch.setattr(table, "terminal_width", lambda: 60)
+    monkeypatch.setattr(output, "terminal_width", lambda: 60)
     lines = list(table_rows([Column(f"c{n}", "int", "") for n in range(60)], iter([tuple(range(1000, 1060))])))
     assert {cell_len(line) for line in lines} == {60}
     assert lines[0].endswith("…")

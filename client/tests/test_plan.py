@@ -8,12 +8,10 @@ from hashlib import sha256
 from uuid import UUID, uuid4
 
 import pytest
-from mdm_client.catalog.model import DIRECTORY, FILE, SYMLINK, Entry, Location, Search
-from mdm_client.catalog.pattern import find_pattern
-from mdm_client.fetch.existing import sort_out
+from mdm_client.catalog.model import DIRECTORY, FILE, SYMLINK, Entry, Location, Search, find_pattern
 from mdm_client.fetch.layout import check_local, folded
-from mdm_client.fetch.plan import MAX_LINKED_DIRECTORIES, Plan, make_plan
-from mdm_client.names import Name, parse_name
+from mdm_client.fetch.plan import MAX_LINKED_DIRECTORIES, Plan, make_plan, select
+from mdm_client.name_syntax import Name, parse_name
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
 GONE = NotFound("NOT_FOUND", "no such file, or not for you")
@@ -315,7 +313,7 @@ def test_existing_files_stay_only_where_they_are_the_same(tmp_path):
     (tmp_path / "folder").mkdir()
 
     def outcome(**flags: bool) -> tuple[list[str], list[str], dict[str, str]]:
-        found = sort_out(made.files, tmp_path, **flags)
+        found = select(made.files, tmp_path, **flags)
         return [f.path for f in found.wanted], [f.path for f in found.kept], {f.path: e.reason for f, e in found.refused}
 
     differing = {"longer", "other", "folder"}

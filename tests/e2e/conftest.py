@@ -3,16 +3,19 @@
 The tests know a stack by what every kind of stack can do (stack.py).
 """
 
-from collections.abc import Iterator
+import json
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from mdm_testing.wait import eventually
-
-from tests.e2e.compose_stack import ComposeStack
-from tests.e2e.images import Image, make_image
-from tests.e2e.local_stack import LocalStack
-from tests.e2e.stack import Mdm, Stack
+from mdm_testing.compose_stack import ComposeStack
+from mdm_testing.image import Image, make_image
+from mdm_testing.local_stack import LocalStack
+from mdm_testing.process import eventually
+from mdm_testing.stack import Mdm, Stack
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,9 +60,8 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     running: Stack = ComposeStack(directory) if request.config.getoption("--stack") == "compose" else LocalStack(directory)
     try:
         running.up()
-        carol = Mdm(running, directory)
-        ready = eventually(lambda: carol("carol", "query", 'SELECT patient FROM "/biomed/hospital-a/patients"').code == 0, timeout=30)
-        assert ready, "the site's collections are not there"
+        mdm = Mdm(running, directory)
+        eventually(lambda: mdm("carol", "query", 'SELECT patient FROM "/biomed/hospital-a/patients"').code == 0)
         yield running
     finally:
         running.down()
@@ -75,3 +77,42 @@ def mdm(stack: Stack, tmp_path: Path) -> Mdm:
 def image(tmp_path: Path) -> Image:
     """A CT image nobody has seen before, full of identifying values made up for it."""
     return make_image(tmp_path / "original.dcm", "CT_small.dcm")
+
+
+def orthanc_of(stack: Stack) -> Callable[..., Any]:
+    """Return Orthanc's REST API, as its administrator has it; skip the test where there is none on this machine."""
+    if not isinstance(stack, LocalStack) or stack.pacs["kind"] != "orthanc":
+        pytest.skip("needs Orthanc's REST on this machine")
+    account = json.loads(Path(stack.pacs["http_credentials_file"]).read_text())
+
+    def ask(method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(stack.pacs["http"] + path, method=method, data=json.dumps(body).encode() if body else None)
+        request.add_header("Authorization", "Basic " + b64encode("{username}:{password}".format(**account).encode()).decode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            content = answer.read()
+            return json.loads(content) if content else None
+
+    return ask
+
+
+@pytest.fixture
+def ask_pacs(stack: Stack) -> Callable[..., Any]:
+    """Orthanc's REST API: `ask_pacs("GET", "/patients")`."""
+    return orthanc_of(stack)
+
+
+@pytest.fixture
+def ask_pacs_of() -> Callable[[Stack], Callable[..., Any]]:
+    """The same for a stack that a test has of its own."""
+    return orthanc_of
+
+
+@pytest.fixture
+def delete_in_pacs(ask_pacs: Callable[..., Any]) -> Callable[[str], None]:
+    """Delete what the PACS has of a patient."""
+
+    def delete(patient_id: str) -> None:
+        for found in ask_pacs("POST", "/tools/find", {"Level": "Patient", "Query": {"PatientID": patient_id}}):
+            ask_pacs("DELETE", f"/patients/{found}")
+
+    return delete

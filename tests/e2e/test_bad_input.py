@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from mdm_site.pki import DevelopmentCa
-from mdm_testing.wait import eventually
-
-from tests.e2e.images import make_image
-from tests.e2e.stack import Mdm, Stack
+from mdm_testing.image import make_image
+from mdm_testing.process import eventually
+from mdm_testing.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 

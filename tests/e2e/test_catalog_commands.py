@@ -1,10 +1,8 @@
 """The catalog through the mdm command: making, linking, moving, finding, summing up and removing names."""
 
 import pytest
-from mdm_testing.wait import eventually
-
-from tests.e2e.images import make_image
-from tests.e2e.stack import Mdm
+from mdm_testing.image import make_image
+from mdm_testing.stack import Mdm
 
 pytestmark = pytest.mark.e2e
 
@@ -78,11 +76,7 @@ def test_others_may_not_change_what_is_not_theirs_nor_learn_that_it_exists(top, 
 def test_copies_of_a_file_are_added_changed_listed_and_forgotten(stack, mdm, tmp_path):
     image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
     stack.store(image.path)
-    sql = (
-        'SELECT i.lfn FROM "/biomed/hospital-a/images" AS i JOIN "/biomed/hospital-a/patients" AS p ON i.patient = p.patient '
-        f"WHERE p.PatientID = '{image.patient_id}'"
-    )
-    [row] = eventually(lambda: mdm.query("carol", sql))
+    [row] = mdm.registered(image.patient_id)
     owner, study = "alice", "/".join(row["lfn"].split("/")[:5])
     alice = f"dn:{mdm('alice', '--json', 'whoami').rows()[0]['dn']}"
     assert mdm(owner, "replica", "add", row["lfn"], "srm://copy.example/1").code == 3, "readers do not write"

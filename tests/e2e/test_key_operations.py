@@ -6,8 +6,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from mdm_testing.stack import Mdm, Stack
 
-from tests.e2e.stack import Mdm, Stack
 from tests.e2e.test_keys import execute, fault
 
 pytestmark = pytest.mark.e2e
@@ -31,7 +31,7 @@ def read(mdm: Mdm, cipher: Path) -> bytes | None:
 
 
 def falsify(stack: Stack, statement: str) -> None:
-    """Alter the audit of keystore a as its database's administrator can."""
+    """Alter the audit of keystore a, as its database's administrator can."""
     execute(stack, "keystore-a", "ALTER TABLE audit_entry DISABLE TRIGGER USER", statement, "ALTER TABLE audit_entry ENABLE TRIGGER USER")
 
 
@@ -96,7 +96,7 @@ def test_every_key_is_split_anew_with_another_threshold_and_back(sealed, stack: 
         assert read(mdm, cipher) == plaintext
 
 
-def test_the_audit_tells_of_every_deed_is_proven_and_an_edit_is_found(sealed, stack: Stack, mdm: Mdm):
+def test_the_audit_has_every_action_is_proven_and_an_edit_is_found(sealed, stack: Stack, mdm: Mdm):
     key, cipher, _ = sealed
     assert read(mdm, cipher) is not None
     shown = mdm("operator", "--json", "key", "audit", "show", "a", "--id", key)

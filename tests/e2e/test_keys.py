@@ -1,4 +1,4 @@
-"""Keys through the mdm command: one keystore stopped, hung, corrupted or emptied; keys destroyed for good; files of people's own."""
+"""Keys through the mdm command: one keystore stopped, hung, corrupted or emptied; keys destroyed for good; users' own files."""
 
 import os
 from collections.abc import Iterator
@@ -7,10 +7,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from mdm_testing.wait import eventually
-
-from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, Stack
+from mdm_testing.image import make_image
+from mdm_testing.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 
@@ -35,7 +33,7 @@ def execute(stack: Stack, keystore: str, *statements: str) -> None:
 
 @contextmanager
 def fault(kind: str, keystore: str, stack: Stack) -> Iterator[None]:
-    """Do something to a keystore, and make it good again."""
+    """Have a keystore at fault until the block ends; then restore it."""
     if kind == "stopped":
         stack.stop(keystore)
         try:
@@ -62,17 +60,6 @@ def fault(kind: str, keystore: str, stack: Stack) -> Iterator[None]:
             execute(stack, keystore, "TRUNCATE acl CASCADE", *restored, "DROP SCHEMA saved CASCADE")
 
 
-def find(mdm: Mdm, image: Image, count: int) -> list[dict]:
-    """Return the catalogued images of a test patient, once there are `count`."""
-    sql = (
-        'SELECT i.guid, i.lfn, i.InstanceNumber FROM "/biomed/hospital-a/images" AS i JOIN "/biomed/hospital-a/patients" AS p '
-        f"ON i.patient = p.patient WHERE p.PatientID = '{image.patient_id}' ORDER BY i.InstanceNumber"
-    )
-    rows = eventually(lambda: found if len(found := mdm.in_catalog(mdm.query("carol", sql))) == count else [], timeout=40)
-    assert len(rows) == count, "not registered"
-    return rows
-
-
 @pytest.fixture(scope="module")
 def series(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """A registered image for each case, which nobody has fetched: dicom-srm needs its key too."""
@@ -80,7 +67,7 @@ def series(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[dict]
     first = make_image(folder / "0.dcm", "CT_small.dcm", number=0)
     images = [first, *(make_image(folder / f"{n}.dcm", "CT_small.dcm", of=first, number=n) for n in range(1, len(CASES)))]
     stack.store(*(image.path for image in images))
-    return find(Mdm(stack, folder), first, len(CASES))
+    return Mdm(stack, folder).registered(first.patient_id, len(CASES))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +80,7 @@ def test_images_are_fetched_with_a_keystore(number, kind, keystore, series, stac
 
 
 @pytest.mark.parametrize("kind", ["stopped", "shares flipped"])
-def test_with_two_keystores_gone_nothing_is_read_and_afterwards_everything(kind, series, stack: Stack, mdm: Mdm, tmp_path):
+def test_without_two_keystores_nothing_is_read_and_afterwards_everything(kind, series, stack: Stack, mdm: Mdm, tmp_path):
     lfn = series[0]["lfn"]
     with fault(kind, "keystore-a", stack), fault(kind, "keystore-c", stack):
         result = mdm("alice", "get", lfn, "-o", str(tmp_path / "out"), "--timeout", "3")
@@ -107,7 +94,7 @@ def test_with_two_keystores_gone_nothing_is_read_and_afterwards_everything(kind,
 def test_a_destroyed_key_opens_neither_staged_nor_downloaded_ciphertext_even_with_one_servers_backup(stack: Stack, mdm: Mdm, tmp_path):
     image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
     stack.store(image.path)
-    (row,) = find(mdm, image, 1)
+    (row,) = mdm.registered(image.patient_id)
     guid, staged, report = row["guid"], tmp_path / "staged", tmp_path / "report.mdm"
     result, fetched = mdm.get("alice", row["lfn"])
     assert result.code == 0, result.err
@@ -141,7 +128,7 @@ def test_a_destroyed_key_opens_neither_staged_nor_downloaded_ciphertext_even_wit
     assert mdm("operator", "key", "unregister", guid).code == 0
 
 
-def test_a_file_of_ones_own_is_for_whom_its_key_is_for(stack: Stack, mdm: Mdm, tmp_path):
+def test_a_users_own_file_opens_for_those_who_may_read_its_key(stack: Stack, mdm: Mdm, tmp_path):
     key, plain, cipher, out = str(uuid4()), tmp_path / "plain", tmp_path / "cipher", tmp_path / "out"
     plain.write_bytes(os.urandom(3_000_000))
     encrypted = mdm("alice", "encrypt", key, str(plain), str(cipher), "--register")

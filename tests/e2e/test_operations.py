@@ -8,29 +8,21 @@ from functools import partial
 import pytest
 from mdm_service.server import probe
 from mdm_site.pki import DevelopmentCa
-from mdm_site.service import BY_NAME
-from mdm_testing.wait import eventually
+from mdm_site.site import BY_NAME
+from mdm_testing.compose_stack import ComposeStack
+from mdm_testing.image import Image, make_image
+from mdm_testing.process import eventually
+from mdm_testing.repository import EXECUTED, PROCEDURES, execute
+from mdm_testing.stack import Mdm
 from pynetdicom import AE
-
-from tests.e2e.compose_stack import ComposeStack
-from tests.e2e.images import Image, make_image
-from tests.e2e.procedure import EXECUTED, PROCEDURES, execute
-from tests.e2e.stack import Mdm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
 
 
-def find(mdm: Mdm, user: str, image: Image) -> list[dict]:
-    """Return an image's rows, empty while it is not registered."""
-    condition = f"WHERE p.PatientID = '{image.patient_id}'"
-    sql = f'SELECT i.lfn FROM "/biomed/hospital-a/images" i JOIN "/biomed/hospital-a/patients" p ON i.patient = p.patient {condition}'
-    return mdm.in_catalog(mdm.query(user, sql))
-
-
-def fetches(mdm: Mdm, image: Image, user: str = "alice") -> bool:
-    """Tell whether a registered image is found and comes."""
-    rows = eventually(lambda: find(mdm, "carol", image), timeout=40)
-    result, files = mdm.get(user, rows[0]["lfn"])
+def fetches(mdm: Mdm, image: Image) -> bool:
+    """Return whether a stored image is found and fetched."""
+    (row,) = mdm.registered(image.patient_id)
+    result, files = mdm.get("alice", row["lfn"])
     return result.code == 0 and len(files) == 1
 
 
@@ -63,7 +55,7 @@ def test_starting_what_runs_changes_nothing(stack: ComposeStack):
 
 
 def test_a_user_is_added_banned_and_revoked(stack: ComposeStack, mdm: Mdm, registered: Image):
-    lfn = eventually(lambda: find(mdm, "carol", registered), timeout=40)[0]["lfn"]
+    lfn = mdm.registered(registered.patient_id)[0]["lfn"]
     banned = (stack.site / "trust" / "banned").read_text()
     execute("add-user", SITE=stack.site)
     config = stack.client_config("alice").parents[1] / "dora" / "client.toml"
@@ -71,13 +63,13 @@ def test_a_user_is_added_banned_and_revoked(stack: ComposeStack, mdm: Mdm, regis
     def reads() -> bool:
         return mdm("dora", "get", lfn, "--force", "-o", str(mdm.scratch / "dora"), config=config).code == 0
 
-    assert eventually(reads, timeout=10)
+    assert eventually(reads)
     execute("ban", SITE=stack.site)
-    assert eventually(lambda: not reads(), timeout=10)
+    assert eventually(lambda: not reads())
     (stack.site / "trust" / "banned").write_text(banned)
-    assert eventually(reads, timeout=10)
+    assert eventually(reads)
     execute("revoke", SITE=stack.site)
-    assert eventually(lambda: not reads(), timeout=10)
+    assert eventually(lambda: not reads())
 
 
 def test_the_hospitals_own_pacs_forwards_through_the_relay(stack: ComposeStack, mdm: Mdm, tmp_path):
@@ -100,7 +92,7 @@ def test_the_hospitals_own_pacs_forwards_through_the_relay(stack: ComposeStack, 
         association.release()
         return "Status" in status and status.Status == 0
 
-    assert eventually(forwarded, timeout=30)
+    assert eventually(forwarded)
     assert fetches(mdm, image)
     stack.start("pacs")
     stack.docker("start", stack.container("pacs-forwarder"))
@@ -180,7 +172,7 @@ def test_a_site_runs_with_certificates_of_another_authority(stack: ComposeStack,
         stack.mdm_site("renew")
         for name in BY_NAME:
             serving = partial(probe.is_serving, stack.address_of(name), operator.certificate, operator.key, ca.certificate_file)
-            assert eventually(serving, timeout=60), name
+            assert eventually(serving), name
     finally:
         for path, content in saved.items():
             path.write_bytes(content)
@@ -195,7 +187,7 @@ def test_a_service_gets_more_workers(stack: ComposeStack, mdm: Mdm, registered: 
     try:
         assert "2 workers" in execute("workers", SITE=stack.site)
         stack.start("catalog")
-        eventually(lambda: "mdm_workers 2.0" in execute("metrics", SITE=stack.site), timeout=60)
+        eventually(lambda: "mdm_workers 2.0" in execute("metrics", SITE=stack.site))
         assert fetches(mdm, registered)
     finally:
         file.write_bytes(saved)
@@ -209,5 +201,5 @@ def test_what_dicom_srm_refuses_is_in_the_forwarders_list(stack: ComposeStack):
 
 
 def test_no_procedure_is_left_out():
-    """Those about two sites are in test_two_sites.py."""
-    assert {name for name in PROCEDURES if not name.startswith("two-sites-")} <= EXECUTED
+    """Those about two sites are in two_sites/test_trust.py, those about several instances in test_container_instances.py."""
+    assert {name for name in PROCEDURES if not name.startswith(("two-sites-", "instances"))} <= EXECUTED

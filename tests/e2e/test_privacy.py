@@ -1,20 +1,18 @@
-"""Nothing identifying lies anywhere but in the PACS and the collection `patients`: every place is searched for planted values."""
+"""Nothing identifying is stored but in the PACS and the collection `patients`: every other place is searched for planted values."""
 
 import base64
 from collections.abc import Iterator
 
 import psycopg
 import pytest
-from mdm_site.service import BY_NAME
-from mdm_testing.wait import eventually
+from mdm_site.site import BY_NAME
+from mdm_testing.image import Image, make_image
+from mdm_testing.stack import Mdm, Stack
 from psycopg import sql
-
-from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm, Stack
 
 pytestmark = pytest.mark.e2e
 
-IMAGES, PATIENTS = "/biomed/hospital-a/images", "/biomed/hospital-a/patients"
+PATIENTS = "/biomed/hospital-a/patients"
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +23,8 @@ def images(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[Image
     kept = make_image(folder / "kept.dcm", "CT_small.dcm")
     held = make_image(folder / "held.dcm", "examples_ybr_color.dcm")  # ultrasound: names may be burned in
     stack.store(kept.path, held.path)
-    condition = f"WHERE p.PatientID = '{kept.patient_id}'"
-    rows = eventually(
-        lambda: mdm.query("carol", f'SELECT i.guid, i.lfn FROM "{IMAGES}" i JOIN "{PATIENTS}" p ON i.patient = p.patient {condition}')
-    )
-    assert len(rows) == 1
-    result, files = mdm.get("alice", rows[0]["lfn"])
+    (row,) = mdm.registered(kept.patient_id)
+    result, files = mdm.get("alice", row["lfn"])
     assert (result.code, len(files)) == (0, 1), result.err
     # Errors are places too: identifiers in what users type must not reach a log.
     mdm("mallory", "query", f"SELECT PatientName FROM \"{PATIENTS}\" WHERE PatientID = '{kept.patient_id}'")
@@ -40,7 +34,7 @@ def images(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[Image
 
 
 def forms(secrets: tuple[str, ...]) -> list[bytes]:
-    """Return every encoding in which a value might lie about."""
+    """Return the values in every encoding in which they might be stored."""
     found: list[bytes] = []
     for secret in secrets:
         plain = secret.encode()

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from mdm_site.service import BY_NAME
-from mdm_testing.wait import eventually
-
-from tests.e2e.compose_stack import ComposeStack
-from tests.e2e.images import Image, make_image
-from tests.e2e.stack import Mdm
+from mdm_site.site import BY_NAME
+from mdm_testing.compose_stack import ComposeStack
+from mdm_testing.image import Image, make_image
+from mdm_testing.process import eventually
+from mdm_testing.stack import Mdm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.compose, pytest.mark.timeout(420)]
 
@@ -118,7 +117,7 @@ def users(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> User
 def known(users: Users) -> tuple[Image, str]:
     """An image that everybody may fetch all the time."""
     image = users.store()
-    lfn = eventually(lambda: users.find(image), timeout=30)
+    lfn = eventually(lambda: users.find(image))
     assert lfn, "not registered"
     return image, lfn
 
@@ -161,7 +160,7 @@ def test_after_a_fault_everything_works_again_and_nothing_is_lost(fault: str, st
         FAULTS[fault](stack)
         recovered = users.whole_way()
     new = {image.patient_id: image for image in users.acknowledged[before:]}
-    found = eventually(lambda: all_found if (all_found := users.find_all()).keys() >= new.keys() else None, timeout=60) or {}
+    found = eventually(lambda: all_found if (all_found := users.find_all()).keys() >= new.keys() else None) or {}
     assert new.keys() - found.keys() == set(), "an acknowledged image is not found"
     assert [lfn for patient, lfn in found.items() if patient in list(new)[:2] and not users.fetch(new[patient], lfn)] == []
     assert users.wrong == []

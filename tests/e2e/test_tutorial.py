@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mdm_testing.wait import eventually
-
-from tests.e2e.images import make_image
-from tests.e2e.local_stack import LocalStack
-from tests.e2e.procedure import ROOT
-from tests.e2e.stack import BIN, Mdm
+from mdm_testing.image import make_image
+from mdm_testing.local_stack import LocalStack
+from mdm_testing.process import BIN
+from mdm_testing.repository import ROOT
+from mdm_testing.stack import Mdm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -28,10 +27,9 @@ def stack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalStack
     running = LocalStack(tmp_path / "stack")
     try:
         running.up()
-        running.store(make_image(tmp_path / "image.dcm", "CT_small.dcm").path)
-        alice = Mdm(running, tmp_path)
-        question = 'SELECT lfn FROM "/biomed/hospital-a/images"'
-        assert eventually(lambda: alice.in_catalog(alice("alice", "--json", "query", question).rows()))
+        image = make_image(tmp_path / "image.dcm", "CT_small.dcm")
+        running.store(image.path)
+        Mdm(running, tmp_path).registered(image.patient_id)
         yield running
     finally:
         running.down()

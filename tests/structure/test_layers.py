@@ -10,8 +10,7 @@ from importlinter.api import read_configuration
 from importlinter.application import use_cases
 from importlinter.configuration import configure
 from importlinter.domain.contract import Contract, registry
-
-from tests.e2e.procedure import ROOT
+from mdm_testing.repository import ROOT
 
 configure()
 OPTIONS = read_configuration(str(ROOT / "pyproject.toml"))

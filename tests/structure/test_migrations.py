@@ -2,13 +2,12 @@
 
 import importlib
 import importlib.resources
-import uuid
 
 import psycopg
 import pytest
 from mdm_service.database import check_schema, migrate
-
-from tests.structure.repository import tracked
+from mdm_testing.postgres import fresh_databases
+from mdm_testing.repository import tracked
 
 pytestmark = pytest.mark.integration
 SERVICES = sorted(path.parts[3] for path in tracked("services/*/src/*/migrations/0001_*.sql"))
@@ -42,9 +41,6 @@ def test_every_service_with_tables_is_tried():
 
 @pytest.mark.parametrize(("service", "component", "number"), CASES)
 def test_migrations_apply_from_every_earlier_version(service, component, number, database, tmp_path, monkeypatch):
-    other = f"fresh_{uuid.uuid4().hex[:12]}"
-    fresh = database.server.create_database(other)
-    migrate(fresh, components(service))
     earlier = tmp_path / f"earlier_{component.replace('.', '_')}_{number}"
     earlier.mkdir()
     (earlier / "__init__.py").touch()
@@ -59,5 +55,6 @@ def test_migrations_apply_from_every_earlier_version(service, component, number,
     assert [name for name in applied if name.startswith(component)] == [f"{component}/{name}" for name in versions(component)[number:]]
     with psycopg.connect(database.conninfo) as connection:
         check_schema(connection, components(service))
-    assert tables(database.conninfo) == tables(fresh)
-    database.server.drop_database(other)
+    with fresh_databases(database.server, "fresh") as (fresh,):
+        migrate(fresh, components(service))
+        assert tables(database.conninfo) == tables(fresh)

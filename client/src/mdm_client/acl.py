@@ -1,4 +1,4 @@
-"""Access control lists at one service, and the changes of them."""
+"""Access control lists at one service, and changes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from mdm_wire.errors import MdmError
 from mdm_client.service import Service, raise_first
 
 ALL = 255
-# What a former owner keeps until the new one, who thereby proves to exist, takes it: `p`, `d` and `g`.
+# The permissions `p`, `d` and `g`, which a former owner keeps until the new one revokes them, and so proves to exist.
 _KEPT = 1 | 2 | 64
 
 
 @dataclass(frozen=True)
 class AclView:
-    """An ACL as one service holds it: its owner, and permission bits by principal."""
+    """An ACL as stored by one service: its owner, and permission bits by principal."""
 
     id: str
     owner: str
@@ -28,7 +28,7 @@ class AclView:
 
 @dataclass(frozen=True)
 class AclAnswer:
-    """What one service answered about one ACL: the ACL, or the error."""
+    """The answer of one service about one ACL: the ACL or the error."""
 
     service: str
     acl_id: str
@@ -45,7 +45,7 @@ class AclClient:
         self._stub = acl_pb2_grpc.AclServiceStub(service.channel)
 
     def get(self, ids: Sequence[str]) -> list[AclAnswer]:
-        """Return each ACL or why it is not given, in the order asked."""
+        """Return each ACL, or the error, in the order asked."""
         return self._batched(ids, lambda batch: self._service.call(self._stub.GetAcls, acl_pb2.GetAclsRequest(ids=batch)).results)
 
     def modify(
@@ -53,24 +53,17 @@ class AclClient:
     ) -> list[AclAnswer]:
         """Apply changes to each ACL and return it as changed, in the order asked; safe to repeat.
 
-        One that guards more than `scope` (None: one object) is left alone with ACL_SHARED unless `shared`.
+        One that guards more than `scope` (None: one object) is not changed (ACL_SHARED) unless `shared`.
         """
 
         def call(batch: list[str]) -> Any:
-            return self._service.call(
-                self._stub.ModifyAcls, acl_pb2.ModifyAclsRequest(ids=batch, changes=changes, shared=shared, scope=scope)
-            ).results
+            request = acl_pb2.ModifyAclsRequest(ids=batch, changes=changes, shared=shared, scope=scope)
+            return self._service.call(self._stub.ModifyAcls, request).results
 
         return self._batched(ids, call)
 
     def copy(self, acl_id: str, new_id: str, owner: str) -> dict[str, int]:
-        """Make a list with the entries of another one that `owner`, the caller, owns; the other's owner may do all under it too.
-
-        Returns the entries of the new list.
-
-        Raises:
-            MdmError: what the service answered.
-        """
+        """Make an ACL of `owner`, the caller, with the entries of another one, whose owner gets all permissions; return its entries."""
         [present] = self.get([acl_id])
         if present.acl is None:
             assert present.error is not None
@@ -82,10 +75,10 @@ class AclClient:
         return entries
 
     def create(self, entries: Mapping[str, int], acl_id: str = "") -> str:
-        """Make an ACL of the caller's with these permission bits by principal, under this id or a new one, and return its id.
+        """Make an ACL of the caller with these permission bits by principal, under this id or a new one, and return its id.
 
         Raises:
-            MdmError: what the service answered; Conflict where there is another of this id.
+            Conflict: another ACL has this id.
         """
         wanted = [acl_pb2.AclEntry(principal=principal, permissions=bits) for principal, bits in entries.items()]
         acl = acl_pb2.Acl(id=acl_id or str(uuid4()), entries=wanted)
@@ -94,7 +87,7 @@ class AclClient:
         return acl.id
 
     def _batched(self, ids: Sequence[str], call: Callable[[list[str]], Any]) -> list[AclAnswer]:
-        """Ask in batches; a batch that fails as a whole fails each of its ACLs."""
+        """Call in batches; a batch that fails as a whole fails each of its ACLs."""
         answers: list[AclAnswer] = []
         for batch in in_batches(ids, MAX_ACLS):
             try:
@@ -107,17 +100,17 @@ class AclClient:
 
 
 def grant(principal: str, permissions: int) -> acl_pb2.AclChange:
-    """Return the change that adds permissions to a principal's."""
+    """Return the change that adds permissions to those of a principal."""
     return _change(acl_pb2.AclChange.ACTION_GRANT, principal, permissions)
 
 
 def revoke(principal: str, permissions: int) -> acl_pb2.AclChange:
-    """Return the change that takes permissions from a principal."""
+    """Return the change that revokes permissions of a principal."""
     return _change(acl_pb2.AclChange.ACTION_REVOKE, principal, permissions)
 
 
 def replace(principal: str, permissions: int) -> acl_pb2.AclChange:
-    """Return the change that makes permissions all that a principal has."""
+    """Return the change that sets the permissions of a principal."""
     return _change(acl_pb2.AclChange.ACTION_SET, principal, permissions)
 
 
@@ -127,9 +120,9 @@ def give(owner: str) -> acl_pb2.AclChange:
 
 
 def give_away(owner: str, caller: str) -> list[acl_pb2.AclChange]:
-    """Return the changes that give a list of the caller's to another owner.
+    """Return the changes that give an ACL of the caller to another owner.
 
-    The caller keeps `p`, `d` and `g` until the new owner takes them: else nobody could mend a list given to a name that nobody has.
+    The caller keeps `p`, `d` and `g` until the new owner revokes them: else nobody could change an ACL given to a DN that does not exist.
     """
     return [grant(f"dn:{caller}", _KEPT), give(owner)]
 
@@ -140,10 +133,10 @@ def _change(action: int, principal: str, permissions: int) -> acl_pb2.AclChange:
 
 
 def view_from_proto(acl: acl_pb2.Acl) -> AclView:
-    """Return an ACL as a service sent it."""
+    """Return an ACL of a service's message."""
     return AclView(acl.id, acl.owner, {entry.principal: entry.permissions for entry in acl.entries}, acl.rev)
 
 
 def answer_of(place: str, acl_id: str, answer: AclView | MdmError) -> AclAnswer:
-    """Return what the service at `place` answered about an ACL; an error's message begins with the place."""
+    """Return the answer of the service at `place` about an ACL; an error's message begins with the place."""
     return AclAnswer(place, acl_id, error=answer.at(place)) if isinstance(answer, MdmError) else AclAnswer(place, acl_id, answer)

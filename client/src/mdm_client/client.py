@@ -1,16 +1,15 @@
 """One object over all services."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import grpc
-from mdm_wire import dn
-from mdm_wire.channel import check_identity, open_channel
+from mdm_wire.channel import check_files, check_identity, open_channel
 from mdm_wire.errors import Invalid
 from mdm_wire.retry import RetryPolicy
 
@@ -20,6 +19,7 @@ from mdm_client.service import Service
 
 # Each part is imported when it is first used: listing a directory needs neither keys nor metadata.
 if TYPE_CHECKING:
+    from mdm_client.curator import CuratorClient
     from mdm_client.fetch.download import Download, FetchOptions
     from mdm_client.fetch.plan import PlannedFile
     from mdm_client.fetch.srm import SrmClient
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
     from mdm_client.keystore.manager import KeyManager
     from mdm_client.keystore.operator import KeystoreOperator
     from mdm_client.metadata.client import MetadataClient
+    from mdm_client.site import SiteClient
     from mdm_client.subtree_acls import SubtreeAcls
+    from mdm_client.volume.geometry import Volume
 
 
 class Client:
-    """The grid as one user sees it. Nothing is opened before it is used; thread-safe; close it, or use it in `with`."""
+    """The grid as one user sees it. Services are opened when they are first used. Thread-safe; close it, or use it in `with`."""
 
     def __init__(self, config: ClientConfig, policy: RetryPolicy | None = None) -> None:
         """Check the user's certificate.
 
         Raises:
-            Unauthenticated, Invalid: as `mdm_wire.channel.check_identity`.
+            Unauthenticated, Invalid: as `mdm_wire.channel.check_files`.
         """
         self.config = config
         self._policy = policy or RetryPolicy()
@@ -45,27 +47,25 @@ class Client:
         self._channels: dict[str, grpc.Channel] = {}
         self._sites: dict[str, SrmClient] = {}
         self._downloads: list[Download] = []
-        check_identity(config.tls)
+        check_files(config.tls)
 
     @classmethod
     def load(cls, path: Path | str, policy: RetryPolicy | None = None) -> "Client":
-        """Return a client for the configuration in a TOML file; errors as ClientConfig.load."""
+        """Return a client for the configuration in a TOML file; errors as `ClientConfig.load`."""
         return cls(ClientConfig.load(path), policy)
 
     @cached_property
     def catalog(self) -> CatalogClient:
-        """The file catalog."""
         return CatalogClient(self._channel("catalog", self.config.catalog), self._policy)
 
     @cached_property
     def metadata(self) -> "MetadataClient":
-        """The metadata service."""
         from mdm_client.metadata.client import MetadataClient
 
         return MetadataClient(self._channel("metadata", self.config.metadata), self._policy)
 
     def metadata_at(self, site: str) -> "MetadataClient":
-        """Return the metadata service of a site; one that is away, or busy, is tried for `site_seconds` of the configuration.
+        """Return the metadata service of a site; while it is unreachable or busy, it is tried for `site_seconds` of the configuration.
 
         Raises:
             Invalid: SITE_UNKNOWN.
@@ -82,33 +82,35 @@ class Client:
 
     @cached_property
     def keystores(self) -> "KeystoreClient":
-        """All keystores together."""
+        """All keystores as one."""
         from mdm_client.keystore.client import KeystoreClient
 
         return KeystoreClient(self._keystore_servers(), self.config.threshold)
 
     @cached_property
     def keys(self) -> "KeyManager":
-        """Keys as people handle them: register, look, share, destroy, each answered keystore by keystore."""
+        """Operations on keys for their owners, with an answer of each keystore."""
         from mdm_client.keystore.manager import KeyManager
 
         return KeyManager(self.keystores, self._keystore_servers(), self.caller)
 
     @cached_property
     def caller(self) -> str:
-        """Whose client this is: the DN of its certificate, as services write it."""
+        """The DN of the user's certificate, as services write it."""
+        from mdm_wire import dn
+
         return dn.of_certificate(check_identity(self.config.tls))
 
     @cached_property
     def keystore_operator(self) -> "KeystoreOperator":
-        """All keystores, for their operator."""
+        """All keystores, for their operators."""
         from mdm_client.keystore.operator import KeystoreOperator
 
         return KeystoreOperator(self._keystore_servers(), self._policy)
 
     @cached_property
     def acls(self) -> "SubtreeAcls":
-        """Access control in every service together."""
+        """Access control of subtrees in every service at once."""
         from mdm_client.acl import AclClient
         from mdm_client.subtree_acls import SubtreeAcls
 
@@ -124,18 +126,33 @@ class Client:
         """
         from mdm_client.fetch.srm import SrmClient
 
-        known = ", ".join(sorted(self.config.srm)) or "none"
-        if not site:
-            if len(self.config.srm) != 1:
-                raise Invalid("SITE_AMBIGUOUS", f"name a site; in the configuration: {known}")
-            site = next(iter(self.config.srm))
-        if site not in self.config.srm:
-            raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [srm] in the configuration; there: {known}")
+        site = _chosen(self.config.srm, "srm", site)
         with self._lock:
             if site not in self._sites:
-                channel = self._channel(f"srm {site}", self.config.srm[site])
-                self._sites[site] = SrmClient(site, channel, self._policy)
+                self._sites[site] = SrmClient(site, self._channel(f"srm {site}", self.config.srm[site]), self._policy)
             return self._sites[site]
+
+    def site(self, site: str = "") -> "SiteClient":
+        """Return a site as its operators see it; without a name, the only one in the configuration.
+
+        Raises:
+            Invalid: SITE_UNKNOWN, or SITE_AMBIGUOUS where a name is needed.
+        """
+        from mdm_client.site import SiteClient
+
+        site = _chosen(self.config.srm, "srm", site)
+        return SiteClient(Service(f"srm {site}", self._channel(f"srm {site}", self.config.srm[site]), self._policy))
+
+    def curator(self, site: str = "") -> "CuratorClient":
+        """Return a site's listener for curators; without a name, the only one in the configuration.
+
+        Raises:
+            Invalid: SITE_UNKNOWN, or SITE_AMBIGUOUS where a name is needed.
+        """
+        from mdm_client.curator import CuratorClient
+
+        site = _chosen(self.config.curator, "curator", site)
+        return CuratorClient(Service(f"curator {site}", self._channel(f"curator {site}", self.config.curator[site]), self._policy))
 
     def download(
         self,
@@ -144,7 +161,7 @@ class Client:
         options: "FetchOptions | None" = None,
         received: Callable[[int], None] | None = None,
     ) -> "Download":
-        """Return a download of planned files (see `mdm_client.fetch.plan.make_plan`) into `directory`; iterate its `results`.
+        """Return a download of planned files (see `make_plan`) into `directory`; iterate its `results`.
 
         `received` is called in workers with each count of ciphertext bytes.
         """
@@ -154,10 +171,56 @@ class Client:
         self._downloads.append(download)
         return download
 
+    def images(
+        self,
+        sql: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        sites: Sequence[str] | None = None,
+        kind: Literal["pandas", "arrow"] = "pandas",
+    ) -> Any:
+        """Return the answer to a SELECT over the metadata as a pandas.DataFrame, or as a pyarrow.Table.
+
+        `parameters` are the values of `:name` in the text; `sites` has several sites asked, whose rows are merged.
+
+        Raises:
+            Invalid: PANDAS_MISSING or PYARROW_MISSING (`mdm-client[table]` has both). MdmError: a site does not answer.
+        """
+        from mdm_client.metadata.table import arrow_table, data_frame
+
+        table = data_frame if kind == "pandas" else arrow_table
+        if sites is None:
+            result = self.metadata.query(sql, parameters=parameters)
+            return table(result.columns, result.batches())
+        from mdm_client.federation.query import query_sites
+
+        with query_sites({site: self.metadata_at(site) for site in sites}, sql, None, parameters) as answer:
+            found = table(answer.columns, answer.batches())
+            for error in answer.failures.values():
+                raise error
+            return found
+
+    def volume(self, series: str) -> "Volume":
+        """Return `array, affine` of a series, named by its UID in the grid, its directory's LFN, or the GUID of one image.
+
+        `array[i, j, k]` counts columns, rows and slices, with rescale applied; a fourth index counts volumes (times, echoes, b-values).
+        `affine` leads from indices to millimetres in RAS+, as nibabel's does. Files are in memory only.
+
+        Raises:
+            Invalid: PACKAGE_MISSING: `mdm-client[volume]` is not installed. FailedPrecondition: the images are no regular grid; the reason
+                says why. MdmError: an image cannot be had.
+        """
+        from mdm_client.image.reader import need_packages
+
+        need_packages("a volume", "volume", "numpy", "pydicom")
+        from mdm_client.volume.series import read_volume
+
+        return read_volume(self, series)
+
     def close(self) -> None:
         """Close every channel."""
         if not all(download.idle for download in self._downloads):
-            # A thread that hangs in a call still uses a channel, and gRPC crashes the process if that is closed.
+            # A thread that hangs in a call uses a channel, and gRPC crashes the process if that is closed.
             return
         with self._lock:
             for channel in self._channels.values():
@@ -173,14 +236,25 @@ class Client:
     def _keystore_servers(self) -> "list[KeystoreServer]":
         from mdm_client.keystore.calls import KeystoreServer
 
-        return [KeystoreServer(k.name, k.index, self._keystore_channel(k.name)) for k in self.config.keystores]
-
-    def _keystore_channel(self, name: str) -> grpc.Channel:
-        addresses = next(k.addresses for k in self.config.keystores if k.name == name)
-        return self._channel(f"keystore {name}", addresses)
+        return [KeystoreServer(k.name, k.index, self._channel(f"keystore {k.name}", k.addresses)) for k in self.config.keystores]
 
     def _channel(self, place: str, addresses: Sequence[str], connect_seconds: float | None = None) -> grpc.Channel:
         with self._lock:
             if place not in self._channels:
                 self._channels[place] = open_channel(addresses, self.config.tls, connect_seconds)
             return self._channels[place]
+
+
+def _chosen(sites: Mapping[str, object], table: str, site: str) -> str:
+    """Return the site that is meant: the one named, or the only one of the table.
+
+    Raises:
+        Invalid: SITE_UNKNOWN, or SITE_AMBIGUOUS where a name is needed.
+    """
+    known = ", ".join(sorted(sites)) or "none"
+    if not site and len(sites) != 1:
+        raise Invalid("SITE_AMBIGUOUS", f"name a site under [{table}] in the configuration; there: {known}")
+    chosen = site or next(iter(sites))
+    if chosen not in sites:
+        raise Invalid("SITE_UNKNOWN", f"{chosen}: no such site under [{table}] in the configuration; there: {known}")
+    return chosen

@@ -1,4 +1,4 @@
-"""Where the services are and who the caller is: the client configuration, a TOML file."""
+"""The client configuration, a TOML file: the addresses of the services and the caller's certificate."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ MAX_SHARE_INDEX = 16
 SITE_SECONDS = 2.0
 MAX_SITE_SECONDS = 3600
 
-_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm", "metadata_sites", "site_seconds"}
+_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm", "curator", "metadata_sites", "site_seconds"}
 _KEYSTORE_KEYS = {"name", "index", "addresses"}
 _KIND_NAMES: dict[type, str] = {int: "an integer", list: "a list", str: "a string"}
 
 
 @dataclass(frozen=True)
 class KeystoreAddress:
-    """One keystore: its name in messages, the share index it must hold, its addresses."""
+    """One keystore: its name in messages, the index of its shares, its addresses."""
 
     name: str
     index: int
@@ -30,9 +30,10 @@ class KeystoreAddress:
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """What a client must know. Addresses are `host:port`; several addresses of a service are used in turn.
+    """The configuration of a client. Addresses are `host:port`; several addresses of a service are used in turn.
 
-    `site_seconds` is how long a site of `metadata_sites` that cannot be reached is tried in a query over several.
+    `curator` are listeners on the hospital's side, for its curators.
+    For `site_seconds`, a query over several sites tries a site of `metadata_sites` that cannot be reached.
     """
 
     tls: TlsFiles
@@ -41,6 +42,7 @@ class ClientConfig:
     threshold: int
     keystores: tuple[KeystoreAddress, ...]
     srm: Mapping[str, tuple[str, ...]]
+    curator: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata_sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     site_seconds: float = SITE_SECONDS
 
@@ -56,8 +58,7 @@ class ClientConfig:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise Invalid(
-                "CONFIG_NOT_FOUND",
-                f"{file}: cannot read the configuration ({error.strerror}); give --config FILE or set MDM_CONFIG",
+                "CONFIG_NOT_FOUND", f"{file}: cannot read the configuration ({error.strerror}); give --config FILE or set MDM_CONFIG"
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise Invalid("CONFIG_INVALID", f"{file}: not valid TOML: {error}") from error
@@ -79,15 +80,15 @@ class ClientConfig:
         keystores = tuple(_keystore(item) for item in _list(values, "keystores", dict))
         threshold = _value(values, "threshold", int)
         _check_keystores(keystores, threshold)
-        srm, metadata_sites = _sites(values, "srm"), _sites(values, "metadata_sites")
         return cls(
             tls=TlsFiles(*(base / Path(_value(values, key, str)).expanduser() for key in ("certificate", "key", "ca"))),
             catalog=_addresses(values, "catalog"),
             metadata=_addresses(values, "metadata"),
             threshold=threshold,
             keystores=keystores,
-            srm=srm,
-            metadata_sites=metadata_sites,
+            srm=_sites(values, "srm"),
+            curator=_sites(values, "curator"),
+            metadata_sites=_sites(values, "metadata_sites"),
             site_seconds=_site_seconds(values),
         )
 

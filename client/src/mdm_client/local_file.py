@@ -1,4 +1,4 @@
-"""Local files: what is written appears under its name only when it is whole; standard input and output like files."""
+"""Local files, which get their names only when they are complete; standard input and output as files."""
 
 import contextlib
 import errno
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from mdm_crypto.stream import Buffer
 from mdm_wire.errors import Conflict, Invalid, MdmError
@@ -18,24 +18,11 @@ _MAX_NAME_BYTES = 255
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Writer(Protocol):
-    """What is written to inside a `with` block."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def write(self, data: Buffer, /) -> None:
-        """Write all of `data`."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End."""
-
-
 class AtomicFile:
     """Writes `<name>.<random>.part` beside the destination, and renames it when the block ends without an exception.
 
-    After an exception nothing remains. Files are readable by their owner only. Unless `replace`, what has the name by then stays, and
-    leaving the block raises FileExistsError.
+    After an exception nothing remains. Only the owner may read the file. Unless `replace`, a file that has the name by then stays, and
+    the end of the block raises FileExistsError.
     """
 
     def __init__(self, destination: Path, durable: bool = False, *, replace: bool = True) -> None:
@@ -52,7 +39,6 @@ class AtomicFile:
         return self
 
     def write(self, data: Buffer, /) -> None:
-        """Write all of `data`."""
         _write_all(self._descriptor, data)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -82,7 +68,7 @@ class AtomicFile:
             self._part.unlink()
 
     def _claim_and_replace(self) -> None:
-        """Publish where the file system has no hard links: an empty file of our own takes the name first."""
+        """Publish on a file system without hard links: an empty file takes the name first."""
         os.close(os.open(self._destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             self._part.replace(self._destination)
@@ -97,7 +83,7 @@ class AtomicFile:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, replace: bool) -> Iterator[AtomicFile]:
-    """Give a file to write that appears when the block ends; what exists stays unless `replace`, and is reported before anything is done.
+    """Yield a file that appears when the block ends; a file that exists is refused at the beginning, unless `replace`.
 
     Raises:
         MdmError: LOCAL_FILE_EXISTS, LOCAL_DISK_FULL, LOCAL_FILE.
@@ -116,24 +102,27 @@ class StandardOutput:
         return self
 
     def write(self, data: Buffer, /) -> None:
-        """Write all of `data`."""
         _write_all(1, data)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
 
+#: A file or pipe that is written in a `with` block.
+Writer = AtomicFile | StandardOutput
+
+
 class InputFile:
-    """A file, or standard input (`-`), being read; `size` in bytes is None where only reading shows it.
+    """A file, or standard input (`-`), that is read; `size` in bytes is None if unknown before reading.
 
     `received` is called with each count of bytes read.
     """
 
     def __init__(self, name: str, received: Callable[[int], None] | None = None) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
-            MdmError: LOCAL_FILE: there is none, or it may not be read.
+            MdmError: LOCAL_FILE: it does not exist or may not be read.
         """
         self.name = "standard input" if name == STANDARD else name
         self._received = received
@@ -144,7 +133,7 @@ class InputFile:
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Read into `buffer`; return the count of bytes, 0 only at the end."""
+        """Read into `buffer`; return the number of bytes, 0 only at the end."""
         with translated(self.name, "read"):
             count = self._file.readinto(buffer) or 0
         if self._received:
@@ -152,12 +141,12 @@ class InputFile:
         return count
 
     def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, nothing only at the end."""
+        """Return up to `size` bytes; none only at the end."""
         buffer = memoryview(bytearray(size))
         return bytes(buffer[: self.readinto(buffer)])
 
     def rewind(self) -> None:
-        """Go back to the beginning; only where `size` is known."""
+        """Go back to the beginning; only if `size` is known."""
         with translated(self.name, "read"):
             self._file.seek(0)
 
@@ -169,12 +158,12 @@ class InputFile:
 
 
 def output_file(name: str, durable: bool = False) -> Writer:
-    """Return what writes a file that appears when it is whole, or standard output for `-`.
+    """Return a file that appears when it is complete, or standard output for `-`.
 
-    A symbolic link stays, and the file it leads to is replaced.
+    A symbolic link is kept, and the file that it points to is replaced.
 
     Raises:
-        Invalid: LOCAL_FILE: the name is of a directory or device, which cannot be replaced by a file.
+        Invalid: LOCAL_FILE: the name is that of a directory or device.
     """
     if name == STANDARD:
         return StandardOutput()
@@ -182,33 +171,33 @@ def output_file(name: str, durable: bool = False) -> Writer:
     if path.is_dir() or not path.name:
         raise Invalid("LOCAL_FILE", f"{name}: is a directory; name a file")
     if path.exists() and not path.is_file():
-        raise Invalid("LOCAL_FILE", f"{name}: is no regular file; write - and redirect standard output to it")
+        raise Invalid("LOCAL_FILE", f"{name}: is not a regular file; write - and redirect standard output to it")
     return AtomicFile(path, durable)
 
 
 @contextlib.contextmanager
-def translated(name: str, deed: str) -> Iterator[None]:
-    """Turn an OSError raised inside into a MdmError about the file `name` that could not be `deed` (read, written)."""
+def translated(name: str, action: str) -> Iterator[None]:
+    """Turn an OSError raised inside into a MdmError: the file `name` cannot be `action`, such as "read"."""
     try:
         yield
     except BrokenPipeError:
-        raise  # the reader of a pipe went away, which is no failure of the file
+        raise  # the reader of a pipe has disconnected, which is no failure of the file
     except OSError as error:
-        raise local_error(error, name, deed) from error
+        raise local_error(error, name, action) from error
 
 
-def local_error(error: OSError, name: str, deed: str) -> MdmError:
-    """Return what a failure of a local file means: LOCAL_DISK_FULL, LOCAL_FILE_EXISTS or LOCAL_FILE."""
+def local_error(error: OSError, name: str, action: str) -> MdmError:
+    """Return the error for a failure of a local file: LOCAL_DISK_FULL, LOCAL_FILE_EXISTS or LOCAL_FILE."""
     if isinstance(error, FileExistsError):
         return Conflict("LOCAL_FILE_EXISTS", f"{name}: exists already; --force replaces it")
     reason = "LOCAL_DISK_FULL" if error.errno in _FULL else "LOCAL_FILE"
-    return MdmError(reason, f"{name}: cannot be {deed}: {error.strerror or error}")
+    return MdmError(reason, f"{name}: cannot be {action}: {error.strerror or error}")
 
 
 def check_directory(directory: Path) -> None:
-    """Check that files can be made in a directory, or, where it does not exist yet, that it can be made.
+    """Check that files can be made in a directory, or, if it does not exist yet, that it can be made.
 
-    A file is made and removed: permission bits alone do not say what a read-only mount, a quota or a file server lets happen.
+    A file is made and removed: permission bits alone do not show what a read-only mount, a quota or a file server allows.
 
     Raises:
         MdmError: LOCAL_FILE or LOCAL_DISK_FULL.
@@ -223,7 +212,7 @@ def check_directory(directory: Path) -> None:
 
 
 def stops_all(error: OSError, directory: Path) -> bool:
-    """Return whether what stopped one file below `directory` stops every other one: no room, or nothing may be written there."""
+    """Return whether an error of one file stops all others below `directory`, too: the disk is full, or nothing can be written there."""
     if error.errno in (*_FULL, errno.EROFS):
         return True
     try:

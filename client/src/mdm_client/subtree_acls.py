@@ -3,25 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 from uuid import UUID, uuid4
 
 from mdm.acl.v1 import acl_pb2
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_client.acl import AclAnswer, AclClient, answer_of, view_from_proto
-from mdm_client.catalog.acls import ChangedAcl, SubtreeAcl
 from mdm_client.catalog.client import CatalogClient
-from mdm_client.catalog.model import SYMLINK
-from mdm_client.names import Name
+from mdm_client.catalog.model import SYMLINK, ChangedAcl, SubtreeAcl
+from mdm_client.keystore.manager import KeyManager
+from mdm_client.name_syntax import Name
 from mdm_client.service import raise_first
 
 
 @dataclass(frozen=True)
 class AclReport:
-    """What became of an operation on a subtree.
+    """The result of an operation on a subtree.
 
-    `shared` counts ACLs left alone because they guard objects elsewhere too, `hidden` those the caller may not see.
+    `shared` counts ACLs that were not changed because they guard other objects too, `hidden` those that the caller may not see.
     """
 
     answers: tuple[AclAnswer, ...]
@@ -30,29 +29,23 @@ class AclReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every part succeeded and none was out of sight."""
+        """Whether every part succeeded and none is hidden."""
         return not self.hidden and all(answer.error is None for answer in self.answers)
 
 
-class KeyOwnLists(Protocol):
-    """Gives keys lists of their own on every keystore; see `mdm_client.keystore.manager.KeyManager`."""
-
-    def give_own_acl(self, guid: UUID, acl_id: UUID) -> Mapping[str, MdmError | None]: ...
-
-
 class SubtreeAcls:
-    """Reads and changes who may do what with a subtree, everywhere."""
+    """Reads and changes the ACLs of a subtree, in every service."""
 
-    def __init__(self, catalog: CatalogClient, services: Sequence[AclClient], keys: KeyOwnLists, caller: str) -> None:
-        """Take the catalog, the ACL service of the catalog and of every other service that guards the same objects, the keys, and
-        the caller's DN as services write it."""
+    def __init__(self, catalog: CatalogClient, services: Sequence[AclClient], keys: KeyManager, caller: str) -> None:
+        """Use the catalog, the ACLs at the catalog and at every other service that guards the same objects, and the keys;
+        `caller` is the caller's DN as services write it."""
         self._catalog = catalog
         self._services = services
         self._keys = keys
         self._caller = caller
 
     def get(self, name: Name) -> AclReport:
-        """Return the ACLs at and below `name` as every service holds them."""
+        """Return the ACLs at and below `name`, as stored by each service."""
         acls, hidden = self._catalog.acls.of_subtree(name)
         return AclReport(self._ask_all(acls, lambda service, ids: service.get(ids), self._services), hidden=hidden)
 
@@ -60,12 +53,12 @@ class SubtreeAcls:
         """Apply changes (see `grant`, `revoke`, `replace`, `give`) to every ACL at and below `name`: first in the catalog, in one
         transaction, then in every other service.
 
-        ACLs that guard objects elsewhere too are changed only with `shared`: the catalog, which has the names, decides for all
+        ACLs that guard other objects too are changed only with `shared`; the catalog, which has the names, decides for all
         services. Safe to repeat after a failure.
 
         Raises:
-            Invalid: ACL_SHARED where no ACL could be changed without reaching beyond `name`.
-            MdmError: the catalog did not change anything, and so nothing was.
+            Invalid: ACL_SHARED: every ACL guards other objects too.
+            MdmError: the catalog changed nothing, so nothing was changed.
         """
         changed, hidden = self._catalog.acls.modify_subtree(name, changes, shared)
         left = [item.error for item in changed if item.error and item.error.reason == "ACL_SHARED"]
@@ -80,23 +73,22 @@ class SubtreeAcls:
         return AclReport(answers, len(left), hidden)
 
     def set_own(self, name: Name, changes: Sequence[acl_pb2.AclChange], *, own: bool = True, default: bool = False) -> AclReport:
-        """Give a directory or file a list of its own: a copy of its present one (a directory's default one without `own`), yours, with
-        changes applied.
+        """Give a directory or file an ACL of its own, owned by the caller: a copy of its present one (of a directory's default ACL without
+        `own`), with changes applied.
 
-        With `own` it guards the object itself; with `default`, what is made in a directory from now on refers to it. What is in a
-        directory stays under its lists. A file's key gets the list too, on every keystore; its record in the metadata stays
-        under the list it has.
+        With `own` it guards the object itself; with `default`, what is made in a directory from now on. What is in the directory
+        stays under its ACLs. A file's key gets the ACL too, on every keystore; its record in the metadata stays under its present ACL.
 
         Raises:
-            Invalid: NOT_A_DIRECTORY, NOT_A_FILE. MdmError: it may not be shown, or not be changed; nothing was.
+            Invalid: NOT_A_DIRECTORY, NOT_A_FILE. MdmError: nothing was changed.
         """
         [entry] = self._catalog.stat([name])
         if isinstance(entry, MdmError):
             raise entry
         if entry.kind == SYMLINK:
-            raise Invalid("NOT_A_FILE", f"{name}: a link has no list worth keeping: name what it leads to")
+            raise Invalid("NOT_A_FILE", f"{name}: this is a link: name the entry that it points to")
         if default and not entry.default_acl_id:
-            raise Invalid("NOT_A_DIRECTORY", f"{name}: only a directory has a list for what is made in it")
+            raise Invalid("NOT_A_DIRECTORY", f"{name}: only a directory has an access list for new entries")
         place, new_id = self._catalog.service.place, uuid4()
         acls = next(service for service in self._services if service.place == place)
         entries = acls.copy(entry.acl_id if own else entry.default_acl_id, str(new_id), self._caller)
@@ -107,9 +99,9 @@ class SubtreeAcls:
         return AclReport(tuple(self._changed_at(service, str(new_id), changes, places[service.place]) for service in reached))
 
     def _guard_outside_catalog(self, guid: UUID, acl_id: UUID, entries: Mapping[str, int]) -> dict[str, MdmError | None]:
-        """Make a file's own list outside the catalog, and put the file's key under it; return what failed, by place.
+        """Make a file's own ACL outside the catalog, and put the file's key under it; return errors by place.
 
-        Keystores without the key are left out. In the metadata the list guards nothing yet, and is there for later changes.
+        Keystores without the key are left out. In the metadata the ACL guards nothing yet; it exists for later changes.
         """
         parts = self._keys.give_own_acl(guid, acl_id)
         failed = {f"keystore {name}": error for name, error in parts.items()}
@@ -131,10 +123,7 @@ class SubtreeAcls:
         return changed
 
     def _ask_all(
-        self,
-        acls: Sequence[SubtreeAcl],
-        ask: Callable[[AclClient, Sequence[str]], list[AclAnswer]],
-        services: Sequence[AclClient],
+        self, acls: Sequence[SubtreeAcl], ask: Callable[[AclClient, Sequence[str]], list[AclAnswer]], services: Sequence[AclClient]
     ) -> tuple[AclAnswer, ...]:
         if not acls or not services:
             return ()
@@ -146,7 +135,7 @@ class SubtreeAcls:
             answer
             for service, answers in zip(services, found, strict=True)
             for answer in answers
-            # An ACL of directories alone need not exist beside keys and metadata.
+            # An ACL of directories alone need not exist outside the catalog.
             if service.place == self._catalog.service.place or answer.acl_id in guards_files or not isinstance(answer.error, NotFound)
         )
 

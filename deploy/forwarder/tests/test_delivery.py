@@ -1,14 +1,19 @@
 """The forwarder's queue: what may still be accepted is sent again, what never will be is listed with its reason."""
 
+import json
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 from mdm_forwarder.delivery import DeliveryQueue, Sent, deliver, final_reason
 from mdm_forwarder.orthanc import OrthancSource
+from mdm_forwarder.status import StatusFile
 
 
 @pytest.fixture
@@ -99,3 +104,29 @@ def test_the_list_is_a_command(tmp_path: Path) -> None:
     assert run() == (0, "")
     file.unlink()
     assert run()[0] == 1, "a file that is not there is not a list without refusals"
+
+
+def test_what_waits_is_written_for_dicom_srm_in_counts(queue: DeliveryQueue, tmp_path: Path) -> None:
+    began = time.time()
+    queue.add(["one", "two", "three"])
+    queue.give_up({"three": "NOT_NEGOTIATED"})
+    file = tmp_path / "status.json"
+    StatusFile(file).report(queue)
+    said = json.loads(file.read_text())
+    assert (said["waiting"], said["refused"]) == (2, {"NOT_NEGOTIATED": 1}) and began <= said["oldest"] <= said["time"] <= time.time()
+    assert "one" not in file.read_text() and list(tmp_path.glob("*.part")) == []
+    queue.delivered(["one", "two"])
+    StatusFile(file).report(queue)
+    assert json.loads(file.read_text())["oldest"] is None
+
+
+def test_the_queue_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.sqlite")) as old:
+        old.executescript(
+            "CREATE TABLE pending (name TEXT PRIMARY KEY, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0);"
+            "INSERT INTO pending (name) VALUES ('one');"
+        )
+    with closing(DeliveryQueue(tmp_path / "old.sqlite")) as taken:
+        assert taken.due() == ["one"] and taken.backlog().oldest is None
+        taken.add(["two"])
+        assert taken.backlog().waiting == 2 and taken.backlog().oldest is not None

@@ -10,15 +10,14 @@ from mdm_catalog.config import CatalogSettings
 from mdm_client.config import ClientConfig
 from mdm_dicom_srm.config import Settings as DicomSrmSettings
 from mdm_keystore.config import KeystoreSettings
-from mdm_local import credential, port
-from mdm_local.component import LISTENERS
-from mdm_local.configuration import Configuration
-from mdm_local.layout import USERS, Layout
-from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, Pacs
+from mdm_local.configuration import Configuration, make_credentials
+from mdm_local.layout import LISTENERS, USERS, Layout
+from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, ORTHANC, StackPacs
+from mdm_local.process import allocate_ports
 from mdm_local.state import Coupling, State
 from mdm_metadata.config import MetadataSettings
 from mdm_service import settings
-from mdm_service.identity.membership import parse
+from mdm_service.identity.caller import parse_membership
 from mdm_service.process import main
 from mdm_site.pki import DevelopmentCa
 
@@ -34,12 +33,12 @@ SETTINGS = {
 
 def write(root: Path, kind: str = ORTHANC, **known: Any) -> Layout:
     layout = Layout(root)
-    state = State(port.allocate(LISTENERS, State.load(layout.state_file).ports, ()), kind, **known)
+    state = State(allocate_ports(LISTENERS, State.load(layout.state_file).ports, ()), kind, **known)
     layout.make()
-    credential.prepare(layout, state.organisation)
+    make_credentials(layout, state.organisation)
     http = "http://127.0.0.1:20001" if kind == ORTHANC else ""
     dicomweb = f"{http}/dicom-web" if http else ""
-    pacs = Pacs(kind, AE_TITLES[kind], "127.0.0.1", 20000, http, dicomweb, layout.secret("pacs-password"))
+    pacs = StackPacs(AE_TITLES[kind], "127.0.0.1", 20000, dicomweb, "mdm", layout.secret("pacs-password"), kind, http)
     state.save(layout.state_file)
     Configuration(layout, state, pacs, lambda name: f"dbname={name} user={name}").write()
     return layout
@@ -51,7 +50,7 @@ def test_every_service_accepts_its_configuration(service, kind, tmp_path):
     layout = write(tmp_path, kind)
     loaded = settings.load(SETTINGS[service], service, layout.config(service))
     main.check(loaded)
-    assert loaded.trust.ban_list == layout.ban_list
+    assert loaded.trust.ban_list == layout.trust / "banned"
     assert loaded.database is not None
     assert loaded.database.conninfo == "dbname=mdm_{0} user=mdm_{0}".format(service.replace("-", "_"))
 
@@ -74,7 +73,7 @@ def test_every_user_has_a_configuration_that_the_client_accepts(user, tmp_path):
 
 def test_mallory_has_a_certificate_and_no_group(tmp_path):
     layout = write(tmp_path)
-    groups = parse(layout.groups_file.read_bytes())
+    groups = parse_membership((layout.trust / "groups.toml").read_bytes())
     assert groups["CN=alice,O=MDM Local"] == {"/biomed/neuro", "/biomed/hospital-a/stewards"}
     assert groups["CN=carol,O=MDM Local"] == {"/biomed/hospital-a/physicians"}
     assert not [subject for subject in groups if "mallory" in subject]
@@ -83,11 +82,12 @@ def test_mallory_has_a_certificate_and_no_group(tmp_path):
 def test_credentials_are_made_once(tmp_path):
     layout = write(tmp_path)
     before = {path: path.read_bytes() for folder in ("pki", "secret", "trust") for path in (layout.root / folder).iterdir()}
-    layout.ban_list.write_text("CN=mallory,O=MDM Local\n")
-    credential.prepare(layout, "MDM Local")
-    after = {path: path.read_bytes() for path in before if path != layout.ban_list}
-    assert after == {path: content for path, content in before.items() if path != layout.ban_list}
-    assert "mallory" in layout.ban_list.read_text(), "what somebody changed is kept"
+    banned = layout.trust / "banned"
+    banned.write_text("CN=mallory,O=MDM Local\n")
+    write(tmp_path)
+    after = {path: path.read_bytes() for path in before if path != banned}
+    assert after == {path: content for path, content in before.items() if path != banned}
+    assert "mallory" in banned.read_text(), "what somebody changed is kept"
 
 
 def test_secrets_and_keys_are_their_owners_only(tmp_path):
@@ -103,7 +103,7 @@ def test_what_expires_soon_is_renewed_and_the_revoked_stay_revoked(tmp_path):
     soon = datetime.now(UTC) + timedelta(days=1)
     ca.issue(ca.subject("alice"), hosts=(), name="alice", not_after=soon)
     ca.revoke([layout.pki / "mallory.crt"], next_update=soon)
-    credential.prepare(layout, "MDM Local")
+    make_credentials(layout, "MDM Local")
     assert x509.load_pem_x509_certificate((layout.pki / "alice.crt").read_bytes()).not_valid_after_utc > soon
     crl = x509.load_pem_x509_crl(ca.crl_file.read_bytes())
     assert crl.next_update_utc > soon

@@ -1,6 +1,5 @@
 """The PACS of a local stack, as real processes: what modalities store arrives at dicom-srm, whoever is down meanwhile."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from mdm_forwarder.delivery import DeliveryQueue, Refusal
-from mdm_local import credential, health, port, process
-from mdm_local.component import FORWARDER, LISTENERS, PACS, PACS_HTTP, SCP
-from mdm_local.launch import Launcher
-from mdm_local.layout import Layout
-from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, KINDS, ORTHANC, STUDY_ROOT_FIND, STUDY_ROOT_GET, Pacs, find_orthanc
-from mdm_site.configuration import MDM_AE_TITLE
-from mdm_testing.wait import eventually
+from mdm_local import component, process
+from mdm_local.component import Launcher
+from mdm_local.configuration import make_credentials
+from mdm_local.layout import FORWARDER, LISTENERS, PACS, SCP, Layout
+from mdm_local.pacs.kind import ARCHIVE, KINDS, ORTHANC, STUDY_ROOT_FIND, STUDY_ROOT_GET, StackPacs, of_kind
+from mdm_site.pacs import MDM_AE_TITLE
+from mdm_testing.process import eventually, require_program
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.integration
 class Site:
     """A PACS that runs, and the place of dicom-srm's Storage SCP, at which nobody listens at first."""
 
-    pacs: Pacs
+    pacs: StackPacs
     scp_port: int
     received: list[str] = field(default_factory=list)
     asked: int = 0
@@ -56,21 +55,18 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     # dicom-srm's Storage SCP accepts every class, in the whole process that has one; the destination here accepts those it names.
     monkeypatch.setattr(pynetdicom_config, "UNRESTRICTED_STORAGE_SERVICE", False)
     kind = request.param
-    if kind == ORTHANC and find_orthanc() is None:
-        if os.environ.get("MDM_REQUIRE_ALL") == "1":
-            pytest.fail("Orthanc is not installed")
-        pytest.skip("Orthanc is not installed")
+    if kind == ORTHANC:
+        require_program("Orthanc", "orthanc")
     layout = Layout(tmp_path)
     layout.make()
-    credential.prepare(layout, "MDM Local")
-    ports = port.allocate(LISTENERS, {}, ())
-    http = f"http://127.0.0.1:{ports[PACS_HTTP]}" if kind == ORTHANC else ""
-    pacs = Pacs(kind, AE_TITLES[kind], "127.0.0.1", ports[PACS], http, password_file=layout.secret("pacs-password"))
+    make_credentials(layout, "MDM Local")
+    ports = process.allocate_ports(LISTENERS, {}, ())
+    pacs = of_kind(kind, ports, layout.secret("pacs-password"))
     launcher = Launcher(layout, ports, pacs)
     names = [PACS] if kind == ARCHIVE else [PACS, FORWARDER]
     running = [process.spawn(launcher.command(name), layout.log(name), launcher.environment()) for name in names]
     try:
-        eventually(lambda: health.of_pacs(pacs) == health.SERVING)
+        eventually(lambda: component.health_of_pacs(pacs) == component.SERVING)
         yield Site(pacs, ports[SCP], queue=layout.pacs / "forward.sqlite")
     finally:
         process.end(running, 10)

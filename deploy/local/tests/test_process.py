@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mdm_local import process
 from mdm_local.process import ProcessRecord
-from mdm_site.error import SiteError
-from mdm_testing.wait import eventually
+from mdm_site.site import SiteError
+from mdm_testing.process import eventually
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 

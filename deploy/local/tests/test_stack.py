@@ -120,7 +120,7 @@ def test_purge_leaves_a_directory_alone_that_is_not_a_stacks(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("up", "--name", "Hospital B"), "small letters"), (("couple", "elsewhere"), "both stacks are called hospital-a")],
+    [(("up", "--name", "Hospital B"), "lower-case letters"), (("couple", "elsewhere"), "both stacks are called hospital-a")],
 )
 def test_bad_names_are_refused_in_one_line(arguments, message, tmp_path):
     done = local(tmp_path / "none", *arguments, check=False)

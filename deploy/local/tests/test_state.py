@@ -5,12 +5,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from mdm_local import port
 from mdm_local.layout import Layout, default_root
-from mdm_local.process import ProcessRecord
+from mdm_local.process import ProcessRecord, allocate_ports
 from mdm_local.state import Coupling, State
-from mdm_site import toml
-from mdm_site.error import SiteError
+from mdm_site.file import to_toml
+from mdm_site.site import SiteError
 
 
 def test_a_state_is_read_back_as_it_was_saved(tmp_path):
@@ -34,8 +33,8 @@ def test_a_state_that_cannot_be_understood_is_an_error_that_says_what_to_do(cont
 
 
 def test_ports_are_kept_while_they_are_free():
-    first = port.allocate(["a", "b"], {}, ())
-    assert port.allocate(["a", "b"], first, ()) == first
+    first = allocate_ports(["a", "b"], {}, ())
+    assert allocate_ports(["a", "b"], first, ()) == first
     assert len(set(first.values())) == 2
 
 
@@ -44,8 +43,8 @@ def test_a_port_taken_by_somebody_else_is_replaced_and_one_of_a_running_componen
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        assert port.allocate(["a"], {"a": number}, ())["a"] != number
-        assert port.allocate(["a"], {"a": number}, ("a",))["a"] == number
+        assert allocate_ports(["a"], {"a": number}, ())["a"] != number
+        assert allocate_ports(["a"], {"a": number}, ("a",))["a"] == number
 
 
 def test_the_data_directory_is_in_the_checkout_or_else_in_the_state_directory(tmp_path, monkeypatch):
@@ -71,4 +70,4 @@ def test_toml_is_read_back_as_it_was_written():
         "path": Path("/a/b c"),
         "roles": {"service.dicom-srm": ["CN=x,O=y"], "empty": [], "deep": [{"a-b": 1, "c d": {"e": "f"}}]},
     }
-    assert tomllib.loads(toml.dumps(document)) == {**document, "path": "/a/b c"}
+    assert tomllib.loads(to_toml(document)) == {**document, "path": "/a/b c"}

@@ -14,9 +14,9 @@ from mdm_dicom_srm.config import Settings as DicomSrmSettings
 from mdm_keystore.config import KeystoreSettings
 from mdm_metadata.config import MetadataSettings
 from mdm_service import settings
-from mdm_site.containers import SCP_HOST, SERVICE_PORT, ContainerSite, describe
-from mdm_site.error import SiteError
-from mdm_site.service import BY_NAME
+from mdm_site.containers import SCP_HOST, SERVICE_PORT, ContainerSite
+from mdm_site.description import describe
+from mdm_site.site import BY_NAME, SiteError
 from mdm_site.upkeep import add_key_encryption_key, lend, revoke
 
 SETTINGS = {"catalog": CatalogSettings, "metadata": MetadataSettings, "dicom-srm": DicomSrmSettings} | {
@@ -70,10 +70,10 @@ def test_making_a_site_again_changes_nothing(site):
     assert contents(site) == before
 
 
-def test_a_site_without_demonstration_has_no_users_but_operator_and_monitor_and_empty_groups(tmp_path):
+def test_a_site_without_demonstration_has_no_users_but_operator_monitor_and_curator_and_empty_groups(tmp_path):
     made = ContainerSite(tmp_path / "site")
     made.make(demonstration=False, hosts=["h"], ports={}, project="p")
-    assert sorted(path.name for path in (made.root / "client").iterdir()) == ["monitor", "operator"]
+    assert sorted(path.name for path in (made.root / "client").iterdir()) == ["curator", "monitor", "operator"]
     assert "CN=" not in (made.root / "trust" / "groups.toml").read_text()
     assert made.environment()["COMPOSE_PROFILES"] == "real-pacs"
 

@@ -81,7 +81,7 @@ def test_size_of_ciphertext_is_known_beforehand_and_the_reader_gives_the_plainte
     plaintext = content(size)
     ciphertext = stream.encrypt(KEY, GUID, [plaintext])
     assert len(ciphertext) == stream.ciphertext_size(size)
-    assert stream.decrypting(KEY, GUID, io.BytesIO(ciphertext)).read() == plaintext
+    assert stream.DecryptingReader(KEY, GUID, io.BytesIO(ciphertext)).read() == plaintext
     assert stream.decrypt(KEY, GUID, ciphertext) == plaintext
 
 
@@ -90,7 +90,7 @@ def test_size_of_ciphertext_is_known_beforehand_and_the_reader_gives_the_plainte
 def test_whole_streams_are_copied_through_in_either_direction(size, written_before):
     plaintext = content(size)
     middle, end = io.BytesIO(), io.BytesIO()
-    with stream.encrypting(KEY, GUID, middle) as writer:
+    with stream.EncryptingWriter(KEY, GUID, middle) as writer:
         writer.write(plaintext[:written_before])
         assert writer.write_from(io.BytesIO(plaintext[written_before:])) == len(plaintext[written_before:])
     middle.seek(0)
@@ -106,6 +106,31 @@ def test_how_the_plaintext_is_cut_into_writes_makes_no_difference(sizes):
     assert stream.decrypt(KEY, GUID, ciphertext) == b"".join(parts)
 
 
+class Sparing(io.BytesIO):
+    """A destination that takes only a part of what it is given, as unbuffered files may."""
+
+    def write(self, data):
+        return super().write(data[:300_000])
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from([0, 1, 1000, *SIZES]), max_size=4))
+def test_buffers_are_encrypted_without_a_copy_however_they_are_cut(sizes):
+    parts = [content(size) for size in sizes]
+    destination = Sparing()
+    size = stream.encrypt_buffers(KEY, GUID, [memoryview(part) for part in parts], destination)
+    assert size == len(destination.getvalue()) == stream.ciphertext_size(sum(sizes))
+    assert stream.decrypt(KEY, GUID, destination.getvalue()) == b"".join(parts)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tink_decrypts_buffers(tink_primitive, size):
+    plaintext, destination = content(size), io.BytesIO()
+    stream.encrypt_buffers(KEY, GUID, [plaintext], destination)
+    destination.seek(0)
+    assert tink_primitive.new_decrypting_stream(destination, GUID).read() == plaintext
+
+
 class Trickle(io.BytesIO):
     """A source that gives less than it is asked for, as a socket does."""
 
@@ -117,7 +142,7 @@ def test_a_source_of_short_reads_and_a_buffered_reader_work():
     plaintext = content(2 * SEGMENT_SIZE)
     destination = io.BytesIO()
     assert stream.encrypt_stream(KEY, GUID, Trickle(plaintext), destination) == len(plaintext)
-    reader = io.BufferedReader(stream.decrypting(KEY, GUID, Trickle(destination.getvalue())))
+    reader = io.BufferedReader(stream.DecryptingReader(KEY, GUID, Trickle(destination.getvalue())))
     assert reader.read(10) == plaintext[:10]
     assert reader.read() == plaintext[10:]
 
@@ -126,7 +151,7 @@ def refused(ciphertext: bytes, key: bytes = KEY, associated_data: bytes = GUID) 
     with pytest.raises(StreamError):
         stream.decrypt(key, associated_data, ciphertext)
     with pytest.raises(StreamError):
-        stream.decrypting(key, associated_data, io.BytesIO(ciphertext)).read()
+        stream.DecryptingReader(key, associated_data, io.BytesIO(ciphertext)).read()
     with pytest.raises(StreamError):
         stream.decrypt_stream(key, associated_data, Trickle(ciphertext), io.BytesIO())
 
@@ -181,7 +206,7 @@ def test_any_flipped_bit_is_noticed(position, bit):
 
 def test_a_writer_left_by_an_exception_leaves_ciphertext_that_does_not_decrypt():
     destination = io.BytesIO()
-    with pytest.raises(OSError, match="source"), stream.encrypting(KEY, GUID, destination) as writer:
+    with pytest.raises(OSError, match="source"), stream.EncryptingWriter(KEY, GUID, destination) as writer:
         writer.write(content(FIRST + 10))
         raise OSError("source broke")
     refused(destination.getvalue())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shutil
 import struct
 import subprocess
 import zlib
@@ -14,6 +13,7 @@ import data_store
 import pydicom
 import pytest
 from mdm_deid import Deidentifier, Profile, Pseudonymiser
+from mdm_testing.process import require_program
 
 LONG = ["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -144,5 +144,5 @@ def errors_of(path: Path) -> frozenset[str]:
 @pytest.fixture
 def new_errors() -> Callable[[Path, Path], list[str]]:
     """What dciodvfy has against an output and not against its input, without the UIDs it quotes."""
-    assert shutil.which("dciodvfy"), "dciodvfy (Debian package dicom3tools) is needed"
+    require_program("dciodvfy", "dicom3tools")
     return lambda before, after: sorted(errors_of(after) - errors_of(before))

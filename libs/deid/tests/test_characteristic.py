@@ -6,7 +6,7 @@ from typing import Any
 import pydicom
 import pytest
 from mdm_deid import Deidentifier
-from mdm_deid.rules.characteristic import age, sex
+from mdm_deid.rules.replacement import age, sex
 
 AGES = {
     "060Y": "060Y",

@@ -8,8 +8,7 @@ import pydicom
 import pytest
 from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
 from mdm_deid.check.self_check import CheckedDeidentifier
-from mdm_deid.encoding.charset import Charset
-from mdm_deid.encoding.charset_term import canonical
+from mdm_deid.encoding.charset import Charset, canonical
 from mdm_deid.rules.profile import SHIPPED
 from pydicom.dataelem import RawDataElement
 

@@ -173,11 +173,11 @@ def test_a_birth_date_is_looked_for_as_it_is_usually_written(research: Deidentif
 
 
 @pytest.mark.parametrize("written", [b"03/02/1961", b"3.2.61", b"03-02-61", b"610203", b"03/02/1961 12:00"])
-@pytest.mark.parametrize("elsewhere", [b"Model 19610203", b"Model 03.02.1961", b"Model 2/3/1961"])
+@pytest.mark.parametrize("model_name", [b"Model 19610203", b"Model 03.02.1961", b"Model 2/3/1961"])
 def test_a_birth_date_that_may_mean_two_days_is_looked_for_as_either(
-    basic: Deidentifier, explicit: Any, written: bytes, elsewhere: bytes
+    basic: Deidentifier, explicit: Any, written: bytes, model_name: bytes
 ) -> None:
-    elements = {0x00100030: explicit.element(0x00100030, "DA", written), 0x00081090: explicit.element(0x00081090, "LO", elsewhere)}
+    elements = {0x00100030: explicit.element(0x00100030, "DA", written), 0x00081090: explicit.element(0x00081090, "LO", model_name)}
     output = pydicom.dcmread(io.BytesIO(b"".join(basic.deidentify(explicit.file(elements)).data or [])))
     assert "61" not in output.get("ManufacturerModelName", "")
 

@@ -61,8 +61,8 @@ def test_no_attribute_that_stays_holds_a_name_or_number(explicit: Any, any_profi
     }
     for place in ({tag: element}, {SHARED: explicit.element(SHARED, "SQ", explicit.item(element))}):
         output = left(any_profile, explicit.file(known | place))
-        for needle in (NAME, NUMBER, b"anybody", b"778.1234", b"z\0w\0i\0c\0k", b"elmann"):
-            assert needle not in output, needle
+        for value in (NAME, NUMBER, b"anybody", b"778.1234", b"z\0w\0i\0c\0k", b"elmann"):
+            assert value not in output, value
 
 
 def test_pixel_data_in_an_item_is_not_passed_on(explicit: Any, any_profile: Deidentifier) -> None:

@@ -1,12 +1,14 @@
 """Which instances are released, quarantined or filtered, and how profiles and pseudonyms are made."""
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from mdm_deid import Deidentifier, Outcome, Profile, ProfileError, Pseudonymiser
+from mdm_deid import Deidentifier, Outcome, Patient, Profile, ProfileError, Pseudonymiser
+from mdm_deid.deidentifier import PIXEL_SUSPICIONS
 
 
 def header(**values: Any) -> pydicom.Dataset:
@@ -15,6 +17,16 @@ def header(**values: Any) -> pydicom.Dataset:
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+def judged(deidentifier: Deidentifier, dataset: pydicom.Dataset) -> tuple[Outcome, str]:
+    """Return outcome and reason for a file with this data set."""
+    buffer = io.BytesIO()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    pydicom.dcmwrite(buffer, dataset)
+    result = deidentifier.deidentify(b"\0" * 128 + b"DICM" + buffer.getvalue())
+    return result.outcome, result.reason
 
 
 @pytest.mark.parametrize(
@@ -36,7 +48,7 @@ def header(**values: Any) -> pydicom.Dataset:
     ],
 )
 def test_suspects_wait_for_a_person(basic: Deidentifier, values: dict[str, Any], reason: str) -> None:
-    assert basic.judge(header(**values)) == (Outcome.QUARANTINED, reason)
+    assert judged(basic, header(**values)) == (Outcome.QUARANTINED, reason)
 
 
 def test_an_overlay_in_unused_pixel_bits_waits_for_a_person(basic: Deidentifier, builder: Any) -> None:
@@ -51,15 +63,15 @@ def test_an_overlay_in_unused_pixel_bits_waits_for_a_person(basic: Deidentifier,
     assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "embedded_overlay")
     dataset = header()
     dataset.add_new(0x60000102, "US", 12)
-    assert basic.judge(dataset) == (Outcome.QUARANTINED, "embedded_overlay")
+    assert judged(basic, dataset) == (Outcome.QUARANTINED, "embedded_overlay")
     dataset.add_new(0x60003000, "OW", b"\0\0")
-    assert basic.judge(dataset) == (Outcome.RELEASED, "")
+    assert judged(basic, dataset) == (Outcome.RELEASED, "")
 
 
 def test_plain_images_are_released_and_directories_filtered(basic: Deidentifier) -> None:
-    assert basic.judge(header()) == (Outcome.RELEASED, "")
-    assert basic.judge(header(SOPClassUID="1.2.840.10008.1.3.10")) == (Outcome.FILTERED, "media_directory")
-    assert basic.judge(pydicom.Dataset()) == (Outcome.FAILED, "no_sop_instance")
+    assert judged(basic, header()) == (Outcome.RELEASED, "")
+    assert judged(basic, header(SOPClassUID="1.2.840.10008.1.3.10")) == (Outcome.FILTERED, "media_directory")
+    assert judged(basic, pydicom.Dataset()) == (Outcome.FAILED, "no_sop_instance")
 
 
 def test_a_value_given_twice_fails(basic: Deidentifier, explicit: Any) -> None:
@@ -76,8 +88,8 @@ def test_a_site_profile_builds_on_a_shipped_one(tmp_path: Path, pseudonymiser: P
     profile = Profile.load(path)
     assert "retain_safe_private" in profile.options
     deidentifier = Deidentifier(profile, pseudonymiser)
-    assert deidentifier.judge(header(Modality="US")) == (Outcome.RELEASED, "")
-    assert deidentifier.judge(header(Modality="CT")) == (Outcome.FILTERED, "no_ct_today")
+    assert judged(deidentifier, header(Modality="US")) == (Outcome.RELEASED, "")
+    assert judged(deidentifier, header(Modality="CT")) == (Outcome.FILTERED, "no_ct_today")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +108,7 @@ def test_a_site_profile_builds_on_a_shipped_one(tmp_path: Path, pseudonymiser: P
         ('name = "x"\n[[rule]]\nreason = "r"\nmodality = ["CT"]', "rule 1: unknown key 'modality'"),
         ('name = "x"\n[[rule]]\nreason = "r"\nmodalities = "CT"', "modalities: must be a list"),
         ('name = "x"\n[[rule]]\nreason = "r"\noutcome = "GONE"\nmodalities = ["CT"]', "outcome: must be"),
-        ("options = []", "name: must be a text"),
+        ("options = []", "name: must be a non-empty string"),
         ("name = ", "Invalid value"),
     ],
 )
@@ -128,3 +140,26 @@ def test_pseudonyms_match_published_vectors() -> None:
     assert vector.patient("4711", "HOSPITAL") == "PSERRLQ237OYZZTGF"
     assert str(vector.guid("1.2.3")) == "401fbd6e-fe63-8edf-892b-fe899812a6f2"
     assert vector.date_offset_days("4711", "HOSPITAL") == -3178
+
+
+def test_a_suspicion_that_a_person_has_settled_does_not_hold_back_but_any_other_does(basic: Deidentifier, ct_small: bytes):
+    dataset = pydicom.dcmread(io.BytesIO(ct_small))
+    dataset.Modality, dataset.BurnedInAnnotation = "US", "YES"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    content = buffer.getvalue()
+    assert basic.deidentify(content).reason == "burned_in_annotation"
+    assert basic.deidentify(content, released=frozenset({"burned_in_annotation"})).reason == "ultrasound"
+    both = frozenset({"burned_in_annotation", "ultrasound"})
+    assert basic.deidentify(content, released=both).outcome is Outcome.RELEASED
+    assert basic.deidentify(content, Patient("SOMEBODY", ""), both).reason == "patient_conflict"
+
+
+@pytest.mark.parametrize(("changes", "reason"), [({"Modality": "SR"}, "structured_report"), ({"Modality": "DOC"}, "encapsulated_document")])
+def test_only_suspicions_about_pixels_can_be_settled(basic: Deidentifier, ct_small: bytes, changes: dict[str, str], reason: str):
+    dataset = pydicom.dcmread(io.BytesIO(ct_small))
+    dataset.update(changes)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    assert reason not in PIXEL_SUSPICIONS
+    assert basic.deidentify(buffer.getvalue(), released=frozenset({reason})).reason == reason

@@ -15,8 +15,7 @@ from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.rules.profile import SHIPPED
 from mdm_deid.text.cleaner import MARK, Cleaner, fit
 from mdm_deid.text.identity import identity, words
-from mdm_deid.text.label import label_tags
-from mdm_deid.text.vocabulary import names_nobody, structures
+from mdm_deid.text.vocabulary import label_tags, names_nobody, structures
 from pydicom.datadict import dictionary_description, dictionary_VR
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 

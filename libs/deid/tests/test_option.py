@@ -9,9 +9,9 @@ from typing import Any
 import pydicom
 import pytest
 from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
-from mdm_deid.rules.profile import FULL_DATES, MODIFIED_DATES, OPTION_CODES, OPTIONS
+from mdm_deid.rules.rule import FULL_DATES, MODIFIED_DATES, OPTION_CODES, OPTIONS
 from mdm_deid.rules.table import Row, load_rows
-from mdm_deid.text.label import label_tags
+from mdm_deid.text.vocabulary import label_tags
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 

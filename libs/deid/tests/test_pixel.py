@@ -246,14 +246,14 @@ def test_regions_that_reach_the_top_or_beyond_the_image_lift_nothing(deidentifie
     assert deidentifier.deidentify(saved(dataset)).reason == "ultrasound"
 
 
-def test_a_header_without_pixels_is_judged_like_its_file(deidentifier: Deidentifier) -> None:
+def test_a_header_without_pixels_is_judged_by_the_rules(deidentifier: Deidentifier) -> None:
     dataset = ultrasound()
     del dataset.PixelData
     result = deidentifier.deidentify(saved(dataset))
     assert (result.outcome, result.pixel_rule) == (Outcome.RELEASED, "top")
-    assert deidentifier.judge(dataset) == (Outcome.RELEASED, "")
     dataset.Rows = 9
-    assert deidentifier.judge(dataset) == (Outcome.QUARANTINED, "ultrasound")
+    result = deidentifier.deidentify(saved(dataset))
+    assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "ultrasound")
 
 
 def test_without_rules_suspects_wait(basic: Deidentifier) -> None:

@@ -185,16 +185,16 @@ def test_overlays_that_draw_a_region_stay_under_clean_graphics_and_others_go(bui
     [
         ('name = "x"\n\ncolour = 1', "line 3: unknown key 'colour'"),
         ('name = "x"\noptions = [\n  "nothing"]', "line 2: options: 'nothing' is not one of"),
-        ('name = "x"\nallow = ["NoSuchWord"]', "line 2: allow: 'NoSuchWord' is no keyword"),
+        ('name = "x"\nallow = ["NoSuchWord"]', "line 2: allow: 'NoSuchWord' is not a keyword"),
         ('name = "x"\n[[rule]]\nreason = "a"\nmodalities = ["CT"]\n\n[[rule]]\nreason = 5\nmodalities = ["CT"]', "line 7: rule 2: reason"),
         ('name = "x"\n[attribute]\naction = "keep"', "line 2: attribute 1: names no attribute"),
         ('name = "x"\n[[attribute]]\naction = "burn"\ntags = ["00181030"]', "line 3: attribute 1: action: must be one of"),
-        ('name = "x"\n[[attribute]]\naction = "keep"\ntags = ["0018"]', "line 4: attribute 1: tags: '0018' is no tag"),
+        ('name = "x"\n[[attribute]]\naction = "keep"\ntags = ["0018"]', "line 4: attribute 1: tags: '0018' is not a tag"),
         ('name = "x"\n[[attribute]]\naction = "keep"\ntags = ["0019xx10"]', "is private: give its private_creator"),
-        ('name = "x"\n[[attribute]]\naction = "keep"\nkeywords = ["PatientID"]', "is written by the de-identifier"),
-        ('name = "x"\n[[attribute]]\naction = "keep"\ntags = ["0010xxxx"]', "is written by the de-identifier"),
+        ('name = "x"\n[[attribute]]\naction = "keep"\nkeywords = ["PatientID"]', "is set by the de-identifier"),
+        ('name = "x"\n[[attribute]]\naction = "keep"\ntags = ["0010xxxx"]', "is set by the de-identifier"),
         ('name = "x"\n[[attribute]]\naction = "keep"\nkeywords = ["PatientBirthDate"]', "ages above 89"),
-        ('name = "x"\n[[attribute]]\naction = "replace"\nkeywords = ["StudyDate"]', "value: must be a text"),
+        ('name = "x"\n[[attribute]]\naction = "replace"\nkeywords = ["StudyDate"]', "value: must be a non-empty string"),
         ('name = "x"\n[[attribute]]\naction = "keep"\nkeywords = ["StudyDate"]\nvalue = "1"', "line 5: attribute 1: value: has no meaning"),
         ('name = "x"\n[[attribute]]\naction = "shift"\nkeywords = ["Modality"]', "shift does not go with .0008,0060., whose VR is CS"),
         ('name = "x"\n[[attribute]]\naction = "clean"\nkeywords = ["Rows"]', "clean does not go with"),
@@ -202,7 +202,7 @@ def test_overlays_that_draw_a_region_stay_under_clean_graphics_and_others_go(bui
         ('name = "x"\n[[attribute]]\naction = "clean"\nprivate_creator = "X"', "can be kept or removed"),
         ('name = "x"\n[[attribute]]\naction = "keep"\nprivate_creator = "X"\ntags = ["0028xx10"]', "0028 is not an odd group"),
         ('name = "x"\nrule = ["a"]', "rule 1: must be a table"),
-        ('name = "x"\nbase = 7', "line 2: base: must be a text"),
+        ('name = "x"\nbase = 7', "line 2: base: must be a non-empty string"),
     ],
 )
 def test_an_error_names_line_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -242,5 +242,5 @@ def test_words_of_a_site_may_stay_in_text_that_is_cleaned(tmp_path: Path, pseudo
     assert b"berta" not in output
     assert profile.fingerprint() != Profile.shipped("research").fingerprint()
     path.write_text('name = "site"\n\nwords = ["two words"]\n')
-    with pytest.raises(ProfileError, match="line 3: words: 'two words' is no word"):
+    with pytest.raises(ProfileError, match="line 3: words: 'two words' is not a word"):
         Profile.load(path)

@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_deid import Deidentifier, Outcome
+from mdm_deid.pixels.patch import Unreadable
+from mdm_deid.pixels.rle import walk
 from PIL import Image, ImageCms
 from pydicom.encaps import generate_frames, parse_basic_offsets
 from pydicom.uid import UID
@@ -320,3 +323,15 @@ def test_application_segments_keep_what_decoders_read(unjudged: Deidentifier, ma
     result = unjudged.deidentify(one_frame(JPEG, frame[:2] + segment(marker, content) + frame[2:]))
     (output,) = frames_of(b"".join(result.data))
     assert output[6 : 6 + len(content)] == left
+
+
+def test_a_segment_that_ends_outside_its_frame_costs_no_memory() -> None:
+    header = struct.pack("<16I", 2, 64, 0xF0000000, *[0] * 13)
+    frame = memoryview(header + b"\x03abcd" + b"text behind the pixels")
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreadable):
+            list(walk(frame, pixels=4, segments=2))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

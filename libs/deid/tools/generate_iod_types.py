@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def removable(attributes: list[dict[str, Any]]) -> bool:
-    """Tell whether removal takes all that an optional module must have, so that the module is gone and stays valid."""
+    """Return whether removal takes all that an optional module must have, so that the module is gone and stays valid."""
     tags = [tag_for_keyword(word["keyword"]) for word in attributes if not word["path"] and word["type"] in ("1", "2")]
     return bool(tags) and all(tag is not None and "X" in load_actions().get(tag, "") for tag in tags)
 

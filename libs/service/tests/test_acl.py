@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm_service import database
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl, AclEntry
+from mdm_service.access.acl import MOST_COUNTED, Acl, AclEntry, AclUse
 from mdm_service.access.servicer import FULL_NAME, add_acl_service
-from mdm_service.access.use import MOST_COUNTED, AclScope, AclUse
+from mdm_service.access.store import AclScope
 from mdm_service.identity.caller import Caller
+from mdm_testing.postgres import fresh_databases
 from mdm_testing.server import channel, serve_in_process
 from mdm_wire.errors import Invalid
 from mdm_wire.permission import Permission, canonical_principal, format_permissions, parse_permissions
@@ -53,10 +54,9 @@ def test_what_is_not_a_principal_is_refused(text):
 
 @pytest.fixture(scope="module")
 def conninfo(postgres) -> Iterator[str]:
-    conninfo = postgres.create_database("acl_test")
-    database.migrate(conninfo, MIGRATIONS)
-    yield conninfo
-    postgres.drop_database("acl_test")
+    with fresh_databases(postgres, "acl") as (conninfo,):
+        database.migrate(conninfo, MIGRATIONS)
+        yield conninfo
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """ACLs in configuration files."""
 
 import pytest
-from mdm_service.access.acl import AclEntry
-from mdm_service.access.settings import RootSettings
+from mdm_service.access.acl import AclEntry, RootSettings
 from mdm_wire.permission import Permission
 from pydantic import ValidationError
 

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 from mdm_service.server import probe
-from mdm_service.server.dependency import DependencyWatch
+from mdm_service.server.monitoring import DependencyWatch
+from mdm_testing.process import eventually
 from mdm_testing.server import serve_in_process
-from mdm_testing.wait import eventually
 from mdm_wire.errors import Unavailable
 from prometheus_client import REGISTRY
 

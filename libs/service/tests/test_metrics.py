@@ -6,13 +6,12 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.identity.membership import Membership
+from mdm_service.identity.caller import Authenticator, Membership
 from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.policy import MONITOR
-from mdm_service.server import metrics
+from mdm_service.server import monitoring
 from mdm_service.settings import Address, TlsSettings
-from mdm_testing.port import free_port
+from mdm_testing.process import free_port
 from mdm_wire import dn
 
 
@@ -23,7 +22,9 @@ def port(pki) -> Iterator[int]:
     pki.revoke([])
     trust = TrustStore((Authority.load(pki.certificate_file, (pki.namespace,), pki.crl_file),))
     authenticator = Authenticator(trust, Membership(None), {MONITOR: (dn.canonical(pki.subject("monitor")),)})
-    stop = metrics.serve_metrics(Address(port=free), TlsSettings(certificate=files.certificate, key=files.key, ca=files.ca), authenticator)
+    stop = monitoring.serve_metrics(
+        Address(port=free), TlsSettings(certificate=files.certificate, key=files.key, ca=files.ca), authenticator
+    )
     yield free
     stop()
 
@@ -46,7 +47,7 @@ def client_context(pki, name: str | None) -> ssl.SSLContext:
 
 
 def test_a_certificate_holder_reads_the_counters(port, pki):
-    metrics.observe("/mdm.test.v1.Test/Call", "OK", 0.01)
+    monitoring.observe_call("/mdm.test.v1.Test/Call", "OK", 0.01)
     assert 'mdm_rpc_calls_total{code="OK",method="/mdm.test.v1.Test/Call"} 1.0' in fetch(port, client_context(pki, "monitor"))
 
 

@@ -16,6 +16,8 @@ CONTRACTS = [
     "mdm.srm.v1.srm_pb2",
     "mdm.srm.v1.transfer_pb2",
     "mdm.srm.v1.registration_pb2",
+    "mdm.srm.v1.curator_pb2",
+    "mdm.srm.v1.site_pb2",
     "grpc_health.v1.health_pb2",
     "grpc_reflection.v1alpha.reflection_pb2",
 ]
@@ -34,9 +36,10 @@ def test_a_method_without_a_row_is_denied_to_everyone():
     assert not policy.allows("/mdm.catalog.v1.CatalogService/Invented", policy.ROLES | {policy.USER})
 
 
+@pytest.mark.parametrize("method", ["CheckAccess", "StatFor", "ListFor"])
 @pytest.mark.parametrize("role", sorted(policy.ROLES | {policy.USER}))
-def test_check_access_is_for_dicom_srm_only(role):
-    assert policy.allows("/mdm.catalog.v1.CatalogService/CheckAccess", frozenset({role})) == (role == policy.DICOM_SRM)
+def test_asking_on_behalf_of_others_is_for_dicom_srm_only(role, method):
+    assert policy.allows(f"/mdm.catalog.v1.CatalogService/{method}", frozenset({role})) == (role == policy.DICOM_SRM)
 
 
 def test_operators_and_peers_never_read_shares():

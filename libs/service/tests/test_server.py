@@ -15,8 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.identity.caller import current_caller
+from mdm_service.identity.caller import Authenticator, current_caller
 from mdm_service.server.server import ServiceServer
 from mdm_site.pki import DevelopmentCa
 from mdm_testing.server import RunningServer, channel, serve_in_process

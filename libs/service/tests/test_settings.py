@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from mdm_service import settings
-from mdm_service.errors import ConfigurationError
 from mdm_service.process.main import check
+from mdm_service.settings import ConfigurationError
 from pydantic import ValidationError
 
 BASE = """

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from mdm_service.errors import ConfigurationError
 from mdm_service.process.target import Target, report, service_target, try_all
+from mdm_service.settings import ConfigurationError
 from mdm_site.pki import DevelopmentCa
 from mdm_testing.server import serve_in_process
 from mdm_wire.errors import Unavailable

@@ -16,13 +16,11 @@ from pathlib import Path
 import grpc
 import pytest
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
-from mdm_service.errors import ConfigurationError
 from mdm_service.process import supervisor
-from mdm_service.process.reservation import reserve
-from mdm_service.settings import Address
-from mdm_testing.port import free_port
+from mdm_service.process.supervisor import reserve
+from mdm_service.settings import Address, ConfigurationError
+from mdm_testing.process import eventually, free_port
 from mdm_testing.server import WorkersProcess, channel, serve_by_workers
-from mdm_testing.wait import eventually
 from prometheus_client import CollectorRegistry
 
 pytestmark = pytest.mark.integration
@@ -81,7 +79,7 @@ def answerers(served: WorkersProcess, identity, expected: int) -> Counter[int]:
 
 
 def has_ended(pid: int) -> bool:
-    """Tell whether a process is gone, or waits only for whoever adopted it to notice."""
+    """Return whether a process has ended, or waits only for its parent to notice."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

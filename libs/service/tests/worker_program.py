@@ -4,9 +4,8 @@ import os
 import time
 
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
-from mdm_service.errors import ConfigurationError
 from mdm_service.process.main import Runtime, run
-from mdm_service.settings import ServiceSettings
+from mdm_service.settings import ConfigurationError, ServiceSettings
 
 FULL_NAME = "mdm.srm.v1.SrmService"
 

@@ -24,6 +24,7 @@ from mdm_wire.errors import Invalid
         ("/a\x7f", "control"),
         ("/a\u0085", "control"),
         ("/a\u2028b", "control"),
+        ("/a\ud800", "UTF-8"),
         ("/e\u0301", "NFC"),
         ("/" + "a" * 256, "255"),
         ("/" + "é" * 128, "255"),

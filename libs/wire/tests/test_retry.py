@@ -2,7 +2,7 @@
 
 import pytest
 from mdm_wire.errors import Aborted, Exhausted, Forbidden, Invalid, MdmError, NotFound, TimedOut, Unauthenticated, Unavailable
-from mdm_wire.retry import Backoff, Retries, is_away, is_transient, needs_mending
+from mdm_wire.retry import Backoff, Retries, is_transient, is_unavailable, needs_mending
 from mdm_wire.status import REASON_HANDSHAKE_REFUSED, REASON_NO_SUCH_HOST, REASON_TOO_MANY_CALLS
 
 AWAY = Unavailable("UNAVAILABLE", "cannot be reached")
@@ -28,7 +28,7 @@ REFUSED = Unauthenticated(REASON_HANDSHAKE_REFUSED, "refused")
     ids=lambda value: value.reason if isinstance(value, MdmError) else "",
 )
 def test_each_error_is_transient_or_away_or_needs_mending(error, transient, away, mending):
-    assert (is_transient(error), is_away(error), needs_mending(error)) == (transient, away, mending)
+    assert (is_transient(error), is_unavailable(error), needs_mending(error)) == (transient, away, mending)
 
 
 def test_pauses_double_up_to_the_longest_and_begin_anew():

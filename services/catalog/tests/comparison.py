@@ -29,12 +29,12 @@ from mdm_catalog.rules.model import (
     ReplicaType,
     Target,
 )
-from mdm_catalog.rules.namespace import attribute, creation, removal, renaming
+from mdm_catalog.rules.namespace import creation
+from mdm_catalog.rules.namespace.change import assign_acls, remove, rename, set_attributes
 from mdm_catalog.rules.transaction import Failed, apply
 from mdm_catalog.store.store import PostgresStore
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl, AclEntry
-from mdm_service.access.settings import ROOT_ACL_ID
+from mdm_service.access.acl import ROOT_ACL_ID, Acl, AclEntry
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import MdmError, Unauthenticated
@@ -192,10 +192,10 @@ class Sides:
             NewDirectory: lambda items: self.write(creation.make_directories, who, items, parents=False),
             NewFile: lambda items: self.write(creation.register_files, who, items),
             NewLink: lambda items: self.write(creation.make_links, who, items),
-            Renaming: lambda items: self.write(renaming.rename, who, items),
-            Removal: lambda items: self.write(removal.remove, who, [items[0].target], recursive=items[0].recursive),
-            FileChange: lambda items: self.write(attribute.set_attributes, who, items),
-            AclAssignment: lambda items: self.write(attribute.assign_acls, who, items),
+            Renaming: lambda items: self.write(rename, who, items),
+            Removal: lambda items: self.write(remove, who, [items[0].target], recursive=items[0].recursive),
+            FileChange: lambda items: self.write(set_attributes, who, items),
+            AclAssignment: lambda items: self.write(assign_acls, who, items),
             NewReplica: lambda items: self.write(replica_rules.add, who, items),
             ReplicaChange: lambda items: self.write(replica_rules.change, who, items),
             ReplicaRemoval: lambda items: self.write(replica_rules.remove, who, [items[0].surl]),

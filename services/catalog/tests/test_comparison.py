@@ -27,16 +27,13 @@ from mdm_catalog.rules.model import (
     ReplicaStatus,
     Target,
 )
-from mdm_catalog.rules.namespace import creation, lookup, removal
-from mdm_catalog.rules.namespace.listing import Listing
-from mdm_catalog.rules.namespace.usage import sum_up
-from mdm_catalog.rules.pattern import Condition
+from mdm_catalog.rules.namespace import creation, lookup
+from mdm_catalog.rules.namespace.change import remove
+from mdm_catalog.rules.namespace.listing import Listing, sum_up
 from mdm_catalog.rules.subtree import modify_acls, report_access
-from mdm_catalog.rules.value import MAX_SIZE, parse_replica
+from mdm_catalog.rules.value import MAX_SIZE, Condition, parse_replica
 from mdm_catalog.store import bulk
-from mdm_service.access.acl import AclEntry
-from mdm_service.access.change import AclChange, AclEdit, Action
-from mdm_service.access.settings import ROOT_ACL_ID
+from mdm_service.access.acl import ROOT_ACL_ID, AclChange, AclEdit, AclEntry, Action
 from mdm_service.database import migrate
 
 from services.catalog.tests.comparison import (
@@ -217,7 +214,7 @@ class Comparison(RuleBasedStateMachine):
         found = look.found(self.world, who, lfn(top), Condition(name=pattern), 0)
         targets = [Target(lfn=lfn(path)) for path in found] if isinstance(found, list) else []
         expected = change.remove(self.world, who, targets, recursive=recursive)
-        assert list(map(reason, self.sides.write(removal.remove, who, targets, recursive=recursive))) == expected
+        assert list(map(reason, self.sides.write(remove, who, targets, recursive=recursive))) == expected
 
     @rule(who=callers, top=TARGETS, changes=st.lists(ACL_CHANGES, min_size=1, max_size=2), shared=st.booleans())
     def change_subtree(self, who, top, changes, shared):

@@ -13,10 +13,9 @@ import pytest
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
 from mdm_local.postgres import PostgresServer
-from mdm_testing import program
-from mdm_testing.port import free_port
-from mdm_testing.server import channel
-from mdm_testing.wait import eventually
+from mdm_site.file import to_toml
+from mdm_testing.process import eventually, free_port, kill_process, start_process
+from mdm_testing.server import channel, configuration
 
 pytestmark = pytest.mark.integration
 
@@ -32,14 +31,9 @@ class Crashing:
         self.postgres.start()
         stack.callback(self.postgres.stop)
         self.conninfo = self.postgres.create_database("catalog")
-        tls = pki.issue(pki.subject("catalog"))
         self.config = folder / "catalog.toml"
-        self.config.write_text(
-            f'[listen]\nhost = "127.0.0.1"\nport = {port}\n'
-            f'[tls]\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\nca = "{tls.ca}"\n'
-            f'[[trust.ca]]\ncertificate = "{tls.ca}"\nnamespaces = ["{pki.namespace}"]\n'
-            f'[database]\nconninfo = "{self.conninfo}"\n[root]\nowner = "{pki.subject("alice")}"\n'
-        )
+        root = {"owner": pki.subject("alice")}
+        self.config.write_text(to_toml(configuration(pki, "catalog", self.conninfo, port=port, root=root)))
         opened = stack.enter_context(channel(f"127.0.0.1:{port}", pki.issue(pki.subject("alice"))))
         self.stub = catalog_pb2_grpc.CatalogServiceStub(opened)
         self.start()
@@ -48,7 +42,7 @@ class Crashing:
     def start(self) -> None:
         """Start the catalog and wait until it answers."""
         command = [sys.executable, "-m", "mdm_catalog", "serve", "--migrate", "--config", self.config]
-        self.process = program.start(command, self.config.with_suffix(".log"), self.answers)
+        self.process = start_process(command, self.config.with_suffix(".log"), self.answers)
 
     def answers(self) -> bool:
         """Return whether the catalog and its database answer."""
@@ -60,7 +54,7 @@ class Crashing:
 
     def stop(self) -> None:
         """End the catalog at once."""
-        program.kill(self.process)
+        kill_process(self.process)
 
     def kill_service(self) -> None:
         self.stop()

@@ -160,6 +160,39 @@ def test_check_access_uses_the_catalogs_own_groups_and_is_for_services_only(cata
         assert caught.value.code().name == code
 
 
+def test_a_service_sees_names_as_a_subject_would_see_them(catalog, study):
+    srm, base = catalog.dicom_srm.catalog, "/biomed/hospital-a/p/study/1"
+
+    def stat(subject):
+        targets = [catalog_pb2.Target(lfn=lfn) for lfn in (f"{base}/1.dcm", base, f"{base}/none")]
+        return srm.StatFor(catalog_pb2.StatForRequest(subject=subject, targets=targets)).results
+
+    def listing(subject, **options):
+        answers = srm.ListFor(catalog_pb2.ListForRequest(subject=subject, **({"lfn": "/biomed/hospital-a"} | options)))
+        return [entry.lfn for answer in answers for entry in answer.entries]
+
+    mine = catalog.alice.stat(f"{base}/1.dcm", base, f"{base}/none")
+    assert list(stat(catalog.alice.dn)) == mine
+    assert [result.status.code for result in stat(catalog.mallory.dn)] == [5, 5, 5]
+    assert listing(catalog.alice.dn) == catalog.alice.ls("/biomed/hospital-a", recursive=True)
+    assert listing(catalog.alice.dn, levels=1) == catalog.alice.ls("/biomed/hospital-a")
+    assert listing(catalog.alice.dn, limit=2) == listing(catalog.alice.dn)[:2]
+    after = listing(catalog.alice.dn)[2]
+    assert listing(catalog.alice.dn, after=after) == listing(catalog.alice.dn)[3:]
+    for request, code in (
+        (lambda: listing(catalog.mallory.dn), "NOT_FOUND"),
+        (lambda: listing("nobody"), "INVALID_ARGUMENT"),
+        (lambda: listing(catalog.alice.dn, levels=-1), "INVALID_ARGUMENT"),
+        (lambda: listing(catalog.alice.dn, limit=100_001), "INVALID_ARGUMENT"),
+        (lambda: stat("nobody"), "INVALID_ARGUMENT"),
+        (lambda: catalog.alice.catalog.StatFor(catalog_pb2.StatForRequest(subject=catalog.alice.dn)), "PERMISSION_DENIED"),
+        (lambda: list(catalog.alice.catalog.ListFor(catalog_pb2.ListForRequest(subject=catalog.alice.dn))), "PERMISSION_DENIED"),
+    ):
+        with pytest.raises(Exception) as caught:
+            request()
+        assert caught.value.code().name == code
+
+
 def test_directories_are_made_with_their_parents_and_inherit(catalog, study):
     srm = catalog.dicom_srm
     deep = "/biomed/hospital-a/q/r/s"

@@ -47,7 +47,6 @@ def test_sizes_digests_comments_and_counts_have_limits():
         lambda: value.check_comment("two\nlines"),
         lambda: value.check_replicas([replica, replica]),
         lambda: value.check_replicas([model.Replica(f"srm://h/{number}", replica.status, "h") for number in range(101)]),
-        lambda: value.check_batch([0] * 10_001),
         lambda: value.parse_replica("srm://h/x", replica.status, "a host"),
     ):
         with pytest.raises(Invalid):

@@ -10,20 +10,17 @@ from pathlib import Path
 import pytest
 from mdm.catalog.v1 import catalog_pb2 as pb
 from mdm.catalog.v1 import catalog_pb2_grpc
-from mdm_testing.server import channel, serve_by_workers
+from mdm_site.file import to_toml
+from mdm_testing.server import channel, configuration, serve_by_workers
 
 pytestmark = pytest.mark.integration
 CALLERS, BATCHES, BATCH = 8, 4, 50
 
 
 def test_files_registered_at_once_by_many_callers_are_there_once_each(tmp_path, database, pki):
-    tls, alice = pki.issue(pki.subject("catalog")), pki.issue(pki.subject("alice"))
+    alice = pki.issue(pki.subject("alice"))
     config = tmp_path / "catalog.toml"
-    config.write_text(
-        f'[listen]\nport = 0\n[tls]\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\nca = "{tls.ca}"\n'
-        f'[[trust.ca]]\ncertificate = "{tls.ca}"\nnamespaces = ["{pki.namespace}"]\n'
-        f'[database]\nconninfo = "{database.conninfo}"\n[root]\nowner = "{pki.subject("alice")}"\n'
-    )
+    config.write_text(to_toml(configuration(pki, "catalog", database.conninfo, root={"owner": pki.subject("alice")})))
     guids = [[str(uuid.uuid4()) for _ in range(BATCH)] for _ in range(BATCHES)]
 
     def register(_: int) -> list[str]:

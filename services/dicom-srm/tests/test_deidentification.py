@@ -11,8 +11,8 @@ import pydicom
 import pytest
 from mdm_deid import Outcome, PatientIdRule, Profile
 from mdm_deid.pixels.rule import PixelRules
-from mdm_deid.rules.revision import revision
-from mdm_dicom_srm.deidentification import generation, make_deidentifier
+from mdm_deid.rules.table import revision
+from mdm_dicom_srm.judgement import generation, make_deidentifier
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 CT_SMALL = Path(pydicom.__file__).parent / "data/test_files/CT_small.dcm"
@@ -44,7 +44,7 @@ def test_the_spool_is_emptied_when_profile_pixel_rules_check_patient_ids_or_secr
 def test_the_revision_is_of_the_packages_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
     before = generation(Profile.shipped("basic"), SECRET, PixelRules(), check=True)
     assert re.fullmatch("[0-9a-f]{16}", revision())
-    monkeypatch.setattr("mdm_dicom_srm.deidentification.revision", lambda: "another")
+    monkeypatch.setattr("mdm_dicom_srm.judgement.revision", lambda: "another")
     assert generation(Profile.shipped("basic"), SECRET, PixelRules(), check=True) != before
 
 
@@ -52,7 +52,7 @@ def test_the_revision_is_of_the_packages_own_files(monkeypatch: pytest.MonkeyPat
 def test_the_revision_changes_with_every_file_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     package = tmp_path / "deid"
     shutil.copytree(Path(mdm_deid.__file__).parent, package)
-    monkeypatch.setattr("mdm_deid.rules.revision.resources.files", lambda _: package)
+    monkeypatch.setattr("mdm_deid.rules.table.resources.files", lambda _: package)
     before = revision.__wrapped__()
     with (package / name).open("a") as file:
         file.write("# another")

@@ -5,19 +5,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
 from mdm_crypto.audit import GENESIS, AuditEntry, ChainedEntry, chain
 from mdm_keystore.__main__ import MIGRATIONS
-from mdm_keystore.rules.model import AclAssignment, Held, KeyRecord, KeyState
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyState, LiveKey
 from mdm_keystore.rules.port import AuditUnavailable
-from mdm_keystore.store.store import PostgresKeys
+from mdm_keystore.store.key import PostgresKeys
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
-from mdm_service.database import DatabaseSettings, migrate, open_pool
+from mdm_service.database import migrate, open_pool
 from mdm_service.identity.caller import Caller
+from mdm_service.policy import DICOM_SRM
+from mdm_service.settings import DatabaseSettings
+from mdm_testing.postgres import fresh_databases
 from mdm_wire.permission import Permission
 
 from services.keystore.tests.ring import Ring
@@ -56,9 +59,9 @@ class MemoryKeys:
     def release(self) -> Iterator["MemoryKeys"]:
         yield self
 
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
+    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, LiveKey]:
         found = [self.records[guid] for guid in guids if guid in self.records and _is_live(self.records[guid])]
-        return {record.guid: Held(record, self.acls[record.acl_id].permissions_of(caller)) for record in found}
+        return {record.guid: LiveKey(record, self.acls[record.acl_id].permissions_of(caller)) for record in found}
 
     def acl_rights(self, caller: Caller, acl_ids: Sequence[UUID]) -> Mapping[UUID, Permission]:
         return {acl_id: self.acls[acl_id].permissions_of(caller) for acl_id in acl_ids if acl_id in self.acls}
@@ -70,7 +73,7 @@ class MemoryKeys:
             for record in ordered
             if _is_live(record)
             and (after is None or record.guid > after)
-            and (caller is None or self.acls[record.acl_id].permissions_of(caller) & Permission.LIST)
+            and (caller is None or self.acls[record.acl_id].permissions_of(caller) & Permission.LIST or _made(record, caller))
         ]
         return shown[:limit]
 
@@ -104,6 +107,10 @@ class MemoryKeys:
         self.entries += chain(entries, last.seq, last.hash)
 
 
+def _made(record: KeyRecord, caller: Caller) -> bool:
+    return caller.has_role(DICOM_SRM) and record.creator == caller.dn
+
+
 def _is_live(record: KeyRecord) -> bool:
     return record.expire_time is None or record.expire_time > datetime.now(UTC)
 
@@ -130,9 +137,8 @@ class RealKeys(PostgresKeys):
 
 @pytest.fixture(scope="session")
 def keystore_conninfo(postgres) -> Iterator[str]:
-    name = f"keystore_{uuid4().hex[:12]}"
-    yield postgres.create_database(name)
-    postgres.drop_database(name)
+    with fresh_databases(postgres, "keystore") as (conninfo,):
+        yield conninfo
 
 
 @pytest.fixture
@@ -154,15 +160,12 @@ def keys(request) -> MemoryKeys | RealKeys:
 
 @pytest.fixture(scope="module")
 def whole_ring(postgres) -> Iterator[Ring]:
-    names = [f"ring_{uuid4().hex[:12]}" for _ in range(4)]
-    conninfos = [postgres.create_database(name) for name in names]
-    for conninfo in conninfos:
-        migrate(conninfo, MIGRATIONS)
-    made = Ring(conninfos)
-    yield made
-    made.close()
-    for name in names:
-        postgres.drop_database(name)
+    with fresh_databases(postgres, "ring", 4) as conninfos:
+        for conninfo in conninfos:
+            migrate(conninfo, MIGRATIONS)
+        made = Ring(conninfos)
+        yield made
+        made.close()
 
 
 @pytest.fixture

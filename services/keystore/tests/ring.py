@@ -10,19 +10,18 @@ from uuid import UUID, uuid4
 import psycopg
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share
-from mdm_keystore.peer.local import LocalPeer
+from mdm_keystore.peer.client import LocalPeer
 from mdm_keystore.rules.model import KeyRef, NewKey, Released
 from mdm_keystore.rules.resharing.driver import Driver
 from mdm_keystore.rules.resharing.job import JobControl
-from mdm_keystore.rules.resharing.model import Deal, Job, JobState, Kind, RoundTerms, Unprepared
+from mdm_keystore.rules.resharing.model import Deal, Job, JobState, Kind, RoundTerms, Shareholders, Unprepared
 from mdm_keystore.rules.resharing.participant import Participant
 from mdm_keystore.rules.resharing.port import PeerUnavailable
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import KeystoreService
 from mdm_keystore.store.job import PostgresJobs
-from mdm_keystore.store.part import PostgresParts
-from mdm_keystore.store.sharing import PostgresSharings
-from mdm_keystore.store.store import PostgresKeys
+from mdm_keystore.store.key import PostgresKeys
+from mdm_keystore.store.sharing import PostgresParts, PostgresSharings
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
@@ -50,15 +49,15 @@ CHANGES = ("deal", "take", "prepare", "commit", "retire", "discard", "replace", 
 class Interruption:
     """Does something after the nth change, once; knows whether it came to that."""
 
-    def __init__(self, number: int, deed: Callable[[], None]) -> None:
-        self.left, self.deed, self.step = number, deed, ""
+    def __init__(self, number: int, action: Callable[[], None]) -> None:
+        self.left, self.action, self.step = number, action, ""
 
     def __call__(self, step: str) -> None:
         if step.startswith("after") and step.endswith(CHANGES):
             self.left -= 1
             if self.left == 0:
                 self.step = step
-                self.deed()
+                self.action()
 
 
 def crash() -> None:
@@ -123,13 +122,11 @@ class Node:
             jobs,
             PostgresParts(self.pool, self.sealer),
             self.sealer,
-            index=self.index,
-            subjects=self.subjects,
-            minimum_threshold=minimum_threshold,
+            Shareholders(self.index, self.subjects, minimum_threshold),
         )
         self.participant.peers = before.peers if before else {}
         self.driver = Driver(jobs, self.participant, batch=self.batch, pause=0)
-        self.job_control = JobControl(jobs, peers=list(self.subjects), minimum_threshold=2, wake=lambda: None)
+        self.job_control = JobControl(jobs, Shareholders(self.index, self.subjects), lambda: None)
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         cursor = self.connection.execute(statement.encode(), parameters)

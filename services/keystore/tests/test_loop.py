@@ -2,7 +2,7 @@
 
 import threading
 
-from mdm_keystore.loop import Loop
+from mdm_keystore.composition import Loop
 
 
 def test_a_failed_round_is_followed_by_another_and_stop_ends_the_loop(caplog):

@@ -13,9 +13,10 @@ from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm_crypto import shamir
 from mdm_keystore.config import KeystoreSettings
 from mdm_service import settings
-from mdm_service.errors import ConfigurationError
-from mdm_testing.port import free_port
-from mdm_testing.server import channel
+from mdm_service.settings import ConfigurationError
+from mdm_site.file import to_toml
+from mdm_testing.process import end_process, free_port, kill_process, running_process
+from mdm_testing.server import answering, channel, configuration
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
 
@@ -35,64 +36,32 @@ def test_a_wrong_configuration_is_refused_by_key(tmp_path, old, new):
         settings.load(KeystoreSettings, "keystore", file)
 
 
-CONFIGURATION = """
-[keystore]
-name = "a"
-index = 1
-kek_file = "kek"
-purge_interval_seconds = 0.05
-pending_ttl_seconds = 60
-[listen]
-port = {port}
-[tls]
-certificate = "{certificate}"
-key = "{key}"
-ca = "{ca}"
-[[trust.ca]]
-certificate = "{ca}"
-namespaces = ["{namespace}"]
-[database]
-conninfo = "{conninfo}"
-"""
-
-
 @pytest.mark.integration
 def test_a_key_outlives_a_killed_process(tmp_path, database, pki):
-    port = free_port()
-    files = pki.issue(pki.subject("keystore"))
-    configuration = tmp_path / "keystore.toml"
-    configuration.write_text(
-        CONFIGURATION.format(
-            port=port,
-            certificate=files.certificate,
-            key=files.key,
-            ca=files.ca,
-            namespace=pki.namespace,
-            conninfo=database.conninfo,
-        )
-    )
+    port, file = free_port(), tmp_path / "keystore.toml"
+    section = {"name": "a", "index": 1, "kek_file": "kek", "purge_interval_seconds": 0.05, "pending_ttl_seconds": 60}
+    file.write_text(to_toml(configuration(pki, "keystore", database.conninfo, port=port, keystore=section)))
     (tmp_path / "kek").write_text("5a" * 32)
     program = [sys.executable, "-m", "mdm_keystore"]
-    early = subprocess.run([*program, "serve", "--config", configuration], capture_output=True, text=True, timeout=60)
+    early = subprocess.run([*program, "serve", "--config", file], capture_output=True, text=True, timeout=60)
     assert early.returncode != 0
     assert "run `migrate` first" in early.stderr
-    subprocess.run([*program, "migrate", "--config", configuration], check=True, timeout=60, capture_output=True)
+    subprocess.run([*program, "migrate", "--config", file], check=True, timeout=60, capture_output=True)
     share = shamir.split(None, 2, 3, uuid4())[0]
     alice = pki.issue(pki.subject("alice"))
     for attempt in range(2):
-        process = subprocess.Popen([*program, "serve", "--config", configuration], stderr=subprocess.DEVNULL)
-        try:
+        answers = answering(f"127.0.0.1:{port}", alice)
+        with running_process([*program, "serve", "--config", file], tmp_path / "log", answers) as process:
             with channel(f"127.0.0.1:{port}", alice) as opened:
-                grpc.channel_ready_future(opened).result(timeout=30)
                 if attempt == 0:
                     create(opened, share)
                 stub = keystore_pb2_grpc.KeystoreServiceStub(opened)
                 released = stub.GetShares(keystore_pb2.GetSharesRequest(guids=[str(share.guid)])).results[0]
                 assert released.share.value == share.value
-        finally:
-            process.kill() if attempt == 0 else process.terminate()
-            code = process.wait(timeout=30)
-        assert code == (-9 if attempt == 0 else 0)
+            if attempt == 0:
+                kill_process(process)
+            else:
+                assert end_process(process) == 0
 
 
 def create(opened: grpc.Channel, share: shamir.Share) -> None:

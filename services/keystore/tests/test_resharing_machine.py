@@ -1,7 +1,7 @@
 """Any sequence of creations, deletions, refreshes, repairs and re-shares, interrupted anywhere, leaves every key readable and no other."""
 
 from itertools import combinations
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mdm_keystore.__main__ import MIGRATIONS
 from mdm_keystore.rules.resharing.model import Kind
 from mdm_service.database import migrate
+from mdm_testing.postgres import fresh_databases
 
 from services.keystore.tests.ring import ADMIN, Crash, Interruption, Ring, crash
 
@@ -114,16 +115,13 @@ class Resharings(RuleBasedStateMachine):
 
 
 def test_any_interrupted_sequence_leaves_every_key_readable(postgres):
-    names = [f"machine_{uuid4().hex[:12]}" for _ in range(3)]
-    conninfos = [postgres.create_database(name) for name in names]
-    for conninfo in conninfos:
-        migrate(conninfo, MIGRATIONS)
-    Resharings.ring = Ring(conninfos)
-    try:
-        checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-        chosen = settings(max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=checks)
-        run_state_machine_as_test(Resharings, settings=chosen)
-    finally:
-        Resharings.ring.close()
-        for name in names:
-            postgres.drop_database(name)
+    with fresh_databases(postgres, "machine", 3) as conninfos:
+        for conninfo in conninfos:
+            migrate(conninfo, MIGRATIONS)
+        Resharings.ring = Ring(conninfos)
+        try:
+            checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+            chosen = settings(max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=checks)
+            run_state_machine_as_test(Resharings, settings=chosen)
+        finally:
+            Resharings.ring.close()

@@ -11,7 +11,7 @@ from mdm_keystore.rules.model import AclAssignment, KeyRef, NewKey
 from mdm_keystore.rules.resharing.model import JobState, Kind, Parts, RoundState, RoundTerms
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.store.job import PostgresJobs
-from mdm_keystore.store.part import PostgresParts
+from mdm_keystore.store.sharing import PostgresParts
 from mdm_service.access import store as acl_store
 from mdm_service.access.acl import Acl
 from mdm_service.identity.caller import Caller
@@ -44,7 +44,7 @@ def test_a_keystore_does_nothing_for_a_stranger_or_in_anothers_name(ring):
     participant = ring.nodes[1].participant
     stranger, second = Caller("CN=keystore-9,O=MDM Test"), Caller("CN=keystore-2,O=MDM Test")
     terms = RoundTerms(uuid4(), (1, 2), 2, 3)
-    for deed in (
+    for action in (
         lambda: participant.deal(stranger, terms, []),
         lambda: participant.prepare(stranger, uuid4(), 1, (1, 2), [guid]),
         lambda: participant.prepare(second, uuid4(), 1, (1, 2), [guid]),
@@ -53,7 +53,7 @@ def test_a_keystore_does_nothing_for_a_stranger_or_in_anothers_name(ring):
         lambda: participant.discard(stranger, uuid4()),
     ):
         with pytest.raises(Forbidden):
-            deed()
+            action()
 
 
 def test_no_audit_no_new_shares(ring):
@@ -214,7 +214,7 @@ def test_only_one_process_drives_a_job_and_one_that_fell_behind_changes_nothing(
     assert node.driver.step() is True
     (first,) = jobs.rounds(jobs.running().id)
     jobs.replace(first, [replace(first, id=uuid4())], {})
-    with pytest.raises(Conflict, match="further"):
+    with pytest.raises(Conflict, match="advanced"):
         jobs.replace(first, [replace(first, state=RoundState.COMMITTING)], {})
     assert ring.run(1).keys_done == len(keys)
 

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mdm_keystore.rules.seal import SealBroken, Sealer
-from mdm_service.errors import ConfigurationError
+from mdm_service.settings import ConfigurationError
 
 GUID = UUID("0190a5a0-0000-7000-8000-000000000001")
 VALUE = bytes(range(32))

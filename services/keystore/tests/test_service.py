@@ -13,7 +13,7 @@ from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import EXPIRY, KeystoreService
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
-from mdm_service.policy import OPERATOR
+from mdm_service.policy import DICOM_SRM, OPERATOR
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import Permission
 
@@ -264,3 +264,15 @@ def test_batches_beyond_the_limit_are_refused_as_a_whole(service):
         service.release_shares(SRM, [uuid4()] * 1001)
     assert error.value.reason == "BATCH_TOO_LARGE"
     assert service.release_shares(SRM, []) == []
+
+
+def test_a_dicom_srm_lists_the_keys_that_it_made_whoever_owns_their_list_by_now(service):
+    (share,) = stored(service)
+    (other,) = [share_of()]
+    assert create_one(service, other, ALICE, OTHER_ACL) is None
+    assert service.assign_acls(SRM, [AclAssignment(share.guid, OTHER_ACL)]) == [None]
+    assert list(service.list_keys(SRM, None, 10)) == [], "no list gives it a right any more"
+    registering = Caller(SRM.dn, roles=frozenset({DICOM_SRM}))
+    assert [record.guid for record in service.list_keys(registering, None, 10)] == [share.guid]
+    assert [isinstance(found, MdmError) for found in service.key_attributes(registering, [share.guid, other.guid])] == [False, True]
+    assert reasons(service.release_shares(registering, [share.guid])) == ["KEY_NOT_FOUND"], "that is no right to read"

@@ -15,40 +15,16 @@ from mdm_crypto.audit import AuditEntry, HeadSigner, SignedHead, WitnessedHead
 from mdm_keystore.rules.audit import AuditTrail
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.store.audit import PostgresTrail
-from mdm_testing.port import free_port
-from mdm_testing.server import WorkersProcess, channel, serve_by_workers
-from mdm_testing.wait import eventually
+from mdm_site.file import to_toml
+from mdm_testing.postgres import fresh_databases
+from mdm_testing.process import eventually, free_port
+from mdm_testing.server import WorkersProcess, channel, configuration, serve_by_workers
 
 from services.keystore.tests.ring import PlainPool
 from services.keystore.tests.test_main import create
 from services.keystore.tests.trail import assert_whole, read_chain
 
 pytestmark = pytest.mark.integration
-CONFIGURATION = """
-[keystore]
-name = "{index}"
-index = {index}
-kek_file = "kek-{index}"
-purge_interval_seconds = 1
-witness_interval_seconds = 0.5
-{peers}
-[listen]
-port = {port}
-[tls]
-certificate = "{files.certificate}"
-key = "{files.key}"
-ca = "{files.ca}"
-[[trust.ca]]
-certificate = "{files.ca}"
-namespaces = ["{namespace}"]
-[roles]
-operator = ["{operator}"]
-"peer.keystore" = {subjects}
-[database]
-conninfo = "{conninfo}"
-pool_max = 6
-"""
-PEER = '[[keystore.peers]]\nindex = {index}\naddress = "127.0.0.1:{port}"\nsubject = "{subject}"\n'
 INDEXES = (1, 2, 3)
 CREATORS, EACH = 4, 10
 
@@ -97,30 +73,25 @@ class Keystores:
 
 @pytest.fixture
 def keystores(tmp_path, postgres, pki):
-    ports, names = {}, {index: f"keystore_{index}_{uuid4().hex[:8]}" for index in INDEXES}
-    subjects = {index: pki.subject(f"keystore-{index}") for index in INDEXES}
-    for index in INDEXES:
-        ports[index] = free_port()
+    ports = {index: free_port() for index in INDEXES}
+    peers = {x: {"index": x, "address": f"127.0.0.1:{ports[x]}", "subject": pki.subject(f"keystore-{x}")} for x in INDEXES}
+    roles = {"operator": [pki.subject("operator")], "peer.keystore": [peer["subject"] for peer in peers.values()]}
     with ExitStack() as stack:
-        served, conninfos = {}, {}
+        conninfos = dict(zip(INDEXES, stack.enter_context(fresh_databases(postgres, "keystore", 3)), strict=True))
+        served = {}
         for index in INDEXES:
-            conninfos[index] = postgres.create_database(names[index])
-            stack.callback(postgres.drop_database, names[index])
             config = tmp_path / f"keystore-{index}.toml"
             (tmp_path / f"kek-{index}").write_text(f"{index}a" * 32)
-            peers = "".join(PEER.format(index=x, port=ports[x], subject=subjects[x]) for x in INDEXES if x != index)
-            config.write_text(
-                CONFIGURATION.format(
-                    index=index,
-                    peers=peers,
-                    port=ports[index],
-                    files=pki.issue(subjects[index]),
-                    namespace=pki.namespace,
-                    operator=pki.subject("operator"),
-                    subjects=list(subjects.values()),
-                    conninfo=conninfos[index],
-                )
-            )
+            section = {
+                "name": str(index),
+                "index": index,
+                "kek_file": f"kek-{index}",
+                "purge_interval_seconds": 1,
+                "witness_interval_seconds": 0.5,
+                "peers": [peers[x] for x in INDEXES if x != index],
+            }
+            sections = {"keystore": section, "roles": roles, "database": {"pool_max": 6}}
+            config.write_text(to_toml(configuration(pki, f"keystore-{index}", conninfos[index], port=ports[index], **sections)))
             served[index] = stack.enter_context(serve_by_workers([sys.executable, "-m", "mdm_keystore"], config, 2, migrate=True))
         yield Keystores(served, pki), conninfos
 

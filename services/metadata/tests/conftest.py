@@ -20,7 +20,8 @@ from mdm_metadata.__main__ import MIGRATIONS, build
 from mdm_metadata.config import MetadataSettings
 from mdm_service.database import migrate
 from mdm_service.process import main
-from mdm_testing.server import channel
+from mdm_testing.postgres import fresh_databases
+from mdm_testing.server import channel, configuration
 
 FIELDS = {pb.ATTRIBUTE_TYPE_INT: "ints", pb.ATTRIBUTE_TYPE_FLOAT: "floats", pb.ATTRIBUTE_TYPE_BOOL: "bools"}
 
@@ -160,24 +161,19 @@ class Service:
 @pytest.fixture(scope="session")
 def running_service(postgres: Any, pki: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose root collection `loader` may write to; `alice` and `bob` are in group `/biomed/neuro`, `mallory` in none."""
-    conninfo = postgres.create_database("metadata_tests")
-    migrate(conninfo, MIGRATIONS)
     groups = tmp_path_factory.mktemp("metadata") / "groups.toml"
     groups.write_text(f'[groups]\n"/biomed/neuro" = ["{pki.subject("alice")}", "{pki.subject("bob")}"]\n')
-    own = pki.issue(pki.subject("metadata"))
-    settings = MetadataSettings(
-        listen={"port": 0},
-        tls={"certificate": own.certificate, "key": own.key, "ca": own.ca},
-        trust={"ca": [{"certificate": own.ca, "namespaces": [pki.namespace]}]},
-        groups={"file": groups},
-        database={"conninfo": conninfo, "pool_min": 1, "pool_max": 8},
-        roles={"operator": [pki.subject("operator")]},
-        root={"owner": pki.subject("operator"), "entries": [{"principal": f"dn:{pki.subject('loader')}", "permissions": "rwl"}]},
-        query={"statement_seconds": 8, "max_rows": 150_000},
-    )
+    sections = {
+        "groups": {"file": groups},
+        "database": {"pool_min": 1, "pool_max": 8},
+        "roles": {"operator": [pki.subject("operator")], "service.dicom-srm": [pki.subject("srm")]},
+        "root": {"owner": pki.subject("operator"), "entries": [{"principal": f"dn:{pki.subject('loader')}", "permissions": "rwl"}]},
+        "query": {"statement_seconds": 8, "max_rows": 150_000},
+    }
     with ExitStack() as stack:
-        stack.callback(postgres.drop_database, "metadata_tests")
-        runtime = main.start(settings, build, MIGRATIONS)
+        (conninfo,) = stack.enter_context(fresh_databases(postgres, "metadata"))
+        migrate(conninfo, MIGRATIONS)
+        runtime = main.start(MetadataSettings(**configuration(pki, "metadata", conninfo, **sections)), build, MIGRATIONS)
         stack.callback(runtime.close)
         stack.callback(runtime.service_server.stop, 0.5)
         address = f"127.0.0.1:{runtime.service_server.port}"

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_metadata.rules.cancellation import Cancellation
-from mdm_testing.wait import eventually
+from mdm_testing.process import eventually
 
 pytestmark = pytest.mark.integration
 

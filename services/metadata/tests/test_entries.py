@@ -231,6 +231,13 @@ def test_operators_list_keys_page_by_page_and_delete_entries_that_no_list_gives_
     assert pages("/shared", 0) == [keys]
     assert [refusal(path) for path in ("/patients", "/view", "/none")] == ["COLLECTION_NOT_FOUND"] * 3
     assert (refusal("/shared", -1), refusal("/shared", caller=loader)) == ("PAGE_SIZE", "METHOD_FORBIDDEN")
+    # A dicom-srm lists what it may write, sensitive or not, and nothing else.
+    srm = service.client("srm")
+    assert refusal("/shared", caller=srm) in ("COLLECTION_FORBIDDEN", "COLLECTION_NOT_FOUND")
+    own = loader.acl({f"dn:{srm.dn}": WRITE})
+    loader.create(pb.Collection(path="/written", acl_id=own, sensitive=True))
+    loader.upsert("/written", *(service.entry(key, acl_id=loader.acl({})) for key in keys))
+    assert pages("/written", 0, srm) == [keys]
 
     request = pb.DeleteEntriesRequest(collection="/shared", keys=["a", "absent", "☃"])
     assert [status.reason for status in operator.call("DeleteEntries", request).statuses] == ["", "ENTRY_NOT_FOUND", ""]

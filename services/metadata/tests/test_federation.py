@@ -20,7 +20,6 @@ from mdm_client.metadata.client import MetadataClient
 from mdm_wire.channel import open_channel
 from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.retry import RetryPolicy
-from mdm_wire.tls import TlsFiles
 
 from .commandline import configuration
 from .conftest import Failed, attribute, entry
@@ -68,7 +67,7 @@ class Grid:
         self.config = configuration(pki, "alice", ports["east"], folder, ports)
 
     def clients(self) -> dict[str, MetadataClient]:
-        files = TlsFiles(Path(self.alice.certificate), Path(self.alice.key), Path(self.alice.ca))
+        files = self.alice
         found = {}
         for name, site in self.sites.items():
             opened = open_channel([f"127.0.0.1:{site.port}"], files)

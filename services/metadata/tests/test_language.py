@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_metadata.__main__ import MIGRATIONS
 from mdm_metadata.rules.model import Attribute, AttributeType, Collection, StoredCollection, assign_slots
-from mdm_metadata.rules.query.binding.bind import bind, collection_paths
 from mdm_metadata.rules.query.binding.change import bind_change, bind_condition
-from mdm_metadata.rules.query.sql.compile import Statement, compile_change, compile_query
+from mdm_metadata.rules.query.binding.select import bind, collection_paths
 from mdm_metadata.rules.query.sql.render import is_total
+from mdm_metadata.rules.query.sql.statement import Statement, compile_change, compile_query
 from mdm_metadata.rules.query.syntax.parse import parse, parse_change
 from mdm_metadata.rules.query.syntax.tree import Readable
 from mdm_service.database import migrate
 from mdm_service.identity.caller import Caller
+from mdm_testing.postgres import fresh_databases
 from mdm_wire.errors import Invalid
 
 T = AttributeType
@@ -56,10 +57,9 @@ def compiled(sql: str) -> Statement:
 
 @pytest.fixture(scope="module")
 def conninfo(postgres) -> Iterator[str]:
-    found = postgres.create_database("metadata_language")
-    migrate(found, MIGRATIONS)
-    yield found
-    postgres.drop_database("metadata_language")
+    with fresh_databases(postgres, "metadata") as (found,):
+        migrate(found, MIGRATIONS)
+        yield found
 
 
 def refusal(sql: str) -> str:

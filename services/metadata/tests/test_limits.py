@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import pytest
 from mdm_metadata.rules.model import Attribute, AttributeType, Collection, StoredCollection, assign_slots
-from mdm_metadata.rules.query.binding.bind import bind, collection_paths
 from mdm_metadata.rules.query.binding.change import bind_change
-from mdm_metadata.rules.query.partial import split
-from mdm_metadata.rules.query.sql.compile import compile_query
-from mdm_metadata.rules.query.syntax.limit import MAX_LENGTH
-from mdm_metadata.rules.query.syntax.parse import parse, parse_change
+from mdm_metadata.rules.query.binding.select import bind, collection_paths
+from mdm_metadata.rules.query.merge import split
+from mdm_metadata.rules.query.sql.statement import compile_query
+from mdm_metadata.rules.query.syntax.parse import MAX_LENGTH, parse, parse_change
 from mdm_metadata.rules.query.syntax.tree import Readable
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Invalid

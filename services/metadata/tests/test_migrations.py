@@ -7,8 +7,9 @@ import pytest
 from mdm_metadata.__main__ import MIGRATIONS
 from mdm_metadata.store import PostgresStore
 from mdm_metadata.store.session import QueryLimits
-from mdm_service.database import DatabaseSettings, check_schema, migrate, open_pool
+from mdm_service.database import check_schema, migrate, open_pool
 from mdm_service.identity.caller import Caller
+from mdm_service.settings import DatabaseSettings
 
 pytestmark = pytest.mark.integration
 

@@ -12,16 +12,18 @@ from typing import Any
 import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
+from mdm_site.file import to_toml
+from mdm_testing.process import eventually
 
 from .conftest import Failed, attribute, entry
-from .test_replication import Site, eventually
+from .test_replication import Site
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def site(postgres: Any, pki: Any) -> Iterator[Site]:
-    """A service with `/images`, whose `good` values would stand every trial and whose `bad` ones none, and `/studies`."""
+    """A service with `/images`, whose `good` values would pass every validation and whose `bad` ones none, and `/studies`."""
     with ExitStack() as stack:
         site = Site("recovery", postgres, pki, stack)
         loader = site.client("loader")
@@ -37,24 +39,7 @@ def site(postgres: Any, pki: Any) -> Iterator[Site]:
 def process(site: Site, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The service as a process of its own."""
     config = folder / "metadata.toml"
-    own = site.own
-    config.write_text(
-        f"""
-        [listen]
-        port = {site.port}
-        [tls]
-        certificate = "{own.certificate}"
-        key = "{own.key}"
-        ca = "{own.ca}"
-        [[trust.ca]]
-        certificate = "{own.ca}"
-        namespaces = ["{site.pki.namespace}"]
-        [database]
-        conninfo = "{site.conninfo}"
-        [root]
-        owner = "{site.pki.subject("loader")}"
-        """
-    )
+    config.write_text(to_toml(site.configuration()))
     with subprocess.Popen([sys.executable, "-m", "mdm_metadata", "serve", "--config", str(config)], stderr=subprocess.DEVNULL) as running:
         try:
             yield running
@@ -73,9 +58,9 @@ def waiting(site: Site) -> int:
 
 
 def left(site: Site) -> tuple[int, int]:
-    """Return how many trials are noted, and how many stored names are still to be erased."""
+    """Return how many validations are noted, and how many stored names are still to be erased."""
     with psycopg.connect(site.conninfo) as connection:
-        row = connection.execute("SELECT (SELECT count(*) FROM trial), (SELECT count(*) FROM retired_slot)").fetchone()
+        row = connection.execute("SELECT (SELECT count(*) FROM validation), (SELECT count(*) FROM retired_slot)").fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
@@ -152,7 +137,7 @@ def test_an_index_is_built_to_its_end_and_what_was_removed_is_erased(site, tmp_p
 def test_what_another_process_is_at_is_left_to_it(site):
     with psycopg.connect(site.conninfo, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(77)")
-        other.execute("INSERT INTO trial SELECT 77, id, 0, NULL, '{required}' FROM collection WHERE path = '/images'")
+        other.execute("INSERT INTO validation SELECT 77, id, 0, NULL, '{required}' FROM collection WHERE path = '/images'")
         site.stop()
         site.start()
         time.sleep(1.5)  # long enough for the other process to take it over, if it would

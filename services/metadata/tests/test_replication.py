@@ -19,12 +19,14 @@ from mdm_metadata.__main__ import MIGRATIONS, build
 from mdm_metadata.config import MetadataSettings
 from mdm_metadata.store.feed_copy import ReplicaCopy
 from mdm_metadata.store.feed_origin import FeedOrigin
-from mdm_service.database import DatabaseSettings, migrate, open_pool
+from mdm_service.database import migrate, open_pool
 from mdm_service.process import main
+from mdm_service.settings import DatabaseSettings
+from mdm_site.file import to_toml
 from mdm_site.pki import DevelopmentCa
-from mdm_testing.port import free_port
-from mdm_testing.server import channel
-from mdm_testing.wait import eventually
+from mdm_testing.postgres import fresh_databases
+from mdm_testing.process import eventually, free_port
+from mdm_testing.server import channel, configuration
 from mdm_wire.errors import FailedPrecondition, Invalid
 
 from .conftest import Client, Failed, attribute, entry
@@ -39,29 +41,23 @@ class Site:
 
     def __init__(self, name: str, postgres: Any, pki: Any, stack: ExitStack, **settings: Any) -> None:
         self.pki, self._stack = pki, stack
-        self.conninfo = postgres.create_database(f"metadata_{name}")
-        stack.callback(postgres.drop_database, f"metadata_{name}")
+        (self.conninfo,) = stack.enter_context(fresh_databases(postgres, f"metadata_{name}"))
         migrate(self.conninfo, MIGRATIONS)
-        self.subject = pki.subject(f"metadata-{name}")
-        self.own = pki.issue(self.subject)
+        self._name = f"metadata-{name}"
         self._settings = settings
         self.port = free_port()  # the same one after a restart
         self._runtime: Any = None
         self.start()
         stack.callback(self.stop)
 
+    def configuration(self, **sections: Any) -> dict[str, Any]:
+        """Return the configuration of the service, with further sections."""
+        return configuration(self.pki, self._name, self.conninfo, port=self.port, root={"owner": self.pki.subject("loader")}, **sections)
+
     def start(self) -> None:
-        own = self.own
         roles = {"operator": [self.pki.subject("operator")], "peer.metadata": [self.pki.subject("metadata-b")]}
-        settings = MetadataSettings(
-            listen={"port": self.port},
-            tls={"certificate": own.certificate, "key": own.key, "ca": own.ca},
-            trust={"ca": [{"certificate": own.ca, "namespaces": [self.pki.namespace]}]},
-            database={"conninfo": self.conninfo, "pool_min": 1, "pool_max": 6},
-            root={"owner": self.pki.subject("loader")},
-            **{"roles": roles, **self._settings},
-        )
-        self._runtime = main.start(settings, build, MIGRATIONS)
+        sections = {"database": {"pool_min": 1, "pool_max": 6}, "roles": roles, **self._settings}
+        self._runtime = main.start(MetadataSettings(**self.configuration(**sections)), build, MIGRATIONS)
 
     def stop(self) -> None:
         self.stop_within(0.2)
@@ -267,29 +263,9 @@ class Process:
     """The service of a site as a process of its own, which can be killed."""
 
     def __init__(self, site: Site, origin: Site, folder: Path) -> None:
-        own, pki = site.own, site.pki
         self._config = folder / "metadata.toml"
-        self._config.write_text(
-            f"""
-            [listen]
-            port = {site.port}
-            [tls]
-            certificate = "{own.certificate}"
-            key = "{own.key}"
-            ca = "{own.ca}"
-            [[trust.ca]]
-            certificate = "{own.ca}"
-            namespaces = ["{pki.namespace}"]
-            [database]
-            conninfo = "{site.conninfo}"
-            [root]
-            owner = "{pki.subject("loader")}"
-            [[replicas]]
-            origin = "a"
-            addresses = ["127.0.0.1:{origin.port}"]
-            subtrees = ["/biomed/a"]
-            """
-        )
+        replica = {"origin": "a", "addresses": [f"127.0.0.1:{origin.port}"], "subtrees": ["/biomed/a"]}
+        self._config.write_text(to_toml(site.configuration(replicas=[replica])))
 
     def run_for(self, seconds: float) -> None:
         """Start it, and kill it without warning."""

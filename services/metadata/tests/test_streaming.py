@@ -6,7 +6,7 @@ import grpc
 import psycopg
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
-from mdm_testing.wait import eventually
+from mdm_testing.process import eventually
 
 pytestmark = pytest.mark.integration
 

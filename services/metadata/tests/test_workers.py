@@ -16,8 +16,9 @@ import grpc
 import pytest
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_metadata.rpc.feed_servicer import FeedServicer
-from mdm_testing.server import channel, serve_by_workers
-from mdm_testing.wait import eventually
+from mdm_site.file import to_toml
+from mdm_testing.process import eventually
+from mdm_testing.server import channel, configuration, serve_by_workers
 
 from .conftest import Client, Failed, attribute, entry
 from .test_replication import EVERYTHING, LIST, READ, Site
@@ -28,14 +29,9 @@ CALLERS, JOBS = 8, 120
 TAKE = "UPDATE \"/jobs\" SET state = 'taken' WHERE state = 'new' ORDER BY entry LIMIT 1 RETURNING entry"
 
 
-def configure(folder: Path, conninfo: str, pki: Any, subject: str, more: str = "") -> Path:
-    tls = pki.issue(pki.subject(subject))
+def configure(folder: Path, conninfo: str, pki: Any, subject: str, **sections: Any) -> Path:
     config = folder / f"{subject}.toml"
-    config.write_text(
-        f'[listen]\nport = 0\n[tls]\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\nca = "{tls.ca}"\n'
-        f'[[trust.ca]]\ncertificate = "{tls.ca}"\nnamespaces = ["{pki.namespace}"]\n'
-        f'[database]\nconninfo = "{conninfo}"\n[root]\nowner = "{pki.subject("loader")}"\n{more}'
-    )
+    config.write_text(to_toml(configuration(pki, subject, conninfo, root={"owner": pki.subject("loader")}, **sections)))
     return config
 
 
@@ -83,8 +79,8 @@ def test_one_process_follows_an_origin_and_another_one_when_that_is_killed(tmp_p
     streams: list[Any] = []
     steps = FeedServicer._steps
     monkeypatch.setattr(FeedServicer, "_steps", lambda self, request, context: (streams.append(context), steps(self, request, context))[1])
-    replicas = f'[[replicas]]\norigin = "a"\naddresses = ["127.0.0.1:{origin.port}"]\nsubtrees = ["/biomed/a"]\n'
-    config = configure(tmp_path, database.conninfo, pki, "metadata-b", replicas)
+    replica = {"origin": "a", "addresses": [f"127.0.0.1:{origin.port}"], "subtrees": ["/biomed/a"]}
+    config = configure(tmp_path, database.conninfo, pki, "metadata-b", replicas=[replica])
     loader, alice = origin.client("loader"), pki.issue(pki.subject("alice"))
 
     def copied() -> list[tuple[Any, ...]]:

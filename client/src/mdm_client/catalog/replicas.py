@@ -1,4 +1,4 @@
-"""Replicas of files: where copies are."""
+"""Replicas of files."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,10 @@ from mdm_wire.batch import MAX_CATALOG_ITEMS, in_batches, item_answers
 from mdm_wire.errors import MdmError
 
 from mdm_client.catalog.model import moment
-from mdm_client.names import Name
+from mdm_client.name_syntax import Name
 from mdm_client.service import Service
 
-STATUSES = {
-    "available": pb.REPLICA_STATUS_AVAILABLE,
-    "populating": pb.REPLICA_STATUS_POPULATING,
-    "deleting": pb.REPLICA_STATUS_DELETING,
-}
+STATUSES = {"available": pb.REPLICA_STATUS_AVAILABLE, "populating": pb.REPLICA_STATUS_POPULATING, "deleting": pb.REPLICA_STATUS_DELETING}
 TYPES = {"primary": pb.REPLICA_TYPE_PRIMARY, "secondary": pb.REPLICA_TYPE_SECONDARY}
 _STATUS_NAMES = {number: name for name, number in STATUSES.items()}
 _TYPE_NAMES = {number: name for name, number in TYPES.items()}
@@ -28,7 +24,7 @@ _TYPE_NAMES = {number: name for name, number in TYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A copy of a file. `accesses` counts what was reported, `rev` is for optimistic changes."""
+    """A replica of a file. `accesses` counts the reported readings; `rev` is for changes on condition that nobody else made one."""
 
     surl: str
     status: str = "available"
@@ -41,7 +37,7 @@ class Replica:
     rev: int = 0
 
     def to_proto(self) -> pb.Replica:
-        """Return the catalog's message for a replica to add."""
+        """Return the message for a new replica."""
         return pb.Replica(surl=self.surl, status=STATUSES[self.status], type=TYPES[self.type], set_name=self.set_name, host=self.host)
 
 
@@ -56,7 +52,7 @@ class FileReplicas:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaChange:
-    """What to change of a replica: None leaves one as it is; `accesses` are added to its count. `if_rev`: only if that is its rev."""
+    """A change of a replica: None leaves a field unchanged; `accesses` are added to its count. `if_rev`: only if that is its rev."""
 
     surl: str
     status: str | None = None
@@ -67,7 +63,6 @@ class ReplicaChange:
     if_rev: int | None = None
 
     def to_proto(self) -> pb.ReplicaChange:
-        """Return the catalog's message for it."""
         return pb.ReplicaChange(
             surl=self.surl,
             status=None if self.status is None else STATUSES[self.status],
@@ -80,19 +75,18 @@ class ReplicaChange:
 
 
 class CatalogReplicas:
-    """Calls about replicas. What changes them returns what went wrong with each, in the order asked; None where nothing did."""
+    """Calls about replicas. Those that change them return the error of each, or None, in the order asked."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stub = catalog_pb2_grpc.CatalogServiceStub(service.channel)
 
     def add(self, pairs: Iterable[tuple[Name, Replica]]) -> list[MdmError | None]:
-        """Add replicas to files; one that is there stays as it is."""
+        """Add replicas to files; an existing one is not changed."""
         items = (pb.NewReplica(file=name.to_proto(), replica=replica.to_proto()) for name, replica in pairs)
         return self._service.errors(self._stub.AddReplicas, items, lambda batch: pb.AddReplicasRequest(replicas=batch), MAX_CATALOG_ITEMS)
 
     def change(self, changes: Iterable[ReplicaChange]) -> list[MdmError | None]:
-        """Change replicas."""
         items = (change.to_proto() for change in changes)
         return self._service.errors(
             self._stub.ChangeReplicas, items, lambda batch: pb.ChangeReplicasRequest(changes=batch), MAX_CATALOG_ITEMS
@@ -105,7 +99,7 @@ class CatalogReplicas:
         )
 
     def of_files(self, names: Sequence[Name]) -> list[FileReplicas | MdmError]:
-        """Return the replicas of each file, or why they are not given, in the order asked."""
+        """Return the replicas of each file, or the error, in the order asked."""
         found: list[FileReplicas | MdmError] = []
         for batch in in_batches((name.to_proto() for name in names), MAX_CATALOG_ITEMS):
             results = self._service.repeat(partial(self._list, pb.ListReplicasRequest(targets=batch)))
@@ -113,11 +107,7 @@ class CatalogReplicas:
         return found
 
     def find(self, set_name: str = "", host: str = "", statuses: Sequence[str] = ()) -> Iterator[FileReplicas]:
-        """Yield each replica of a set or on a host, with its file, in order of SURL. A broken stream is resumed.
-
-        Raises:
-            MdmError: on first use of the iterator or later.
-        """
+        """Yield each replica of a set or on a host, with its file, in order of SURL. A broken stream is resumed."""
         wanted = [STATUSES[status] for status in statuses]
 
         def start(after: str) -> Any:

@@ -1,10 +1,12 @@
 """The mdm command."""
 
-import os
+from mdm_client.cli.start import prepare
 
-# gRPC writes failed handshakes to standard error; the command explains them itself. It reads this when it is imported.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+prepare()
 
-from mdm_client.cli.app import main
+try:
+    from mdm_client.cli.app import main
+except KeyboardInterrupt:  # before there is a command that could say so
+    raise SystemExit(130) from None
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""Commands for access control lists, built alike for every kind of object that has some: `acl`, `key acl`, `meta acl`."""
+"""Commands for access control lists, built in the same way for every kind of object: `acl`, `key acl`, `meta acl`."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ import click
 from mdm_wire.permission import format_permissions
 
 from mdm_client import acl
-from mdm_client.cli.context import Session, common_options
+from mdm_client.cli.context import Session, session_command
 from mdm_client.cli.error import OK, SOME_FAILED, exit_code_of_items, show_client_error, show_error
-from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.names import parse_permissions, parse_principal
+from mdm_client.cli.output import print_json, print_line, printable
+from mdm_client.name_syntax import parse_permissions, parse_principal
 
 if TYPE_CHECKING:
     from mdm.acl.v1 import acl_pb2
@@ -24,10 +24,10 @@ PRINCIPAL_HELP = "PRINCIPAL is dn:CN=…,O=… (or /O=…/CN=…), group:/vo/gro
 
 @dataclass(frozen=True)
 class AclKind:
-    """What differs between the kinds of objects.
+    """The differences between kinds of objects.
 
-    `target` are the arguments and options that name an object; `change(context, changes, shared, own, done, **target)` changes the lists
-    that guard it and returns the exit code, where `done` is the word for it; `arguments_help` explains the arguments.
+    `target` are the arguments and options that name an object; `change(run, changes, shared, own, done, **target)` changes the lists
+    that guard it and returns the exit code, with `done` as the word for what it did; `arguments_help` explains the arguments.
     """
 
     target: Sequence[Callable[[Any], Any]]
@@ -37,18 +37,18 @@ class AclKind:
     def command(
         self, name: str, summary: str, make: Callable[[str, int], "acl_pb2.AclChange"], done: str, permissions: str | None = None
     ) -> click.Command:
-        """Return a command that makes one change: of what PRINCIPAL has, by PERMISSIONS, whose default is `permissions`."""
+        """Return a command that changes what PRINCIPAL may do, by PERMISSIONS (default: `permissions`)."""
 
-        def run(context: click.Context, principal: str, permissions: str, shared: bool, own: bool, **target: Any) -> int:
+        def change(run: Session, principal: str, permissions: str, shared: bool, own: bool, **target: Any) -> int:
             check_sharing(shared, own)
             changes = [make(parse_principal(principal), parse_permissions(permissions))]
-            return self.change(context, changes, shared, own, done, **target)
+            return self.change(run, changes, shared, own, done, **target)
 
         default: dict[str, Any] = {} if permissions is None else {"default": permissions}
         arguments = [click.argument("principal"), click.argument("permissions", **default)]
-        command: Any = click.pass_context(run)
+        command: Any = session_command(change)
         first, *options = self.target
-        for decorate in reversed([first, *arguments, *options, sharing_options, common_options]):
+        for decorate in reversed([first, *arguments, *options, sharing_options]):
             command = decorate(command)
         return click.command(name, help=f"{summary}\n\n{self.arguments_help}")(command)
 
@@ -59,7 +59,7 @@ class AclKind:
 
 
 def sharing_options(command: Command) -> Command:
-    """Give a command --shared and --own. Without either, a list that other objects share is left alone: ACL_SHARED."""
+    """Give a command --shared and --own. Without either, a list that guards other objects too is not changed: ACL_SHARED."""
     shared = click.option("--shared", is_flag=True, help="Change lists that guard other objects too, for all of these.")
     own = click.option("--own", is_flag=True, help="First give the object itself a list of its own, a copy of the one it shares.")
     return shared(own(command))
@@ -72,7 +72,7 @@ def check_sharing(shared: bool, own: bool) -> None:
 
 
 def show_lists(run: Session, answers: Sequence[acl.AclAnswer], what: str = "access list") -> bool:
-    """Write each list once where the services agree, and otherwise as each holds it; return whether they agree. As JSON, every answer."""
+    """Write each list once if the services agree, else as stored by each; as JSON, every answer. Return whether they agree."""
     by_id: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for answer in answers:
         if run.as_json:
@@ -89,7 +89,7 @@ def show_lists(run: Session, answers: Sequence[acl.AclAnswer], what: str = "acce
 
 
 def finish(run: Session, answers: Sequence[acl.AclAnswer], advice: str = "") -> int:
-    """Write what failed, each reason once where everything did, and then `advice`; return the exit code."""
+    """Write the errors, each reason once if everything failed, then `advice`; return the exit code."""
     failed = [answer for answer in answers if answer.error]
     failures = [answer.error for answer in failed if answer.error]
     if len(failed) == len(answers):
@@ -104,7 +104,7 @@ def finish(run: Session, answers: Sequence[acl.AclAnswer], advice: str = "") -> 
 
 
 def show_hidden(run: Session, hidden: int, what: str) -> int:
-    """Write how much is out of the caller's sight; return the exit code."""
+    """Write how many lists the caller may not see; return the exit code."""
     if hidden:
         show_error(f"{hidden} {what} not for you to see", "ACL_HIDDEN", run.as_json)
     return SOME_FAILED if hidden else OK

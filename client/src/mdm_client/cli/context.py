@@ -1,7 +1,8 @@
-"""What every command shares: --config, --json, the client."""
+"""One run of the command: its configuration, its client, and the options that commands share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,19 +31,21 @@ class Session:
         return (self.path or Path(os.environ.get("MDM_CONFIG") or DEFAULT_PATH)).expanduser()
 
     def config(self) -> "ClientConfig":
-        """Return the client configuration."""
         # The SDK takes longer to import than `mdm --help` may take.
         from mdm_client.config import ClientConfig
 
         return ClientConfig.load(self.config_path)
 
-    def client(self, context: click.Context) -> "Client":
+    def client(self) -> "Client":
         """Return the client, opened at the first call and closed with the command."""
         from mdm_client.client import Client
 
         if self._client is None:
-            self._client = context.with_resource(Client(self.config()))
+            self._client = click.get_current_context().with_resource(Client(self.config()))
         return self._client
+
+
+_pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
 def _set_config(context: click.Context, _option: click.Parameter, value: Path | None) -> None:
@@ -66,19 +69,86 @@ def common_options(command: _Command) -> _Command:
         help="Client configuration (else MDM_CONFIG, else ~/.config/mdm/client.toml).",
     )
     as_json = click.option(
-        "--json",
-        is_flag=True,
-        expose_value=False,
-        callback=_set_json,
-        help="Write JSON for programs, errors too (on standard error).",
+        "--json", is_flag=True, expose_value=False, callback=_set_json, help="Write JSON for programs, errors too (on standard error)."
     )
     return config(as_json(command))
+
+
+def session_command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the common options, and its function the session as first argument."""
+    return common_options(_pass_session(function))
 
 
 #: Of commands whose output files leave alone what exists.
 force_option = click.option("-f", "--force", is_flag=True, help="Replace a file that exists.")
 
 
-def session(context: click.Context) -> Session:
-    """Return the run that `context` belongs to."""
-    return context.ensure_object(Session)
+class RenamedOption(click.Option):
+    """An option with `old` spellings, which are accepted, but shown neither in the help nor in messages."""
+
+    def __init__(self, declarations: Sequence[str], *, old: Sequence[str], **named: Any) -> None:
+        super().__init__([*declarations, *old], **named)
+        self.old = tuple(old)
+
+    @property
+    def spellings(self) -> list[str]:
+        """The spellings that are shown."""
+        return [spelling for spelling in self.opts if spelling not in self.old]
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        with self._shown():
+            return super().get_help_record(ctx)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        with self._shown():
+            return super().get_error_hint(ctx)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        every, self.opts = self.opts, self.spellings
+        try:
+            yield
+        finally:
+            self.opts = every
+
+
+def parameter_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--param NAME=VALUE`, which gives the command `parameters`."""
+    return click.option(
+        "--param",
+        "parameters",
+        cls=RenamedOption,
+        old=["-p"],
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_parsed_parameters,
+        help="The value of :NAME in the SQL, whatever is in it; may be given several times.",
+    )(command)
+
+
+def _parsed_parameters(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, str]:
+    del context, option
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise click.BadParameter("write NAME=VALUE, and :NAME in the SQL")
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+def keep_freed_memory() -> None:
+    """Let the process reuse freed buffers of up to 32 MiB instead of mapping each anew.
+
+    Files arrive in buffers of some hundred kilobytes; to map and zero pages for each takes a quarter of the processor time
+    of receiving them. Without glibc, nothing changes.
+    """
+    import ctypes
+
+    mmap_threshold, trim_threshold = -3, -1  # <malloc.h> of glibc
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 * 1024 * 1024)
+        mallopt(trim_threshold, 256 * 1024 * 1024)

@@ -1,4 +1,4 @@
-"""Exit codes, and errors as one line or one JSON object; of many items, by cause."""
+"""Exit codes, and errors as one line or one JSON object; errors of many items grouped by cause."""
 
 import json
 import logging
@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -30,21 +29,16 @@ TERMINATED = 143
 
 # By the name of the class: a command that fails before it needs the SDK does not import it.
 _EXIT_CODES = {
-    "Invalid": USAGE,
-    "FailedPrecondition": USAGE,
-    "NotFound": NOT_FOUND,
-    "Forbidden": NOT_FOUND,
-    "Unavailable": UNAVAILABLE,
-    "TimedOut": UNAVAILABLE,
-    "Exhausted": UNAVAILABLE,
-    "Aborted": UNAVAILABLE,
+    **dict.fromkeys(("Invalid", "FailedPrecondition"), USAGE),
+    **dict.fromkeys(("NotFound", "Forbidden"), NOT_FOUND),
+    **dict.fromkeys(("Unavailable", "TimedOut", "Exhausted", "Aborted"), UNAVAILABLE),
     "Unauthenticated": UNAUTHENTICATED,
     "Cancelled": INTERRUPTED,
 }
 
 
 class _Warnings(logging.Handler):
-    """Writes what the SDK warns of, such as a keystore that is left out, once each."""
+    """Writes warnings of the SDK, such as that a keystore is left out, once each."""
 
     def __init__(self, as_json: bool) -> None:
         super().__init__(logging.WARNING)
@@ -59,15 +53,15 @@ class _Warnings(logging.Handler):
 
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 class Interrupted(BaseException):
-    """Control-C was pressed. Its own class: click writes an empty line for KeyboardInterrupt, also where JSON is expected."""
+    """Control-C was pressed. For KeyboardInterrupt click writes an empty line, also where JSON is expected."""
 
 
 class PipeClosed(BaseException):
-    """The reader of standard output has disconnected. Its own class: click would end the process with exit code 1."""
+    """The reader of standard output has disconnected. For BrokenPipeError click ends the process with exit code 1."""
 
 
 def exit_code(error: "MdmError") -> int:
@@ -78,10 +72,18 @@ def exit_code(error: "MdmError") -> int:
 
 
 def exit_code_of_items(total: int, failures: "list[MdmError]") -> int:
-    """Return the exit code of a command on many items: that of the first error if all failed, else 1 if any did."""
+    """Return the exit code of a command on many items: if all failed, that of the first error; if some did, 1."""
     if not failures:
         return OK
     return exit_code(failures[0]) if len(failures) == total else SOME_FAILED
+
+
+def report_items(items: Sequence[str], errors: "Sequence[MdmError | None]", as_json: bool) -> int:
+    """Write the error of each item that failed; return the exit code."""
+    failures = [(item, error) for item, error in zip(items, errors, strict=True) if error is not None]
+    for item, error in failures:
+        show_client_error(error, as_json, item)
+    return exit_code_of_items(len(items), [error for _, error in failures])
 
 
 def show_error(message: str, reason: str, as_json: bool, **more: Any) -> None:
@@ -94,49 +96,39 @@ def show_error(message: str, reason: str, as_json: bool, **more: Any) -> None:
 
 
 def show_client_error(error: "MdmError", as_json: bool, item: str = "") -> None:
-    """Write a MdmError to standard error; `item` names what it concerns where the message does not."""
+    """Write a MdmError to standard error, beginning with `item` where the message does not name it."""
     message = error.message if not item or item in error.message else f"{item}: {error.message}"
     more = {"item": item} if item else {}
     show_error(message, error.reason, as_json, code=error.code.name, **more)
 
 
-@dataclass
-class _Cause:
-    """What went wrong, without the names of what it concerns; the first error as it came, and the items."""
-
-    message: str
-    first: "MdmError"
-    items: list[str] = field(default_factory=list)
-
-
 class Failures:
-    """Collects failures and writes them at the end: a cause that several items share is written once, with a count."""
+    """Collects failures and writes each cause once, with the number of its items."""
 
     def __init__(self) -> None:
-        self._causes: dict[tuple[str, str], _Cause] = {}
+        self._causes: dict[tuple[str, str], list[tuple[str, MdmError]]] = {}
         self.errors: list[MdmError] = []
 
     def add(self, item: str, error: "MdmError", names: Iterable[str] = ()) -> None:
-        """Add a failure of an item; `names` are other words of the message for the same item, such as its GUID and its path."""
+        """Add the failure of an item; `names` are other names of it in the message, such as its GUID and its path."""
         self.errors.append(error)
-        message = _without(error.message, [item, *names])
-        cause = self._causes.setdefault((error.reason, message), _Cause(message, error))
-        cause.items.append(item)
+        self._causes.setdefault((error.reason, _without(error.message, [item, *names])), []).append((item, error))
 
     def show(self, as_json: bool) -> None:
-        """Write each cause to standard error: with the first item in the line, with all of them as JSON."""
-        for cause in self._causes.values():
-            count = len(cause.items)
+        """Write each cause to standard error: a line with the first item, or JSON with all items."""
+        for (reason, message), failed in self._causes.items():
+            (item, error), count = failed[0], len(failed)
             if count == 1:
-                show_client_error(cause.first, as_json, cause.items[0])
-                continue
-            named = "" if as_json else f" (such as {cause.items[0]})"
-            facts = {"code": cause.first.code.name, "count": count, "items": cause.items} if as_json else {}
-            show_error(f"{count} files: {cause.message}{named}", cause.first.reason, as_json, **facts)
+                show_client_error(error, as_json, item)
+            elif as_json:
+                items = [name for name, _ in failed]
+                show_error(f"{count} files: {message}", reason, as_json, code=error.code.name, count=count, items=items)
+            else:
+                show_error(f"{count} files: {message} (such as {item})", reason, as_json)
 
 
 def _without(message: str, names: Iterable[str]) -> str:
-    """Return the message without the names: what it says of each of the items."""
+    """Return the message without the names of an item."""
     for name in sorted(filter(None, names), key=len, reverse=True):
         message = message.removeprefix(f"{name}: ").replace(f" {name}: ", " ").replace(name, "it")
     return message
@@ -144,7 +136,7 @@ def _without(message: str, names: Iterable[str]) -> str:
 
 @contextmanager
 def about(item: str) -> Iterator[None]:
-    """Let the errors of a block begin with the item they concern, where they do not name it."""
+    """Let the errors of a block begin with `item`, where they do not name it."""
     try:
         yield
     except _client_errors() as error:
@@ -152,9 +144,9 @@ def about(item: str) -> Iterator[None]:
 
 
 def run(command: Callable[[], Any], as_json: bool) -> int:
-    """Run a command and return its exit code; whatever goes wrong becomes one clear error.
+    """Run a command and return its exit code; every exception becomes one clear error.
 
-    A reader that goes away, such as `head`, ends it without a word, as it ends other programs.
+    If the reader of standard output disconnects, such as `head`, the command ends without an error, as other programs do.
     """
     _raise_on_sigterm()
     logging.getLogger("mdm_client").handlers = [_Warnings(as_json)]
@@ -168,15 +160,13 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
         _drop_output()
         show_error(f"standard output: {error.strerror}", "LOCAL_FILE", as_json)
         return SOME_FAILED
+    except KeyboardInterrupt:  # after the command itself has ended
+        return INTERRUPTED
     return code
 
 
 def _run(command: Callable[[], Any], as_json: bool) -> int:
-    """Run a command; write what went wrong, and return its exit code.
-
-    Raises:
-        OSError: standard output or standard error cannot be written.
-    """
+    """Run a command, write its error, and return its exit code; an OSError is one of standard output or standard error."""
     try:
         result = command()
     except _client_errors() as error:
@@ -197,7 +187,7 @@ def _run(command: Callable[[], Any], as_json: bool) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt, Interrupted):
         if sys.stderr.isatty():
-            click.echo(err=True)  # behind ^C
+            click.echo(err=True)  # after ^C
         show_error("interrupted", "INTERRUPTED", as_json)
         return INTERRUPTED
     except Terminated:
@@ -217,13 +207,17 @@ def _run(command: Callable[[], Any], as_json: bool) -> int:
 
 
 def _drop_output() -> None:
-    """Let what is still buffered go nowhere: the interpreter would try to write it once more, and complain."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Discard what is still buffered: the interpreter would try to write it once more, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _client_errors() -> "tuple[type[MdmError], ...]":
-    """Return what to catch; while the SDK's errors are not imported, nothing can have raised one."""
+    """Return the exceptions to catch: none while the SDK's errors are not imported, because nothing can have raised one."""
     module = sys.modules.get("mdm_wire.errors")
     return (module.MdmError,) if module else ()
 

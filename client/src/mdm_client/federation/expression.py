@@ -1,4 +1,4 @@
-"""Expressions over the merged columns of several sites' answers, evaluated as PostgreSQL would."""
+"""Expressions over the merged columns of several sites' answers, with the results that PostgreSQL gives."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,95 +10,102 @@ from typing import Any
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm_wire.errors import Corrupt, Invalid
 
-from mdm_client.federation.value import EXACT, FLOAT, INT, NUMBERS, NUMERIC, Value, decimal_of, key_of, quotient, read, rounded, widened
+from mdm_client.federation.value import (
+    EXACT,
+    FLOAT,
+    INT,
+    NUMBERS,
+    NUMERIC,
+    Value,
+    comparison_key,
+    decode,
+    divide,
+    round_to,
+    to_numeric,
+    widen,
+)
 
 _BOOL = pb.ATTRIBUTE_TYPE_BOOL
 
 Row = Sequence[Value]
 #: Computes a value from a row of merged columns.
-Part = Callable[[Row], Value]
+Evaluate = Callable[[Row], Value]
 
 
 @dataclass(frozen=True)
 class _Call:
-    """An operation's arguments, their types, and the type of what it gives."""
+    """An operation's arguments, their types, and the type of its result."""
 
-    parts: Sequence[Part]
-    kinds: Sequence[int]
-    kind: int
-
-
-_Make = Callable[[_Call], Part]
+    arguments: Sequence[Evaluate]
+    types: Sequence[int]
+    type: int
 
 
-def compiled(expression: pb.MergeExpression) -> Part:
-    """Return what computes an expression.
+_Operation = Callable[[_Call], Evaluate]
+
+
+def compile_expression(expression: pb.MergeExpression) -> Evaluate:
+    """Return the function that computes an expression.
 
     Raises:
-        Corrupt: it is not understood. What is returned raises Invalid where a value does not exist.
+        Corrupt: its operation is unknown. The function itself raises Invalid: QUERY_VALUE.
     """
-    part = _part(expression)
+    evaluate = _compile(expression)
 
     def computed(row: Row) -> Value:
         try:
-            return part(row)
+            return evaluate(row)
         except (ArithmeticError, ValueError):
             problem = "a division by zero, or a number or date out of range"
-            raise Invalid("QUERY_VALUE", f"the merged answer needs {problem}; leave such groups out in HAVING") from None
+            raise Invalid("QUERY_VALUE", f"the merged answer needs {problem}; exclude such groups by HAVING") from None
 
     return computed
 
 
-def _part(expression: pb.MergeExpression) -> Part:
+def _compile(expression: pb.MergeExpression) -> Evaluate:
     match expression.WhichOneof("part"):
         case "column":
             number = expression.column
             return lambda row: row[number]
         case "constant":
             kind = expression.constant.WhichOneof("kind")
-            value = None if kind is None else read(expression.type, getattr(expression.constant, kind))
-            return _always(value)
+            value = None if kind is None else decode(expression.type, getattr(expression.constant, kind))
+            return lambda _row: value
         case "call":
             arguments = expression.call.arguments
-            make = _OPERATIONS.get(expression.call.operation)
-            if make is not None:
-                return make(_Call([_part(argument) for argument in arguments], [argument.type for argument in arguments], expression.type))
+            operation = _OPERATIONS.get(expression.call.operation)
+            if operation is not None:
+                types = [argument.type for argument in arguments]
+                return operation(_Call([_compile(argument) for argument in arguments], types, expression.type))
     raise Corrupt("ANSWER_MALFORMED", "metadata: the sites' answers are merged in a way that this version does not know")
 
 
-def _always(value: Value) -> Part:
-    def constant(_: Row) -> Value:
-        return value
-
-    return constant
-
-
-def _strict(parts: Sequence[Part], act: Callable[..., Value]) -> Part:
-    """Return what is NULL where a part is; `act` takes the values."""
+def _strict(arguments: Sequence[Evaluate], act: Callable[..., Value]) -> Evaluate:
+    """Return a function whose result is NULL if an argument is NULL, else `act` of the arguments' values."""
 
     def value(row: Row) -> Value:
-        values = [part(row) for part in parts]
+        values = [argument(row) for argument in arguments]
         return None if None in values else act(*values)
 
     return value
 
 
-def _function(act: Callable[..., Value]) -> _Make:
-    """Make a function that is NULL where an argument is."""
-    return lambda call: _strict(call.parts, lambda *values: _checked(call.kind, act(*values), values))
+def _function(act: Callable[..., Value]) -> _Operation:
+    """Return an operation made of a function of values."""
+    return lambda call: _strict(call.arguments, lambda *values: _checked(call.type, act(*values), values))
 
 
-def _arithmetic(act: Callable[[Any, Any], Value], exact: Callable[[Decimal, Decimal], Decimal]) -> _Make:
+def _arithmetic(act: Callable[[Any, Any], Value], exact: Callable[[Decimal, Decimal], Decimal]) -> _Operation:
     """Make an operation on two numbers in the type of its result: `exact` for decimals, `act` for the others."""
 
-    def make(call: _Call) -> Part:
-        chosen: Callable[[Any, Any], Value] = exact if call.kind == NUMERIC else act
+    def make(call: _Call) -> Evaluate:
+        chosen: Callable[[Any, Any], Value] = exact if call.type == NUMERIC else act
 
         def value(left: Value, right: Value) -> Value:
-            pair = widened(call.kind, left), widened(call.kind, right)
-            return _checked(call.kind, chosen(*pair), pair)
+            pair = widen(call.type, left), widen(call.type, right)
+            return _checked(call.type, chosen(*pair), pair)
 
-        return _strict(call.parts, value)
+        return _strict(call.arguments, value)
 
     return make
 
@@ -124,43 +131,43 @@ def _remainder(left: int, right: int) -> int:
     return -rest if left < 0 else rest
 
 
-def _cast(call: _Call) -> Part:
+def _cast(call: _Call) -> Evaluate:
     def value(given: Value) -> Value:
-        if call.kind == _BOOL:
+        if call.type == _BOOL:
             return given != 0
-        if call.kind == INT:
-            whole = round(given) if isinstance(given, float) else int(rounded(Decimal(given)))
+        if call.type == INT:
+            whole = round(given) if isinstance(given, float) else int(round_to(Decimal(given)))
             return _checked(INT, whole, ())
-        return decimal_of(given) if call.kind == NUMERIC else float(given)
+        return to_numeric(given) if call.type == NUMERIC else float(given)
 
-    return _strict(call.parts, value)
+    return _strict(call.arguments, value)
 
 
-def _whole(rounding: str, act: Callable[[float], int]) -> _Make:
+def _whole(rounding: str, act: Callable[[float], int]) -> _Operation:
     return _function(lambda value: float(act(value)) if isinstance(value, float) else value.to_integral_value(rounding, EXACT))
 
 
-def _comparable(call: _Call) -> list[Part]:
-    """Return what gives the arguments' values as they are compared with one another."""
-    kinds = call.kinds
+def _comparable(call: _Call) -> list[Evaluate]:
+    """Return the arguments as comparison keys of a common type."""
+    kinds = call.types
     common = max(kinds, key=NUMBERS.index) if all(kind in NUMBERS for kind in kinds) else kinds[0]
-    key = key_of(common)
-    return [_strict([part], lambda value: key(widened(common, value))) for part in call.parts]
+    key = comparison_key(common)
+    return [_strict([argument], lambda value: key(widen(common, value))) for argument in call.arguments]
 
 
-def _compared(test: Callable[[Any, Any], bool]) -> _Make:
+def _compared(test: Callable[[Any, Any], bool]) -> _Operation:
     return lambda call: _strict(_comparable(call), test)
 
 
-def _not(part: Part) -> Part:
-    return _strict([part], lambda value: not value)
+def _not(argument: Evaluate) -> Evaluate:
+    return _strict([argument], lambda value: not value)
 
 
-def _all_of(parts: Sequence[Part]) -> Part:
+def _all_of(arguments: Sequence[Evaluate]) -> Evaluate:
     def value(row: Row) -> Value:
         unknown = False
-        for part in parts:
-            found = part(row)
+        for argument in arguments:
+            found = argument(row)
             if found is False:
                 return False
             unknown = unknown or found is None
@@ -169,58 +176,58 @@ def _all_of(parts: Sequence[Part]) -> Part:
     return value
 
 
-def _any_of(parts: Sequence[Part]) -> Part:
-    return _not(_all_of([_not(part) for part in parts]))
+def _any_of(arguments: Sequence[Evaluate]) -> Evaluate:
+    return _not(_all_of([_not(argument) for argument in arguments]))
 
 
-def _between(call: _Call) -> Part:
+def _between(call: _Call) -> Evaluate:
     subject, low, high = _comparable(call)
     return _all_of([_strict([subject, low], lambda x, y: x >= y), _strict([subject, high], lambda x, y: x <= y)])
 
 
-def _in(call: _Call) -> Part:
+def _in(call: _Call) -> Evaluate:
     subject, *others = _comparable(call)
     return _any_of([_strict([subject, other], lambda x, y: x == y) for other in others])
 
 
-def _choice(parts: Sequence[Part]) -> Part:
-    """Return the value behind the first condition that is true; the last part is the default."""
-    branches = list(zip(parts[:-1:2], parts[1:-1:2], strict=True))
+def _choice(arguments: Sequence[Evaluate]) -> Evaluate:
+    """Return the value that follows the first condition that is true; the last argument is the default."""
+    branches = list(zip(arguments[:-1:2], arguments[1:-1:2], strict=True))
 
     def value(row: Row) -> Value:
         for condition, result in branches:
             if condition(row):
                 return result(row)
-        return parts[-1](row)
+        return arguments[-1](row)
 
     return value
 
 
-def _case_of(call: _Call) -> Part:
-    subject, *made = call.parts
+def _case_of(call: _Call) -> Evaluate:
+    subject, *made = call.arguments
     for index in range(0, len(made) - 1, 2):
-        made[index] = _equal(_Call((subject, made[index]), (call.kinds[0], call.kinds[index + 1]), _BOOL))
+        made[index] = _equal(_Call((subject, made[index]), (call.types[0], call.types[index + 1]), _BOOL))
     return _choice(made)
 
 
-def _coalesce(call: _Call) -> Part:
+def _coalesce(call: _Call) -> Evaluate:
     def value(row: Row) -> Value:
-        return next((found for part in call.parts if (found := part(row)) is not None), None)
+        return next((found for argument in call.arguments if (found := argument(row)) is not None), None)
 
     return value
 
 
-def _nullif(call: _Call) -> Part:
+def _nullif(call: _Call) -> Evaluate:
     equal = _equal(call)
-    return lambda row: None if equal(row) else call.parts[0](row)
+    return lambda row: None if equal(row) else call.arguments[0](row)
 
 
-def _best(choose: Callable[..., Value]) -> _Make:
-    def make(call: _Call) -> Part:
-        key = key_of(call.kind)
+def _best(choose: Callable[..., Value]) -> _Operation:
+    def make(call: _Call) -> Evaluate:
+        key = comparison_key(call.type)
 
         def value(row: Row) -> Value:
-            found = [value for part in call.parts if (value := part(row)) is not None]
+            found = [value for argument in call.arguments if (value := argument(row)) is not None]
             return choose(found, key=key) if found else None
 
         return value
@@ -228,8 +235,8 @@ def _best(choose: Callable[..., Value]) -> _Make:
     return make
 
 
-def _is(wanted: Value) -> _Make:
-    return lambda call: lambda row: call.parts[0](row) is wanted
+def _is(wanted: Value) -> _Operation:
+    return lambda call: lambda row: call.arguments[0](row) is wanted
 
 
 def _moved(day: str, days: int) -> str:
@@ -237,7 +244,7 @@ def _moved(day: str, days: int) -> str:
 
 
 _equal = _compared(lambda x, y: bool(x == y))
-_OPERATIONS: Mapping[str, _Make] = {
+_OPERATIONS: Mapping[str, _Operation] = {
     "=": _equal,
     "<>": _compared(lambda x, y: bool(x != y)),
     "<": _compared(lambda x, y: bool(x < y)),
@@ -247,24 +254,24 @@ _OPERATIONS: Mapping[str, _Make] = {
     "+": _arithmetic(lambda x, y: x + y, EXACT.add),
     "-": _arithmetic(lambda x, y: x - y, EXACT.subtract),
     "*": _arithmetic(lambda x, y: x * y, EXACT.multiply),
-    "/": _arithmetic(_divided, quotient),
+    "/": _arithmetic(_divided, divide),
     "%": _arithmetic(_remainder, EXACT.remainder),
     "negate": _function(lambda value: -value),
     "ABS": _function(abs),
     "FLOOR": _whole(ROUND_FLOOR, math.floor),
     "CEIL": _whole(ROUND_CEILING, math.ceil),
     "SQRT": _function(math.sqrt),
-    "ROUND": _function(lambda number, decimals=0: rounded(decimal_of(number), decimals)),
+    "ROUND": _function(lambda number, decimals=0: round_to(to_numeric(number), decimals)),
     "CAST": _cast,
-    "AND": lambda call: _all_of(call.parts),
-    "OR": lambda call: _any_of(call.parts),
-    "NOT": lambda call: _not(call.parts[0]),
+    "AND": lambda call: _all_of(call.arguments),
+    "OR": lambda call: _any_of(call.arguments),
+    "NOT": lambda call: _not(call.arguments[0]),
     "IS NULL": _is(None),
     "IS TRUE": _is(True),
     "IS FALSE": _is(False),
     "IN": _in,
     "BETWEEN": _between,
-    "CASE": lambda call: _choice(call.parts),
+    "CASE": lambda call: _choice(call.arguments),
     "CASE OF": _case_of,
     "COALESCE": _coalesce,
     "NULLIF": _nullif,

@@ -1,4 +1,4 @@
-"""Fetches files: staging, keys and transfer side by side."""
+"""Downloads: staging, keys and transfer of many files at the same time."""
 
 import errno
 import os
@@ -13,13 +13,14 @@ from uuid import UUID
 
 from mdm_wire.errors import Code, Invalid, MdmError, NotFound
 from mdm_wire.retry import needs_mending
-from mdm_wire.url import surl_authority, turl_authority
+from mdm_wire.url import surl_authority
 
-from mdm_client.fetch.keyring import KeyRing
+from mdm_client.fetch.ciphertext import Ciphertext
 from mdm_client.fetch.plan import PlannedFile
 from mdm_client.fetch.srm import SrmClient
-from mdm_client.fetch.staging import Clock, SiteStaging
-from mdm_client.fetch.transfer import Cancellation, StagedFile, fetch_file
+from mdm_client.fetch.staging import SiteStaging
+from mdm_client.fetch.transfer import KeyRing, fetch_file
+from mdm_client.fetch.waiting import Cancellation, Clock
 from mdm_client.keystore.client import KeySource
 from mdm_client.local_file import AtomicFile, local_error, stops_all
 
@@ -29,9 +30,11 @@ _COPY_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How to fetch: `jobs` files at a time; give up after `timeout` seconds without progress; `durable`: fsync each file.
+    """How to fetch: give up after `timeout` seconds without progress; `durable`: fsync each file.
 
-    Files that exist stay, and those that would have their names fail, unless `replace`.
+    `jobs` files at a time are read of a site that streams one file a call, and forced to the disk; else one stream brings them all.
+
+    Unless `replace`, an existing file is kept and the planned file fails.
     """
 
     jobs: int = 4
@@ -42,7 +45,7 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """One file's result: its size in bytes under `path`, which is `planned` below the output directory, or the error."""
+    """One file's result: its size in bytes, or the error. `path` is that of the plan, `planned`, below the output directory."""
 
     lfn: str
     guid: UUID
@@ -53,7 +56,7 @@ class FileResult:
 
 
 class Download:
-    """One fetch of many files. `results` may be iterated once; leaving it early aborts everything cleanly."""
+    """One fetch of many files. `results` may be iterated once; leaving it early aborts the rest and leaves no partial files."""
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Download:
         self._notify = received
         self._clock = Clock(options.timeout)
         self._cancellation = Cancellation()
-        #: Whether no thread of this download uses a channel any more, so that channels may be closed.
+        #: Whether no thread of this download uses a channel, so that channels may be closed.
         self.idle = True
         self._results: queue.SimpleQueue[FileResult | None] = queue.SimpleQueue()
         self._keys = KeyRing(keys, self._cancellation, options.timeout)
@@ -86,8 +89,8 @@ class Download:
     def results(self) -> Generator[FileResult, None, None]:
         """Yield each file's result as it is known; a file with several paths is fetched once and has a result for each.
 
-        Nothing of a file that failed, or was not finished when the generator is closed, remains on disk. What would stop every
-        file, such as a full disk or a refused certificate, stops all at once: each file not yet fetched fails with it.
+        Nothing remains on disk of a file that failed or was not finished when the generator is closed. An error that would stop every
+        file, such as a full disk or a refused certificate, ends the download: each file not yet fetched fails with it.
         """
         self.idle = False
         self._keys.request(list(self._same))
@@ -115,7 +118,7 @@ class Download:
         self._workers.shutdown(wait=True)
 
     def _rest(self, outstanding: dict[str, PlannedFile]) -> Iterator[FileResult]:
-        """Yield what was finished while everything stopped, and what never will be."""
+        """Yield the files that finished while everything stopped, and the others as failed."""
         while not self._results.empty():
             result = self._results.get()
             if result is not None and outstanding.pop(result.planned, None) is not None:
@@ -135,6 +138,8 @@ class Download:
                 self._fail,
                 self._clock,
                 self._cancellation,
+                self._received,
+                beside=self._options.jobs if self._options.durable else 0,
             )
             threads.append(threading.Thread(target=self._run, args=(staging,), name=f"stage-{site}", daemon=True))
         for thread in threads:
@@ -144,13 +149,13 @@ class Download:
     def _run(self, staging: SiteStaging) -> None:
         try:
             staging.run()
-        except Exception as error:  # a defect: its files are reported as failed, in one line each
+        except Exception as error:  # a defect: each of its files is reported as failed
             self._defect = f"{type(error).__name__}: {error}"
         finally:
             self._results.put(None)
 
     def _by_site(self) -> dict[str, dict[str, PlannedFile]]:
-        """Return the files by site and SURL; the first replica at a configured site counts."""
+        """Return the files by site and SURL, each at the first of its replicas whose site is configured."""
         sites: dict[str, dict[str, PlannedFile]] = {}
         for file, *_ in self._same.values():
             try:
@@ -173,8 +178,8 @@ class Download:
                 return site, surl
         raise problem
 
-    def _fetch(self, file: PlannedFile, turl: str, size: int) -> None:
-        """Fetch one pinned file in a worker and report it.
+    def _fetch(self, file: PlannedFile, source: Ciphertext) -> None:
+        """Fetch one pinned file and report it.
 
         Raises:
             MdmError: the site could not be read; the file may be staged again.
@@ -188,18 +193,19 @@ class Download:
                 self._give_up(error)
             return
         written: PlannedFile | None = None
-        for same in self._same[file.guid]:
-            write = partial(self._copy, written) if written else partial(self._receive, file.guid, key, turl, size)
+        for number, same in enumerate(self._same[file.guid]):
+            if number and written is None:
+                source = source.again()
+            write = partial(self._copy, written) if written else partial(self._receive, file.guid, key, source)
             if self._write(same, write):
                 written = written or same
 
-    def _receive(self, guid: UUID, key: bytes, turl: str, size: int, path: Path) -> int:
-        """Write what the site sends; return its size in bytes."""
-        source = StagedFile(self._sites(turl_authority(turl)), turl, size, self._cancellation, self._received)
-        return fetch_file(source, size, key, guid, path, self._options.durable, replace=self._options.replace)
+    def _receive(self, guid: UUID, key: bytes, source: Ciphertext, path: Path) -> int:
+        """Write the data that the site sends; return their size in bytes."""
+        return fetch_file(source, key, guid, path, self._options.durable, replace=self._options.replace)
 
     def _write(self, file: PlannedFile, write: Callable[[Path], int]) -> bool:
-        """Have one local file written, report it and return whether it was; what stops it may stop everything."""
+        """Write one local file, report it, and return whether it was written; an error that would stop every file ends the download."""
         path = self._directory / file.path
         try:
             self._make_parent(path)
@@ -208,14 +214,14 @@ class Download:
             if stops_all(error, self._directory):
                 self._give_up(local_error(error, str(self._directory), "written"))
             else:
-                self._fail_one(file, local_error(error, str(path), "written"))
+                self._results.put(self._failure(file, local_error(error, str(path), "written")))
             return False
         self._clock.tick()
         self._results.put(FileResult(file.location.lfn, file.guid, path, written, planned=file.path))
         return True
 
     def _copy(self, first: PlannedFile, path: Path) -> int:
-        """Write what was fetched under another path, too; return its size in bytes."""
+        """Write a file that was fetched under another path, too; return its size in bytes."""
         with (
             (self._directory / first.path).open("rb", buffering=0) as source,
             AtomicFile(path, self._options.durable, replace=self._options.replace) as copy,
@@ -230,7 +236,7 @@ class Download:
         if path.parent not in self._made:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            except FileExistsError as error:  # not of the file that is fetched, which alone `replace` is about
+            except FileExistsError as error:  # a file in place of a directory: `replace` is not about that
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
             self._made.add(path.parent)
 
@@ -240,16 +246,13 @@ class Download:
             self._notify(count)
 
     def _give_up(self, error: MdmError) -> None:
-        """Let `results` end, and everything that is not fetched fail with `error`."""
+        """End `results`; every file that is not fetched fails with `error`."""
         self._obstacle = self._obstacle or error
         self._results.put(None)
 
     def _fail(self, file: PlannedFile, error: MdmError) -> None:
         for same in self._same[file.guid]:
-            self._fail_one(same, error)
-
-    def _fail_one(self, file: PlannedFile, error: MdmError) -> None:
-        self._results.put(self._failure(file, error))
+            self._results.put(self._failure(same, error))
 
     def _failure(self, file: PlannedFile, error: MdmError) -> FileResult:
         return FileResult(file.location.lfn, file.guid, self._directory / file.path, 0, error, planned=file.path)

@@ -1,4 +1,4 @@
-"""Where fetched files go: local paths below the output directory, distinct on every file system, and never outside it."""
+"""Paths of fetched files: below the output directory, never outside it, and distinct on every file system."""
 
 import os
 import unicodedata
@@ -10,7 +10,7 @@ from uuid import UUID
 from mdm_wire.errors import Invalid
 from mdm_wire.path import MAX_NAME_BYTES
 
-from mdm_client.names import normalise_lfn
+from mdm_client.name_syntax import normalise_lfn
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: devices, whatever follows the first dot, and characters.
 _WINDOWS_DEVICES = frozenset(
@@ -20,10 +20,10 @@ _WINDOWS_CHARACTERS = frozenset('<>:"\\|?*')
 
 
 class Layout:
-    """Gives each file a path that differs from all others, also where upper and lower case or Unicode's forms are taken for the same."""
+    """Gives each file a path that differs from all others, also where a file system ignores case or Unicode's forms."""
 
     def __init__(self, roots: Sequence[str], several: bool) -> None:
-        """Lay out what is below `roots`; if there are `several`, each has a directory of its own."""
+        """Lay out the files below `roots`; if there are `several`, each has a directory of its own."""
         self._labels = root_labels(roots) if several else dict.fromkeys(roots, "")
         self._files: set[str] = set()
         self._directories: set[str] = set()
@@ -31,7 +31,7 @@ class Layout:
     def place(self, lfn: str, root: str, guid: UUID) -> str:
         """Return the path, relative and with `/`, of the file that was asked for as `lfn`, below `root` if that is not empty.
 
-        A path that another file has gets the GUID into its last name, and a number where that is not enough.
+        If another file has that path, the last name gets the GUID, and a number where that is not enough.
 
         Raises:
             Invalid: LFN_MALFORMED, LFN_OUTSIDE, LFN_NOT_LOCAL: the name, which comes from a server, cannot be the name of a local file.
@@ -40,7 +40,7 @@ class Layout:
         path, number = wanted, 1
         while self._taken(path):
             mark = f"~{guid}" if number == 1 else f"~{guid}~{number}"
-            # A file that stands where a directory must be leaves no place below it.
+            # Below a file there can be no other path.
             path = _marked(wanted if self._free_above(wanted) else wanted.rpartition("/")[2], mark)
             number += 1
         self._files.add(folded(path))
@@ -49,10 +49,10 @@ class Layout:
 
     def _relative(self, lfn: str, root: str, guid: UUID) -> str:
         if lfn == "/":
-            raise Invalid("LFN_MALFORMED", f"{guid}: the catalog gives no file name for it")
+            raise Invalid("LFN_MALFORMED", f"{guid}: the catalog has no file name for it")
         prefix = "/" if root == "/" else f"{root}/"
         if root and not lfn.startswith(prefix):
-            raise Invalid("LFN_OUTSIDE", f"{lfn}: the catalog lists it below {root}, where it is not")
+            raise Invalid("LFN_OUTSIDE", f"{lfn}: the catalog lists it below {root}, but its path is elsewhere")
         below = lfn.removeprefix(prefix) if root else lfn.rpartition("/")[2]
         path = "/".join(part for part in (self._labels.get(root, ""), below) if part)
         check_local(path)
@@ -67,7 +67,7 @@ class Layout:
 
 
 def root_labels(roots: Sequence[str]) -> dict[str, str]:
-    """Return the directory of each root: its last name, or as many of its last names as tell it from the others."""
+    """Return a directory for each root: as many of its last names as are needed to distinguish it from the others."""
     names = {root: root.strip("/").split("/") for root in roots}
     lengths = dict.fromkeys(roots, 1)
     while True:
@@ -83,7 +83,7 @@ def root_labels(roots: Sequence[str]) -> dict[str, str]:
 
 
 def check_local(path: str, windows: bool = os.name == "nt") -> None:
-    """Check that a relative path stays below where it begins, and that each name in it can be a file's.
+    """Check that a relative path does not leave its directory, and that each name in it can be that of a file.
 
     Raises:
         Invalid: LFN_NOT_LOCAL.
@@ -94,18 +94,18 @@ def check_local(path: str, windows: bool = os.name == "nt") -> None:
             device = name.split(".")[0].rstrip(" ").casefold() in _WINDOWS_DEVICES
             bad = bad or device or name.endswith((" ", ".")) or not _WINDOWS_CHARACTERS.isdisjoint(name)
         if bad:
-            raise Invalid("LFN_NOT_LOCAL", f"{path}: this cannot be the name of a file on this machine")
+            raise Invalid("LFN_NOT_LOCAL", f"{path}: cannot be the name of a file on this machine")
 
 
 def folded(path: str) -> str:
-    """Return what is equal for paths that some file system takes for the same: case and Unicode's forms aside."""
+    """Return a key that is equal for paths that some file system considers equal: without case and Unicode's forms."""
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
 def _above(path: str) -> tuple[str, ...]:
-    """Return the directories that a relative path leads through, folded."""
+    """Return the directories above a relative path, folded."""
     return _with_above(path.rpartition("/")[0])
 
 
@@ -115,7 +115,7 @@ def _with_above(directory: str) -> tuple[str, ...]:
 
 
 def _marked(path: str, mark: str) -> str:
-    """Return the path with a mark behind the stem of its last name, which is cut where it would be too long for a file."""
+    """Return the path with a mark after the stem of its last name; a name that would be too long is cut."""
     pure = PurePosixPath(path)
     room = MAX_NAME_BYTES - len(os.fsencode(mark + pure.suffix))
     stem = pure.stem.encode()[: max(room, 0)].decode(errors="ignore")

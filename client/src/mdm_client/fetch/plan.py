@@ -1,45 +1,32 @@
-"""What to fetch: from names, directories, links and patterns to GUIDs, SURLs and paths."""
+"""Plans of a fetch: names, directories, links and patterns become GUIDs, SURLs and paths; comparison with local files."""
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from functools import partial
-from typing import Protocol
+from pathlib import Path
 from uuid import UUID
 
-from mdm_wire.errors import Invalid, MdmError, NotFound
+from mdm_wire.errors import Conflict, Invalid, MdmError, NotFound
 from mdm_wire.permission import Permission
 
-from mdm_client.catalog.model import DIRECTORY, FILE, Entry, Location, Search
-from mdm_client.catalog.pattern import Pattern, find_pattern
+from mdm_client.catalog.client import CatalogClient
+from mdm_client.catalog.model import DIRECTORY, FILE, Entry, Location, Pattern, find_pattern
 from mdm_client.fetch.layout import Layout
-from mdm_client.names import Name
+from mdm_client.name_syntax import Name
 
 _READ = int(Permission.READ)
-# Links to directories lead to copies of whole trees: a few of them that lead to each other would be any number of files.
+# Each link to a directory copies a whole tree: a few links to each other would make any number of files.
 MAX_LINKED_DIRECTORIES = 1_000
-
-
-class Catalog(Protocol):
-    """What planning needs of the catalog."""
-
-    def stat(self, names: Sequence[Name], with_replicas: bool = False) -> list[Entry | MdmError]:
-        """Return each entry or its error."""
-
-    def resolve(self, names: Sequence[Name]) -> list[Location | MdmError]:
-        """Return each file's location or its error."""
-
-    def list_entries(self, lfn: str, recursive: bool = False, with_replicas: bool = False) -> Iterator[Entry]:
-        """Yield what is in a directory, under paths that begin with `lfn` also where that leads through links."""
-
-    def find(self, lfn: str, search: Search, with_replicas: bool = False) -> Iterator[Entry]:
-        """Yield what meets a search below a directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file to fetch: where it is, and its path below the output directory.
+    """One file to fetch, and its path below the output directory.
 
-    `location.lfn` is the name by which it was asked for: of a link, the link's.
+    `location.lfn` is the name that was asked for; for a link, the name of the link.
     """
 
     location: Location
@@ -47,13 +34,12 @@ class PlannedFile:
 
     @property
     def guid(self) -> UUID:
-        """Its GUID."""
         return self.location.guid
 
 
 @dataclass(frozen=True, slots=True)
 class PlanFailure:
-    """A name that leads to no file."""
+    """A name for which no file can be fetched, with the error."""
 
     name: str
     error: MdmError
@@ -67,20 +53,20 @@ class Plan:
     failures: list[PlanFailure] = field(default_factory=list)
 
 
-def make_plan(catalog: Catalog, names: Sequence[Name], *, literal: Sequence[Name] = (), with_digests: bool = False) -> Plan:
-    """Return what fetching `names` and `literal` means; of `names`, an LFN with wildcards that is not itself an entry is a pattern.
+def make_plan(catalog: CatalogClient, names: Sequence[Name], *, literal: Sequence[Name] = (), with_digests: bool = False) -> Plan:
+    """Return the plan to fetch `names` and `literal`. An LFN in `names` that has wildcards and is not an entry itself is a pattern.
 
-    A file has its last name; a directory's files keep their path below it, and what a pattern matches its path below the directories that
-    the pattern fixes. Of several directories and patterns each has a directory of its own name. `with_digests` asks for what the catalog
-    knows of the size and SHA-256 of single files, too.
+    The path of a single file is its last name. Files of a directory keep their paths below it, and matches of a pattern their paths
+    below the directory before its first wildcard. If there are several directories and patterns, each gets a directory of its own.
+    With `with_digests`, the catalog is asked for the size and SHA-256 of single files, too.
     """
     return _Planning(catalog, with_digests).plan(list(dict.fromkeys([*names, *literal])), frozenset(literal) - frozenset(names))
 
 
 class _Planning:
-    """One plan being made: what was found, each with the root whose path it does not show, in the order of the result."""
+    """The making of a plan: collects the files in order, each with the root of its path."""
 
-    def __init__(self, catalog: Catalog, with_digests: bool) -> None:
+    def __init__(self, catalog: CatalogClient, with_digests: bool) -> None:
         self._catalog = catalog
         self._with_digests = with_digests
         self._found: list[tuple[Location, str]] = []
@@ -98,7 +84,7 @@ class _Planning:
             self._guarded(name.lfn, partial(self._pattern, name.lfn, pattern))
         self._singles([name for name in names if name.lfn not in directories and name not in patterns], stated)
         roots = list(dict.fromkeys([*directories, *(pattern.base for pattern in patterns.values())]))
-        # What cannot be seen now may be a directory: whether it can does not decide where the others go.
+        # A name that cannot be seen now may be a directory: where the others go must not depend on that.
         perhaps_roots = [name for name in names if name.lfn and _kind(stated.get(name)) != FILE]
         return self._laid_out(Layout(roots, several=len(perhaps_roots) > 1))
 
@@ -113,16 +99,16 @@ class _Planning:
             self._failures.append(PlanFailure(name, error))
 
     def _directory(self, lfn: str, real: str, root: str, links: tuple[str, ...]) -> None:
-        """Add what is below a directory, whose path without links is `real`; `links` are the places of the links that led to it."""
+        """Add the files below a directory, whose path without links is `real`; `links` are the paths of the links that were followed."""
         self._entries(self._catalog.list_entries(lfn, recursive=True, with_replicas=True), lfn, real, root, links)
 
     def _pattern(self, text: str, pattern: Pattern) -> None:
-        """Add what matches; a directory that matches is meant with everything below it."""
+        """Add the matches; for a directory that matches, the files below it."""
         [base] = self._catalog.stat([Name(lfn=pattern.base)])
         real = _real(base, pattern.base)
         found = [e for e in self._catalog.find(pattern.base, pattern.search, with_replicas=True) if pattern.matches(e.lfn)]
         if not found:
-            raise NotFound("NO_MATCH", f"{text}: nothing in the catalog matches, or it is not for you to see")
+            raise NotFound("NO_MATCH", f"{text}: no entry that you may see matches")
         self._entries(iter(found), pattern.base, real, pattern.base, ())
         for entry in found:
             if entry.kind == DIRECTORY:
@@ -147,15 +133,15 @@ class _Planning:
                 self._failures.append(PlanFailure(name.lfn, answer))
 
     def _linked(self, name: Name, root: str, links: tuple[str, ...]) -> None:
-        """Add what is below the directory that a link leads to, under the link's name.
+        """Add the files below the directory that a link points to, under the link's name.
 
         Raises:
-            Invalid: LINK_LOOP: it leads to a directory that it is in itself. TOO_MANY_LINKS.
+            Invalid: LINK_LOOP: the link points to a directory that contains it. TOO_MANY_LINKS.
         """
         [target] = self._catalog.stat([name])
         real = _real(target, name.lfn)
         if any(place.startswith(real.rstrip("/") + "/") for place in links):
-            raise Invalid("LINK_LOOP", f"{name}: the link leads back to a directory that it is in; what is there is fetched once")
+            raise Invalid("LINK_LOOP", f"{name}: the link points to a directory that contains it; its files are fetched only once")
         self._linked_directories += 1
         if self._linked_directories > MAX_LINKED_DIRECTORIES:
             raise Invalid("TOO_MANY_LINKS", f"{name}: more than {MAX_LINKED_DIRECTORIES:,} links to directories; fetch less at a time")
@@ -201,3 +187,75 @@ def _real(answer: Entry | MdmError, lfn: str) -> str:
 
 def _below(lfn: str, root: str) -> str:
     return lfn.removeprefix("/" if root == "/" else f"{root}/")
+
+
+class Comparison(Enum):
+    """How a local file compares with the catalog's entry."""
+
+    ABSENT = auto()
+    SAME = auto()
+    UNKNOWN = auto()  # the catalog knows neither size nor digest
+    OTHER_SIZE = auto()
+    OTHER_CONTENT = auto()
+    NO_FILE = auto()
+
+
+_DIFFERENCES = {Comparison.OTHER_SIZE: "size", Comparison.OTHER_CONTENT: "content", Comparison.NO_FILE: "type"}
+
+
+@dataclass
+class Selection:
+    """Planned files: those to fetch, those to keep (`uncompared` of them because their size is unknown), and those refused."""
+
+    wanted: list[PlannedFile] = field(default_factory=list)
+    kept: list[PlannedFile] = field(default_factory=list)
+    uncompared: int = 0
+    refused: list[tuple[PlannedFile, MdmError]] = field(default_factory=list)
+
+
+def select(files: Sequence[PlannedFile], directory: Path, *, skip_existing: bool, force: bool) -> Selection:
+    """Compare planned files with what is in `directory`.
+
+    With `skip_existing`, a file of the same size and, where the catalog knows it, the same SHA-256 stays. Whatever else exists is replaced
+    with `force` and else refused.
+    """
+    found = Selection()
+    for file in files:
+        path = directory / file.path
+        if not os.path.lexists(path) or (force and not skip_existing):
+            found.wanted.append(file)
+            continue
+        comparison = compare(path, file.location) if skip_existing else Comparison.UNKNOWN
+        if skip_existing and comparison not in _DIFFERENCES:
+            found.kept.append(file)
+            found.uncompared += comparison is Comparison.UNKNOWN
+        elif force:
+            found.wanted.append(file)
+        else:
+            found.refused.append((file, _in_the_way(path, comparison)))
+    return found
+
+
+def compare(path: Path, location: Location) -> Comparison:
+    """Compare a local file with the catalog's entry; follow links, and read only files of the right size."""
+    if not os.path.lexists(path):
+        return Comparison.ABSENT
+    if not path.is_file():
+        return Comparison.NO_FILE
+    if location.size is not None and path.stat().st_size != location.size:
+        return Comparison.OTHER_SIZE
+    if location.sha256:
+        return Comparison.SAME if _digest(path) == location.sha256 else Comparison.OTHER_CONTENT
+    return Comparison.UNKNOWN if location.size is None else Comparison.SAME
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _in_the_way(path: Path, comparison: Comparison) -> MdmError:
+    difference = _DIFFERENCES.get(comparison)
+    if difference:
+        return Conflict("LOCAL_FILE_DIFFERS", f"{path}: exists, but its {difference} differs from the catalog; use --force to replace it")
+    return Conflict("LOCAL_FILE_EXISTS", f"{path}: exists; use --skip-existing to keep equal files, or --force to replace it")

@@ -1,29 +1,29 @@
-"""Verifying the audit of keystores: each chain against itself, and against the heads of it that the other keystores witnessed."""
+"""Verification of keystores' audits: each chain against itself, and against its heads that other keystores witnessed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from mdm.keystore.v1 import admin_pb2
 from mdm_crypto.audit import GENESIS, AuditEntry, SignedHead, WitnessedHead, audit_hash
 from mdm_wire.errors import MdmError
 
+from mdm_client.keystore.calls import uuid_of
 from mdm_client.keystore.operator import KeystoreOperator
 
-#: What a finding can be.
-BROKEN = "broken"  # an entry does not fit the one before it: it was edited, or some between were taken out
+#: The kinds of findings.
+BROKEN = "broken"  # an entry does not fit the one before it: it was edited, or others were removed before it
 CUT = "cut"  # the chain ends before an entry that another keystore has witnessed
-REWRITTEN = "rewritten"  # it holds another entry at a place that was witnessed
+REWRITTEN = "rewritten"  # it has another entry at a number that was witnessed
 REPLACED = "replaced"  # it was begun anew: the database was emptied or replaced
-FORGED = "forged"  # a signature is wrong, or another key's than the keystore's own
-UNREACHABLE = "unreachable"  # the keystore could not be asked
+FORGED = "forged"  # a signature is wrong, or made with a key that is not the keystore's
+UNREACHABLE = "unreachable"  # the keystore cannot be asked
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a keystore's audit: what kind, at which entry (0: none in particular), and a line for a person."""
+    """A fault of a keystore's audit: its kind, the entry (0: none in particular), and a line for a person."""
 
     kind: str
     seq: int
@@ -32,48 +32,37 @@ class Finding:
 
 @dataclass
 class AuditReport:
-    """What became of verifying one keystore's audit."""
+    """The result of verifying one keystore's audit."""
 
     name: str
     index: int
     entries: int = 0
     last_time: datetime | None = None
-    witnessed: dict[str, int] = field(default_factory=dict)  # by the witness's name: the last entry it has witnessed
+    witnessed: dict[str, int] = field(default_factory=dict)  # the last entry that each witness, by name, has witnessed
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def intact(self) -> bool:
-        """Whether nothing was found."""
         return not self.findings
 
 
-def verify_audit(
-    operator: KeystoreOperator, names: Sequence[str] = (), progress: Callable[[str, int], None] = lambda *_: None
-) -> list[AuditReport]:
-    """Read the whole audit of the named keystores (none: of all) and verify it; one report each, never an exception for what is wrong.
+def verify_audit(operator: KeystoreOperator, names: Sequence[str] = ()) -> list[AuditReport]:
+    """Read and verify the whole audit of the named keystores (none: of all); return a report of each with all faults.
 
-    Editing an entry, deleting one from the middle, cutting the tail and beginning anew are all found, as far as the others have witnessed:
-    entries behind the last witnessed head (`AuditReport.witnessed`) rest on that keystore alone. `progress` gets name and entries read.
+    An entry that was edited or removed, a tail that was cut off and a chain that was begun anew are all found as far as the others have
+    witnessed: for entries after the last witnessed head (`AuditReport.witnessed`) there is only that keystore's word.
     """
     witnesses = {name: _heads(operator, name) for name in operator.names}
-    return [_verify(operator, name, witnesses, progress) for name in names or operator.names]
+    return [_verify(operator, name, witnesses) for name in names or operator.names]
 
 
-def audit_entries(operator: KeystoreOperator, name: str, after_seq: int = 0) -> Iterator[admin_pb2.AuditEntry]:
-    """Yield a keystore's audit entries behind `after_seq`, unverified."""
-    for page in operator.audit_pages(name, after_seq):
-        yield from page.entries
-
-
-def _verify(
-    operator: KeystoreOperator, name: str, witnesses: dict[str, list[WitnessedHead] | MdmError], progress: Callable[[str, int], None]
-) -> AuditReport:
+def _verify(operator: KeystoreOperator, name: str, witnesses: dict[str, list[WitnessedHead] | MdmError]) -> AuditReport:
     report = AuditReport(name, operator.index_of(name))
     heads = _heads_of(report, witnesses)
     wanted = {head.head.seq for head in heads}
     hashes: dict[int, bytes] = {0: GENESIS}
     try:
-        head = _read(operator, report, wanted, hashes, progress)
+        head = _read(operator, report, wanted, hashes)
     except MdmError as error:
         report.findings.append(Finding(UNREACHABLE, report.entries, error.message))
         return report
@@ -84,10 +73,8 @@ def _verify(
     return report
 
 
-def _read(
-    operator: KeystoreOperator, report: AuditReport, wanted: set[int], hashes: dict[int, bytes], progress: Callable[[str, int], None]
-) -> SignedHead:
-    """Follow the chain to its end; keep the hashes at witnessed places. Return the head signed last."""
+def _read(operator: KeystoreOperator, report: AuditReport, wanted: set[int], hashes: dict[int, bytes]) -> SignedHead:
+    """Follow the chain to its end, keep the hashes of witnessed entries, and return the last signed head."""
     previous = GENESIS
     broken = False
     for page in operator.audit_pages(report.name):
@@ -100,7 +87,6 @@ def _read(
             report.entries, report.last_time, previous = message.seq, entry.time, message.hash
             if message.seq in wanted:
                 hashes[message.seq] = message.hash
-        progress(report.name, report.entries)
         head = _head(page.head)
         if not page.entries and (head.seq, head.hash) != (report.entries, previous):
             report.findings.append(Finding(CUT, head.seq, "its head is not the end of its chain"))
@@ -122,10 +108,10 @@ def _heads_of(report: AuditReport, witnesses: dict[str, list[WitnessedHead] | Md
 
 
 def _compare(report: AuditReport, witnessed: WitnessedHead, present: SignedHead, hashes: dict[int, bytes]) -> None:
-    """Hold one witnessed head against the chain; report each kind of disagreement once."""
+    """Compare one witnessed head with the chain; report each kind of fault only once."""
     head = witnessed.head
     if witnessed.is_authentic() and head.chain_id != present.chain_id:
-        finding = Finding(REPLACED, 0, f"the chain was begun anew; an earlier one of {head.seq} entries or more is gone")
+        finding = Finding(REPLACED, 0, f"the chain was begun anew; an earlier one of {head.seq} entries or more is missing")
     elif not witnessed.is_authentic() or head.signing_key != present.signing_key:
         finding = Finding(FORGED, head.seq, f"a head witnessed by keystore {witnessed.witness} is not signed with this keystore's key")
     elif head.seq > report.entries:
@@ -151,7 +137,7 @@ def _heads(operator: KeystoreOperator, name: str) -> list[WitnessedHead] | MdmEr
 def _head(message: admin_pb2.SignedHead) -> SignedHead:
     return SignedHead(
         message.share_index,
-        _uuid(message.chain_id),
+        uuid_of(message.chain_id),
         message.seq,
         message.hash,
         _time(message.time),
@@ -161,15 +147,7 @@ def _head(message: admin_pb2.SignedHead) -> SignedHead:
 
 
 def _entry(message: admin_pb2.AuditEntry) -> AuditEntry:
-    return AuditEntry(_time(message.time), message.who, message.action, _uuid(message.guid), message.outcome)
-
-
-def _uuid(text: str) -> UUID:
-    """Read a UUID; what is none becomes the nil UUID, which no chain has."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return UUID(int=0)
+    return AuditEntry(_time(message.time), message.who, message.action, uuid_of(message.guid), message.outcome)
 
 
 def _time(stamp: Timestamp) -> datetime:

@@ -1,14 +1,17 @@
-"""One call to many keystores at once: batches that each keystore answers item by item."""
+"""Calls to many keystores at once: batches that each keystore answers item by item, and which keystore to ask first."""
 
+import math
 import queue
+import random
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import UUID
 
 import grpc
 from mdm.acl.v1 import acl_pb2_grpc
-from mdm.common.v1.common_pb2 import ItemStatus
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc
 from mdm_wire import batch
 from mdm_wire.errors import MdmError, TimedOut
@@ -20,7 +23,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class KeystoreServer:
-    """One keystore: its name in messages, the share index it holds, a channel to it."""
+    """One keystore: its name in messages, the index of its shares, a channel to it."""
 
     name: str
     index: int
@@ -28,28 +31,25 @@ class KeystoreServer:
 
     @property
     def place(self) -> str:
-        """How messages name it."""
+        """Its name at the beginning of messages."""
         return f"keystore {self.name}"
 
     @property
     def keys(self) -> keystore_pb2_grpc.KeystoreServiceStub:
-        """Its key service."""
         return keystore_pb2_grpc.KeystoreServiceStub(self.channel)
 
     @property
     def admin(self) -> admin_pb2_grpc.KeystoreAdminServiceStub:
-        """Its service for operators."""
         return admin_pb2_grpc.KeystoreAdminServiceStub(self.channel)
 
     @property
     def acls(self) -> acl_pb2_grpc.AclServiceStub:
-        """Its ACL service."""
         return acl_pb2_grpc.AclServiceStub(self.channel)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one keystore answered to one call: a response, or the error that stands for it."""
+    """The answer of one keystore to one call: a response or an error."""
 
     server: KeystoreServer
     response: Any = None
@@ -57,7 +57,7 @@ class Reply:
 
 
 class Replies:
-    """Calls under way, in the order in which they end."""
+    """Running calls, whose replies come in the order in which the calls end."""
 
     def __init__(self) -> None:
         self._ended: queue.SimpleQueue[tuple[KeystoreServer, Any]] = queue.SimpleQueue()
@@ -75,7 +75,7 @@ class Replies:
         future.add_done_callback(lambda ended: self._ended.put((server, ended)))
 
     def next(self, timeout: float) -> Reply | None:
-        """Return the next call that ended, None if none does within `timeout` seconds."""
+        """Return the reply of the next call that ends, None if none does within `timeout` seconds."""
         try:
             server, future = self._ended.get(timeout=max(0.0, timeout))
         except queue.Empty:
@@ -87,9 +87,45 @@ class Replies:
             return Reply(server, error=from_rpc_error(error, server.place))
 
     def cancel(self) -> None:
-        """Give up the calls that have not ended."""
+        """Cancel the calls that run."""
         for future in self._running.values():
             future.cancel()
+
+
+class Preference:
+    """Remembers which keystores answer fast and which failed. Thread-safe."""
+
+    def __init__(self, servers: Sequence[KeystoreServer]) -> None:
+        self._lock = threading.Lock()
+        shuffled = list(servers)
+        random.shuffle(shuffled)  # new clients spread their load
+        self._seconds = dict.fromkeys(shuffled, math.inf)
+        self._avoid_until = dict.fromkeys(shuffled, 0.0)
+
+    def order(self) -> list[KeystoreServer]:
+        """Return all keystores: the fastest first, then those not asked yet, last those to avoid."""
+        now = time.monotonic()
+        with self._lock:
+            return sorted(self._seconds, key=lambda server: (self._avoid_until[server] > now, self._seconds[server]))
+
+    def answered(self, server: KeystoreServer, seconds: float) -> None:
+        """Record a good answer and its duration in seconds."""
+        with self._lock:
+            before = self._seconds[server]
+            self._seconds[server] = 0.7 * before + 0.3 * seconds if before < math.inf else seconds
+
+    def avoid(self, server: KeystoreServer, seconds: float) -> None:
+        """Put a keystore last for some time."""
+        with self._lock:
+            self._avoid_until[server] = max(self._avoid_until[server], time.monotonic() + seconds)
+
+
+def uuid_of(text: str) -> UUID:
+    """Return a UUID; malformed text of a keystore becomes the nil UUID, which no key and no audit has."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return UUID(int=0)
 
 
 def call_all(
@@ -98,7 +134,7 @@ def call_all(
     request: Callable[[KeystoreServer], Any],
     timeout: float,
 ) -> dict[KeystoreServer, Reply]:
-    """Call every keystore at the same time and wait for all of them, each at most `timeout` seconds."""
+    """Call every keystore at the same time; return all replies after at most `timeout` seconds, of a late keystore an error."""
     replies = Replies()
     wanted = list(servers)
     for server in wanted:
@@ -117,32 +153,22 @@ def call_all(
     return found
 
 
-def item_errors(reply: Reply, keys: Sequence[Key], statuses: Callable[[Any], Iterable[ItemStatus]]) -> dict[Key, MdmError | None]:
+def item_errors(reply: Reply, keys: Sequence[Key]) -> dict[Key, MdmError | None]:
     """Return each item's error at one keystore; a call that failed as a whole fails each of its items."""
-    if reply.error is not None:
-        return dict.fromkeys(keys, reply.error)
-    place = reply.server.place
-    try:
-        errors = batch.item_errors(keys, statuses(reply.response))
-    except MdmError as error:
-        return dict.fromkeys(keys, error.at(place))
-    return {key: error and error.at(place) for key, error in zip(keys, errors, strict=True)}
+    return _by_key(reply, keys, lambda: batch.item_errors(keys, reply.response.statuses))
 
 
-def item_answers(
-    reply: Reply, keys: Sequence[Key], results: Callable[[Any], Iterable[Any]], value: Callable[[Any], Answer]
-) -> dict[Key, Answer | MdmError]:
+def item_answers(reply: Reply, keys: Sequence[Key], value: Callable[[Any], Answer]) -> dict[Key, Answer | MdmError]:
     """Return each item's value or error at one keystore; a call that failed as a whole fails each of its items."""
+    return _by_key(reply, keys, lambda: batch.item_answers(keys, reply.response.results, value))
+
+
+def _by_key(reply: Reply, keys: Sequence[Key], answers: Callable[[], Sequence[Answer | MdmError]]) -> dict[Key, Answer | MdmError]:
     if reply.error is not None:
         return dict.fromkeys(keys, reply.error)
     place = reply.server.place
     try:
-        answers = batch.item_answers(keys, results(reply.response), value)
+        found = answers()
     except MdmError as error:
         return dict.fromkeys(keys, error.at(place))
-    return {key: answer.at(place) if isinstance(answer, MdmError) else answer for key, answer in zip(keys, answers, strict=True)}
-
-
-def first_error(by_server: Mapping[KeystoreServer, Mapping[Key, MdmError | None]], key: Key) -> MdmError | None:
-    """Return the error of the first keystore that failed this item."""
-    return next((errors[key] for errors in by_server.values() if errors.get(key) is not None), None)
+    return {key: answer.at(place) if isinstance(answer, MdmError) else answer for key, answer in zip(keys, found, strict=True)}

@@ -1,52 +1,71 @@
-"""All keystores as one: keys are created on every one of them and read from any k."""
+"""All keystores as one: keys are created on every keystore and read from any k of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from mdm.acl.v1 import acl_pb2
 from mdm.keystore.v1 import keystore_pb2
 from mdm_wire.batch import MAX_KEYS, in_batches
-from mdm_wire.errors import Code, Invalid, MdmError
+from mdm_wire.errors import Invalid, MdmError, NotFound
 from mdm_wire.retry import Backoff, Retries
 
-from mdm_client.keystore.calls import KeystoreServer, Reply, call_all, item_answers, item_errors
+from mdm_client.keystore.calls import KeystoreServer, Preference, Reply, call_all, item_answers, item_errors
 from mdm_client.keystore.creation import Creation
-from mdm_client.keystore.reading import KEY_SHARES_CHANGING, Preference, Reading
+from mdm_client.keystore.reading import KEY_SHARES_CHANGING, KeyReading
 
 __all__ = ["KeystoreClient", "KeystoreServer"]
 
 Answer = TypeVar("Answer")
 TIMEOUT_SECONDS = 10.0
 HEDGE_DELAY_SECONDS = 0.3
-#: A reader that met keystores before and after they replaced a key's shares asks again.
+#: For so long a reader asks again that met some keystores before they replaced a key's shares, and some after.
 _CHANGING_SECONDS = 1.0
 
 KeyErrors = dict[UUID, MdmError | None]
 
 
+@dataclass(frozen=True)
+class KeyResult:
+    """The result of an operation on one key: by keystore the error, None where it was done."""
+
+    guid: UUID
+    parts: Mapping[str, MdmError | None]
+
+    @property
+    def error(self) -> MdmError | None:
+        """The error of an operation that is not done everywhere; a keystore without the key counts as done if another one had it."""
+        errors = [error for error in self.parts.values() if error is not None]
+        lasting = next((error for error in errors if not isinstance(error, NotFound)), None)
+        if lasting is not None or len(errors) < len(self.parts):
+            return lasting
+        return errors[0]
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is done on any keystore."""
+        return None in self.parts.values()
+
+
 class KeySource(Protocol):
-    """What gives keys."""
+    """A source of keys: a KeystoreClient, or a substitute."""
 
     def get_keys(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | MdmError]:
-        """Return each file's key or why it is not given."""
+        """Return each file's key, or the error."""
 
 
 class KeystoreClient:
     """Creates, reads and destroys file keys; splits and combines them here, so that no keystore sees one.
 
-    May be shared by threads; it remembers which keystores are fast and which misbehave, so keep one for long. Batches may
-    have any length.
+    Thread-safe. It remembers which keystores are fast and which return wrong shares: use one object for many calls.
+    Batches may have any length.
     """
 
     def __init__(
-        self,
-        servers: Sequence[KeystoreServer],
-        threshold: int,
-        timeout: float = TIMEOUT_SECONDS,
-        hedge_delay: float = HEDGE_DELAY_SECONDS,
+        self, servers: Sequence[KeystoreServer], threshold: int, timeout: float = TIMEOUT_SECONDS, hedge_delay: float = HEDGE_DELAY_SECONDS
     ) -> None:
-        """Take all keystores, whose indexes are 1 to n, and k; times are in seconds.
+        """Use these keystores, whose indexes are 1 to n, and the threshold k; times are in seconds.
 
         Raises:
             Invalid: KEYSTORES_WRONG.
@@ -64,8 +83,8 @@ class KeystoreClient:
     def create_keys(self, guids: Sequence[UUID], acl_id: UUID) -> KeyErrors:
         """Create a key for each GUID, guarded by an ACL that exists on every keystore and on which the caller holds `w`.
 
-        Returns None for each key that all keystores hold confirmed, also when it existed already; else why not. All
-        keystores must be up. Safe to repeat after any failure or crash: what was interrupted is completed or made anew.
+        Return None for each key that all keystores hold confirmed, also if it existed already, else the error. All
+        keystores must be up. Safe to repeat after any failure or crash: an interrupted creation is completed or made anew.
         """
         errors: KeyErrors = {}
         for batch in in_batches(dict.fromkeys(guids), MAX_KEYS):
@@ -74,9 +93,9 @@ class KeystoreClient:
         return errors
 
     def get_keys(self, guids: Sequence[UUID]) -> dict[UUID, bytes | MdmError]:
-        """Return each file's 32-byte key, proven against its commitments, or why it is not given.
+        """Return each file's 32-byte key, proven against its commitments, or the error.
 
-        Any k keystores suffice: one that is down, hung (at the cost of the hedging delay) or gives wrong shares is left
+        Any k keystores suffice: a keystore that is down, hangs (at the cost of the hedging delay) or gives wrong shares is left
         out and named in a warning.
         """
         results: dict[UUID, bytes | MdmError] = {}
@@ -90,7 +109,7 @@ class KeystoreClient:
         return results
 
     def key_attributes(self, guids: Sequence[UUID]) -> dict[str, dict[UUID, keystore_pb2.KeyAttributes | MdmError]]:
-        """Return what is not secret about keys as each keystore holds them, by keystore name and GUID."""
+        """Return the attributes of keys, nothing secret, as stored by each keystore, by keystore name and GUID."""
         return self._answers(
             guids,
             lambda server: server.keys.GetKeyAttributes,
@@ -99,21 +118,21 @@ class KeystoreClient:
         )
 
     def delete_keys(self, guids: Sequence[UUID]) -> KeyErrors:
-        """Destroy keys on every keystore; None where no keystore has it any more, NotFound where none had it.
+        """Destroy keys on every keystore; return None for each key that no keystore has any more, NotFound if none had it.
 
         Safe to repeat after a failure.
         """
-        answers = self.delete_keys_by_server(guids).values()
-        return {guid: _deletion([of_server[guid] for of_server in answers]) for guid in dict.fromkeys(guids)}
+        found = self.delete_keys_by_server(guids)
+        return {guid: KeyResult(guid, {name: errors[guid] for name, errors in found.items()}).error for guid in dict.fromkeys(guids)}
 
     def delete_keys_by_server(self, guids: Sequence[UUID]) -> dict[str, KeyErrors]:
-        """Destroy keys on every keystore; return what went wrong with each, by keystore name and GUID."""
+        """Destroy keys on every keystore; return each error by keystore name and GUID."""
         return self._errors(
             guids, lambda server: server.keys.DeleteKeys, lambda batch: keystore_pb2.DeleteKeysRequest(guids=map(str, batch))
         )
 
     def assign_acls(self, guids: Sequence[UUID], acl_id: UUID) -> dict[str, KeyErrors]:
-        """Point keys at another ACL on every keystore; return what went wrong with each, by keystore name and GUID."""
+        """Point keys at another ACL on every keystore; return each error by keystore name and GUID."""
 
         def request(batch: Sequence[UUID]) -> keystore_pb2.AssignAclsRequest:
             pairs = [keystore_pb2.AclAssignment(guid=str(guid), acl_id=str(acl_id)) for guid in batch]
@@ -122,7 +141,7 @@ class KeystoreClient:
         return self._errors(guids, lambda server: server.keys.AssignAcls, request)
 
     def create_acls(self, acls: Sequence[acl_pb2.Acl]) -> dict[str, KeyErrors]:
-        """Create ACLs on every keystore; return what went wrong with each, by keystore name and ACL id. Safe to repeat."""
+        """Create ACLs on every keystore; return each error by keystore name and ACL id. Safe to repeat."""
         by_id = {UUID(acl.id): acl for acl in acls}
         return self._errors(
             list(by_id),
@@ -130,47 +149,17 @@ class KeystoreClient:
             lambda batch: acl_pb2.CreateAclsRequest(acls=[by_id[acl_id] for acl_id in batch]),
         )
 
-    def modify_acls(self, acl_ids: Sequence[UUID], changes: Sequence[acl_pb2.AclChange], *, shared: bool = False) -> dict[str, KeyErrors]:
-        """Apply the same changes to ACLs on every keystore; return what went wrong with each, by keystore name and ACL id.
-
-        An ACL that guards more than one key is left alone with ACL_SHARED unless `shared`.
-        """
-        return self._errors(
-            acl_ids,
-            lambda server: server.acls.ModifyAcls,
-            lambda batch: acl_pb2.ModifyAclsRequest(ids=map(str, batch), changes=changes, shared=shared),
-            lambda response: [result.status for result in response.results],
-        )
-
-    def get_acls(self, acl_ids: Sequence[UUID]) -> dict[str, dict[UUID, acl_pb2.Acl | MdmError]]:
-        """Return ACLs as each keystore holds them, by keystore name and ACL id."""
-        return self._answers(
-            acl_ids,
-            lambda server: server.acls.GetAcls,
-            lambda batch: acl_pb2.GetAclsRequest(ids=map(str, batch)),
-            lambda result: result.acl,
-        )
-
-    def check_servers(self) -> dict[str, MdmError | None]:
-        """Ask every keystore whether it holds the share index that the configuration says; None where it does."""
-        replies = self._call_all(lambda server: server.keys.GetServerInfo, keystore_pb2.GetServerInfoRequest())
-        return {server.name: _index_error(reply) for server, reply in replies.items()}
-
     def _read(self, guids: Sequence[UUID]) -> Mapping[UUID, bytes | MdmError]:
-        return Reading(guids, self._threshold, self._preference, self._timeout, self._hedge_delay).run()
+        return KeyReading(guids, self._threshold, self._preference, self._timeout, self._hedge_delay).run()
 
     def _errors(
-        self,
-        ids: Sequence[UUID],
-        method: Callable[[KeystoreServer], Callable[..., Any]],
-        request: Callable[[Sequence[UUID]], Any],
-        statuses: Callable[[Any], Any] = lambda response: response.statuses,
+        self, ids: Sequence[UUID], method: Callable[[KeystoreServer], Callable[..., Any]], request: Callable[[Sequence[UUID]], Any]
     ) -> dict[str, KeyErrors]:
-        """Ask every keystore about each id, in batches; return the errors by keystore name and id."""
+        """Call every keystore with all ids, in batches; return the errors by keystore name and id."""
         errors: dict[str, KeyErrors] = {server.name: {} for server in self._servers}
         for batch in in_batches(dict.fromkeys(ids), MAX_KEYS):
             for server, reply in self._call_all(method, request(batch)).items():
-                errors[server.name].update(item_errors(reply, batch, statuses))
+                errors[server.name].update(item_errors(reply, batch))
         return errors
 
     def _answers(
@@ -180,28 +169,12 @@ class KeystoreClient:
         request: Callable[[Sequence[UUID]], Any],
         value: Callable[[Any], Answer],
     ) -> dict[str, dict[UUID, Answer | MdmError]]:
-        """Ask every keystore about each id, in batches; return the values or errors by keystore name and id."""
+        """Call every keystore with all ids, in batches; return the values or errors by keystore name and id."""
         found: dict[str, dict[UUID, Answer | MdmError]] = {server.name: {} for server in self._servers}
         for batch in in_batches(dict.fromkeys(ids), MAX_KEYS):
             for server, reply in self._call_all(method, request(batch)).items():
-                found[server.name].update(item_answers(reply, batch, lambda response: response.results, value))
+                found[server.name].update(item_answers(reply, batch, value))
         return found
 
     def _call_all(self, method: Callable[[KeystoreServer], Callable[..., Any]], request: Any) -> Mapping[KeystoreServer, Reply]:
         return call_all(self._servers, method, lambda _: request, self._timeout)
-
-
-def _deletion(errors: Sequence[MdmError | None]) -> MdmError | None:
-    """The error of a deletion everywhere: absent here and deleted there is deleted."""
-    failed = next((error for error in errors if error and error.code is not Code.NOT_FOUND), None)
-    if failed is not None or None in errors:
-        return failed
-    return errors[0]
-
-
-def _index_error(reply: Reply) -> MdmError | None:
-    if reply.error is not None or reply.response.share_index == reply.server.index:
-        return reply.error
-    held, expected = reply.response.share_index, reply.server.index
-    message = f"{reply.server.place}: holds share {held}, but the configuration says {expected}; correct `index`"
-    return Invalid("KEYSTORE_INDEX_WRONG", message)

@@ -1,8 +1,8 @@
-"""Creating keys on all keystores in two phases, so that a crash or a rival at any step leaves nothing half-made for good.
+"""Creating keys on all keystores in two phases: after a crash or a race at any step, the creation can be completed or undone.
 
 Phase one stores fresh shares as pending everywhere. Phase two confirms them, first on the keystore of the lowest
-index: it arbitrates between creators of the same key, for only one of them finds its own share there. Confirmed keys are never
-replaced; what an earlier creator left behind is completed from k confirmed shares or, when fewer were ever confirmed (so that
+index: it arbitrates between creators of the same key, because only one of them finds its own share there. Confirmed keys are never
+replaced. The remains of an interrupted creation are completed from k confirmed shares or, when fewer were ever confirmed (so that
 nobody can have read the key), withdrawn and made anew.
 """
 
@@ -17,8 +17,8 @@ from mdm_crypto.shamir import Share
 from mdm_wire.errors import Aborted, Conflict, Corrupt, MdmError
 from mdm_wire.retry import Backoff
 
-from mdm_client.keystore.calls import KeystoreServer, Reply, call_all, first_error, item_answers, item_errors
-from mdm_client.keystore.shares import from_result, resolve, to_proto
+from mdm_client.keystore.calls import KeystoreServer, call_all, item_answers, item_errors
+from mdm_client.keystore.reading import from_result, resolve, to_proto
 
 _log = logging.getLogger("mdm_client.keystore.client")
 
@@ -31,7 +31,7 @@ Remains = tuple[tuple[int, bytes], ...]
 
 
 class Creation:
-    """One batch of keys being created under one ACL."""
+    """The creation of one batch of keys under one ACL."""
 
     def __init__(self, servers: Sequence[KeystoreServer], threshold: int, acl_id: UUID, timeout: float) -> None:
         self._servers = sorted(servers, key=lambda server: server.index)
@@ -42,7 +42,7 @@ class Creation:
         self._abandoned: dict[UUID, Remains] = {}
 
     def run(self, guids: Sequence[UUID]) -> Mapping[UUID, MdmError | None]:
-        """Return None for each key that every keystore now holds confirmed, else why not."""
+        """Return None for each key that is confirmed on every keystore, else the error."""
         todo = list(guids)
         backoff = Backoff(0.3, 1.8)
         for attempt in range(_ROUNDS):
@@ -57,7 +57,7 @@ class Creation:
         return self._results
 
     def _round(self, guids: Sequence[UUID]) -> None:
-        """Try to create all of them once; what is neither created nor failed is left for the next round."""
+        """Try once to create all keys; those that are neither created nor failed are left for the next round."""
         shares = {guid: shamir.split(None, self._threshold, len(self._servers), guid, _EPOCH) for guid in guids}
         existing: list[UUID] = []
         created = self._create(self._servers, shares)
@@ -77,7 +77,7 @@ class Creation:
             self._mend(existing)
 
     def _sort(self, guids: Iterable[UUID], errors: Errors, existing: list[UUID]) -> list[UUID]:
-        """Return what no keystore failed; put what exists already with `existing`, and note the errors of the rest."""
+        """Return the keys without an error; add those that exist already to `existing`, and record the errors of the others."""
         good = []
         for guid in guids:
             found = [of_server[guid] for of_server in errors.values() if of_server.get(guid) is not None]
@@ -115,17 +115,14 @@ class Creation:
         request: Callable[[KeystoreServer], object],
     ) -> Errors:
         replies = call_all(servers, method, request, self._timeout) if guids else {}
-        return {server: item_errors(reply, guids, lambda response: response.statuses) for server, reply in replies.items()}
+        return {server: item_errors(reply, guids) for server, reply in replies.items()}
 
     def _mend(self, guids: Sequence[UUID]) -> None:
-        """Find out what there is of keys that some keystore holds already, and complete or clear it."""
+        """Examine keys that some keystore has already: record those that are complete or failed, complete the others."""
         texts = [str(guid) for guid in guids]
         request = keystore_pb2.GetKeyAttributesRequest(guids=texts)
         replies = call_all(self._servers, lambda server: server.keys.GetKeyAttributes, lambda _: request, self._timeout)
-        attributes = {
-            server: item_answers(reply, guids, lambda response: response.results, lambda result: result.attributes)
-            for server, reply in replies.items()
-        }
+        attributes = {server: item_answers(reply, guids, lambda result: result.attributes) for server, reply in replies.items()}
         incomplete: dict[UUID, list[KeystoreServer]] = {}
         for guid in guids:
             answers = {server: of_server[guid] for server, of_server in attributes.items()}
@@ -135,7 +132,7 @@ class Creation:
             if failed is not None:
                 self._results[guid] = failed
             elif any(found[server].acl_id != str(self._acl_id) for server in confirmed):
-                # It may be somebody else's, who knows it: nothing of ours may be encrypted under it.
+                # Somebody else may have made it, and know it: nothing of ours may be encrypted under it.
                 self._results[guid] = Conflict("KEY_GUARDED_OTHERWISE", "a key with this GUID exists under another ACL")
             elif len(confirmed) == len(self._servers):
                 self._results[guid] = None
@@ -169,7 +166,7 @@ class Creation:
             errors.update(self._confirm([server], stored).get(server, {}))
             self._sort(recovered_shares, {server: errors}, [])
             _log.warning("%s lacked %d keys of an interrupted creation: completed", server.place, len(stored))
-        # What succeeded is seen complete in the next round, which is the check that it is.
+        # The next round checks that they are complete.
         self._withdraw(remains)
 
     def _read(self, guids: Sequence[UUID]) -> dict[UUID, dict[int, tuple[Share, ...]]]:
@@ -177,15 +174,15 @@ class Creation:
         replies = call_all(self._servers, lambda server: server.keys.GetShares, lambda _: request, self._timeout)
         shares: dict[UUID, dict[int, tuple[Share, ...]]] = {guid: {} for guid in guids}
         for server, reply in replies.items():
-            for guid, answer in _shares_of(reply, guids).items():
+            for guid, answer in item_answers(reply, guids, from_result).items():
                 if not isinstance(answer, MdmError):
                     shares[guid][server.index] = answer
         return shares
 
     def _withdraw(self, remains: Mapping[UUID, Remains]) -> None:
-        """Delete confirmed shares that are too few to be a key, once they have stayed so for a round.
+        """Delete confirmed shares that are too few to make a key and were so in the round before.
 
-        A rival that is just confirming has completed its key by then, or completes it in spite of the deletion.
+        A rival that was confirming has completed its key by then, or completes it in spite of the deletion.
         """
         abandoned = [guid for guid, found in remains.items() if found and self._abandoned.get(guid) == found]
         self._abandoned = {guid: found for guid, found in remains.items() if guid not in abandoned}
@@ -196,20 +193,16 @@ class Creation:
             here = {guid: dict(remains[guid])[server.index] for guid in abandoned if server.index in dict(remains[guid])}
             errors = self._delete(server, here)
             for guid in here:
-                error = first_error(errors, guid)
+                error = errors[server][guid]
                 if error is not None and error.reason not in _OVERTAKEN:
                     self._results[guid] = error
 
     def _delete(self, server: KeystoreServer, public_keys: Mapping[UUID, bytes]) -> Errors:
-        """Delete keys that are still the ones that were found; new keys have epoch 0."""
+        """Delete keys unless they were replaced meanwhile; new keys have epoch 0."""
         refs = [keystore_pb2.KeyRef(guid=str(guid), epoch=_EPOCH, public_key=key) for guid, key in public_keys.items()]
         request = keystore_pb2.DeleteKeysRequest(keys=refs)
         return self._asked([server], list(public_keys), lambda server: server.keys.DeleteKeys, lambda _: request)
 
 
-#: What a creation meets when another one, or an earlier one of its own, was there first.
+#: The reasons that a creation meets when another one, or an earlier one of its own, was first.
 _OVERTAKEN = frozenset({"KEY_EXISTS", "KEY_REPLACED", "KEY_NOT_FOUND"})
-
-
-def _shares_of(reply: Reply, guids: Sequence[UUID]) -> dict[UUID, tuple[Share, ...] | MdmError]:
-    return item_answers(reply, guids, lambda response: response.results, from_result)

@@ -14,9 +14,9 @@ from mdm_client.local_file import STANDARD, InputFile, output_file, translated
 def encrypt(
     keys: KeySource, guid: UUID, source: str, destination: str, durable: bool = False, received: Callable[[int], None] | None = None
 ) -> int:
-    """Encrypt the file `source` into the file `destination` (either may be `-`) and return the bytes of plaintext.
+    """Encrypt the file `source` into the file `destination` (either may be `-`); return the number of bytes of plaintext.
 
-    The destination appears when it is whole; after any error it is what it was before. `received` is called with each count of bytes read.
+    The destination appears when it is complete; after any error it is unchanged. `received` is called with each count of bytes read.
 
     Raises:
         MdmError: no key, or a local file that cannot be read or written.
@@ -31,11 +31,11 @@ def encrypt(
 def decrypt(
     keys: KeySource, guid: UUID | None, source: str, destination: str, durable: bool = False, received: Callable[[int], None] | None = None
 ) -> tuple[UUID, int]:
-    """Decrypt the file `source` into the file `destination`; return the key's GUID and the bytes of plaintext.
+    """Decrypt the file `source` into the file `destination`; return the key's GUID and the number of bytes of plaintext.
 
-    `guid` is the key that the file must be encrypted under; None takes the one it names. The destination appears when all of it is
-    verified; after any error it is what it was before. Standard output gets nothing either before a file is verified wholly;
-    from standard input it gets each part when that is verified, and an error at the end means: discard it. `received` as in `encrypt`.
+    `guid` is the key under which the file must be encrypted; None: the one it names. The destination appears when all of it is
+    verified; after any error it is unchanged. Standard output, too, gets nothing of a file before all is verified;
+    of standard input it gets each part that is verified, to be discarded if an error follows. `received` as in `encrypt`.
 
     Raises:
         Corrupt: CIPHERTEXT_NOT_AUTHENTIC, KEY_ID_DIFFERS.
@@ -51,7 +51,7 @@ def decrypt(
             named = _checked_guid(ciphertext.name, file.guid, guid)
             key = get_key(keys, named)
             if piped and ciphertext.size is not None:
-                file.decrypt(key, named, _Nowhere())
+                file.decrypt(key, named, _Discard())
                 ciphertext.rewind()
                 file = EncryptedFile(ciphertext)
             began = True
@@ -66,20 +66,15 @@ def decrypt(
 
 
 def get_key(keys: KeySource, guid: UUID) -> bytes:
-    """Return one key.
-
-    Raises:
-        MdmError: why it is not given.
-    """
+    """Return one key, or raise the keystores' error."""
     answer = keys.get_keys([guid])[guid]
     if isinstance(answer, MdmError):
         raise answer.at(str(guid))
     return answer
 
 
-class _Nowhere:
-    def write(self, data: object, /) -> None:
-        """Forget it."""
+class _Discard:
+    def write(self, data: object, /) -> None: ...
 
 
 def _checked_guid(name: str, found: UUID | None, wanted: UUID | None) -> UUID:

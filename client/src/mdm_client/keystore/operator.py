@@ -1,4 +1,4 @@
-"""What operators do with keystores: give keys new shares, seal shares under a new key, read the audit. Never a share."""
+"""Keystores for their operators: new shares of keys, new keys that seal shares, the audit. No share leaves a keystore."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ _ENDED = (admin_pb2.RESHARING_STATE_DONE, admin_pb2.RESHARING_STATE_CANCELLED)
 
 
 class KeystoreOperator:
-    """All keystores, for a caller that is an operator of each. Calls are repeated while a keystore is away, within `policy`."""
+    """All keystores, for an operator of each. While a keystore is unreachable, calls are repeated as `policy` says."""
 
     def __init__(self, servers: Sequence[KeystoreServer], policy: RetryPolicy | None = None) -> None:
         self._servers = {server.name: server for server in servers}
@@ -27,17 +27,16 @@ class KeystoreOperator:
 
     @property
     def names(self) -> list[str]:
-        """The keystores' names."""
         return list(self._servers)
 
     def refresh(self, driver: str = "", resharing_id: UUID | None = None) -> admin_pb2.Resharing:
-        """Begin to give every key new shares on the same keystores. `driver` names the keystore that does it (default: the first).
+        """Begin to give every key new shares on the same keystores. `driver` names the keystore that drives the job (default: the first).
 
-        The job goes on by itself, also after that keystore was killed; watch it with `resharing` or `wait`. With the id of an earlier
-        attempt it is begun once, however often it is asked for.
+        The job continues by itself, also after that keystore was restarted; watch it with `resharing` or `wait`. A job is begun only once
+        under one id.
 
         Raises:
-            MdmError: RESHARING_RUNNING, where that keystore drives another one; PEERS_UNKNOWN; or it cannot be reached.
+            MdmError: RESHARING_RUNNING: that keystore drives another job. PEERS_UNKNOWN. It cannot be reached.
         """
         return self._begin(driver or self.names[0], resharing_id, kind=REFRESH)
 
@@ -52,19 +51,14 @@ class KeystoreOperator:
         return self._begin(driver or self.names[0], resharing_id, kind=RESHARE, threshold=threshold, total=total)
 
     def resharing(self, driver: str, resharing_id: UUID | None = None) -> admin_pb2.Resharing:
-        """Return a job (None: the latest) that the named keystore drives.
-
-        Raises:
-            MdmError: RESHARING_NOT_FOUND, or it cannot be reached.
-        """
+        """Return a job (None: the latest) that the named keystore drives; NotFound: RESHARING_NOT_FOUND."""
         request = admin_pb2.GetResharingRequest(id=str(resharing_id) if resharing_id else "")
-        job: admin_pb2.Resharing = self._call(driver, "GetResharing", request).resharing
-        return job
+        return self._job(driver, "GetResharing", request)
 
     def wait(
         self, driver: str, resharing_id: UUID, progress: Callable[[admin_pb2.Resharing], None] = lambda _: None, pause: float = 0.5
     ) -> admin_pb2.Resharing:
-        """Return a job when it has ended; `progress` gets its state every `pause` seconds. Interrupting this does not stop the job."""
+        """Return a job when it has ended; `progress` gets it every `pause` seconds. An interrupt of this method does not stop the job."""
         while True:
             job = self.resharing(driver, resharing_id)
             progress(job)
@@ -73,17 +67,16 @@ class KeystoreOperator:
             time.sleep(pause)
 
     def cancel(self, driver: str, resharing_id: UUID) -> admin_pb2.Resharing:
-        """Stop a job after the batch under way; keys already done keep their new shares.
+        """Stop a job after its current batch; keys that are done keep their new shares.
 
         Raises:
             MdmError: RESHARING_FORBIDDEN unless the caller began it; RESHARING_NOT_FOUND; RESHARING_ENDED.
         """
         request = admin_pb2.CancelResharingRequest(id=str(resharing_id))
-        job: admin_pb2.Resharing = self._call(driver, "CancelResharing", request).resharing
-        return job
+        return self._job(driver, "CancelResharing", request)
 
     def rewrap(self, name: str) -> Iterator[admin_pb2.RewrapSharesResponse]:
-        """Seal a keystore's shares under the first key of its file, batch by batch; yields what each batch did. Safe to repeat."""
+        """Seal a keystore's shares under the first key of its file; yield the result of each batch. Safe to repeat."""
         while True:
             done = self._call(name, "RewrapShares", admin_pb2.RewrapSharesRequest())
             yield done
@@ -91,7 +84,7 @@ class KeystoreOperator:
                 return
 
     def audit_pages(self, name: str, after_seq: int = 0) -> Iterator[admin_pb2.ListAuditEntriesResponse]:
-        """Yield the audit of a keystore from behind `after_seq`, page by page, each with the signed head; the last one is empty."""
+        """Yield the pages of a keystore's audit after `after_seq`, each with the signed head; the last page is empty."""
         while True:
             page = self._call(name, "ListAuditEntries", admin_pb2.ListAuditEntriesRequest(after_seq=after_seq))
             yield page
@@ -99,23 +92,26 @@ class KeystoreOperator:
                 return
             after_seq = page.entries[-1].seq
 
-    def witnessed_heads(self, name: str, share_index: int = 0) -> Iterator[admin_pb2.WitnessedHead]:
-        """Yield the heads that a keystore has witnessed (of one keystore, or 0: of all), oldest first."""
+    def witnessed_heads(self, name: str) -> Iterator[admin_pb2.WitnessedHead]:
+        """Yield the heads that a keystore has witnessed, oldest first."""
         server = self._server(name)
 
         def request(token: str) -> admin_pb2.ListWitnessedHeadsRequest:
-            return admin_pb2.ListWitnessedHeadsRequest(share_index=share_index, page_token=token)
+            return admin_pb2.ListWitnessedHeadsRequest(page_token=token)
 
         for page in self._service(server).pages(server.admin.ListWitnessedHeads, request):
             yield from page.heads
 
     def index_of(self, name: str) -> int:
-        """Return the share index that the configuration gives a keystore."""
+        """Return the share index of a keystore in the configuration."""
         return self._server(name).index
 
     def _begin(self, driver: str, resharing_id: UUID | None, **fields: Any) -> admin_pb2.Resharing:
         request = admin_pb2.BeginResharingRequest(id=str(resharing_id or uuid4()), **fields)
-        job: admin_pb2.Resharing = self._call(driver, "BeginResharing", request).resharing
+        return self._job(driver, "BeginResharing", request)
+
+    def _job(self, driver: str, method: str, request: Any) -> admin_pb2.Resharing:
+        job: admin_pb2.Resharing = self._call(driver, method, request).resharing
         return job
 
     def _call(self, name: str, method: str, request: Any) -> Any:

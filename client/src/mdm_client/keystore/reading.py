@@ -1,21 +1,18 @@
-"""Reading keys: any k of n keystores, the fastest first, none of them trusted alone."""
+"""Reading keys from any k of n keystores, none of them trusted alone: the order of asking, and finding shares that agree."""
 
 import logging
-import math
-import random
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from mdm.keystore.v1 import keystore_pb2
 from mdm_crypto import shamir
-from mdm_crypto.shamir import Share
+from mdm_crypto.shamir import Share, ShareError
 from mdm_wire.errors import Corrupt, MdmError, NotFound, Unavailable
 from mdm_wire.retry import is_transient
 
-from mdm_client.keystore.calls import KeystoreServer, Replies, Reply, item_answers
-from mdm_client.keystore.shares import from_result, is_other_version, resolve
+from mdm_client.keystore.calls import KeystoreServer, Preference, Replies, Reply, item_answers, uuid_of
 
 _log = logging.getLogger("mdm_client.keystore.client")
 
@@ -24,39 +21,11 @@ _AVOID_SLOW_SECONDS = 30.0
 _AVOID_WRONG_SECONDS = 300.0
 
 
-class Preference:
-    """Remembers which keystores answer fast, and which failed; shared by threads."""
-
-    def __init__(self, servers: Sequence[KeystoreServer]) -> None:
-        self._lock = threading.Lock()
-        shuffled = list(servers)
-        random.shuffle(shuffled)  # so that clients that start share the load
-        self._seconds = dict.fromkeys(shuffled, math.inf)
-        self._avoid_until = dict.fromkeys(shuffled, 0.0)
-
-    def order(self) -> list[KeystoreServer]:
-        """Return all keystores: the fastest first, then those never asked; one that failed comes last for a while."""
-        now = time.monotonic()
-        with self._lock:
-            return sorted(self._seconds, key=lambda server: (self._avoid_until[server] > now, self._seconds[server]))
-
-    def answered(self, server: KeystoreServer, seconds: float) -> None:
-        """Note a good answer and how long it took."""
-        with self._lock:
-            before = self._seconds[server]
-            self._seconds[server] = 0.7 * before + 0.3 * seconds if before < math.inf else seconds
-
-    def avoid(self, server: KeystoreServer, seconds: float) -> None:
-        """Put a keystore last for some time."""
-        with self._lock:
-            self._avoid_until[server] = max(self._avoid_until[server], time.monotonic() + seconds)
-
-
-class Reading:
-    """One batch being read.
+class KeyReading:
+    """The reading of one batch of keys.
 
     k keystores are asked first. Another one is asked when one has not answered within the hedging delay, has
-    failed, refuses a key, or gives a share that does not fit. The reading ends when every key is known or cannot become known.
+    failed, refuses a key, or returns a share that does not fit. The reading ends when each key is known or cannot become known.
     """
 
     def __init__(self, guids: Sequence[UUID], threshold: int, preference: Preference, timeout: float, hedge_delay: float) -> None:
@@ -78,7 +47,7 @@ class Reading:
         self._results: dict[UUID, bytes | MdmError] = {}
 
     def run(self) -> Mapping[UUID, bytes | MdmError]:
-        """Return each key, or why there is none."""
+        """Return each key, or the error."""
         for _ in range(self._threshold):
             self._ask_next()
         hedge_at = time.monotonic() + self._hedge_delay
@@ -99,7 +68,7 @@ class Reading:
         return self._results
 
     def _ask_next(self) -> None:
-        """Ask the next keystore for all that is still open."""
+        """Ask the next keystore for all keys that are still open."""
         server = self._waiting.pop(0)
         guids = tuple(self._open)
         now = time.monotonic()
@@ -122,7 +91,7 @@ class Reading:
             _log.warning("%s failed: %s", server.place, reply.error.reason)
             return
         self._preference.answered(server, time.monotonic() - started)
-        answers = item_answers(reply, guids, lambda response: response.results, from_result)
+        answers = item_answers(reply, guids, from_result)
         for guid, answer in answers.items():
             if not isinstance(answer, MdmError):
                 self._shares[guid][server.index] = answer
@@ -132,7 +101,7 @@ class Reading:
             self._settle(guid)
 
     def _settle(self, guid: UUID) -> None:
-        """Close a key that is known now, or cannot become known."""
+        """Close a key if it is known now, or cannot become known."""
         shares = self._shares[guid]
         if len(shares) >= self._threshold:
             resolution = resolve(guid, shares, self._threshold)
@@ -154,7 +123,7 @@ class Reading:
                 _log.warning("%s %s: tell its operator", server.place, faults[server.index])
 
     def _lacks_servers(self) -> bool:
-        """Return whether the calls under way cannot complete every open key."""
+        """Return whether the running calls cannot complete every open key."""
         coming = dict.fromkeys(self._open, 0)
         for server in self._replies.running:
             for guid in self._asked[server][1]:
@@ -175,7 +144,7 @@ class Reading:
             self._close(guid, self._why(guid))
 
     def _why(self, guid: UUID) -> MdmError:
-        """Explain why a key could not be had."""
+        """Return the error of a key that could not be read."""
         if self._faulty:
             names = ", ".join(f"{server.place} {fault}" for server, fault in self._faulty.items())
             message = f"too few keystores agree on this key ({names}); tell their operators"
@@ -193,12 +162,111 @@ class Reading:
         return Unavailable("KEYSTORES_UNAVAILABLE", f"{self._needed[guid]} keystores are needed to read a key: {reasons}")
 
     def _is_changing(self, guid: UUID) -> bool:
-        """Return whether keystores were asked before and after they replaced their shares, so that too few are of one version."""
+        """Return whether some keystores were asked before they replaced their shares and some after, so that too few are of one version."""
         shares = [share for given in self._shares[guid].values() for share in given]
         return any(is_other_version(shares[0], other) for other in shares[1:])
 
 
 def _common_refusal(refusals: Sequence[MdmError]) -> MdmError:
-    """One error for what several keystores said: the first that is not just `not found`, else that."""
-    telling = [error for error in refusals if not isinstance(error, NotFound)]
-    return telling[0] if telling else NotFound("KEY_NOT_FOUND", "no such key, or you may not use it")
+    """Return one error for those of several keystores: the first that is not `NotFound`, else `NotFound`."""
+    absent = NotFound("KEY_NOT_FOUND", "no such key, or you may not use it")
+    return next((error for error in refusals if not isinstance(error, NotFound)), absent)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The result of combining shares of one key.
+
+    `scalar` is the key's, None when too few shares agree; `agreeing` are shares that together prove it; `faults` says, by
+    share index, what is wrong with the others; `best` is the largest number that agreed, and `needed` the number that these require.
+    """
+
+    scalar: bytes | None = field(default=None, repr=False)
+    agreeing: tuple[Share, ...] = ()
+    faults: Mapping[int, str] = field(default_factory=dict)
+    best: int = 0
+    needed: int = 0
+
+
+def resolve(guid: UUID, shares: Mapping[int, Sequence[Share]], threshold: int) -> Resolution:
+    """Combine the shares that keystores (by the index each must hold) gave for one key.
+
+    A keystore gives two while the key's shares are being replaced. Only shares of the same epoch, version, parameters and
+    commitments count together, so that fewer than `threshold` liars can neither replace a key nor hide it. A share made with a lower
+    threshold than the client's is a fault; another version of the same key is not.
+    """
+    faults: dict[int, str] = {}
+    groups: dict[tuple[object, ...], list[Share]] = {}
+    for index, share in ((index, share) for index, given in shares.items() for share in given):
+        if share.guid != guid or share.x != index:
+            faults[index] = "gave the share of another key or server"
+        elif share.threshold < threshold:
+            faults[index] = f"gave a share that combines below the configured threshold of {threshold}"
+        else:
+            group = groups.setdefault((share.epoch, share.version, share.threshold, share.total, share.commitments), [])
+            group += [share] if all(share.x != other.x for other in group) else []
+    best = needed = 0
+    for group in sorted(groups.values(), key=lambda group: (-len(group), group[0].commitments)):
+        scalar, agreeing = _combine(group, faults)
+        lacking = group[0].threshold - len(agreeing)
+        if agreeing and (not best or (lacking, -len(agreeing)) < (needed - best, -best)):
+            best, needed = len(agreeing), group[0].threshold
+        if scalar is not None:
+            for share in (share for other in groups.values() if other is not group for share in other):
+                if not is_other_version(share, agreeing[0]):
+                    faults.setdefault(share.x, "gave a share that contradicts the other keystores")
+            return Resolution(scalar, tuple(agreeing), faults, best, needed)
+    return Resolution(None, (), faults, best, needed)
+
+
+def is_other_version(one: Share, other: Share) -> bool:
+    """Return whether two shares are of one key, one from before its shares were replaced and one from after."""
+    return (one.epoch, one.commitments[:1]) == (other.epoch, other.commitments[:1]) and one.version != other.version
+
+
+def _combine(group: list[Share], faults: dict[int, str]) -> tuple[bytes | None, list[Share]]:
+    """Combine shares of the same commitments, without those that are wrong."""
+    remaining = list(group)
+    while remaining and len(remaining) >= max(2, remaining[0].threshold):
+        try:
+            return shamir.combine(remaining), remaining
+        except ShareError as error:
+            if error.x is None:
+                return None, []
+            faults[error.x] = f"gave a wrong share ({error.reason})"
+            remaining = [share for share in remaining if share.x != error.x]
+    return None, remaining
+
+
+def to_proto(share: Share) -> keystore_pb2.Share:
+    """Return the message of a share."""
+    return keystore_pb2.Share(
+        guid=str(share.guid),
+        epoch=share.epoch,
+        x=share.x,
+        value=share.value,
+        commitments=share.commitments,
+        threshold=share.threshold,
+        total=share.total,
+        share_version=share.version,
+    )
+
+
+def from_result(result: keystore_pb2.ShareResult) -> tuple[Share, ...]:
+    """Return the share of a result, and the previous one where that is still given; unchecked."""
+    share = from_proto(result.share)
+    return (share, from_proto(result.previous)) if result.HasField("previous") else (share,)
+
+
+def from_proto(message: keystore_pb2.Share) -> Share:
+    """Return a received share, unchecked."""
+    return Share(
+        guid=uuid_of(message.guid),
+        epoch=message.epoch,
+        x=message.x,
+        value=message.value,
+        commitments=tuple(message.commitments),
+        threshold=message.threshold,
+        total=message.total,
+        version=message.share_version,
+    )

@@ -1,4 +1,4 @@
-"""Collections of the metadata service: schemas, views, links, copies of other services' subtrees, and their sequences."""
+"""Collections of the metadata service: schemas, views, links, replicas of subtrees, and sequences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ class Attribute:
 class Collection:
     """A collection, or a view or link with its `target`; `checks` are conditions by name.
 
-    Of a view, `shown` are the names of its attributes with their names in the target; a link has no `definer`. The condition of a view that
-    is `withheld` is not for this caller.
+    `shown` are the names of a view's attributes, with their names in the target; a link has no `definer`. The condition of a `withheld`
+    view is not for this caller.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """A copy of a subtree: still being copied, or how many change sets and seconds behind (-1: never been up to date)."""
+    """A replica of a subtree: being copied, or how many change sets and seconds behind its origin (-1: never up to date yet)."""
 
     origin: str
     subtree: str
@@ -65,7 +65,7 @@ class ReplicaState:
 
 @dataclass(frozen=True)
 class SequenceState:
-    """A sequence: the number it gives next, and the step to the one after; None where the caller may not take numbers."""
+    """A sequence: its next number, and the step to the one after; None if the caller may not take numbers."""
 
     name: str
     next: int | None = None
@@ -73,14 +73,14 @@ class SequenceState:
 
 
 class MetadataCollections:
-    """Calls of `mdm.metadata.v1` that make and change collections."""
+    """Calls of `mdm.metadata.v1` that make and change collections; they raise MdmError."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stub = metadata_pb2_grpc.MetadataServiceStub(service.channel)
 
     def create(self, collections: Sequence[Collection]) -> list[MdmError | None]:
-        """Create collections, parents first; one that exists with these attributes counts as created."""
+        """Create collections, parents first; one that exists with the same attributes counts as created."""
         request = pb.CreateCollectionsRequest(collections=[_to_proto(item) for item in collections])
         return item_errors(collections, self._service.call(self._stub.CreateCollections, request).statuses)
 
@@ -93,7 +93,7 @@ class MetadataCollections:
         """Return one collection.
 
         Raises:
-            NotFound: there is none at the path for this caller.
+            NotFound: the caller can see no collection of this path.
         """
         page = self._service.call(self._stub.ListCollections, pb.ListCollectionsRequest(path=path, page_size=1))
         if not page.collections or page.collections[0].path.casefold() != path.casefold():
@@ -105,15 +105,10 @@ class MetadataCollections:
         return item_errors(paths, self._service.call(self._stub.DropCollections, pb.DropCollectionsRequest(paths=paths)).statuses)
 
     def alter(self, path: str, **change: Any) -> None:
-        """Change a schema by one step, named as in AlterCollectionRequest; building an index takes as long as it takes.
-
-        Raises:
-            MdmError: what the service answered.
-        """
+        """Change a schema by one step, named as in AlterCollectionRequest; there is no time limit for building an index."""
         self._service.call_once(self._stub.AlterCollection, pb.AlterCollectionRequest(path=path, **change), None)
 
     def add_attribute(self, path: str, attribute: Attribute) -> None:
-        """Add an attribute to a collection."""
         self.alter(path, add_attribute=_attribute_to_proto(attribute))
 
     def change_attribute(self, path: str, name: str, **properties: Any) -> None:
@@ -123,17 +118,13 @@ class MetadataCollections:
     def create_view(
         self, path: str, target: str, attributes: Mapping[str, str], condition: str, *, with_key: bool, is_link: bool, acl_id: str = ""
     ) -> None:
-        """Create a view of `attributes` (name in the view → name in the target), or a link.
-
-        Raises:
-            MdmError: what the service answered.
-        """
+        """Create a view of `attributes` (name in the view → name in the target), or a link."""
         shown = [pb.ViewAttribute(name=name, target=original) for name, original in attributes.items()]
         view = pb.View(path=path, target=target, attributes=shown, condition=condition, with_key=with_key, is_link=is_link, acl_id=acl_id)
         raise_first(item_errors([view], self._service.call(self._stub.CreateViews, pb.CreateViewsRequest(views=[view])).statuses))
 
     def replicas(self) -> Sequence[ReplicaState]:
-        """Return the copies of other services' subtrees that this service keeps; for operators."""
+        """Return the replicas of subtrees that this service keeps; for operators."""
         stub = feed_pb2_grpc.MetadataFeedServiceStub(self._service.channel)
         found = self._service.call(stub.ListReplicas, feed_pb2.ListReplicasRequest()).replicas
         states = []
@@ -151,13 +142,11 @@ class MetadataSequences:
         self._stub = metadata_pb2_grpc.MetadataServiceStub(service.channel)
 
     def create(self, path: str, name: str, start: int, step: int) -> None:
-        """Create a sequence of a collection."""
-        self._service.call_once(
-            self._stub.CreateSequence, pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step), None
-        )
+        request = pb.CreateSequenceRequest(collection=path, name=name, start=start, step=step)
+        self._service.call_once(self._stub.CreateSequence, request, None)
 
     def resume(self, path: str, name: str, start: int, step: int) -> None:
-        """Create a sequence, or let the one that is there go on at `start`, unless it is further already.
+        """Create a sequence, or continue an existing one at `start`, unless it is further already.
 
         Raises:
             Conflict: SEQUENCE_EXISTS: it has another step.
@@ -166,7 +155,6 @@ class MetadataSequences:
         self._service.call(self._stub.CreateSequence, request)
 
     def drop(self, path: str, name: str) -> None:
-        """Drop a sequence."""
         self._service.call_once(self._stub.DropSequence, pb.DropSequenceRequest(collection=path, name=name), None)
 
     def of_collection(self, path: str) -> Sequence[SequenceState]:
@@ -175,7 +163,7 @@ class MetadataSequences:
         return [SequenceState(s.name, s.next, s.step) if s.step else SequenceState(s.name) for s in found]
 
     def take(self, path: str, name: str, count: int = 1) -> range:
-        """Return numbers of a sequence that nobody else gets."""
+        """Take the next numbers of a sequence; each is given only once."""
         taken = self._service.call_once(self._stub.TakeNumbers, pb.TakeNumbersRequest(collection=path, name=name, count=count), None)
         return range(taken.first, taken.first + taken.step * count, taken.step)
 

@@ -1,4 +1,4 @@
-"""Values, columns and rows of the metadata service, between Python and what is sent."""
+"""Values, columns and rows of the metadata service: from Python to messages, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "uuid": UUID,
 }
 
+_LISTS: dict[int, str] = {pb.ATTRIBUTE_TYPE_INT: "ints", pb.ATTRIBUTE_TYPE_FLOAT: "floats", pb.ATTRIBUTE_TYPE_BOOL: "bools"}
+
 Row = tuple[Any, ...]
 
 
@@ -33,28 +35,32 @@ class Column:
 
 
 def to_value(value: Any) -> pb.Value:
-    """Return a value of Python's as it is sent; what is neither int, float, bool nor None goes as its text."""
-    match value:
-        case None:
-            return pb.Value()
-        case bool():
-            return pb.Value(bool=value)
-        case int():
-            return pb.Value(int=value)
-        case float():
-            return pb.Value(float=value)
-        case _:
-            return pb.Value(text=str(value))
+    """Return the message of a value; one that is neither int, float, bool nor None is sent as text."""
+    if value is None:
+        return pb.Value()
+    kind = next((kind.__name__ for kind in (bool, int, float) if isinstance(value, kind)), "")
+    return pb.Value(**{kind: value}) if kind else pb.Value(text=str(value))
 
 
 def to_values(values: Mapping[str, Any] | None) -> dict[str, pb.Value]:
-    """Return values by name as they are sent."""
+    """Return the messages of values by name."""
     return {name: to_value(value) for name, value in (values or {}).items()}
 
 
 def columns_of(header: pb.QueryHeader) -> list[Column]:
     """Return the columns that a header describes."""
     return [Column(column.name, TYPE_NAMES.get(column.type, "text"), column.unit) for column in header.columns]
+
+
+def unique_names(columns: Sequence[Column]) -> list[str]:
+    """Return column names, each of them once: one that occurs again gets a number."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column.name, 2
+        while name in names:
+            name, number = f"{column.name}_{number}", number + 1
+        names.append(name)
+    return names
 
 
 def decode_batch(batch: pb.RowBatch, types: Sequence[int]) -> list[Row]:
@@ -64,16 +70,16 @@ def decode_batch(batch: pb.RowBatch, types: Sequence[int]) -> list[Row]:
         Corrupt: a column is missing or has another length than the batch.
     """
     if len(batch.columns) != len(types):
-        raise Corrupt("ANSWER_MALFORMED", "metadata: a batch of rows has other columns than its header")
+        raise Corrupt("ANSWER_MALFORMED", "metadata: the columns of a batch differ from the header")
     columns = [_values(column, kind, batch.count) for column, kind in zip(batch.columns, types, strict=True)]
     return list(zip(*columns, strict=True)) if columns else [()] * batch.count
 
 
 def value_of(kind: str, text: str, name: str) -> Any:
-    """Return the value of the attribute `name`, of type `kind`, that `text` means, in the form entries take.
+    """Return the value of the attribute `name`, of type `kind`, from text, as entries have it.
 
     Raises:
-        Invalid: VALUE_TYPE: it is none.
+        Invalid: VALUE_TYPE: the text is not a value of this type.
     """
     try:
         if kind == "int":
@@ -88,15 +94,7 @@ def value_of(kind: str, text: str, name: str) -> Any:
 
 
 def _values(column: pb.ColumnData, kind: int, count: int) -> Sequence[Any]:
-    values: list[Any]
-    if kind == pb.ATTRIBUTE_TYPE_INT:
-        values = list(column.ints)
-    elif kind == pb.ATTRIBUTE_TYPE_FLOAT:
-        values = list(column.floats)
-    elif kind == pb.ATTRIBUTE_TYPE_BOOL:
-        values = list(column.bools)
-    else:
-        values = list(column.texts)
+    values: list[Any] = list(getattr(column, _LISTS.get(kind, "texts")))
     if len(values) != count:
         raise Corrupt("ANSWER_MALFORMED", "metadata: a column of a batch has the wrong number of values")
     if column.nulls:
@@ -108,7 +106,7 @@ def _values(column: pb.ColumnData, kind: int, count: int) -> Sequence[Any]:
 
 
 def python_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Sequence[Row]:
-    """Return rows whose values have Python's types: Decimal, date, datetime and UUID too."""
+    """Return rows with Python's types: Decimal, date, datetime and UUID too."""
     converters = [(i, _FROM_TEXT[c.type]) for i, c in enumerate(columns) if c.type in _FROM_TEXT]
     return [_converted(row, converters) for row in rows] if converters else rows
 

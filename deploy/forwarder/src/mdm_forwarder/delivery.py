@@ -1,4 +1,4 @@
-"""Forwarding that loses nothing: a queue on disk, a loop that retries what may still be accepted, and a list of what never will be."""
+"""Forwarding without loss: a queue on disk, retries, and a list of the instances that were refused for good."""
 
 import logging
 import sqlite3
@@ -21,12 +21,12 @@ _FINAL_CLASSES = frozenset({0xA9, *range(0xC0, 0xD0)})
 
 
 class TargetDown(Exception):
-    """The receiver cannot be reached; nothing is wrong with the instances."""
+    """The receiver cannot be reached; this says nothing about the instances."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a batch: names that need no more sending, and those refused for good, each with its reason. The rest is sent again."""
+    """The result of a batch: the accepted names, and the names refused for good with their reasons. All others are sent again."""
 
     accepted: set[str]
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -34,34 +34,46 @@ class Sent:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the receiver refused for good: its name, a stable reason, and when (seconds since 1970)."""
+    """An instance that the receiver refused for good: its name, a stable reason, and when (seconds since 1970)."""
 
     name: str
     reason: str
     since: float
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """How many instances are still to be sent, since when (seconds since 1970, None if unknown), and how many were refused by reason."""
+
+    waiting: int
+    oldest: float | None
+    refused: Mapping[str, int]
+
+
 def final_reason(status: int) -> str:
-    """Return the reason for which an instance with this C-STORE status is not sent again; empty where it is."""
+    """Return the reason of a final refusal by this C-STORE status; empty if the instance is to be sent again."""
     return f"DIMSE_0x{status:04X}" if status in _FINAL_CODES or status >> 8 in _FINAL_CLASSES else ""
 
 
 class DeliveryQueue:
-    """Names of what still has to be forwarded and of what was refused for good, in a SQLite file of its own."""
+    """The instances that still have to be forwarded and those refused for good, in a SQLite file."""
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000;"
-            "CREATE TABLE IF NOT EXISTS pending (name TEXT PRIMARY KEY, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0);"
+            "CREATE TABLE IF NOT EXISTS pending"
+            " (name TEXT PRIMARY KEY, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, since REAL NOT NULL DEFAULT 0);"
             "CREATE TABLE IF NOT EXISTS cursor (one INTEGER PRIMARY KEY CHECK (one = 1), value INTEGER NOT NULL);"
             "INSERT OR IGNORE INTO cursor VALUES (1, 0);"
             "CREATE TABLE IF NOT EXISTS refused (name TEXT PRIMARY KEY, reason TEXT NOT NULL, since REAL NOT NULL);"
         )
+        if "since" not in {row[1] for row in self._database.execute("PRAGMA table_info(pending)")}:  # a file of an earlier version
+            self._database.execute("ALTER TABLE pending ADD COLUMN since REAL NOT NULL DEFAULT 0")
 
     @property
     def cursor(self) -> int:
-        """How far the source has been read."""
+        """The number of the last change that was read from the source."""
         return int(self._database.execute("SELECT value FROM cursor").fetchone()[0])
 
     def add(self, names: Iterable[str], cursor: int = 0) -> None:
@@ -69,21 +81,21 @@ class DeliveryQueue:
         rows = [(name,) for name in names]
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO pending (name) VALUES (?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO pending (name, since) VALUES (?, ?)", [(*row, time.time()) for row in rows])
             self._database.executemany("DELETE FROM refused WHERE name = ?", rows)
             self._database.execute("UPDATE cursor SET value = ?", (cursor,))
 
     def due(self, limit: int = _BATCH) -> list[str]:
-        """Return names whose time has come."""
+        """Return names that are due, the longest due first."""
         found = self._database.execute("SELECT name FROM pending WHERE due <= ? ORDER BY due, rowid LIMIT ?", (time.time(), limit))
         return [row[0] for row in found]
 
     def delivered(self, names: Iterable[str]) -> None:
-        """Forget names."""
+        """Remove names from the queue."""
         self._database.executemany("DELETE FROM pending WHERE name = ?", ((name,) for name in names))
 
     def give_up(self, reasons: Mapping[str, str]) -> None:
-        """Take names out of the queue and list them as refused, each with its reason."""
+        """Move names from the queue to the list of refusals, each with its reason."""
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:
             rows = [(name, reason, time.time()) for name, reason in reasons.items()]
@@ -91,18 +103,24 @@ class DeliveryQueue:
             self._database.executemany("DELETE FROM pending WHERE name = ?", ((name,) for name in reasons))
 
     def refusals(self) -> list[Refusal]:
-        """Return what was refused for good, oldest first."""
+        """Return the final refusals, oldest first."""
         return [Refusal(*row) for row in self._database.execute("SELECT name, reason, since FROM refused ORDER BY since, name")]
 
+    def backlog(self) -> "Backlog":
+        """Return what waits and what was refused for good, in counts."""
+        waiting, oldest = self._database.execute("SELECT count(*), min(nullif(since, 0)) FROM pending").fetchone()
+        refused = self._database.execute("SELECT reason, count(*) FROM refused GROUP BY reason ORDER BY reason").fetchall()
+        return Backlog(waiting, oldest, dict(refused))
+
     def retry_refused(self) -> int:
-        """Queue everything that was refused for good once more; return how many."""
+        """Queue all refused instances again; return how many."""
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:
-            self._database.execute("INSERT OR REPLACE INTO pending (name) SELECT name FROM refused")
+            self._database.execute("INSERT OR REPLACE INTO pending (name, since) SELECT name, since FROM refused")
             return self._database.execute("DELETE FROM refused").rowcount
 
-    def put_off(self, names: Iterable[str]) -> None:
-        """Put names off, longer each time."""
+    def postpone(self, names: Iterable[str]) -> None:
+        """Postpone names, longer each time."""
         for name in names:
             (attempts,) = self._database.execute("SELECT attempts FROM pending WHERE name = ?", (name,)).fetchone() or (0,)
             delay = _RETRY_SECONDS[min(attempts, len(_RETRY_SECONDS) - 1)]
@@ -117,9 +135,9 @@ class DeliveryQueue:
 
 
 def deliver(queue: DeliveryQueue, send: Callable[[Sequence[str]], Sent]) -> bool:
-    """Forward one batch of what is due; return whether there may be more to do at once.
+    """Forward one batch of due instances; return whether there may be more to do at once.
 
-    What is neither accepted nor refused for good is tried again later. While the receiver is down nothing is lost and no attempt counts.
+    An instance that is neither accepted nor refused for good is sent again later. While the receiver is down, no attempt counts.
     """
     names = queue.due()
     if not names:
@@ -138,5 +156,5 @@ def deliver(queue: DeliveryQueue, send: Callable[[Sequence[str]], Sent]) -> bool
     left = [name for name in names if name not in sent.accepted and name not in sent.refused]
     if left:
         _log.warning("%d of %d instances were not accepted and will be sent again", len(left), len(names))
-        queue.put_off(left)
+        queue.postpone(left)
     return True

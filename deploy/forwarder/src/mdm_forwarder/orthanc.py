@@ -1,4 +1,4 @@
-"""Orthanc's REST interface as far as forwarding needs it."""
+"""The part of Orthanc's REST interface that forwarding needs."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from mdm_forwarder.delivery import NOT_NEGOTIATED, Sent, TargetDown, final_reaso
 #: Name of dicom-srm's Storage SCP among Orthanc's modalities, and of the account that Orthanc knows.
 TARGET = "mdm"
 HTTP_USER = "mdm"
-# How Orthanc (1.10, 1.12) words the details of a C-STORE that failed.
+# How Orthanc 1.10 and 1.12 word C-STORE failures in `Details`.
 _STATUS = re.compile(r"DIMSE status 0x([0-9A-Fa-f]{4})")
 _NO_CONTEXT = "No valid presentation context was negotiated"
 
 
 class OrthancSource:
-    """The forwarding side of Orthanc: what it stored, and having it sent to dicom-srm."""
+    """Orthanc as a source: lists new instances, and makes Orthanc send them to dicom-srm."""
 
     def __init__(self, url: str, password: str) -> None:
         self._client = httpx.Client(base_url=url, auth=(HTTP_USER, password), timeout=120, trust_env=False)
@@ -30,7 +30,7 @@ class OrthancSource:
         return stored, int(answer["Last"])
 
     def send(self, instances: Sequence[str]) -> Sent:
-        """Have instances sent to dicom-srm; those that no longer exist count as accepted.
+        """Make Orthanc send instances to dicom-srm; those that no longer exist count as accepted.
 
         Raises:
             TargetDown: dicom-srm does not answer.
@@ -42,7 +42,7 @@ class OrthancSource:
         accepted, refused = set[str](), dict[str, str]()
         for instance in instances:
             response = self._store([instance])
-            if response.status_code == httpx.codes.OK or self._is_gone(instance):
+            if response.status_code == httpx.codes.OK or self._is_deleted(instance):
                 accepted.add(instance)
             elif reason := _final_reason(response):
                 refused[instance] = reason
@@ -52,12 +52,12 @@ class OrthancSource:
         request = {"Resources": list(instances), "Synchronous": True, "Timeout": 30}
         return self._client.post(f"/modalities/{TARGET}/store", json=request)
 
-    def _is_gone(self, instance: str) -> bool:
+    def _is_deleted(self, instance: str) -> bool:
         return self._client.get(f"/instances/{instance}").status_code == httpx.codes.NOT_FOUND
 
 
 def _final_reason(response: httpx.Response) -> str:
-    """Return why an instance is not to be sent again; empty where it is, or where Orthanc does not say."""
+    """Return why an instance must not be sent again; empty if it may be, or if Orthanc gives no reason."""
     try:
         details = str(response.json().get("Details", ""))
     except (ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Asking Orthanc whether it answers: `python -m mdm_forwarder.probe --url URL --password-file FILE`."""
+"""Health check of Orthanc: `python -m mdm_forwarder.probe --url URL --password-file FILE`."""
 
 import argparse
 import sys

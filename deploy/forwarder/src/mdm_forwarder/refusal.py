@@ -1,4 +1,4 @@
-"""What dicom-srm refused for good: `python -m mdm_forwarder.refusal --queue FILE` lists it, `--retry` has it sent once more."""
+"""Lists the instances that dicom-srm refused for good: `python -m mdm_forwarder.refusal --queue FILE`; `--retry` sends them again."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def main() -> None:
     """List refusals, one a line: when, reason, the PACS's name of the instance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queue", type=Path, required=True, help="the forwarder's queue file")
-    parser.add_argument("--retry", action="store_true", help="send everything listed once more, after dicom-srm was mended")
+    parser.add_argument("--retry", action="store_true", help="send all listed instances again, after the cause was removed")
     arguments = parser.parse_args()
     if not arguments.queue.is_file():
         sys.exit(f"{arguments.queue}: no such file")

@@ -5,15 +5,16 @@ import json
 import sys
 from pathlib import Path
 
-from mdm_site.configuration import collection
-from mdm_site.error import SiteError
+from mdm_site.site import SiteError, collection
 
 from mdm_local import status
-from mdm_local.component import ALONE, COMPONENTS
-from mdm_local.layout import Layout, default_root
+from mdm_local.layout import COMPONENTS, Layout, default_root
 from mdm_local.pacs.kind import KINDS
 from mdm_local.stack import Stack
 from mdm_local.state import Coupling
+
+#: Services that need no others: a site that only publishes or copies metadata has no PACS.
+_ALONE = ("catalog", "metadata")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[common], help="start whatever does not run")
     up.add_argument("--pacs", choices=("auto", *KINDS), default="auto", help="which PACS a new stack gets (default: Orthanc if installed)")
     up.add_argument("--name", default="", help="name of a new stack's site (default: hospital-a)")
-    up.add_argument("--only", action="append", choices=ALONE, default=[], help="run only this service, without a PACS; may be repeated")
+    up.add_argument("--only", action="append", choices=_ALONE, default=[], help="run only this service, without a PACS; may be repeated")
+    up.add_argument("--instances", type=int, choices=(1, 2), default=0, help="how many instances of dicom-srm (default: as it was, else 1)")
     couple = commands.add_parser(
         "couple", parents=[common], help="copy another stack's anonymous metadata, and let each one's users ask both"
     )
@@ -47,12 +49,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the command line asks and return the exit code."""
+    """Run the parsed command and return the exit code."""
     root = (getattr(arguments, "data_dir", None) or default_root()).expanduser().resolve()
     stack = Stack(Layout(root), report=lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     command = arguments.command
     if command == "up":
-        stack.up(arguments.pacs, arguments.name, arguments.only)
+        stack.up(arguments.pacs, arguments.name, arguments.only, arguments.instances)
         print(f"up; see `mdm-local status --data-dir {root}`")
     elif command == "down":
         stack.down()
@@ -75,7 +77,7 @@ def couple(copy: Stack, origin: Stack) -> None:
     """Have one stack copy another's anonymous metadata, and each know the other's users.
 
     Raises:
-        SiteError: one of them was never up, or both are of the same name.
+        SiteError: one of them was never up, or both have the same name.
     """
     if copy.state.name == origin.state.name:
         raise SiteError(f"both stacks are called {copy.state.name}: make a new one by `mdm-local up --name NAME`")

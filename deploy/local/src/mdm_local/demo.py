@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from mdm_site.configuration import IMAGES, PATIENTS, collection
-from mdm_site.error import SiteError
-from mdm_site.service import VO
+from mdm_site.site import IMAGES, PATIENTS, VO, SiteError, collection
 from pynetdicom import AE
 
-from mdm_local.component import PACS
-from mdm_local.layout import default_root
+from mdm_local.layout import PACS, default_root
 from mdm_local.pacs.kind import LOCAL_AE_TITLE
 from mdm_local.sample import Sample, samples
 from mdm_local.stack import Stack
@@ -35,8 +32,8 @@ _WIDTH = 38
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a command printed and how it ended."""
+class CommandResult:
+    """Output and exit code of a command, and the seconds it took."""
 
     code: int
     out: str
@@ -45,7 +42,7 @@ class Outcome:
 
 
 class Demo:
-    """The steps, in order. Each checks what it shows and raises SiteError where it is not as it must be."""
+    """The steps, in order. Each checks what it shows, and raises SiteError if that is wrong."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -193,12 +190,14 @@ class Demo:
         options = "" if root == default_root() else f" --data-dir {shlex.quote(str(root))}"
         command = Path(sys.executable).parent / "mdm"
         print(f"\nThe stack stays up. Try   {_relative(command)} --config {_relative(self._stack.layout.client('alice'))} ls -l -R /{VO}")
+        print(f"See the images with       {_relative(command)} --config {_relative(self._stack.layout.client('alice'))} view")
+        print(f"                          (it opens your browser; `{_relative(command)} view --fetch-viewer` first installs OHIF)")
         print(f"Stop it with              {_relative(command.with_name('mdm-local'))} down{options}     (--purge removes it)")
 
     def _note(self, line: str) -> None:
         self._summary.append(line)
 
-    def _show(self, user: str, *arguments: str, shown: str = "") -> Outcome:
+    def _show(self, user: str, *arguments: str, shown: str = "") -> CommandResult:
         """Run `mdm` as a user and print the command with its output."""
         print(f"  {user}$ mdm {shown or shlex.join(arguments)}")
         answer = self._mdm(user, *arguments)
@@ -208,19 +207,19 @@ class Demo:
             raise SiteError(f"mdm {arguments[0]} failed with code {answer.code}")
         return answer
 
-    def _mdm(self, user: str, *arguments: str) -> Outcome:
+    def _mdm(self, user: str, *arguments: str) -> CommandResult:
         command = [str(Path(sys.executable).parent / "mdm"), "--config", str(self._stack.layout.client(user)), *arguments]
         environment = {**os.environ, "COLUMNS": "150"}
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+        return CommandResult(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
 
 def run_demo(stack: Stack, pacs_kind: str = "auto") -> None:
     """Bring the stack up and demonstrate it.
 
     Raises:
-        SiteError: something did not work as it must.
+        SiteError: a step failed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)

@@ -1,29 +1,52 @@
-"""Where everything of a stack lies: paths below its data directory."""
+"""The components of a stack, and its paths below its data directory."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_site.configuration import DEMONSTRATION_USERS, OPERATOR
+from mdm_site.site import CURATOR, DEMONSTRATION_USERS, DICOM_SRM, OPERATOR, SERVICES, Service
 
-USERS = (*DEMONSTRATION_USERS, OPERATOR)
+HOST = "127.0.0.1"
+POSTGRES = "postgres"
+PACS = "pacs"
+FORWARDER = "pacs-forwarder"
+SCP = "dicom-srm-scp"
+CURATORS = "dicom-srm-curators"
+SECOND_SCP = "dicom-srm-2-scp"
+#: The second instance of dicom-srm, which a stack may have.
+SECOND_SRM = Service("dicom-srm-2", DICOM_SRM.module, DICOM_SRM.name)
+ALL_SERVICES = (*SERVICES, SECOND_SRM)
+BY_NAME = {service.name: service for service in ALL_SERVICES}
+PACS_HTTP = "pacs-http"
+#: Everything that `start`, `stop` and `kill` know, in the order of starting.
+COMPONENTS = (POSTGRES, PACS, *(service.name for service in ALL_SERVICES), FORWARDER)
+#: Everything that listens on a TCP port, and the component that does.
+LISTENERS = {
+    **{service.name: service.name for service in ALL_SERVICES},
+    SCP: DICOM_SRM.name,
+    CURATORS: DICOM_SRM.name,
+    SECOND_SCP: SECOND_SRM.name,
+    PACS: PACS,
+    PACS_HTTP: PACS,
+}
+USERS = (*DEMONSTRATION_USERS, OPERATOR, CURATOR)
 CHECKOUT_MARK = Path("deploy/local/pyproject.toml")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The data directory of one stack. Nothing of a stack lies outside it, save a socket directory where its path is too long."""
+    """The data directory of one stack. It contains all files of the stack except the directory of a socket whose path would be too long."""
 
     root: Path
 
     @property
     def state_file(self) -> Path:
-        """Ports, PACS and process ids."""
+        """The file of the stack's state; see `State`."""
         return self.root / "state.json"
 
     @property
     def lock_file(self) -> Path:
-        """Held by a command that changes the stack."""
+        """The lock file of commands that change the stack."""
         return self.root / "lock"
 
     @property
@@ -37,14 +60,9 @@ class Layout:
         return self.pki / "authorities.crt"
 
     @property
-    def groups_file(self) -> Path:
-        """VO membership."""
-        return self.root / "trust" / "groups.toml"
-
-    @property
-    def ban_list(self) -> Path:
-        """Banned subjects, one a line."""
-        return self.root / "trust" / "banned"
+    def trust(self) -> Path:
+        """VO membership (`groups.toml`) and banned subjects (`banned`)."""
+        return self.root / "trust"
 
     @property
     def spool(self) -> Path:
@@ -52,14 +70,24 @@ class Layout:
         return self.root / "spool"
 
     @property
+    def second_spool(self) -> Path:
+        """Staged ciphertext of the second instance of dicom-srm; below the first one's, where nothing else is a directory."""
+        return self.spool / "2"
+
+    @property
     def pacs(self) -> Path:
-        """The PACS: its configuration, storage and log, which hold patients' names as any PACS does."""
+        """The PACS: its configuration, storage and log, which contain patients' names as in any PACS."""
         return self.root / "pacs"
 
     @property
     def forward_queue(self) -> Path:
-        """What the PACS still has to forward to dicom-srm, and what was refused there for good."""
+        """The queue of instances to forward to dicom-srm, and the list of those that it refused for good."""
         return self.pacs / "forward.sqlite"
+
+    @property
+    def forward_status(self) -> Path:
+        """What waits in the forwarder, as it reports to dicom-srm."""
+        return self.root / "forward-status.json"
 
     def secret(self, name: str) -> Path:
         """A secret of one component."""

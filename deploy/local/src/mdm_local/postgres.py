@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+_PAUSE_SECONDS = 0.2
 _FAST_FOR_TESTS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -55,7 +56,7 @@ class PostgresServer:
         return pid if _serves(pid, self.data) else None
 
     def start(self, timeout: float = 60) -> None:
-        """Initialise the cluster if need be and start the server; return when it accepts connections. Does nothing when it runs.
+        """Initialise the cluster if necessary, start the server unless it runs, and return when it accepts connections.
 
         Raises:
             RuntimeError: it did not start; the message names the log.
@@ -75,16 +76,16 @@ class PostgresServer:
             **({} if self._durable else _FAST_FOR_TESTS),
         }
         arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*_unprivileged(self.data), self._binaries / "postgres", "-D", self.data, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=_environment(),
-            )
-        self._wait(timeout)
+        command = [*_unprivileged(self.data), str(self._binaries / "postgres"), "-D", str(self.data), *arguments]
+        deadline = time.monotonic() + timeout
+        while True:
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+                )
+            if self._wait(self._process, deadline):
+                return
+            time.sleep(_PAUSE_SECONDS)  # it ended: after a crash, processes of the earlier one may still have its shared memory
 
     def kill(self) -> None:
         """End the server at once, as a crash would; started again, it recovers."""
@@ -136,15 +137,21 @@ class PostgresServer:
             shutil.rmtree(self.data, ignore_errors=True)
             raise RuntimeError(f"initdb failed: {done.stderr.decode(errors='replace').strip()[-400:]}")
 
-    def _wait(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+    def _wait(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
+        """Return whether the server answers: true as soon as it does, false if it has ended before.
+
+        Raises:
+            RuntimeError: neither by the deadline.
+        """
         while True:
             try:
                 with psycopg.connect(self.conninfo(), connect_timeout=5):
-                    return
+                    return True
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"PostgreSQL did not start; see {self.log}") from error
+                if process.poll() is not None:
+                    return False
                 time.sleep(0.05)
 
 
@@ -187,7 +194,7 @@ def _environment() -> dict[str, str]:
 
 
 def _serves(pid: int, data: Path) -> bool:
-    """Tell whether a process is the PostgreSQL of this very cluster: a pid left over from a crash may belong to another one's."""
+    """Return whether a process is the PostgreSQL of this cluster: after a crash, its pid may belong to another process."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

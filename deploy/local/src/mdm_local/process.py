@@ -1,14 +1,18 @@
-"""Background processes: started detached, recognised later by pid and start time, ended by pid."""
+"""Background processes: started detached, recognised later by pid and start time, ended by pid; and free ports for them."""
 
 import os
+import random
 import signal
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_site.error import SiteError
+from mdm_site.site import SiteError
 
+# Below the usual range of outgoing connections (32768 to 60999), so that a stopped service's port is not taken by one.
+_PORTS = range(20000, 32000)
 _STAT_STATE, _STAT_START = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command name (proc(5))
 
 
@@ -27,7 +31,7 @@ class ProcessRecord:
         return None if started is None else cls(pid, started, _boot_id())
 
     def is_running(self) -> bool:
-        """Tell whether exactly this process lives; a pid taken over by another process does not count."""
+        """Return whether exactly this process lives; another process with the same pid does not count."""
         return _start_time(self.pid) == self.started and _boot_id() == self.boot
 
     def signal(self, number: signal.Signals) -> None:
@@ -40,7 +44,7 @@ class ProcessRecord:
 
 
 def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> ProcessRecord:
-    """Start a detached process whose output is appended to `log`.
+    """Start a detached process; append its output to `log`.
 
     Raises:
         SiteError: the program cannot be started.
@@ -63,7 +67,7 @@ def spawn(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
         raise SiteError(f"{arguments[0]}: cannot be started: {error.strerror}") from error
     record = ProcessRecord.of(pid)
     if record is None:
-        raise SiteError(f"{arguments[0]}: ended at once; see {log}")
+        raise SiteError(f"{arguments[0]}: exited at once; see {log}")
     return record
 
 
@@ -76,15 +80,42 @@ def end(records: Sequence[ProcessRecord], grace: float) -> list[ProcessRecord]:
         record.signal(signal.SIGKILL)
     left = _wait(stubborn, 10)
     if left:
-        raise SiteError(f"process {left[0].pid} does not end even by SIGKILL")
+        raise SiteError(f"process {left[0].pid} did not end after SIGKILL")
     return stubborn
 
 
 def kill(record: ProcessRecord) -> None:
-    """End a process by SIGKILL and wait until it is gone."""
+    """End a process by SIGKILL and wait for its end."""
     record.signal(signal.SIGKILL)
     if _wait([record], 10):
-        raise SiteError(f"process {record.pid} does not end even by SIGKILL")
+        raise SiteError(f"process {record.pid} did not end after SIGKILL")
+
+
+def is_port_free(port: int) -> bool:
+    """Return whether a server could listen on the port, on loopback and on every interface."""
+    for host in ("127.0.0.1", "0.0.0.0"):  # noqa: S104  Orthanc's DICOM server knows no other address
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                return False
+    return True
+
+
+def allocate_ports(names: Iterable[str], known: Mapping[str, int], in_use: Collection[str]) -> dict[str, int]:
+    """Return a port for each name: the known one while it is free or its component runs, else a free one.
+
+    Raises:
+        SiteError: no free port was found.
+    """
+    chosen: dict[str, int] = {}
+    for name in names:
+        port = known.get(name)
+        if port is None or not (name in in_use or is_port_free(port)):
+            port = _find_port({*chosen.values(), *known.values()})
+        chosen[name] = port
+    return chosen
 
 
 def _wait(records: Sequence[ProcessRecord], seconds: float) -> list[ProcessRecord]:
@@ -113,3 +144,10 @@ def _start_time(pid: int) -> int | None:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _find_port(taken: Collection[int]) -> int:
+    for port in random.sample(_PORTS, 2000):
+        if port not in taken and is_port_free(port):
+            return port
+    raise SiteError(f"no free port between {_PORTS.start} and {_PORTS.stop - 1}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from mdm_site.error import SiteError
+from mdm_site.site import SiteError
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset
 
@@ -55,7 +55,7 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """Return the images, one invented patient per study, the same ones at each call; never uses the network.
+    """Return the images, one invented patient per study, always the same ones, without using the network.
 
     Raises:
         SiteError: a file is missing, which means that pydicom-data is not installed.

@@ -9,23 +9,20 @@ from pathlib import Path
 
 import psycopg
 from mdm_service import database
-from mdm_service.errors import ConfigurationError
-from mdm_site.containers import check_names
-from mdm_site.error import SiteError
-from mdm_site.service import BY_NAME, DICOM_SRM, GRID, SERVICES, SITE, Service
+from mdm_service.settings import ConfigurationError
+from mdm_site.site import DICOM_SRM, GRID, SITE, Service, SiteError, check_names
 
-from mdm_local import credential, health, port, process
-from mdm_local.component import COMPONENTS, FORWARDER, LISTENERS, PACS, PACS_HTTP, POSTGRES
-from mdm_local.configuration import HOST, Configuration
-from mdm_local.launch import Launcher
-from mdm_local.layout import Layout
-from mdm_local.pacs.kind import AE_TITLES, ARCHIVE, NONE, ORTHANC, Pacs, choose, find_dicomweb_plugin
+from mdm_local import component, process
+from mdm_local.component import Launcher
+from mdm_local.configuration import Configuration, make_credentials
+from mdm_local.layout import ALL_SERVICES, BY_NAME, COMPONENTS, FORWARDER, HOST, LISTENERS, PACS, POSTGRES, SECOND_SRM, Layout
+from mdm_local.pacs.kind import ARCHIVE, NONE, ORTHANC, StackPacs, choose, of_kind
 from mdm_local.postgres import PostgresServer
 from mdm_local.process import ProcessRecord
 from mdm_local.state import Coupling, State, locked
 
 _GRACE_SECONDS = 15.0
-_HEALTH_SECONDS = 60.0
+_HEALTH_SECONDS = 180.0
 
 
 class Stack:
@@ -40,7 +37,8 @@ class Stack:
     @property
     def services(self) -> tuple[Service, ...]:
         """The services that this stack runs."""
-        return tuple(service for service in SERVICES if service.name in (self.state.only or BY_NAME))
+        wanted = set(self.state.only or BY_NAME) - (set() if self.state.instances > 1 else {SECOND_SRM.name})
+        return tuple(service for service in ALL_SERVICES if service.name in wanted)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -50,25 +48,18 @@ class Stack:
         return tuple(name for name in COMPONENTS if name not in absent)
 
     @property
-    def pacs(self) -> Pacs:
-        """The stack's PACS; of the kind NONE where it has none.
+    def pacs(self) -> StackPacs:
+        """The stack's PACS; of the kind NONE if it has none.
 
         Raises:
             SiteError: the stack was never up.
         """
-        kind, ports = self.state.pacs_kind, self.state.ports
-        if not kind:
+        if not self.state.pacs_kind:
             raise SiteError(f"{self.layout.root}: no stack here; run `mdm-local up` first")
-        if kind == NONE:
-            return Pacs(kind, "", HOST, 0)
-        if kind == ARCHIVE:
-            return Pacs(kind, AE_TITLES[kind], HOST, ports[PACS])
-        http = f"http://{HOST}:{ports[PACS_HTTP]}"
-        dicomweb = f"{http}/dicom-web" if find_dicomweb_plugin() else ""
-        return Pacs(kind, AE_TITLES[kind], HOST, ports[PACS], http, dicomweb, self.layout.secret("pacs-password"))
+        return of_kind(self.state.pacs_kind, self.state.ports, self.layout.secret("pacs-password"))
 
     def log_of(self, name: str) -> Path:
-        """Return a component's log. The PACS keeps its own beside its storage, for it may name patients."""
+        """Return the path of a component's log. The PACS log stays next to its storage because it may contain patient names."""
         if name == POSTGRES:
             return self.postgres.log
         return self.layout.pacs / f"{name}.log" if name == PACS else self.layout.log(name)
@@ -83,23 +74,25 @@ class Stack:
     def health_of(self, name: str) -> str:
         """Return serving, not serving, or down."""
         if self.pid_of(name) is None:
-            return health.DOWN
+            return component.DOWN
         if name == PACS:
-            return health.of_pacs(self.pacs)
+            return component.health_of_pacs(self.pacs)
         if name in BY_NAME:
-            return health.of_service(self.layout, f"{HOST}:{self.state.ports[name]}")
-        return health.SERVING
+            return component.health_of_service(self.layout, f"{HOST}:{self.state.ports[name]}")
+        return component.SERVING
 
-    def up(self, pacs_kind: str = "auto", name: str = "", only: Collection[str] = ()) -> None:
-        """Make what is missing, start what does not run, and return when everything is healthy.
+    def up(self, pacs_kind: str = "auto", name: str = "", only: Collection[str] = (), instances: int = 0) -> None:
+        """Make missing files, start components that do not run, and return when all are healthy.
 
-        A new stack gets a site's `name`, and runs all services or `only` some of those that need no others.
+        A new stack gets a site's `name`, and runs all services or `only` some of those that need no others. `instances` of dicom-srm: one
+        or two; 0: as it was.
 
         Raises:
-            SiteError: something does not start; the message names its log. What runs stays up.
+            SiteError: a component does not start; the message names its log. Running components stay up.
         """
         self.layout.make()
         with self._locked():
+            self.state.instances = instances or self.state.instances
             self._prepare(pacs_kind, name, only)
             self._start([POSTGRES])
             for service in self.services:
@@ -111,14 +104,14 @@ class Stack:
                 self._report("migrating databases")
                 self._migrate(missing)
             self._start([PACS, *(service.name for service in GRID)])
-            self._start([DICOM_SRM.name, FORWARDER])
+            self._start([DICOM_SRM.name, SECOND_SRM.name, FORWARDER])
 
     def down(self) -> None:
-        """Stop everything that runs, by the process ids remembered, and nothing else."""
+        """Stop every running component by its recorded process id."""
         if not self.layout.lock_file.exists():
             return
         with self._locked():
-            for names in ([FORWARDER], [DICOM_SRM.name], [service.name for service in GRID], [PACS], [POSTGRES]):
+            for names in ([FORWARDER], [DICOM_SRM.name, SECOND_SRM.name], [service.name for service in GRID], [PACS], [POSTGRES]):
                 self._stop(names)
 
     def purge(self) -> None:
@@ -133,13 +126,13 @@ class Stack:
             raise SiteError(f"{self.layout.root}: not a data directory of mdm-local; nothing is removed")
         running = [name for name in COMPONENTS if self.pid_of(name) is not None]
         if running:
-            raise SiteError(f"{self.layout.root}: {running[0]} still runs; nothing is removed")
+            raise SiteError(f"{self.layout.root}: {running[0]} is still running; nothing is removed")
         shutil.rmtree(self.layout.root)
 
     def start(self, name: str) -> None:
         """Start one component again, on the ports it had, and wait until it is healthy."""
         with self._changing(name):
-            self._write_configuration()  # a coupled stack may be away, or back, since it was last written
+            self._write_configuration()  # a coupled stack may have appeared or disappeared since
             self._start([name])
 
     def stop(self, name: str) -> None:
@@ -158,7 +151,7 @@ class Stack:
             self._forget([name])
 
     def couple(self, name: str, other: Coupling) -> None:
-        """Know another stack from now on: its users, and what is copied between the two. The metadata service starts again.
+        """Add or update another stack that this one knows: its users, and copies of metadata. Restarts the metadata service.
 
         Raises:
             SiteError: this stack has no metadata service.
@@ -189,15 +182,15 @@ class Stack:
             yield
 
     def _prepare(self, pacs_kind: str, name: str, only: Collection[str]) -> None:
-        self._settle(pacs_kind, name, only)
+        self._set_identity(pacs_kind, name, only)
         running = {name for name in COMPONENTS if self.state.running(name)}
         busy = {listener for listener, owner in LISTENERS.items() if owner in running}
-        self.state.ports = port.allocate(LISTENERS, self.state.ports, busy)
+        self.state.ports = process.allocate_ports(LISTENERS, self.state.ports, busy)
         self.state.save(self.layout.state_file)
-        credential.prepare(self.layout, self.state.organisation)
+        make_credentials(self.layout, self.state.organisation)
 
-    def _settle(self, pacs_kind: str, name: str, only: Collection[str]) -> None:
-        """Decide what a new stack is; refuse to change what an old one is."""
+    def _set_identity(self, pacs_kind: str, name: str, only: Collection[str]) -> None:
+        """Set name, services and PACS of a new stack; refuse to change those of an existing one."""
         state = self.state
         present = {"PACS": state.pacs_kind, "name": state.name, "services": ", ".join(state.only) or "all"}
         wanted = {"PACS": pacs_kind.replace("auto", ""), "name": name, "services": ", ".join(sorted(only))}
@@ -215,9 +208,6 @@ class Stack:
     def _write_configuration(self) -> None:
         Configuration(self.layout, self.state, self.pacs, lambda name: self.postgres.conninfo(name, name)).write()
 
-    def _launcher(self) -> Launcher:
-        return Launcher(self.layout, self.state.ports, self.pacs)
-
     def _start(self, names: Sequence[str]) -> None:
         """Start those components that do not run, then wait until all of them are healthy."""
         wanted = [name for name in names if name in self.components]
@@ -226,7 +216,7 @@ class Stack:
             self._await_health(name)
 
     def _spawn(self, names: Iterable[str]) -> None:
-        launcher = self._launcher()
+        launcher = Launcher(self.layout, self.state.ports, self.pacs)
         for name in names:
             if name not in self.components or self.pid_of(name) is not None:
                 continue
@@ -238,7 +228,7 @@ class Stack:
                 self.state.save(self.layout.state_file)
 
     def _migrate(self, services: Iterable[Service]) -> None:
-        """Do what each service's own `migrate` command does, in this process: six more processes would cost seconds."""
+        """Migrate the databases of all services in this process: six `migrate` commands would take seconds longer."""
         for service in services:
             components = importlib.import_module(f"{service.module}.__main__").MIGRATIONS
             try:
@@ -254,13 +244,13 @@ class Stack:
 
     def _await_health(self, name: str) -> None:
         deadline = time.monotonic() + _HEALTH_SECONDS
-        while (state := self.health_of(name)) != health.SERVING:
+        while (state := self.health_of(name)) != component.SERVING:
             log = self.log_of(name)
-            if state == health.DOWN:
+            if state == component.DOWN:
                 self._forget([name])
-                raise SiteError(f"{name} ended at its start: {_last_line(log)} (log: {log})")
+                raise SiteError(f"{name} exited while starting: {_last_line(log)} (log: {log})")
             if time.monotonic() > deadline:
-                raise SiteError(f"{name} does not become healthy within {_HEALTH_SECONDS:.0f} s: {_last_line(log)} (log: {log})")
+                raise SiteError(f"{name} did not become healthy within {_HEALTH_SECONDS:.0f} s: {_last_line(log)} (log: {log})")
             time.sleep(0.1)
 
     def _stop(self, names: Iterable[str]) -> None:
@@ -287,4 +277,4 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "it logged nothing"

@@ -1,4 +1,4 @@
-"""What a stack remembers between commands: its name, its ports, its PACS, its processes, and the sites it is coupled with."""
+"""The state of a stack between commands: its name, ports, PACS and processes, and the stacks that it is coupled with."""
 
 import fcntl
 import json
@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mdm_site.error import SiteError
 from mdm_site.file import write_file
-from mdm_site.service import SITE
+from mdm_site.site import SITE, SiteError
 
 from mdm_local.process import ProcessRecord
 
@@ -28,9 +27,10 @@ class Coupling:
 
 @dataclass
 class State:
-    """Ports by component, the kind of PACS, and the processes started and not yet ended.
+    """Ports by listener, the kind of PACS, and the processes that were started and not yet ended.
 
-    `only` are the services it runs, all when empty; `others` are coupled stacks by their sites' names.
+    `only` are the services that the stack runs, all if empty; `others` are coupled stacks by their sites' names; `instances` of dicom-srm
+    are one or two.
     """
 
     ports: dict[str, int] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class State:
     name: str = SITE
     only: list[str] = field(default_factory=list)
     others: dict[str, Coupling] = field(default_factory=dict)
+    instances: int = 1
 
     @property
     def organisation(self) -> str:
@@ -50,7 +51,7 @@ class State:
         """Return the state in a file; an empty one where there is none.
 
         Raises:
-            SiteError: the file cannot be understood.
+            SiteError: the file cannot be read, or another version wrote it.
         """
         try:
             document = json.loads(path.read_text())
@@ -62,7 +63,8 @@ class State:
             raise SiteError(f"{path}: written by another version; stop that stack with the version that started it")
         processes = {name: ProcessRecord(**record) for name, record in document["processes"].items()}
         others = {name: Coupling(**item) for name, item in document.get("others", {}).items()}
-        return cls(document["ports"], document["pacs_kind"], processes, document.get("name", SITE), document.get("only", []), others)
+        about = document.get("name", SITE), document.get("only", [])
+        return cls(document["ports"], document["pacs_kind"], processes, *about, others, document.get("instances", 1))
 
     def save(self, path: Path) -> None:
         """Write the state so that a reader sees either the old one or the new one."""
@@ -76,7 +78,7 @@ class State:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other commands from changing the stack; wait for one that does."""
+    """Wait for the lock on changes of the stack, and hold it during the block."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

@@ -1,15 +1,13 @@
-"""What a stack looks like from outside: for people and, as JSON, for programs."""
+"""The status of a stack: as a table for people, as JSON for programs."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 from mdm_forwarder.delivery import DeliveryQueue
-from mdm_site.configuration import MDM_AE_TITLE
-from mdm_site.service import DICOM_SRM
+from mdm_site.pacs import MDM_AE_TITLE
+from mdm_site.site import DICOM_SRM
 
-from mdm_local import health
-from mdm_local.component import FORWARDER, PACS, POSTGRES, SCP
-from mdm_local.configuration import HOST
-from mdm_local.layout import USERS
+from mdm_local.component import SERVING
+from mdm_local.layout import FORWARDER, HOST, PACS, POSTGRES, SCP, USERS
 from mdm_local.pacs.kind import CALLING_AE_TITLES, ORTHANC
 from mdm_local.stack import Stack
 
@@ -17,7 +15,7 @@ Document = dict[str, object]
 
 
 def document(stack: Stack) -> Document:
-    """Return the whole status as plain data, with everybody's health asked now. Keys are described in the README."""
+    """Return the status as plain data, asking every component for its health. The README describes the keys."""
     if not stack.state.pacs_kind:
         return {"data_dir": str(stack.layout.root), "up": False, "client_config": {}, "pacs": None, "postgres": None, "services": {}}
     with ThreadPoolExecutor(len(stack.components)) as executor:
@@ -25,7 +23,7 @@ def document(stack: Stack) -> Document:
     return {
         "data_dir": str(stack.layout.root),
         "site": stack.state.name,
-        "up": all(value == health.SERVING for value in state.values()),
+        "up": all(value == SERVING for value in state.values()),
         "client_config": {user: str(stack.layout.client(user)) for user in USERS},
         "pacs": _pacs(stack, state) if PACS in state else None,
         "postgres": {**_process(stack, POSTGRES, state), "conninfo": stack.postgres.conninfo()},

@@ -1,4 +1,4 @@
-"""Makes and tends a site: configuration of all services, test authority, users, secrets."""
+"""Makes and maintains a site: configuration of all services, test authority, users, secrets."""
 
 import mdm_service as _mdm_service  # before gRPC: it settles the TLS version
 

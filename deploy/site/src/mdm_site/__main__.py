@@ -1,23 +1,24 @@
-"""The command `mdm-site`: makes and tends the directory of a site whose services run as containers."""
+"""The command `mdm-site`: makes and maintains the directory of a site whose services run as containers."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from mdm_site.containers import PORTS, ContainerSite, describe
-from mdm_site.error import SiteError
-from mdm_site.neighbour import add_site
-from mdm_site.service import SITE
-from mdm_site.upkeep import add_key_encryption_key, lend, revoke
+from mdm_site.containers import PORTS, ContainerSite
+from mdm_site.description import describe, describe_instances
+from mdm_site.instance import PUBLISHED, port_variable
+from mdm_site.site import SITE, SiteError
+from mdm_site.upkeep import add_key_encryption_key, add_site, lend, revoke
 
 DEFAULT = Path(".mdm-site")
+_INSTANCE_PORTS = "dicom-srm-2=7106, scp-2=11212, curator-2=7110"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--site", type=Path, default=DEFAULT, help=f"directory of the site (default: {DEFAULT})")
-    root = argparse.ArgumentParser(prog="mdm-site", description="Makes and tends the directory of a site.")
+    root = argparse.ArgumentParser(prog="mdm-site", description="Makes and maintains the directory of a site.")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     make = commands.add_parser("init", parents=[common], help="make what is missing: authority, certificates, secrets, configuration")
     make.add_argument("--demo", action="store_true", help="with an Orthanc as PACS and the users alice, carol and mallory")
@@ -40,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("revoke", parents=[common], help="revoke a certificate of the site's authority").add_argument("name")
     commands.add_parser("renew", parents=[common], help="renew certificates and CRL that expire within a week")
     commands.add_parser("add-kek", parents=[common], help="put a new key-encryption key before the old ones").add_argument("keystore")
+    several = commands.add_parser("instances", parents=[common], help="have so many instances of dicom-srm; the first is that of `init`")
+    several.add_argument("count", type=int, choices=range(1, 10), metavar="COUNT")
+    several.add_argument("--port", action="append", type=_instance_port, metavar="NAME=PORT", help=f"port on this host: {_INSTANCE_PORTS}")
     lent = commands.add_parser("lend", parents=[common], help="copy a user's identity to where a command in a container can use it")
     lent.add_argument("name")
     lent.add_argument("--to", type=Path, required=True, metavar="DIRECTORY", help="remove it after use")
@@ -48,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what the command line asks."""
+    """Run the parsed command."""
     site = ContainerSite(arguments.site)
     if arguments.command == "init":
         hosts = arguments.host or ["127.0.0.1"]
@@ -77,6 +81,9 @@ def run(arguments: argparse.Namespace) -> None:
         site.hand_over()
     elif arguments.command == "add-kek":
         print(add_key_encryption_key(site, arguments.keystore))
+    elif arguments.command == "instances":
+        site.set_instances(arguments.count, dict(arguments.port or ()))
+        print("\n".join(describe_instances(site)))
     elif arguments.command == "lend":
         print(lend(site, arguments.name, arguments.to))
     else:
@@ -96,6 +103,15 @@ def _port(text: str) -> tuple[str, int]:
     if name not in PORTS or not number.isdigit() or not 0 < int(number) < 65536:
         raise argparse.ArgumentTypeError(f"{text}: NAME=PORT is expected")
     return name, int(number)
+
+
+def _instance_port(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    kind, _, instance = name.rpartition("-")
+    variable = f"{kind.upper().replace('-', '_')}"
+    if variable not in PUBLISHED or not instance.isdigit() or not number.isdigit() or not 0 < int(number) < 65536:
+        raise argparse.ArgumentTypeError(f"{text}: NAME=PORT is expected, such as {_INSTANCE_PORTS}")
+    return port_variable(variable, int(instance)), int(number)
 
 
 def _address(text: str) -> str:

@@ -1,54 +1,19 @@
 """Configuration files of the services and clients of a site, wherever they run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Protocol
 
-from mdm_wire import dn
-
-from mdm_site.service import BY_NAME, DICOM_SRM, KEYSTORES, THRESHOLD, VO, Service
+from mdm_site import site
+from mdm_site.file import to_toml, write_file
+from mdm_site.pacs import MDM_AE_TITLE, Pacs
+from mdm_site.site import BY_NAME, CURATOR, DICOM_SRM, KEYSTORES, MONITOR, OPERATOR, THRESHOLD, VO, OtherSite, Service, collection, subject
 
 Document = dict[str, object]
 
-MDM_AE_TITLE = "MDM"
-OPERATOR, MONITOR = "operator", "monitor"
-
-#: Who is a researcher, steward and physician where the users of the demonstration are wanted: mallory is nothing.
-DEMONSTRATION_MEMBERS = (("alice",), ("alice",), ("carol",))
-NO_MEMBERS: tuple[tuple[str, ...], ...] = ((), (), ())
-DEMONSTRATION_USERS = ("alice", "carol", "mallory")
-#: Below the name of a site, of its metadata. The first is copied by other sites, the other one never.
-IMAGES, PATIENTS = "images", "patients"
-
-
-@dataclass(frozen=True)
-class PacsLink:
-    """How dicom-srm reaches the PACS; `dicomweb` is empty where there is none."""
-
-    ae_title: str
-    host: str
-    port: int
-    dicomweb: str = ""
-    dicomweb_user: str = ""
-    dicomweb_password_file: PurePath | None = None
-
-
-@dataclass(frozen=True)
-class OtherSite:
-    """Another site: the files of its authority, the subjects below `organisation`, and where its metadata is."""
-
-    name: str
-    organisation: str
-    certificate: PurePath
-    crl: PurePath
-    metadata: tuple[str, ...]
-    copies_us: bool = False
-    copied_here: bool = False
-
 
 class Topology(Protocol):
-    """Where everything is, as the service sees it that reads the configuration."""
+    """Paths and addresses, as seen by the service that reads the configuration."""
 
     @property
     def name(self) -> str:
@@ -56,7 +21,7 @@ class Topology(Protocol):
 
     @property
     def organisation(self) -> str:
-        """What the site's authority issues certificates below."""
+        """The organisation (O=) in the DNs that the site's CA issues."""
 
     def others(self) -> Sequence[OtherSite]:
         """Return the other sites that this one knows."""
@@ -82,30 +47,33 @@ class Topology(Protocol):
     def address(self, service: Service, caller: str) -> str:
         """Return host:port at which `caller`, a service or user, reaches a service."""
 
-    def pacs(self) -> PacsLink:
-        """Return the way to the PACS."""
+    def instances(self, caller: str) -> list[str]:
+        """Return host:port at which `caller` reaches each instance of dicom-srm, the first one's first."""
+
+    def pacs(self) -> Pacs:
+        """Return the PACS and its addresses for dicom-srm."""
 
     def scp(self) -> tuple[str, int]:
-        """Return where dicom-srm's Storage SCP listens."""
+        """Return host and port on which dicom-srm's Storage SCP listens."""
+
+    def forwarder_status(self) -> PurePath:
+        """Return the file in which the PACS's forwarder reports to dicom-srm."""
+
+    def curators(self) -> tuple[str, int]:
+        """Return where dicom-srm's listener for curators listens."""
+
+    def curator_addresses(self) -> list[str]:
+        """Return host:port of each at which curators reach one."""
 
     def spool(self) -> PurePath:
         """Return dicom-srm's spool."""
-
-
-def subject(organisation: str, common_name: str) -> str:
-    """Return the canonical DN of a service or user of the site's authority."""
-    return dn.canonical(f"/O={organisation}/CN={common_name}")
-
-
-def collection(site: str, name: str = "") -> str:
-    """Return the path of a site's collection of metadata, or of what is above all of them."""
-    return f"/{VO}/{site}/{name}".rstrip("/")
 
 
 def of_service(topology: Topology, service: Service) -> Document:
     """Return the configuration of a service."""
     common = _common(topology, service)
     if service == DICOM_SRM:
+        common["roles"] = {**_roles(topology), "curator": [subject(topology.organisation, CURATOR)]}
         return {**_names(topology), **common, **_dicom_srm(topology)}
     if service.name == "metadata":
         return {**common, **_specific(topology, service), **_copies(topology)}
@@ -115,11 +83,13 @@ def of_service(topology: Topology, service: Service) -> Document:
 def of_client(topology: Topology, name: str) -> Document:
     """Return the client configuration of a user."""
     own = topology.address(BY_NAME["metadata"], name)
-    return {**_connections(topology, name), **_metadata_sites(topology, [own])}
+    srm = {topology.name: topology.instances(name)}
+    curator = {"curator": {topology.name: topology.curator_addresses()}} if name == CURATOR else {}
+    return {**_connections(topology, name), "srm": srm, **curator, **_metadata_sites(topology, [own])}
 
 
 def _connections(topology: Topology, name: str) -> Document:
-    """Return where the site's own services are, for a user or a service that calls others."""
+    """Return the addresses of the site's own services, for a user or dicom-srm."""
 
     def address(service: str) -> list[str]:
         return [topology.address(BY_NAME[service], name)]
@@ -132,24 +102,26 @@ def _connections(topology: Topology, name: str) -> Document:
         "keystores": [
             {"name": letter, "index": index, "addresses": address(f"keystore-{letter}")} for index, letter in enumerate(KEYSTORES, 1)
         ],
-        "srm": {topology.name: address(DICOM_SRM.name)},
     }
 
 
-def groups(topology: Topology, members: Sequence[Sequence[str]]) -> Document:
-    """Return a membership file from the common names of the site's researchers, stewards and physicians."""
-    named = zip(_groups(topology.name), members, strict=True)
-    return {"groups": {group: [subject(topology.organisation, name) for name in names] for group, names in named}}
+def write_trust(topology: Topology, directory: Path, members: Sequence[Sequence[str]]) -> None:
+    """Write `groups.toml` and `banned` into a directory, unless they are there.
+
+    `members` are the common names of the site's researchers, stewards and physicians.
+    """
+    if not (directory / "groups.toml").exists():
+        named = zip(site.groups(topology.name), members, strict=True)
+        document = {"groups": {group: [subject(topology.organisation, name) for name in names] for group, names in named}}
+        write_file(directory / "groups.toml", to_toml(document).encode())
+    if not (directory / "banned").exists():
+        text = f"# One subject a line, such as CN=mallory,O={topology.organisation}; read again when it changes.\n"
+        write_file(directory / "banned", text.encode())
 
 
-def _groups(site: str) -> tuple[str, str, str]:
-    """Return the groups of researchers, which all sites share, and of the site's stewards and physicians."""
-    return f"/{VO}/neuro", f"/{VO}/{site}/stewards", f"/{VO}/{site}/physicians"
-
-
-def _acl(site: str) -> Document:
-    """Return what dicom-srm's ACLs start with: researchers read what is de-identified, physicians also who the patients are."""
-    researchers, stewards, physicians = _groups(site)
+def _acl(name: str) -> Document:
+    """Return the initial ACLs of dicom-srm: researchers read de-identified data, physicians also the patients' identities."""
+    researchers, stewards, physicians = site.groups(name)
     return {
         "study": (
             {"principal": f"group:{researchers}", "permissions": "rlxg"},
@@ -158,7 +130,7 @@ def _acl(site: str) -> Document:
         ),
         "directory": (
             {"principal": "authenticated", "permissions": "x"},
-            *({"principal": f"group:{group}", "permissions": "lxg"} for group in _groups(site)),
+            *({"principal": f"group:{group}", "permissions": "lxg"} for group in site.groups(name)),
         ),
         "collection": (
             {"principal": "authenticated", "permissions": "rx"},
@@ -169,13 +141,13 @@ def _acl(site: str) -> Document:
 
 
 def _metadata_sites(topology: Topology, own: list[str]) -> Document:
-    """Return what `mdm query --sites` needs, where other sites' metadata is known."""
+    """Return the sections for `mdm query --sites`, if other sites' metadata is known."""
     found = {other.name: list(other.metadata) for other in topology.others() if other.metadata}
     return {"metadata_sites": {topology.name: own, **found}} if found else {}
 
 
 def _copies(topology: Topology) -> Document:
-    """Return the sections of the metadata service about other sites: who copies what from here, and what is copied here."""
+    """Return the metadata service's sections about other sites: which copy metadata from here, and what is copied here."""
     subscribers = [
         {"subject": subject(other.organisation, "metadata"), "subtrees": [collection(topology.name)]}
         for other in topology.others()
@@ -204,19 +176,24 @@ def _common(topology: Topology, service: Service) -> Document:
         "tls": topology.identity(service.name),
         "trust": {"ban_list": topology.trust("banned"), "ca": authorities},
         "groups": {"file": topology.trust("groups.toml")},
-        "roles": {
-            "operator": [subject(topology.organisation, OPERATOR)],
-            "monitor": [subject(topology.organisation, MONITOR)],
-            "service.dicom-srm": [subject(topology.organisation, DICOM_SRM.name)],
-            "peer.keystore": [subject(topology.organisation, f"keystore-{letter}") for letter in KEYSTORES],
-            "peer.metadata": [subject(other.organisation, "metadata") for other in topology.others() if other.copies_us],
-        },
+        "roles": _roles(topology),
         "database": topology.database(service),
     }
 
 
+def _roles(topology: Topology) -> Document:
+    """Return the roles that every service knows."""
+    return {
+        "operator": [subject(topology.organisation, OPERATOR)],
+        "monitor": [subject(topology.organisation, MONITOR)],
+        "service.dicom-srm": [subject(topology.organisation, DICOM_SRM.name)],
+        "peer.keystore": [subject(topology.organisation, f"keystore-{letter}") for letter in KEYSTORES],
+        "peer.metadata": [subject(other.organisation, "metadata") for other in topology.others() if other.copies_us],
+    }
+
+
 def _specific(topology: Topology, service: Service) -> Document:
-    """Return the sections that only this service has; at the roots, dicom-srm may create and everyone may pass through."""
+    """Return the sections that only this service has. At the roots, dicom-srm may create, and everyone may traverse."""
     if service.name in ("catalog", "metadata"):
         dicom_srm = "dn:" + subject(topology.organisation, DICOM_SRM.name)
         entries = ({"principal": "authenticated", "permissions": "x"}, {"principal": dicom_srm, "permissions": "wxlg"})
@@ -240,22 +217,28 @@ def _names(topology: Topology) -> Document:
 
 
 def _dicom_srm(topology: Topology) -> Document:
-    link = topology.pacs()
-    pacs: Document = {
-        "ae_title": link.ae_title,
-        "host": link.host,
-        "port": link.port,
+    pacs = topology.pacs()
+    link: Document = {
+        "ae_title": pacs.ae_title,
+        "host": pacs.host,
+        "port": pacs.port,
         "calling_ae_title": MDM_AE_TITLE,
-        "retrieve": ["wado-rs", "c-get"] if link.dicomweb else ["c-get"],
+        "retrieve": ["wado-rs", "c-get"] if pacs.dicomweb else ["c-get"],
     }
-    if link.dicomweb and link.dicomweb_password_file:
-        pacs["dicomweb_url"] = link.dicomweb
-        pacs["dicomweb_user"] = link.dicomweb_user
-        pacs["dicomweb_password_file"] = link.dicomweb_password_file
+    if pacs.dicomweb and pacs.password_file:
+        link |= {"dicomweb_url": pacs.dicomweb, "dicomweb_user": pacs.user, "dicomweb_password_file": pacs.password_file}
     host, port = topology.scp()
+    curator_host, curator_port = topology.curators()
     return {
-        "pacs": pacs,
-        "scp": {"host": host, "port": port, "ae_title": MDM_AE_TITLE, "allowed_calling_ae_titles": [link.ae_title]},
+        "pacs": link,
+        "scp": {
+            "host": host,
+            "port": port,
+            "ae_title": MDM_AE_TITLE,
+            "allowed_calling_ae_titles": [pacs.ae_title],
+            "forwarder_status_file": topology.forwarder_status(),
+        },
+        "curator": {"host": curator_host, "port": curator_port},
         "spool": {"directory": topology.spool(), "quota_bytes": 2_000_000_000},
         "grid": _connections(topology, DICOM_SRM.name),
         "acl": _acl(topology.name),

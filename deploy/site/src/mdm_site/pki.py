@@ -1,4 +1,4 @@
-"""A development certificate authority. For local stacks and tests only: its keys lie unencrypted beside its certificates."""
+"""A site's own certificate authority, also for local stacks and tests: its keys are unencrypted files beside its certificates."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from mdm_wire.tls import TlsFiles
 from mdm_site.file import write_file
 
 _DAY = timedelta(days=1)
+_RENEW_BEFORE = 7 * _DAY
 
 
 class DevelopmentCa:
@@ -87,14 +88,33 @@ class DevelopmentCa:
         certificate = builder.sign(self._key, hashes.SHA256())
         files = TlsFiles(self.directory / f"{file_name}.crt", self.directory / f"{file_name}.key", self.certificate_file)
         write_file(files.key, _pem(private), private=True)
-        files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        write_file(files.certificate, certificate.public_bytes(serialization.Encoding.PEM))
         return files
+
+    def certify(self, common_name: str, hosts: Sequence[str]) -> bool:
+        """Issue the certificate of a name if it is missing, lacks one of the hosts, or expires within a week; return whether it was."""
+        file = self.directory / f"{common_name}.crt"
+        if file.exists() and file.with_suffix(".key").exists():
+            found = x509.load_pem_x509_certificate(file.read_bytes())
+            if found.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE and set(map(_general_name, hosts)) <= set(_names(found)):
+                return False
+        self.issue(self.subject(common_name), hosts=hosts, name=common_name)
+        return True
 
     def revoke(self, certificates: Sequence[Path], *, next_update: datetime | None = None) -> None:
         """Write a CRL that lists these certificates and no others."""
-        self.revoke_serials(
-            {x509.load_pem_x509_certificate(path.read_bytes()).serial_number for path in certificates}, next_update=next_update
-        )
+        serials = {x509.load_pem_x509_certificate(path.read_bytes()).serial_number for path in certificates}
+        self.revoke_serials(serials, next_update=next_update)
+
+    def revoked_serials(self) -> set[int]:
+        """Return the serial numbers that the CRL lists."""
+        return {entry.serial_number for entry in x509.load_pem_x509_crl(self.crl_file.read_bytes())}
+
+    def renew_crl(self) -> None:
+        """Sign the CRL again, with the same serial numbers, if it expires within a week."""
+        expiry = x509.load_pem_x509_crl(self.crl_file.read_bytes()).next_update_utc
+        if expiry is None or expiry - datetime.now(UTC) <= _RENEW_BEFORE:
+            self.revoke_serials(self.revoked_serials())
 
     def revoke_serials(self, serials: Collection[int], *, next_update: datetime | None = None) -> None:
         """Write a CRL that lists these serial numbers and no others."""
@@ -137,6 +157,13 @@ class DevelopmentCa:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+
+def _names(certificate: x509.Certificate) -> Sequence[x509.GeneralName]:
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
 
 
 def _general_name(host: str) -> x509.GeneralName:

@@ -1,4 +1,4 @@
-"""The audit chain of a keystore: entries of which each one's hash covers all before it, and signed heads that others witness."""
+"""The audit chain of a keystore: each entry's hash covers all entries before it; heads are signed, and witnessed by others."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ class ChainedEntry:
 
 
 def chain(entries: Iterable[AuditEntry], seq: int, previous: bytes) -> Iterator[ChainedEntry]:
-    """Put entries behind the one numbered `seq` whose hash is `previous` (0 and GENESIS: at the beginning)."""
+    """Yield entries chained after the one numbered `seq` whose hash is `previous` (0 and GENESIS: at the beginning)."""
     for entry in entries:
         seq += 1
         previous = audit_hash(previous, seq, entry)
@@ -60,7 +60,7 @@ def audit_hash(previous: bytes, seq: int, entry: AuditEntry) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """The end of one keystore's chain, signed with its Ed25519 key. A chain that was begun anew has another `chain_id`."""
+    """The end of one keystore's chain, signed with its Ed25519 key. A new chain has another `chain_id`."""
 
     index: int
     chain_id: UUID
@@ -71,7 +71,7 @@ class SignedHead:
     signing_key: bytes
 
     def is_authentic(self) -> bool:
-        """Return whether the signature is that of `signing_key`; whose key that is, is another question."""
+        """Return whether `signing_key` made the signature. Does not check who owns that key."""
         return _verified(self.signing_key, self.signature, _head_message(self.index, self.chain_id, self.seq, self.hash, self.time))
 
 
@@ -85,7 +85,7 @@ class WitnessedHead:
     signing_key: bytes
 
     def is_authentic(self) -> bool:
-        """Return whether both signatures are those of the keys given with them."""
+        """Return whether both signatures were made with their `signing_key`. Does not check who owns the keys."""
         return self.head.is_authentic() and _verified(self.signing_key, self.signature, _witness_message(self.witness, self.head))
 
 
@@ -98,7 +98,7 @@ class HeadSigner:
         self.public_key = self._key.public_key().public_bytes_raw()
 
     def sign(self, chain_id: UUID, seq: int, head_hash: bytes, time: datetime) -> SignedHead:
-        """Sign the end of this keystore's own chain."""
+        """Sign the head of this keystore's own chain."""
         signature = self._key.sign(_head_message(self.index, chain_id, seq, head_hash, time))
         return SignedHead(self.index, chain_id, seq, head_hash, time, signature, self.public_key)
 

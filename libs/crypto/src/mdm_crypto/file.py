@@ -1,4 +1,4 @@
-"""Encrypted files that stand alone: a header that names the key, then a stream as `mdm_crypto.stream` writes it.
+"""Encrypted files: a header that names the key, then a stream of `mdm_crypto.stream`.
 
 Layout of version 1: "MDMFILE" (7 bytes) ‖ version, 1 (1 byte) ‖ GUID of the key (16) ‖ stream. The stream's associated data are
 those 24 bytes, so a header that was altered, or taken from another file, authenticates nothing. A stream without a
@@ -18,7 +18,7 @@ HEADER_SIZE: Final = 24
 
 
 class FormatError(ValueError):
-    """Bytes that are no encrypted file, or one of a version this code does not know."""
+    """Bytes that are not an encrypted file, or one of a version that this code does not know."""
 
 
 def header(guid: UUID) -> bytes:
@@ -27,9 +27,9 @@ def header(guid: UUID) -> bytes:
 
 
 def encrypt_file(key: bytes, guid: UUID, source: Source, destination: Destination) -> int:
-    """Encrypt everything `source` gives into `destination`, in constant memory; return the bytes of plaintext read.
+    """Encrypt everything from `source` into `destination`, in constant memory; return the number of plaintext bytes.
 
-    The file is whole only when this returns: after an exception what was written does not decrypt.
+    The file is complete only when this returns: after an exception what was written does not decrypt.
     """
     start = header(guid)
     destination.write(start)
@@ -37,9 +37,9 @@ def encrypt_file(key: bytes, guid: UUID, source: Source, destination: Destinatio
 
 
 class EncryptedFile:
-    """An encrypted file whose header has been read from `source`; `guid` is the key it names, None for a bare stream.
+    """An encrypted file whose header has been read from `source`; `guid` names its key, None for a bare stream.
 
-    Nothing of the header is proven before `decrypt` has succeeded.
+    The header is not authenticated before `decrypt` has succeeded.
     """
 
     def __init__(self, source: Source) -> None:
@@ -77,7 +77,7 @@ class EncryptedFile:
 
 
 class _Prefixed:
-    """A source that gives again what was read from it."""
+    """A source whose first bytes have been read already: returns them first."""
 
     def __init__(self, start: bytes, rest: Source) -> None:
         self._start = start

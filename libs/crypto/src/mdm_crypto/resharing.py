@@ -27,7 +27,7 @@ _ZERO = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Subshare:
-    """What a holder deals to one server: g_i(x), 32 bytes little-endian, and the commitments to g_i."""
+    """The part that one helper deals to one server: g_i(x), 32 bytes little-endian, and the commitments to g_i."""
 
     value: bytes = field(repr=False)
     commitments: tuple[bytes, ...]
@@ -35,7 +35,7 @@ class Subshare:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """The public half of a share: which polynomial it lies on."""
+    """The public half of a share: the polynomial that it lies on."""
 
     version: int
     threshold: int
@@ -68,10 +68,10 @@ def deal(share: Share, helpers: Sequence[int], threshold: int, total: int) -> li
 
 
 def assemble(place: Share, base: Sharing, subshares: Mapping[int, Subshare]) -> Share:
-    """Return the new share at `place` (whose value and commitments are not looked at) from all helpers' subshares.
+    """Return the new share at `place` (whose value and commitments are ignored) from all helpers' subshares.
 
-    The sum is checked completely: it lies on the polynomial that its commitments name, and that one goes through the old key. Only
-    when it does not, each subshare is checked.
+    The sum is checked completely: it lies on the polynomial that its commitments name, which goes through the old key. Only if it
+    does not, each subshare is checked.
 
     Raises:
         ShareError: naming the helper whose subshare is malformed or wrong; or the helpers are not `base.threshold` indices.

@@ -39,7 +39,7 @@ _IDENTITY = (1).to_bytes(_SIZE, "little")
 
 
 class ShareError(ValueError):
-    """A share, or a set of shares, that cannot be used; `x` is the guilty share's index, where one is guilty."""
+    """A share, or a set of shares, that cannot be used; `x` is the guilty share's index, where there is one."""
 
     def __init__(self, reason: str, message: str, x: int | None = None) -> None:
         super().__init__(message if x is None else f"share {x}: {message}")
@@ -81,7 +81,7 @@ def split(secret_scalar: bytes | None, threshold: int, total: int, guid: UUID, e
     """Split a scalar (None: a fresh random one) into `total` shares, x = 1..total, of which any `threshold` combine.
 
     Raises:
-        ShareError: 2 ≤ threshold ≤ total ≤ 16 does not hold, the epoch is no 32-bit number, or the scalar is not
+        ShareError: 2 ≤ threshold ≤ total ≤ 16 does not hold, the epoch is not a 32-bit number, or the scalar is not
             canonical or is zero.
     """
     _check_parameters(threshold, total, epoch)
@@ -149,7 +149,7 @@ def combine(shares: Sequence[Share]) -> bytes:
 
 
 def recover(shares: Sequence[Share], x: int) -> Share:
-    """Return the share at `x` of the key that at least `threshold` shares hold: what a server that lost it must get again.
+    """Return the share at `x` from at least `threshold` shares, for a server that has lost its share.
 
     Raises:
         ShareError: as `combine`, or x is not in 1..total.

@@ -1,48 +1,52 @@
 """The de-identifier: decides from the header, then rewrites the data set under one profile and one site secret."""
 
-import io
+import copy
 import itertools
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import pydicom
 from pydicom._uid_dict import UID_dictionary
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
 
-from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
+from mdm_deid.encoding.codec import Encoding
 from mdm_deid.encoding.part10 import Part10, open_part10, write_part10
+from mdm_deid.encoding.run import SERIES, Piece
 from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result, Withheld
-from mdm_deid.pixels.blanking import Cleaned, clean
+from mdm_deid.pixels.blanking import BlankedPixels, blank_pixels
 from mdm_deid.pixels.image import read_image
 from mdm_deid.pixels.rule import PixelRule, PixelRules
-from mdm_deid.rules.engine import Pass, Written
+from mdm_deid.rules.data_set import DataSetPass
+from mdm_deid.rules.engine import Written
 from mdm_deid.rules.facts import (
     DATES_MODIFIED,
     METHOD,
     METHOD_CODES,
     PATIENT_ID,
+    PATIENT_NAME,
     SOP_CLASS,
     SOP_INSTANCE,
     Facts,
-    facts_of_bytes,
-    facts_of_dataset,
+    read_facts,
 )
+from mdm_deid.rules.memory import IDENTITY_REMOVED, Decision, Memory, Recalled
 from mdm_deid.rules.operation import Rules
 from mdm_deid.rules.patient import CONFLICT, Patient, PatientIdRule, patient_of_facts
 from mdm_deid.rules.payload import Payload, examine
-from mdm_deid.rules.profile import OPTION_CODES, Profile
+from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 from mdm_deid.rules.record import BASIC, CLEAN_PIXELS, Record, code_items, read_record
 from mdm_deid.rules.replacement import Replacements, is_uid
+from mdm_deid.rules.rule import OPTION_CODES
 from mdm_deid.rules.table import EDITION, known_sop_class
 
 _DATES_TERM = {"remove": "REMOVED", "shift": "MODIFIED", "keep": "UNMODIFIED"}
-# As many as there are SOP classes, and more.
+#: Reasons of the shipped profiles that suspect identity in the pixels; a person who looks at the image can settle them.
+PIXEL_SUSPICIONS = frozenset(
+    {"burned_in_annotation", "ultrasound", "secondary_capture", "digitised_film", "screen_capture", "photograph", "slide_label"}
+)
+# More than there are SOP classes.
 _MAX_RULES = 1024
 
 
@@ -55,31 +59,42 @@ class Deidentifier:
         pseudonymiser: Pseudonymiser,
         pixels: PixelRules | None = None,
         patient_ids: PatientIdRule | None = None,
+        remembered: int = SERIES,
     ) -> None:
-        """Without pixel rules no pixel is changed, and every suspicion holds."""
+        """Without pixel rules no pixel is changed, and every suspicion holds.
+
+        `remembered`: of so many series each thread remembers what it decided about elements, which comes to the same and is faster.
+        """
         self._profile = profile
         self._patient_ids = patient_ids or PatientIdRule()
         self._pseudonymiser = pseudonymiser
         self._pixels = pixels or PixelRules()
+        self._memory = Memory(remembered)
         self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
         self._codes = [BASIC, *(OPTION_CODES[option][0] for option in profile.options)]
         self._method = f"MDM {profile.name}, PS3.15 {EDITION}".encode("ascii", "replace")[:64]
 
-    def judge(self, dataset: pydicom.Dataset) -> tuple[Outcome, str]:
-        """Decide from a header alone, pixels unseen; the reason is empty when the instance may be released."""
-        facts = facts_of_dataset(dataset)
-        return self._judge(facts, self._pixels.find(facts.texts, lambda: read_image(*_start(_encode(dataset)))))
+    def with_pixels(self, pixels: PixelRules) -> "Deidentifier":
+        """Return a de-identifier that differs in its pixel rules alone; what this one has prepared serves both."""
+        other = copy.copy(self)
+        other._pixels = pixels
+        return other
 
-    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None) -> Result:
+    def suspicions(self, texts: Mapping[int, str]) -> frozenset[str]:
+        """Return those of `PIXEL_SUSPICIONS` that the profile has about an instance with these header values."""
+        return frozenset(rule.reason for rule in self._profile.rules if rule.reason in PIXEL_SUSPICIONS and rule.matches(texts))
+
+    def deidentify(self, part10: bytes | memoryview, patient: Patient | None = None, released: frozenset[str] = frozenset()) -> Result:
         """De-identify a complete Part 10 file; never raises for bad input.
 
-        `patient` is of whom its study is, which pseudonym and dates follow; a file of another patient is QUARANTINED. Without it
-        the file speaks for itself.
+        `patient` is the patient of the study, from whom pseudonym and date offset follow; a file of another patient is QUARANTINED.
+        Without it the file's own patient counts. `released` are reasons of `PIXEL_SUSPICIONS` that a person has settled by looking at
+        the image: they do not hold it back.
 
-        The result has data only when released. It holds views of `part10`, which must not change before it is written.
+        The result has data only when released. It contains views of `part10`, which must not change before it is written.
         """
         try:
-            return with_known_vrs(lambda opened: self._deidentify(opened, patient), open_part10(part10))
+            return with_known_vrs(lambda opened: self._deidentify(opened, patient, released), open_part10(part10))
         except Malformed as error:
             return Result(Outcome.FAILED, error.reason)
         except Withheld as error:
@@ -87,63 +102,65 @@ class Deidentifier:
         except (struct.error, zlib.error, UnicodeError):
             return Result(Outcome.FAILED, "malformed")
 
-    def _deidentify(self, opened: Part10, patient: Patient | None) -> Result:
-        facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+    def _deidentify(self, opened: Part10, patient: Patient | None, released: frozenset[str]) -> Result:
+        recalled = self._memory.recall(opened)
+        facts = recalled.facts if recalled else read_facts(opened.data, opened.start, opened.encoding)
         facts.texts.setdefault(SOP_CLASS, opened.sop_class)
         rule = self._pixels.find(facts.texts, lambda: read_image(opened.data, opened.start, opened.encoding))
-        outcome, reason = self._judge(facts, rule)
+        settled = (rule.clears if rule else frozenset()) | (released & PIXEL_SUSPICIONS)
+        outcome, reason = self._judge(facts, settled)
         if outcome is not Outcome.RELEASED:
             return Result(outcome, reason)
         said = patient_of_facts(facts)
         if patient is not None and not self._patient_ids.same(patient, said):
             return Result(Outcome.QUARANTINED, CONFLICT)
-        cleaned = _cleaned(rule, opened)
-        payload = examine(opened, facts, replaced=cleaned is not None)
-        content, counts = self._apply(opened.data, opened.start, opened.encoding, facts, patient or said, cleaned, payload)
-        if cleaned:
-            opened = replace(opened, transfer_syntax=cleaned.transfer_syntax)
+        blanked = _blanked(rule, opened)
+        payload = examine(opened, facts, replaced=blanked is not None)
+        try:
+            content, counts = self._apply(opened, facts, patient or said, blanked, payload, recalled)
+        except Malformed:
+            if recalled is None:
+                raise
+            # What is wrong with a file does not depend on what came before it.
+            content, counts = self._apply(opened, facts, patient or said, blanked, payload, None)
+        if blanked:
+            opened = replace(opened, transfer_syntax=blanked.transfer_syntax)
         data = write_part10(opened, facts.uid(SOP_CLASS), self._instance(facts), content)
-        hit = tuple(number for number, edit in enumerate(self._profile.edits, 1) if edit.applies(facts.texts))
-        return Result(outcome, data=data, counts=counts, pixel_rule=cleaned.rule if cleaned else "", attribute_rules=hit)
-
-    def deidentify_dataset(self, dataset: pydicom.Dataset) -> pydicom.Dataset:
-        """Return a header as `deidentify` would write it, whatever `judge` says; pixel data is left out.
-
-        Raises:
-            Malformed: the header cannot be encoded or read with certainty.
-        """
-        data, encoding = _encode(dataset)
-        facts = facts_of_bytes(data, 0, encoding)
-        content, _ = self._apply(data, 0, encoding, facts, patient_of_facts(facts))
-        return read_dataset(io.BytesIO(b"".join(content)), not encoding.explicit, encoding.little)
+        hit = tuple(number for number, rule in enumerate(self._profile.attribute_rules, 1) if rule.applies(facts.texts))
+        return Result(outcome, data=data, counts=counts, pixel_rule=blanked.rule if blanked else "", attribute_rules=hit)
 
     def _apply(
         self,
-        data: memoryview,
-        start: int,
-        encoding: Encoding,
+        opened: Part10,
         facts: Facts,
         patient: Patient,
-        cleaned: Cleaned | None = None,
-        payload: Payload = Payload(),  # noqa: B008 - it cannot change
+        blanked: BlankedPixels | None,
+        payload: Payload,
+        recalled: Recalled | None,
     ) -> tuple[list[memoryview | bytes], Mapping[str, int]]:
-        """Return the data set after the rules, with cleaned pixels if any, and the actions counted.
+        """Return the data set after the rules, with blanked pixels if any, and the actions counted.
 
         A second pass over the data set is made only where the first one says so.
         """
+        data, encoding = opened.data, opened.encoding
         known = self._patient_ids.canonical(patient)
         rules = self._rules_for(facts)
         record = read_record(data, facts.record, encoding, facts.charset)
-        pixels = dict.fromkeys(payload.dropped, b"") | (cleaned.elements if cleaned else {})
-        codes = [*self._codes, CLEAN_PIXELS] if cleaned else self._codes
+        pixels = dict.fromkeys(payload.dropped, b"") | (blanked.elements if blanked else {})
+        codes = [*self._codes, CLEAN_PIXELS] if blanked else self._codes
         written = self._written(self._pseudonymiser.patient(known.id, known.issuer).encode("ascii"), record, codes, encoding, pixels)
         replacements = Replacements(self._pseudonymiser, (known.id, known.issuer))
-        work = Pass(data, rules, replacements, facts, payload)
-        content = work.data_set(start, encoding, written)
-        second = work.finish(content, self._profile)
-        if second is not None:
-            work = Pass(data, rules, replacements, facts, payload, *second)
-            content = work.data_set(start, encoding, written)
+        pieces: Sequence[Piece[Decision]] = (Piece(opened.start, len(data), 0, None),)
+        series = None
+        if recalled is not None and blanked is None:
+            series, pieces = recalled.series, recalled.pieces
+            replacements = series.enter((rules, known, facts.charset), replacements)
+        work = DataSetPass(data, rules, replacements, facts, payload, items=series.items if series else None)
+        content = work.data_set(pieces, encoding, written)
+        cleaner = work.finish(content, self._profile, encoding, series)
+        if cleaner is not None:
+            work = DataSetPass(data, rules, replacements, facts, payload, cleaner, search=True)
+            content = work.data_set(pieces, encoding, written)
         return content, work.counts
 
     def _instance(self, facts: Facts) -> str:
@@ -157,12 +174,12 @@ class Deidentifier:
         """Return the rules of an instance; all SOP classes that PS3.3 does not describe share one set, so the cache is bounded."""
         sop_class = facts.uid(SOP_CLASS)
         key = sop_class if known_sop_class(sop_class) else ""
-        applies = tuple(edit.applies(facts.texts) for edit in self._profile.edits)
+        applies = tuple(rule.applies(facts.texts) for rule in self._profile.attribute_rules)
         rules = self._rules.get((key, applies))
         if rules is None:
             if len(self._rules) >= _MAX_RULES:
                 self._rules = {}
-            rules = self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.edits, applies)))
+            rules = self._rules[key, applies] = Rules(self._profile, key, list(itertools.compress(self._profile.attribute_rules, applies)))
         return rules
 
     def _written(
@@ -173,15 +190,15 @@ class Deidentifier:
         encoding: Encoding,
         pixels: Mapping[int, bytes | memoryview],
     ) -> list[tuple[int, Written]]:
-        """Return the elements every output carries, and those that replace others, empty ones to leave them out, in tag order.
+        """Return, in tag order, the elements that every output has and those that replace others; an empty one leaves its tag out.
 
-        What earlier steps said of their method can be cleaned only when all of the file is known.
+        Methods that earlier steps wrote can be cleaned only when the whole file is known.
         """
         dates = _DATES_TERM[self._profile.dates]
         values = (
-            (0x00100010, b"PN", pseudonym),
+            (PATIENT_NAME, b"PN", pseudonym),
             (PATIENT_ID, b"LO", pseudonym),
-            (0x00120062, b"CS", b"YES"),
+            (IDENTITY_REMOVED, b"CS", b"YES"),
             (METHOD_CODES, b"SQ", code_items(record.codes_with(codes, dates), encoding)),
             (DATES_MODIFIED, b"CS", record.dates_with(dates).encode("ascii")),
         )
@@ -189,11 +206,10 @@ class Deidentifier:
         elements[METHOD] = lambda cleaner: encoding.element(METHOD, b"LO", record.methods_with(self._method, cleaner))
         return sorted((elements | dict(pixels)).items())
 
-    def _judge(self, facts: Facts, pixel_rule: PixelRule | None) -> tuple[Outcome, str]:
-        """Decide; a suspicion about pixels does not count where a pixel rule answers it."""
+    def _judge(self, facts: Facts, settled: frozenset[str]) -> tuple[Outcome, str]:
+        """Decide the outcome; a reason for quarantine does not count if a pixel rule clears it or a person has settled it."""
         for rule in self._profile.rules:
-            answered = pixel_rule is not None and rule.outcome is Outcome.QUARANTINED and rule.reason in pixel_rule.clears
-            if not answered and rule.matches(facts.texts):
+            if not (rule.outcome is Outcome.QUARANTINED and rule.reason in settled) and rule.matches(facts.texts):
                 return rule.outcome, rule.reason
         sop_class = facts.uid(SOP_CLASS)
         if not sop_class or not facts.uid(SOP_INSTANCE):
@@ -207,32 +223,5 @@ class Deidentifier:
         return Outcome.RELEASED, ""
 
 
-def _cleaned(rule: PixelRule | None, opened: Part10) -> Cleaned | None:
-    return clean(rule, read_image(opened.data, opened.start, opened.encoding), opened) if rule else None
-
-
-def _start(encoded: tuple[memoryview, Encoding]) -> tuple[memoryview, int, Encoding]:
-    data, encoding = encoded
-    return data, 0, encoding
-
-
-def _encode(dataset: pydicom.Dataset) -> tuple[memoryview, Encoding]:
-    """Return a header's bytes without command, file meta and pixel groups, and how they are encoded.
-
-    Raises:
-        Malformed: pydicom cannot write the values.
-    """
-    is_implicit, is_little = dataset.original_encoding
-    encoding = IMPLICIT_LE if is_implicit else EXPLICIT_BE if is_little is False else EXPLICIT_LE
-    kept = [tag for tag in dataset.keys() if 4 < tag >> 16 < 0x7FE0]  # noqa: SIM118 - values are not to be converted
-    header = pydicom.Dataset({tag: dataset.get_item(tag) for tag in kept})
-    # Written as it was read, raw values go out as they came, unconverted.
-    header.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = encoding.little, not encoding.explicit
-    try:
-        write_dataset(buffer, header, dataset.get("SpecificCharacterSet", "iso8859"))
-    except Exception:
-        # pydicom's messages quote the values; none may travel on.
-        raise Malformed("unencodable") from None
-    return memoryview(buffer.getvalue()), encoding
+def _blanked(rule: PixelRule | None, opened: Part10) -> BlankedPixels | None:
+    return blank_pixels(rule, read_image(opened.data, opened.start, opened.encoding), opened) if rule else None

@@ -1,4 +1,4 @@
-"""What de-identification decided about one instance, and why."""
+"""The outcome of de-identification for one instance, and its reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ class Result:
     `reason` is a stable code, empty when released. `data` is the Part 10 file as buffers to be written one after the
     other, present only when released; the buffer that holds pixel data is a view of the input. `counts` maps an action
     (removed, emptied, replaced, uid, shifted, kept) to how many elements it met. `pixel_rule` names the rule that blanked
-    pixels, if one did; the buffer of pixel data is then a copy. `attribute_rules` are the profile's rules for attributes that
-    are for this instance, counted from 1. `checked`: the self-check found nothing; `found` are the tags
+    pixels, if one did; the buffer of pixel data is then a copy. `attribute_rules` are the numbers, from 1, of the profile's
+    attribute rules that apply to this instance. `checked`: the self-check ran and found nothing; `found` are the tags
     whose values it found.
     """
 
@@ -37,7 +37,7 @@ class Result:
 
 
 class Withheld(Exception):
-    """A person must look at the pixels, which may show or hold what nobody has checked; `reason` is a stable code."""
+    """A person must look at the pixels, whose content could not be checked; `reason` is a stable code."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import json
-import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pydicom
 import pytest
+from mdm_testing.process import require_program
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -343,7 +343,7 @@ def make() -> Callable[[str, bool], list[bytes]]:
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[bytes]], list[Volume]]:
-    assert shutil.which("dcm2niix"), "dcm2niix (Debian package dcm2niix) is needed"
+    require_program("dcm2niix", "dcm2niix")
     return lambda files: convert(files, tmp_path_factory.mktemp("series"))
 
 

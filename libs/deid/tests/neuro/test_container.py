@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mdm_deid.private.ge import protocol_numbers, user_data_numbers
-from mdm_deid.private.siemens import csa_numbers, protocol_text
+from mdm_deid.rules.container import csa_numbers, protocol_numbers, protocol_text, user_data_numbers
 
 WriteCsa = Callable[..., bytes]
 DIRECTION = (b"FD", [b"0.60000000", b"0.80000000", b"-0.00000001"])

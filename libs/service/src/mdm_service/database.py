@@ -4,43 +4,16 @@ import importlib.resources
 import re
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 import psycopg
-from psycopg import conninfo as psycopg_conninfo
+from psycopg import conninfo
 from psycopg_pool import ConnectionPool
-from pydantic import BaseModel, ConfigDict, Field
 
-from mdm_service.errors import ConfigurationError
+from mdm_service.settings import ConfigurationError, DatabaseSettings
 
 _LOCK = 0x4D444D  # "MDM": one migration at a time per database
 _FILE = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
-
-
-class DatabaseSettings(BaseModel):
-    """Where the database is. The password stands in a file, never in the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    conninfo: str
-    password_file: Path | None = None
-    pool_min: int = Field(default=2, ge=0)
-    pool_max: int = Field(default=16, ge=1)
-
-    def full_conninfo(self) -> str:
-        """Return the libpq connection string with the password.
-
-        Raises:
-            ConfigurationError: it or the password file cannot be read.
-        """
-        try:
-            parameters = psycopg_conninfo.conninfo_to_dict(self.conninfo)
-            if self.password_file is not None:
-                parameters["password"] = self.password_file.read_text().strip()
-        except (psycopg.ProgrammingError, OSError) as error:
-            raise ConfigurationError(f"database: {error}") from error
-        return psycopg_conninfo.make_conninfo("", **parameters)
 
 
 def open_pool(settings: DatabaseSettings) -> ConnectionPool:
@@ -49,18 +22,18 @@ def open_pool(settings: DatabaseSettings) -> ConnectionPool:
 
 
 def open_reading_pool(settings: DatabaseSettings, parameters: Mapping[str, str]) -> ConnectionPool:
-    """Return an open pool of connections that cannot write; a statement is a transaction, and has one snapshot, and one round trip.
+    """Return an open pool of connections that cannot write; each statement is a transaction with one snapshot, in one round trip.
 
-    PostgreSQL's `parameters` are set when a connection is made. The pool has the size of the other one: together they are twice `pool_max`.
+    PostgreSQL's `parameters` are set when a connection is made. Together with the pool of `open_pool` it has twice `pool_max`.
     """
-    conninfo = settings.full_conninfo()
-    given = psycopg_conninfo.conninfo_to_dict(conninfo)
+    whole = settings.full_conninfo()
+    given = conninfo.conninfo_to_dict(whole)
     session = {"default_transaction_read_only": "on", "default_transaction_isolation": "repeatable read", "jit": "off", **parameters}
     options = [str(given.get("options") or ""), *("-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in session.items())]
     changed = {"options": " ".join(options)}
     if given.get("target_session_attrs") == "read-write":  # which is what these connections are not, though the server is
         changed["target_session_attrs"] = "primary"
-    return _open(psycopg_conninfo.make_conninfo(conninfo, **changed), settings, _with_autocommit)
+    return _open(conninfo.make_conninfo(whole, **changed), settings, _with_autocommit)
 
 
 def _open(conninfo: str, settings: DatabaseSettings, configure: Callable[[psycopg.Connection], None]) -> ConnectionPool:
@@ -96,22 +69,29 @@ def _without_jit(connection: psycopg.Connection) -> None:
 
 @contextmanager
 def lock_held(pool: ConnectionPool, number: int) -> Iterator[bool]:
-    """Try to hold a lock that one process has at a time, whatever machine it is on; yield whether it is held during the block.
+    """Try to get a lock that only one process at a time can have, on whatever machine; yield whether this one has it during the block.
 
-    It stands on a connection of its own, which the database closes when this process dies.
+    It has a connection of its own, which the database closes when this process dies.
     """
     with psycopg.connect(str(pool.conninfo), autocommit=True) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchone()
-        yield row is not None and bool(row[0])
+        held = row is not None and bool(row[0])
+        try:
+            yield held
+        finally:
+            if held:
+                # The server would notice the end of the connection, and release the lock, only a moment later.
+                with suppress(psycopg.OperationalError):
+                    connection.execute("SELECT pg_advisory_unlock(%s)", (number,))
 
 
 def migrate(conninfo: str, components: Sequence[str]) -> list[str]:
-    """Apply what is missing of each component's `NNNN_name.sql` files, in order, each in its own transaction.
+    """Apply each component's missing `NNNN_name.sql` files, in order, each in its own transaction; return `component/file` of each.
 
-    A component is a package that holds the files. Returns `component/file` of what was applied.
+    A component is a package that holds the files.
 
     Raises:
-        ConfigurationError: the database is newer than this program, or a file's number is missing or given twice.
+        ConfigurationError: the database has migrations that this program does not know, or a number is given twice.
         psycopg.Error: a migration failed; nothing of it is applied.
     """
     applied: list[str] = []
@@ -140,7 +120,7 @@ def check_schema(connection: psycopg.Connection, components: Sequence[str]) -> N
     """Refuse a database that is not exactly at this program's version.
 
     Raises:
-        ConfigurationError: migrations are missing, or the database is newer.
+        ConfigurationError: migrations are missing, or the database has some that this program does not know.
     """
     for component in components:
         exists = connection.execute("SELECT to_regclass('schema_migration') IS NOT NULL").fetchone()
@@ -170,6 +150,7 @@ def _files(component: str, done: set[int]) -> list[tuple[int, str, str]]:
             if number in found:
                 raise ConfigurationError(f"{component}: migration number {number} given twice")
             found[number] = (entry.name, entry.read_text(encoding="utf-8"))
-    if done - found.keys():
-        raise ConfigurationError(f"database: {component} is at version {max(done)}, newer than this program: upgrade the program")
+    unknown = ", ".join(str(number) for number in sorted(done - found.keys()))
+    if unknown:
+        raise ConfigurationError(f"database: {component} has migrations that this program does not know ({unknown}): upgrade the program")
     return [(number, *found[number]) for number in sorted(found)]

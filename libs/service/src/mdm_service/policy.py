@@ -10,16 +10,19 @@ KEYSTORE_PEER = "peer.keystore"
 METADATA_PEER = "peer.metadata"
 #: Reads metrics and asks for health, nothing else.
 MONITOR = "monitor"
-#: Roles a configuration may give to subjects; a subject without any is a user.
-ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, METADATA_PEER, MONITOR})
+#: Decides about images that wait for a person, on the hospital's side.
+CURATOR = "curator"
+#: Roles a configuration may give to subjects. Only a subject without any is a user.
+ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, METADATA_PEER, MONITOR, CURATOR})
 
-_EVERYONE = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
-_ASKERS = _EVERYONE | {MONITOR, METADATA_PEER}
+_SERVICES_AND_USERS = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
+_HEALTH_CALLERS = _SERVICES_AND_USERS | {MONITOR, METADATA_PEER, CURATOR}
 _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
-_READERS = frozenset({USER, DICOM_SRM})
+_KEY_USERS = frozenset({USER, DICOM_SRM})
 _OPERATORS = frozenset({OPERATOR})
 _DICOM_SRM = frozenset({DICOM_SRM})
 _KEYSTORES = frozenset({KEYSTORE_PEER})
+_CURATORS = frozenset({CURATOR})
 
 
 def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
@@ -28,15 +31,15 @@ def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
 
 #: Full method name → roles. What a caller may do with an object is a matter of its ACL; this says who may ask at all.
 POLICY: Mapping[str, frozenset[str]] = {
-    **_rows("grpc.health.v1.Health", Check=_ASKERS, List=_ASKERS, Watch=_ASKERS),
+    **_rows("grpc.health.v1.Health", Check=_HEALTH_CALLERS, List=_HEALTH_CALLERS, Watch=_HEALTH_CALLERS),
     **_rows("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=_OPERATORS),
     **_rows("mdm.acl.v1.AclService", CreateAcls=_CLIENTS, GetAcls=_CLIENTS, ModifyAcls=_CLIENTS),
     **_rows(
         "mdm.keystore.v1.KeystoreService",
-        GetServerInfo=_EVERYONE,
-        CreateKeys=_READERS,
-        ConfirmKeys=_READERS,
-        GetShares=_READERS,
+        GetServerInfo=_SERVICES_AND_USERS,
+        CreateKeys=_KEY_USERS,
+        ConfirmKeys=_KEY_USERS,
+        GetShares=_KEY_USERS,
         DeleteKeys=_CLIENTS,
         GetKeyAttributes=_CLIENTS,
         AssignAcls=_CLIENTS,
@@ -75,6 +78,8 @@ POLICY: Mapping[str, frozenset[str]] = {
         Rename=_CLIENTS,
         Resolve=_CLIENTS,
         CheckAccess=_DICOM_SRM,
+        StatFor=_DICOM_SRM,
+        ListFor=_DICOM_SRM,
         SetFileAttributes=_CLIENTS,
         Remove=_CLIENTS,
         AssignAcls=_CLIENTS,
@@ -95,7 +100,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         DropCollections=_CLIENTS,
         UpsertEntries=_CLIENTS,
         DeleteEntries=_CLIENTS,
-        ListEntryKeys=_OPERATORS,
+        ListEntryKeys=_OPERATORS | _DICOM_SRM,
         AssignAcls=_CLIENTS,
         Query=_CLIENTS,
         Change=_CLIENTS,
@@ -110,15 +115,26 @@ POLICY: Mapping[str, frozenset[str]] = {
     **_rows("mdm.metadata.v1.MetadataFeedService", Subscribe=frozenset({METADATA_PEER}), ListReplicas=_OPERATORS),
     **_rows(
         "mdm.srm.v1.SrmService",
-        Ping=_EVERYONE,
+        Ping=_SERVICES_AND_USERS,
         GetTransferProtocols=_CLIENTS,
         PrepareToGet=_CLIENTS,
         StatusOfGetRequest=_CLIENTS,
         WatchGetRequest=_CLIENTS,
         ReleaseFiles=_CLIENTS,
         AbortRequest=_CLIENTS,
+        BringOnline=_CLIENTS,
+        AbortFiles=_CLIENTS,
+        ExtendFileLifeTime=_CLIENTS,
+        SuspendRequest=_CLIENTS,
+        ResumeRequest=_CLIENTS,
+        GetRequestSummary=_CLIENTS,
+        GetRequestTokens=_CLIENTS,
+        Ls=_CLIENTS,
+        CheckPermission=_CLIENTS,
+        GetSpaceTokens=_CLIENTS,
+        GetSpaceMetaData=_CLIENTS,
     ),
-    **_rows("mdm.srm.v1.TransferService", Read=_CLIENTS),
+    **_rows("mdm.srm.v1.TransferService", Read=_CLIENTS, ReadFiles=_CLIENTS),
     **_rows(
         "mdm.srm.v1.RegistrationService",
         RegisterStudies=_OPERATORS,
@@ -126,6 +142,28 @@ POLICY: Mapping[str, frozenset[str]] = {
         ListRegistrations=_OPERATORS,
         RetryRegistrations=_OPERATORS,
         ListConflicts=_OPERATORS,
+        StartScan=_OPERATORS,
+        WatchScan=_OPERATORS,
+        ListScans=_OPERATORS,
+        CancelScan=_OPERATORS,
+        Unregister=_OPERATORS,
+    ),
+    **_rows("mdm.srm.v1.SiteService", GetSiteStatus=_OPERATORS, ListReasons=_OPERATORS, GetPolicy=_OPERATORS),
+    **_rows(
+        "mdm.srm.v1.CuratorService",
+        ListQuarantine=_CURATORS,
+        ListQuarantinedKinds=_CURATORS,
+        ListQuarantinedInstances=_CURATORS,
+        GetQuarantined=_CURATORS,
+        GetQuarantinedPicture=_CURATORS,
+        FindText=_CURATORS,
+        CreatePixelRule=_CURATORS,
+        ListPixelRules=_CURATORS,
+        EndPixelRule=_CURATORS,
+        ReleaseQuarantined=_CURATORS,
+        DropQuarantined=_CURATORS,
+        RetryQuarantined=_CURATORS,
+        ListDecisions=_CURATORS,
     ),
 }
 

@@ -4,17 +4,18 @@ import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import psycopg
+from psycopg import conninfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mdm_service.database import DatabaseSettings
-from mdm_service.errors import ConfigurationError
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.identity.membership import Membership, parse
-from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.policy import ROLES
 
 MAX_WORKERS = 256
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the message names file, key and remedy."""
 
 
 class Section(BaseModel):
@@ -59,6 +60,29 @@ class GroupSettings(Section):
     file: Path
 
 
+class DatabaseSettings(Section):
+    """Where the database is. The password is in a file of its own, never in the configuration."""
+
+    conninfo: str
+    password_file: Path | None = None
+    pool_min: int = Field(default=2, ge=0)
+    pool_max: int = Field(default=16, ge=1)
+
+    def full_conninfo(self) -> str:
+        """Return the libpq connection string with the password.
+
+        Raises:
+            ConfigurationError: it or the password file cannot be read.
+        """
+        try:
+            parameters = conninfo.conninfo_to_dict(self.conninfo)
+            if self.password_file is not None:
+                parameters["password"] = self.password_file.read_text().strip()
+        except (psycopg.ProgrammingError, OSError) as error:
+            raise ConfigurationError(f"database: {error}") from error
+        return conninfo.make_conninfo("", **parameters)
+
+
 class LogSettings(Section):
     """How much is logged."""
 
@@ -66,7 +90,7 @@ class LogSettings(Section):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service has; a service adds its own sections.
+    """The settings that all services have; each service adds its own sections.
 
     Environment variables `MDM_<SERVICE>__SECTION__KEY` override the file.
     """
@@ -85,15 +109,13 @@ class ServiceSettings(BaseSettings):
     threads: int = Field(default=32, ge=1, le=1024)
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
 
-    #: What a service has that several processes of it cannot share; empty where there is nothing.
-    unshared: ClassVar[str] = ""
     #: How many pools of database connections a process has.
     pools: ClassVar[int] = 1
     _environment_prefix: ClassVar[str] = ""
 
     @property
     def connections(self) -> int:
-        """How many database connections the service may have in all."""
+        """The largest number of database connections of all the service's processes."""
         return 0 if self.database is None else self.workers * self.pools * self.database.pool_max
 
     @field_validator("roles")
@@ -113,25 +135,10 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take the environment under the service's prefix first, then the file."""
+        """Return the sources, the first wins: environment variables with the service's prefix, then the file."""
         del env_settings, dotenv_settings, file_secret_settings
         environment = EnvSettingsSource(settings_cls, env_prefix=cls._environment_prefix, env_nested_delimiter="__")
         return (environment, init_settings)
-
-    def authenticator(self) -> Authenticator:
-        """Return the authenticator these settings describe.
-
-        Raises:
-            ConfigurationError: a file of it cannot be used.
-        """
-        authorities = tuple(Authority.load(ca.certificate, ca.namespaces, ca.crl) for ca in self.trust.ca)
-        if self.groups is not None:
-            try:
-                parse(self.groups.file.read_bytes())
-            except OSError as error:
-                raise ConfigurationError(f"groups.file: {error}") from error
-        membership = Membership(self.groups.file if self.groups else None)
-        return Authenticator(TrustStore(authorities, self.trust.ban_list), membership, self.roles)
 
 
 S = TypeVar("S", bound=ServiceSettings)

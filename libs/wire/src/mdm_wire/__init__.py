@@ -1,1 +1,1 @@
-"""What crosses the network, once, for services and clients: errors, channels, distinguished names, permissions, names."""
+"""Shared by services and clients, for what crosses the network: errors, channels, distinguished names, permissions, names."""

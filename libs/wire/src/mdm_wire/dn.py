@@ -36,13 +36,13 @@ def of_name(name: x509.Name) -> str:
     """Return the canonical RFC 4514 text of a decoded name.
 
     Raises:
-        Invalid: the name is empty, holds a NUL, or has several common names (readers disagree on which one counts, so none may).
+        Invalid: the name is empty, contains a NUL, or has several common names (programs disagree on which one counts).
     """
     attributes = list(name)
     if not attributes:
         raise Invalid("DN_EMPTY", "The certificate's subject is empty.")
     if any("\x00" in str(attribute.value) for attribute in attributes):
-        raise Invalid("DN_NUL", "The certificate's subject holds a NUL character.")
+        raise Invalid("DN_NUL", "The certificate's subject contains a NUL character.")
     if len(name.get_attributes_for_oid(NameOID.COMMON_NAME)) > 1:
         raise Invalid("DN_DUPLICATE_CN", "The certificate's subject has more than one common name.")
     # The order within a multi-valued RDN has no meaning, so it is fixed here.
@@ -72,7 +72,7 @@ def canonical(text: str) -> str:
 
 
 def is_within(dn: x509.Name, namespace: x509.Name) -> bool:
-    """Tell whether `dn` lies below `namespace`: its first RDNs, in certificate order, equal the namespace's."""
+    """Return whether `dn` lies below `namespace`: its first RDNs, in certificate order, equal the namespace's."""
     rdns, prefix = dn.rdns, namespace.rdns
     return len(rdns) > len(prefix) and all(_same_rdn(a, b) for a, b in zip(rdns, prefix, strict=False))
 
@@ -104,7 +104,7 @@ _RFC4514_KEY = re.compile(r"(^|(?<!\\)[,+])\s*([A-Za-z][A-Za-z0-9]*)\s*=")
 
 
 def _upper_keys(text: str) -> str:
-    """Write attribute keys as the parser knows them; it takes the registered short names in upper case and dotted OIDs."""
+    """Write attribute keys as the parser knows them: registered short names in upper case, and dotted OIDs."""
 
     def replace(match: re.Match[str]) -> str:
         key = match.group(2).upper()

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self, TypeAlias
+
+#: What a person reads of a file that does not exist, and of one that the caller may not know of: the two look alike.
+NO_SUCH_FILE = "no such file, or not for you"
 
 
 class Code(IntEnum):
@@ -31,8 +34,8 @@ class MdmError(Exception):
     """A foreseen failure of a call, or of one item of it.
 
     `reason` is a stable upper-case code for programs. `message` is one line for a person (what, where, what to do) that never holds
-    a name, an original identifier or a key. `fields` maps fields of the request to what is wrong with each. A kind that has no class
-    of its own carries its `code`.
+    a name, an original identifier or a key. `fields` maps fields of the request to what is wrong with each. An error whose `code` has no
+    class of its own carries it.
     """
 
     code: Code = Code.UNKNOWN
@@ -44,6 +47,9 @@ class MdmError(Exception):
         self.fields = dict(fields or {})
         if code is not None:
             self.code = code
+
+    def __init_subclass__(cls, code: Code | None = None) -> None:
+        cls.code = code or cls.code
 
     def at(self, place: str) -> Self:
         """Return the same error with a message that begins with where it happened."""
@@ -57,92 +63,66 @@ class MdmError(Exception):
         return f"{type(self).__name__}({self.code.name}, {self.reason}, {self.message!r})"
 
 
-class Cancelled(MdmError):
-    """The caller gave the call up; nothing was done."""
-
-    code = Code.CANCELLED
+class Cancelled(MdmError, code=Code.CANCELLED):
+    """The caller cancelled the call; nothing was done."""
 
     def __init__(
-        self,
-        reason: str = "CALLER_GONE",
-        message: str = "The call was cancelled, or its deadline passed.",
-        *,
-        fields: Mapping[str, str] | None = None,
-        code: Code | None = None,
+        self, reason: str = "CALLER_GONE", message: str = "The call was cancelled, or its deadline passed.", **further: Any
     ) -> None:
-        super().__init__(reason, message, fields=fields, code=code)
+        super().__init__(reason, message, **further)
 
 
-class Invalid(MdmError):
+class Invalid(MdmError, code=Code.INVALID_ARGUMENT):
     """The request, an argument or the configuration is wrong; repeating it cannot help."""
 
-    code = Code.INVALID_ARGUMENT
 
-
-class TimedOut(MdmError):
+class TimedOut(MdmError, code=Code.DEADLINE_EXCEEDED):
     """No answer before the deadline."""
 
-    code = Code.DEADLINE_EXCEEDED
+
+class NotFound(MdmError, code=Code.NOT_FOUND):
+    """The object does not exist, or the caller may not know that it does."""
 
 
-class NotFound(MdmError):
-    """There is no such thing, or the caller may not know that there is."""
-
-    code = Code.NOT_FOUND
+class Conflict(MdmError, code=Code.ALREADY_EXISTS):
+    """The object exists already, with other content."""
 
 
-class Conflict(MdmError):
-    """It exists already with other content."""
-
-    code = Code.ALREADY_EXISTS
+class Forbidden(MdmError, code=Code.PERMISSION_DENIED):
+    """The caller may know of the object but not do this."""
 
 
-class Forbidden(MdmError):
-    """The caller may know of it but not do this."""
-
-    code = Code.PERMISSION_DENIED
-
-
-class Exhausted(MdmError):
+class Exhausted(MdmError, code=Code.RESOURCE_EXHAUSTED):
     """A quota, a limit or the disk is full; repeat later or ask for less."""
 
-    code = Code.RESOURCE_EXHAUSTED
 
-
-class FailedPrecondition(MdmError):
+class FailedPrecondition(MdmError, code=Code.FAILED_PRECONDITION):
     """The state of the object does not allow it."""
 
-    code = Code.FAILED_PRECONDITION
+
+class Aborted(MdmError, code=Code.ABORTED):
+    """Somebody else has changed the object meanwhile; read it again and retry."""
 
 
-class Aborted(MdmError):
-    """Somebody else changed it meanwhile; read again and retry."""
-
-    code = Code.ABORTED
+class Unavailable(MdmError, code=Code.UNAVAILABLE):
+    """Something that the call depends on does not answer; safe to retry."""
 
 
-class Unavailable(MdmError):
-    """A part this depends on is away; safe to retry."""
-
-    code = Code.UNAVAILABLE
+class Corrupt(MdmError, code=Code.DATA_LOSS):
+    """Received data are damaged or altered: a failed authentication, a wrong size, a bad share."""
 
 
-class Corrupt(MdmError):
-    """Received data are not what their creator made: a failed authentication, a wrong size, a bad share."""
-
-    code = Code.DATA_LOSS
-
-
-class Unauthenticated(MdmError):
+class Unauthenticated(MdmError, code=Code.UNAUTHENTICATED):
     """The caller's certificate was refused, or the server's cannot be trusted."""
 
-    code = Code.UNAUTHENTICATED
 
+#: Why an item of a batch failed; None where it succeeded.
+Failure: TypeAlias = MdmError | None
 
 _KINDS: dict[Code, type[MdmError]] = {**{kind.code: kind for kind in MdmError.__subclasses__()}, Code.OUT_OF_RANGE: Invalid}
 
 
 def make_error(code: Code, reason: str, message: str) -> MdmError:
-    """Return an error of the class that belongs to `code`, or one without a class of its own that carries the code."""
+    """Return an error of the class for `code`, or an MdmError with this code if there is no class."""
     kind = _KINDS.get(code, MdmError)
     return kind(reason or code.name, message or code.name.lower().replace("_", " "), code=code)

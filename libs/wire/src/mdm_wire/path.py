@@ -23,15 +23,19 @@ def parse(text: str) -> Lfn:
     """Return `text` as an LFN.
 
     Raises:
-        Invalid: it is not absolute, too long, holds an empty name, `.`, `..` or a control character, or is not in Unicode NFC.
+        Invalid: LFN_INVALID: it is not absolute, is too long, is not UTF-8 or not in Unicode NFC, or contains an empty name, `.`, `..`
+            or a control character.
     """
     if not text.startswith("/"):
         raise _invalid("it must be absolute: start it with '/'")
     if text == "/":
         return ROOT
-    size = len(text.encode())
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise _invalid("it is not valid UTF-8") from None
     if size > MAX_PATH_BYTES:
-        raise _invalid(f"a path has at most {MAX_PATH_BYTES} bytes")
+        raise _invalid(f"it is too long: a path has at most {MAX_PATH_BYTES:,} bytes")
     if "//" in text or text.endswith("/"):
         raise _invalid("a name is empty: write one '/' between names and none at the end")
     if "/." in text and _DOTS.search(text):
@@ -42,12 +46,12 @@ def parse(text: str) -> Lfn:
         if not unicodedata.is_normalized("NFC", text):
             raise _invalid("it must be in Unicode normalisation form C (NFC)")
     if size > MAX_NAME_BYTES and any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")):
-        raise _invalid(f"a name has at most {MAX_NAME_BYTES} bytes")
+        raise _invalid(f"it is too long: a name has at most {MAX_NAME_BYTES} bytes")
     return Lfn(text)
 
 
 def split(lfn: Lfn) -> tuple[Lfn, str]:
-    """Return the parent directory and the last name; the root gives itself and an empty name."""
+    """Return the parent directory and the last name; for the root itself and an empty name."""
     parent, _, name = lfn.rpartition("/")
     return Lfn(parent or "/"), name
 
@@ -75,9 +79,9 @@ def ancestors(lfn: Lfn) -> list[Lfn]:
 
 
 def parse_link(text: str) -> str:
-    """Return where a symbolic link leads: an LFN, or a path relative to the link's directory.
+    """Return `text`, the path that a symbolic link points to: an LFN, or a path relative to the link's directory.
 
-    `..` is for the beginning of a relative path only, where it means the same however the directories are linked.
+    `..` is allowed only at the beginning of a relative path, where it means the same however the directories are linked.
 
     Raises:
         Invalid: it is empty or breaks the rules of LFNs.
@@ -90,15 +94,15 @@ def parse_link(text: str) -> str:
     if rest != "..":
         parse(f"/{rest}")
     if not rest or len(text.encode()) > MAX_PATH_BYTES:
-        raise _invalid("a link leads to a path of 1 to 1,023 bytes")
+        raise _invalid("the path of a link has 1 to 1,023 bytes")
     return text
 
 
 def follow(directory: Lfn, link: str, below: Sequence[str] = ()) -> Lfn:
-    """Return where the path of a link in `directory`, followed by the names `below`, leads; above the root is the root.
+    """Return the path that a link in `directory` points to, followed by the names `below`; above the root is the root.
 
     Raises:
-        Invalid: it would be too long.
+        Invalid: LFN_INVALID: it would be too long.
     """
     parts = [] if link.startswith("/") else list(names(directory))
     for name in link.strip("/").split("/") if link != "/" else ():

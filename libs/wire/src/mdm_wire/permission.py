@@ -2,7 +2,6 @@
 
 from enum import IntFlag
 
-from mdm_wire import dn
 from mdm_wire.errors import Invalid
 
 AUTHENTICATED = "authenticated"
@@ -40,7 +39,7 @@ def parse_permissions(text: str) -> Permission:
     """Return the permissions that letters such as `rlxg` name.
 
     Raises:
-        Invalid: PERMISSION_UNKNOWN: a letter is none of `pdrwlxgs`.
+        Invalid: PERMISSION_UNKNOWN: a letter is not one of `pdrwlxgs`.
     """
     granted = Permission.NONE
     for letter in text:
@@ -76,6 +75,8 @@ def canonical_principal(text: str) -> str:
     if text == AUTHENTICATED:
         return text
     if kind == "dn" and value:
+        from mdm_wire import dn  # whoever only lists files needs no X.509
+
         return f"dn:{dn.canonical(value)}"
     if kind == "group" and value.startswith("/") and value.isprintable():
         return f"group:{value}"

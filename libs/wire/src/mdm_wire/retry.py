@@ -1,4 +1,12 @@
-"""Which calls may be sent again, after which errors, how long and with which pauses: the one definition for services and clients."""
+"""The rules that services and clients share: which calls may be retried, after which errors, with which pauses.
+
+Staging, transfer and key creation add limits of their own. Which of the four questions a caller asks of an error:
+
+| `is_unavailable` | should this idempotent call be retried within seconds? (`Retries.after`) |
+| `is_busy` | may even a call that is not idempotent be retried? (`mdm_client.service`, transfer) |
+| `is_transient` | is it worth keeping this file or request for a later attempt? (staging, transfer, reading of shares) |
+| `needs_mending` | is every further call to this service in vain? (staging, download) |
+"""
 
 import random
 import time
@@ -19,7 +27,7 @@ _TRANSIENT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.RESOU
 def is_idempotent(method: str) -> bool:
     """Return whether the method of a full name (`/package.Service/Method`) declares that sending it twice does no more than once.
 
-    An unknown method, and one that declares nothing, is not.
+    False for an unknown method and for one that declares nothing.
     """
     service, _, name = method.removeprefix("/").partition("/")
     try:
@@ -34,29 +42,32 @@ def is_transient(error: MdmError) -> bool:
     return error.code in _TRANSIENT and not needs_mending(error)
 
 
-def is_away(error: MdmError) -> bool:
-    """Return whether the service did not take the call, so that an idempotent one is sent again within seconds: it is away, or busy."""
+def is_unavailable(error: MdmError) -> bool:
+    """Return whether an idempotent call should be retried within seconds because the service is unreachable or busy.
+
+    The call may have been carried out.
+    """
     return (isinstance(error, Unavailable) and not needs_mending(error)) or is_busy(error)
 
 
 def is_busy(error: MdmError) -> bool:
-    """Return whether the server refused only because calls of the same caller are under way; it did not look at the request."""
+    """Return whether the server refused only because the same caller has too many calls running; it did not look at the request."""
     return error.reason == REASON_TOO_MANY_CALLS
 
 
 def needs_mending(error: MdmError) -> bool:
-    """Return whether no call to the same service can succeed before somebody changes something: a certificate, or the configuration."""
+    """Return whether every call to this service will fail until somebody changes a certificate or the configuration."""
     return isinstance(error, Unauthenticated) or error.reason == REASON_NO_SUCH_HOST
 
 
 def is_refused_handshake(error: MdmError) -> bool:
-    """Return whether TLS was refused. A server killed while it accepts looks like that, once."""
+    """Return whether TLS was refused. A server killed during the handshake causes this too, so callers tolerate it once."""
     return error.reason == REASON_HANDSHAKE_REFUSED
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long calls are tried: `call_seconds` for one attempt, `retry_seconds` for all of them while a service is away."""
+    """How long calls are tried: `call_seconds` for one attempt, `retry_seconds` for all of them while a service is unavailable."""
 
     call_seconds: float = 30.0
     retry_seconds: float = 8.0
@@ -92,24 +103,24 @@ class Retries:
         self._handshakes = 0
 
     def progress(self) -> None:
-        """Count the time, and the pauses, from now."""
+        """Restart the time limit and begin with short pauses again."""
         self._backoff.reset()
         self._give_up = time.monotonic() + self._seconds
         self._handshakes = 0
 
     def pause(self) -> bool:
-        """Pause before the next attempt and return True; False, at once, where it would come too late."""
+        """Pause before the next attempt and return True; return False at once if it would come too late."""
         pause = self._backoff.pause()
         if time.monotonic() + pause > self._give_up:
             return False
         self._sleep(pause)
         return True
 
-    def after(self, failure: MdmError, is_worth: Callable[[MdmError], bool] = is_away) -> None:
-        """Pause before the attempt that follows a failure of an idempotent one; one refused TLS handshake counts as being away.
+    def after(self, failure: MdmError, is_worth: Callable[[MdmError], bool] = is_unavailable) -> None:
+        """Pause before an idempotent call is retried after `failure`; the first refused TLS handshake is worth a retry too.
 
         Raises:
-            MdmError: the failure, where another attempt is not worth it or comes too late.
+            MdmError: the failure, if another attempt is not worth it or would come too late.
         """
         self._handshakes += is_refused_handshake(failure)
         forgiven = is_refused_handshake(failure) and self._handshakes == 1

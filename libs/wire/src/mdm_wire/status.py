@@ -1,4 +1,4 @@
-"""Errors as gRPC carries them: the status of a call with google.rpc details, and the status of one item of a batch."""
+"""Errors as gRPC statuses: that of a call with google.rpc details, and that of one item of a batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _HANDSHAKE_UNFINISHED = "Handshake read failed"
 _SERVER_NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification")
 _NOT_TLS = "WRONG_VERSION_NUMBER"
 _NOT_RESOLVED = "errors resolving"
-# What the resolver says of a name that does not exist; whatever else it says, such as that no DNS server answers, may pass.
+# What the resolver says of a name that does not exist; anything else, such as that no DNS server answers, may pass.
 _NO_SUCH_HOST = ("Domain name not found", "Name or service not known", "nodename nor servname provided")
 
 
@@ -42,12 +42,12 @@ def failed(error: MdmError) -> ItemStatus:
 
 
 def to_item(error: MdmError | None) -> ItemStatus:
-    """Return the status of one item of a batch: of the error that it ended with, or of success."""
+    """Return the status of one item of a batch: its error, or success."""
     return ok() if error is None else failed(error)
 
 
 def from_item(status: ItemStatus) -> MdmError | None:
-    """Return the error that one item of a batch ended with, None if it succeeded."""
+    """Return the error in the status of one item of a batch, None if it succeeded."""
     if status.code == 0:
         return None
     return make_error(_code(status.code), status.reason, _one_line(status.message))
@@ -64,7 +64,7 @@ def to_status(error: MdmError) -> status_pb2.Status:
 
 
 def from_rpc_error(error: grpc.RpcError, place: str = "") -> MdmError:
-    """Return what a failed call means; `place` names the service for the person who reads it."""
+    """Return the error of a failed call; `place` names the service in its message."""
     code = Code(error.code().value[0]) if isinstance(error, grpc.Call) else Code.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else str(error)) or ""
     reason, fields = _details(error)
@@ -88,7 +88,7 @@ def translated(place: str = "") -> Iterator[None]:
 
 
 def _details(error: grpc.RpcError) -> tuple[str, dict[str, str]]:
-    """Return the reason and the fields that a status carries, empty where it has none."""
+    """Return the reason and the fields in a status, empty where it has none."""
     if not isinstance(error, grpc.Call):
         return "", {}
     try:

@@ -1,4 +1,4 @@
-"""A channel over mutual TLS, and the files of the identity that opens it. Imports little: health checks use it every few seconds."""
+"""A channel over mutual TLS, and the files of the identity that opens it. It imports little: health checks load it every few seconds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,7 +46,11 @@ def secure_channel(address: str, identity: Identity, options: Iterable[tuple[str
     """Return a channel to the server at `host:port`, whose certificate must name the host; connecting happens with the first call.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or is empty, as it may be while it is replaced; gRPC would abort the process.
     """
-    credentials = grpc.ssl_channel_credentials(identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes())
+    files = (identity.ca, identity.key, identity.certificate)
+    contents = [path.read_bytes() for path in files]
+    if not all(contents):
+        raise OSError(f"{files[contents.index(b'')]}: the file is empty")
+    credentials = grpc.ssl_channel_credentials(*contents)
     return grpc.secure_channel(address, credentials, options=(*_OPTIONS, *options))

@@ -1,6 +1,6 @@
 """Settings of the catalog."""
 
-from mdm_service.access.settings import RootSettings
+from mdm_service.access.acl import RootSettings
 from mdm_service.settings import ServiceSettings
 
 

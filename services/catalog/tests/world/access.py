@@ -66,11 +66,11 @@ class World:
         return bits
 
     def holds(self, who: Caller, path: Path, needed: Permission) -> bool:
-        """Tell whether a caller holds all of `needed` on what is there."""
+        """Return whether a caller holds all of `needed` on what is there."""
         return self.held(who, self.things[path].acl) & needed == needed
 
     def visible(self, who: Caller, path: Path) -> bool:
-        """Tell whether a caller, who can get there, may know of what is there."""
+        """Return whether a caller who can reach a place may know what is there."""
         return path == () or self.holds(who, path[:-1], Permission.LIST) or self.holds(who, path, Permission.GET)
 
     def way(self, who: Caller, path: Path) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from mdm_catalog.rules.model import EntryKind, Target
-from mdm_catalog.rules.pattern import Condition
+from mdm_catalog.rules.value import Condition
 from mdm_service.identity.caller import Caller
 from mdm_wire.path import Lfn, names
 from mdm_wire.permission import Permission

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from mdm_catalog.rules.model import EntryKind, Target
-from mdm_service.access.change import AclChange, Action
+from mdm_service.access.acl import AclChange, Action
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.permission import Permission

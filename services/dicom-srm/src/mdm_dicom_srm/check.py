@@ -1,7 +1,9 @@
-"""What dicom-srm connects to, each as `check-config --connect` tries it: by the calls that it would make, changing nothing."""
+"""What `check-config --connect` tries: each connection of dicom-srm, by the calls that it would make; nothing is changed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -14,11 +16,13 @@ from mdm_wire.errors import Invalid
 from mdm_wire.permission import Permission
 from mdm_wire.tls import TlsFiles
 
-from mdm_dicom_srm import dicom_log
-from mdm_dicom_srm.config import GridSettings, KeystoreSettings, Settings
-from mdm_dicom_srm.grid.error import calling
-from mdm_dicom_srm.pacs.fallback import open_adapter
-from mdm_dicom_srm.pacs.settings import PacsSettings
+from mdm_dicom_srm.config import GridSettings, KeystoreSettings, PacsSettings, Settings, Way
+from mdm_dicom_srm.grid.call import calling
+from mdm_dicom_srm.pacs.c_get import CGet
+from mdm_dicom_srm.pacs.c_move import CMove, MoveDestination
+from mdm_dicom_srm.pacs.dimse import silence_dicom
+from mdm_dicom_srm.pacs.pacs_set import open_adapter, open_dicomweb, open_pool
+from mdm_dicom_srm.pacs.wado_rs import WadoRs
 
 #: A study that no PACS has: asking for it takes every step of a retrieval but the last.
 _NO_STUDY = "2.25.294382651037856217740914468203573415921"
@@ -28,8 +32,8 @@ _NOBODY = "CN=nobody"
 
 def targets(settings: Settings, seconds: float) -> list[Target]:
     """Return the PACS by each adapter and operation, and each address of catalog, metadata and keystores."""
-    dicom_log.silence()
-    return [*_pacs(settings.pacs, seconds), *_grid_targets(settings.grid, settings.vo, seconds)]
+    silence_dicom()
+    return [*_pacs(settings.pacs, MoveDestination(settings.scp.ae_title), seconds), *_grid_targets(settings.grid, settings.vo, seconds)]
 
 
 def _grid_targets(grid: GridSettings, vo: str, seconds: float) -> list[Target]:
@@ -44,19 +48,50 @@ def _grid_targets(grid: GridSettings, vo: str, seconds: float) -> list[Target]:
     ]
 
 
-def _pacs(settings: PacsSettings, seconds: float) -> Sequence[Target]:
-    names = {"wado-rs": ("QIDO-RS", "WADO-RS"), "c-get": ("C-ECHO", "C-FIND")}
+def _pacs(tables: Sequence[PacsSettings], destination: MoveDestination, seconds: float) -> list[Target]:
+    several = len(tables) > 1
+    return [
+        Target(f"pacs{f'.{settings.name}' if several else ''} {operation}", ask)
+        for settings in tables
+        for operation, ask in _operations(settings, destination, seconds).items()
+    ]
 
-    def ping(kind: str) -> str:
-        open_adapter(settings, kind, seconds).ping()
-        return "answers"
 
-    def look(kind: str) -> str:
-        found = sum(1 for _ in open_adapter(settings, kind, seconds).headers(_NO_STUDY))
-        return "answers" if not found else "answers, but has a study that nobody made"
+def _operations(settings: PacsSettings, destination: MoveDestination, seconds: float) -> dict[str, Callable[[], str]]:
+    """Return the operations that the ways to a PACS need, each once, and what asks for them."""
 
-    asks: tuple[Callable[[str], str], ...] = (ping, look)
-    return [Target(f"pacs {name}", partial(ask, kind)) for kind in settings.retrieve for name, ask in zip(names[kind], asks, strict=True)]
+    def opened(way: Way, ask: Callable[[Any], str | None]) -> str:
+        with closing(open_adapter(settings, way, seconds, destination)) as adapter:
+            return ask(adapter) or "answers"
+
+    def qido() -> str:
+        with closing(open_dicomweb(settings, seconds)) as web:
+            return _answers(web.ping())
+
+    def echo() -> str:
+        with closing(open_pool(settings, seconds)) as pool:
+            return _answers(pool.echo())
+
+    asks: dict[str, Callable[[], str]] = {}
+    for way in settings.retrieve:
+        if way == "wado-rs":
+            asks |= {"QIDO-RS": qido, "WADO-RS": partial(opened, way, _headers)}
+        else:
+            asks |= {"C-ECHO": echo, "C-FIND": partial(opened, way, _listing)}
+            asks["C-MOVE" if way == "c-move" else "C-GET"] = partial(opened, way, lambda adapter: adapter.offers())
+    return asks
+
+
+def _answers(secured: str) -> str:
+    return f"answers, {secured}" if secured else "answers"
+
+
+def _headers(adapter: WadoRs) -> str:
+    return "answers, but has a study that does not exist" if list(adapter.headers(_NO_STUDY)) else ""
+
+
+def _listing(adapter: CGet | CMove) -> str:
+    return "answers, but has a study that does not exist" if list(adapter.listing(_NO_STUDY)) else ""
 
 
 def _grid(name: str, grid: GridSettings, address: str, ask: Callable[[grpc.Channel], str]) -> Target:

@@ -34,11 +34,19 @@ class Server(acl_pb2_grpc.AclServiceServicer, catalog_pb2_grpc.CatalogServiceSer
         self.request: Any = None
         self.requests: list[Any] = []
         self.entries: dict[str, catalog_pb2.Entry] = {}
+        self.collections: list[metadata_pb2.Collection] = []
 
     def _answer(self, request: Any, items: Any, response: Any) -> Any:
         self.request = request
         self.requests.append(request)
         return response(statuses=[self.statuses[min(n, len(self.statuses) - 1)] for n in range(len(items))])
+
+    def ListCollections(self, request: Any, context: Any) -> Any:
+        return metadata_pb2.ListCollectionsResponse(collections=self.collections)
+
+    def AlterCollection(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        return metadata_pb2.AlterCollectionResponse()
 
     def CreateAcls(self, request: Any, context: Any) -> Any:
         return self._answer(request, request.acls, acl_pb2.CreateAclsResponse)
@@ -199,6 +207,18 @@ def test_a_collection_of_another_site_above_ours_is_no_error_but_one_of_ours_is(
     metadata.ensure_collections([Collection("/biomed", (), ACL, ACL)])
     with pytest.raises(Conflict):
         metadata.ensure_collections([Collection("/biomed/x/images", (Attribute("Rows", "int"),), ACL, ACL)])
+
+
+def test_attributes_that_a_later_configuration_adds_are_added(server: tuple[Server, grpc.Channel]) -> None:
+    servicer, channel = server
+    servicer.statuses = [EXISTS]
+    rows = metadata_pb2.Attribute(name="Rows", type=metadata_pb2.ATTRIBUTE_TYPE_INT)
+    servicer.collections = [metadata_pb2.Collection(path="/biomed/x/images", attributes=[rows])]
+    wanted = (Attribute("Rows", "int"), Attribute("KVP", "float"))
+    GridMetadata(channel).ensure_collections([Collection("/biomed/x/images", wanted, ACL, ACL)])
+    assert servicer.requests[-1].add_attribute.name == "KVP"
+    with pytest.raises(Conflict):
+        GridMetadata(channel).ensure_collections([Collection("/biomed/x/images", (Attribute("Rows", "float"), *wanted[1:]), ACL, ACL)])
 
 
 def test_a_service_that_is_down_is_unavailable() -> None:

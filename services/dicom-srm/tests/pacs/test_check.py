@@ -1,4 +1,4 @@
-"""`check-config --connect` of dicom-srm: every adapter, service and keystore is asked what it will be asked in earnest."""
+"""`check-config --connect` of dicom-srm: every adapter, service and keystore is asked what it will be asked when serving."""
 
 import grpc
 import pytest
@@ -6,24 +6,29 @@ from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
 from mdm_dicom_srm import check
 from mdm_dicom_srm.config import GridSettings, PacsSettings
+from mdm_dicom_srm.pacs.c_move import MoveDestination
 from mdm_service.policy import DICOM_SRM
 from mdm_service.process.target import Answer, Target, try_all
-from mdm_testing.port import free_port
+from mdm_testing.process import free_port
 from mdm_testing.server import serve_in_process
 
 from .conftest import RunningPacs
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <.*ocket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
-def pacs_targets(running: RunningPacs, **changes: object) -> list[Target]:
+def settings(running: RunningPacs, **changes: object) -> PacsSettings:
     given = {"ae_title": running.ae_title, "host": "127.0.0.1", "port": running.port, "calling_ae_title": "MDM", "retrieve": ("c-get",)}
     if running.dicomweb_url:
-        given |= {"dicomweb_url": running.dicomweb_url, "retrieve": ("wado-rs", "c-get")}
-    return list(check._pacs(PacsSettings(**(given | changes)), 5))
+        given |= {"dicomweb_url": running.dicomweb_url, "retrieve": ("wado-rs", "c-move", "c-get")}
+    return PacsSettings(**(given | changes))
+
+
+def pacs_targets(running: RunningPacs, **changes: object) -> list[Target]:
+    return check._pacs([settings(running, **changes)], MoveDestination("MDM"), 5)
 
 
 def outcome(answers: list[Answer]) -> dict[str, str]:
@@ -31,7 +36,7 @@ def outcome(answers: list[Answer]) -> dict[str, str]:
 
 
 def test_each_adapter_of_a_pacs_answers_for_itself(orthanc: RunningPacs) -> None:
-    names = ("pacs QIDO-RS", "pacs WADO-RS", "pacs C-ECHO", "pacs C-FIND")
+    names = ("pacs QIDO-RS", "pacs WADO-RS", "pacs C-ECHO", "pacs C-FIND", "pacs C-MOVE", "pacs C-GET")
     assert outcome(try_all(pacs_targets(orthanc), 20)) == dict.fromkeys(names, "ok")
 
 
@@ -43,7 +48,21 @@ def test_a_pacs_that_is_away_half_says_which_half(orthanc: RunningPacs) -> None:
         "pacs WADO-RS": "PACS_UNAVAILABLE",
         "pacs C-ECHO": "ok",
         "pacs C-FIND": "ok",
+        "pacs C-MOVE": "ok",
+        "pacs C-GET": "ok",
     }
+
+
+def test_a_pacs_that_does_not_know_our_storage_scp_says_so(small_pacs: RunningPacs) -> None:
+    """Orthanc looks for the study first, so it does not find fault with the destination."""
+    targets = check._pacs([settings(small_pacs, retrieve=("c-move",), name="main")], MoveDestination("NOBODY"), 5)
+    assert outcome(try_all(targets, 20)) == {"pacs C-ECHO": "ok", "pacs C-FIND": "ok", "pacs C-MOVE": "PACS_REFUSED"}
+
+
+def test_several_pacs_answer_by_name(orthanc: RunningPacs, small_pacs: RunningPacs) -> None:
+    tables = [settings(orthanc, name="main", retrieve=("c-get",)), settings(small_pacs, name="small")]
+    found = outcome(try_all(check._pacs(tables, MoveDestination("MDM"), 5), 20))
+    assert found == {f"pacs.{name} {operation}": "ok" for name in ("main", "small") for operation in ("C-ECHO", "C-FIND", "C-GET")}
 
 
 class Catalog(catalog_pb2_grpc.CatalogServiceServicer):

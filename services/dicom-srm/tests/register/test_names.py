@@ -5,8 +5,7 @@ from uuid import UUID
 
 import pydicom
 import pytest
-from mdm_dicom_srm.register.rules.digest import digest
-from mdm_dicom_srm.register.rules.names import file_name
+from mdm_dicom_srm.register.rules.names import digest, file_name
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ImplicitVRLittleEndian

@@ -2,7 +2,8 @@
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -14,11 +15,12 @@ from mdm_deid import Outcome, Patient, Profile, Pseudonymiser
 from mdm_deid.cli.worker import FileWorker, Order, Task
 from mdm_deid.pixels.rle import encode_frame
 from mdm_deid.pixels.rule import PixelRules
-from mdm_dicom_srm.deidentification import make_deidentifier
-from mdm_dicom_srm.pacs.part10 import header_of
+from mdm_dicom_srm.judgement import make_deidentifier
+from mdm_dicom_srm.pacs.header import header_of
+from mdm_dicom_srm.pacs.port import InstanceLocator, MissingInstance, RetrievedInstance
 from mdm_dicom_srm.register.rules.model import State
-from mdm_dicom_srm.stage.sealing.seal import seal
-from mdm_wire.errors import Invalid
+from mdm_dicom_srm.stage.sealing.sealed_file import seal
+from mdm_wire.errors import Invalid, Unavailable
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
@@ -150,7 +152,7 @@ class Ways:
         self.site.run()
         state, reason = self.site.states()[guid]
         with self.site.pool.connection() as connection:
-            connection.execute("TRUNCATE registration, study, statement, shared_entry")
+            connection.execute("TRUNCATE registration, study, statement, shared_entry CASCADE")
         return state.replace(State.PUBLISHED, Outcome.RELEASED), reason
 
     def staging(self, content: bytes, patient: Patient | None = None) -> Decision:
@@ -229,6 +231,21 @@ def test_what_waits_when_the_rules_change_is_judged_again_from_the_pacs(site: Si
     assert site.states() == {guid: ("QUARANTINED", "BURNED_IN_ANNOTATION")}
 
 
+class SecondPacs(FakePacs):
+    """Has what the first one lost."""
+
+    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance | MissingInstance]:
+        yield from (replace(item, pacs="second") for item in super().retrieve(instances) if isinstance(item, RetrievedInstance))
+
+
+def test_an_instance_that_another_pacs_delivers_is_asked_of_that_one_from_then_on(site: Site) -> None:
+    (guid,) = site.enqueue(header())
+    assert site.registrations.published([guid]) == {}
+    site.judge.rules, site.pacs = "second", SecondPacs({STUDY: [header()]})
+    site.run()
+    assert site.registrations.published([guid])[guid].pacs == "second"
+
+
 def test_what_is_judged_again_is_kept_over_a_failing_step(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.judge.rules, site.pacs = "second", FakePacs({STUDY: [header()]})
@@ -248,20 +265,31 @@ def test_what_the_pacs_no_longer_has_fails_and_says_so(site: Site) -> None:
     assert site.states() == {guid: ("FAILED", "NOT_IN_PACS")}
 
 
+def test_what_the_pacs_cannot_send_now_is_tried_again(site: Site) -> None:
+    (guid,) = site.enqueue(header())
+    site.judge.rules, site.pacs = "second", FakePacs(missing="PACS_NOT_DELIVERED")
+    site.run()
+    assert site.states() == {guid: ("RECEIVED", "PACS_NOT_DELIVERED")}
+    site.pacs = FakePacs({STUDY: [header()]})
+    site.expire()
+    site.run()
+    assert site.states() == {guid: ("PUBLISHED", "")}
+
+
 def test_what_staging_quarantines_ends_its_generation_and_comes_back_by_a_retry(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.run()
-    assert site.store.locators_of([guid])
-    assert site.store.hold_back(guid, Outcome.QUARANTINED, "SURPLUS_PIXELS")
-    assert not site.store.hold_back(guid, Outcome.QUARANTINED, "ANOTHER"), "it is no longer published"
+    assert site.registrations.locators_of([guid])
+    assert site.queue.hold_back(guid, Outcome.QUARANTINED, "SURPLUS_PIXELS")
+    assert not site.queue.hold_back(guid, Outcome.QUARANTINED, "ANOTHER"), "it is no longer published"
     following = site.names.guid(f"{SERIES}.1", 1)
     assert site.states() == {guid: ("REMOVING", ""), following: ("QUARANTINED", "SURPLUS_PIXELS")}
-    assert site.store.locators_of([guid, following]) == {}, "nobody can fetch it"
+    assert site.registrations.locators_of([guid, following]) == {}, "nobody can fetch it"
     site.run()
     assert site.states() == {guid: ("REMOVED", ""), following: ("QUARANTINED", "SURPLUS_PIXELS")}
     assert site.catalog.files == {} and site.keys.dead == {guid}
     assert {path for path, entries in site.metadata.entries.items() if entries} == set()
-    assert site.store.retry([following]) == {following: None}
+    assert site.queue.retry([following], "CN=operator") == {following: None}
     site.run()
     assert site.states()[following] == ("PUBLISHED", "")
     assert site.pacs.retrieved == 1
@@ -270,7 +298,7 @@ def test_what_staging_quarantines_ends_its_generation_and_comes_back_by_a_retry(
 def test_what_staging_filters_comes_back_when_it_arrives_again_though_its_header_is_equal(site: Site) -> None:
     (guid,) = site.enqueue(header())
     site.run()
-    assert site.store.hold_back(guid, Outcome.FILTERED, "MODALITY")
+    assert site.queue.hold_back(guid, Outcome.FILTERED, "MODALITY")
     assert site.service().enqueue([header()]).queued == 1
     site.run()
     assert site.states() == {guid: ("REMOVED", ""), site.names.guid(f"{SERIES}.1", 1): ("PUBLISHED", "")}
@@ -280,14 +308,14 @@ def test_what_staging_cannot_read_keeps_its_guid(site: Site) -> None:
     """The way from the PACS may have spoilt it, so nothing is destroyed."""
     (guid,) = site.enqueue(header())
     site.run()
-    assert site.store.hold_back(guid, Outcome.FAILED, "TRUNCATED")
+    assert site.queue.hold_back(guid, Outcome.FAILED, "TRUNCATED")
     assert site.states() == {guid: ("FAILED", "TRUNCATED")}
-    assert site.store.locators_of([guid]) == {}, "nobody can fetch it"
+    assert site.registrations.locators_of([guid]) == {}, "nobody can fetch it"
     assert site.run() == 0 and guid in site.keys.keys
-    assert site.store.retry([guid]) == {guid: None}
+    assert site.queue.retry([guid], "CN=operator") == {guid: None}
     site.run()
     assert site.states() == {guid: ("PUBLISHED", "")}
-    assert site.store.locators_of([guid])[guid] is not None
+    assert site.registrations.locators_of([guid])[guid] is not None
 
 
 def test_an_instance_of_another_patient_is_held_back_on_all_three_ways(site: Site, tmp_path: Path) -> None:
@@ -305,7 +333,7 @@ def test_an_instance_of_another_patient_is_held_back_on_all_three_ways(site: Sit
 def test_what_was_judged_as_of_another_patient_is_judged_again_from_the_pacs(site: Site) -> None:
     """The first instance decides; then it may not be released any more, so that the study is of the patient of the others."""
     first = {"number": 9, "PatientID": "OTHER", "SeriesInstanceUID": f"{SERIES}.9"}
-    (held, guid) = site.enqueue(header(**first), header())
+    (held,), (guid,) = site.enqueue(header(**first)), site.enqueue(header())
     site.enqueue(header(**first, BurnedInAnnotation="YES"))
     assert site.judge.judged == 3
     site.run()
@@ -317,6 +345,8 @@ def test_what_was_judged_as_of_another_patient_is_judged_again_from_the_pacs(sit
 
 def test_a_judgement_holds_nothing_readable_in_the_database(site: Site) -> None:
     site.enqueue(header())
+    site.catalog.trouble = Unavailable("CATALOG_UNAVAILABLE", "")
+    site.run()
     with site.pool.connection() as connection:
         (sealed,) = connection.execute("SELECT judgement FROM registration").fetchone()
     assert b"RELEASED" not in sealed and b"DICM" not in sealed and SERIES.encode() not in sealed

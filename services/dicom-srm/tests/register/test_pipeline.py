@@ -171,14 +171,14 @@ def test_a_process_killed_between_a_step_and_its_record_repeats_the_step(site: S
 
     class DyingQueue:
         def __getattr__(self, name: str) -> Callable[..., object]:
-            return getattr(site.store, name)
+            return getattr(site.queue, name)
 
-        def advance(self, lease_id: UUID, done: list[UUID], state: State) -> set[UUID]:
+        def advance(self, lease_id: UUID, done: list[UUID], state: State, lfns: dict[UUID, str]) -> set[UUID]:
             if state is reached:
                 raise Killed
-            return site.store.advance(lease_id, done, state)
+            return site.queue.advance(lease_id, done, state, lfns)
 
-    batch = site.store.claim(100, 60)
+    batch = site.claim(100, 60)
     with pytest.raises(Killed):
         site.pipeline(DyingQueue()).run(batch)
     site.expire()
@@ -204,7 +204,7 @@ def test_after_its_last_attempt_a_registration_has_failed_and_can_be_retried(sit
     assert site.states() == {guid: ("FAILED", "AWAY")}
     site.catalog.trouble = None
     assert site.run() == 0
-    assert site.store.retry([guid]) == {guid: None}
+    assert site.queue.retry([guid], "CN=operator") == {guid: None}
     site.run()
     assert site.states() == {guid: ("PUBLISHED", "")}
 
@@ -218,11 +218,11 @@ def test_a_defect_postpones_the_batch_instead_of_stopping_the_worker(site: Site)
 
 def test_a_worker_whose_lease_was_taken_over_changes_nothing_more(site: Site) -> None:
     (guid,) = site.enqueue(header())
-    slow = site.store.claim(100, 60)
+    slow = site.claim(100, 60)
     site.expire()
-    quick = site.store.claim(100, 60)
+    quick = site.claim(100, 60)
     assert slow is not None and quick is not None
-    assert site.store.advance(slow.lease_id, [guid], State.PUBLISHED) == set()
-    site.store.postpone(slow.lease_id, {guid: "X"}, 1)
+    assert site.queue.advance(slow.lease_id, [guid], State.PUBLISHED) == set()
+    site.queue.postpone(slow.lease_id, {guid: "X"}, 1)
     assert site.states() == {guid: ("RECEIVED", "")}
-    assert site.store.advance(quick.lease_id, [guid], State.KEYED) == {guid}
+    assert site.queue.advance(quick.lease_id, [guid], State.KEYED) == {guid}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
-from mdm_dicom_srm.pacs.part10 import Header
+from mdm_deid.encoding.header import Header
+from mdm_dicom_srm.register.rules.model import Statement
 from mdm_dicom_srm.register.rules.port import Entry
-from mdm_dicom_srm.register.rules.statement import Statement, merge
+from mdm_dicom_srm.register.rules.shared_entry import merge
 from mdm_wire.errors import MdmError
 
 from .conftest import SERIES, Site, header
@@ -93,7 +94,7 @@ def test_the_order_of_arrival_does_not_matter(make_site: Callable[..., Site], da
     for ordered in (headers, headers[::-1], [headers[3], headers[1], headers[0], headers[2]]):
         site = make_site(profile="research")
         with site.pool.connection() as connection:
-            connection.execute("TRUNCATE registration, study, statement, shared_entry")
+            connection.execute("TRUNCATE registration, study, statement, shared_entry CASCADE")
         for item in ordered:
             site.enqueue(item)
             site.run()

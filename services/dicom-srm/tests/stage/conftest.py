@@ -1,7 +1,7 @@
 """Fakes of staging's ports and a world built of them."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,20 +11,27 @@ from uuid import UUID, uuid4
 import pytest
 from mdm_deid import Patient
 from mdm_deid.outcome import Outcome, Result
-from mdm_dicom_srm.pacs.port import InstanceLocator, Located, RetrievedInstance
-from mdm_dicom_srm.stage.rules.book import Limits, RequestBook
-from mdm_dicom_srm.stage.rules.engine import EngineLimits, StagingEngine
-from mdm_dicom_srm.stage.rules.journal import Journal
-from mdm_dicom_srm.stage.rules.model import Request
-from mdm_dicom_srm.stage.rules.port import FileChange
-from mdm_dicom_srm.stage.rules.rights import Rechecker
-from mdm_dicom_srm.stage.rules.service import Policy, StagingService
-from mdm_dicom_srm.stage.sealing.sealer import ThreadSealer
+from mdm_dicom_srm.pacs.port import NOT_IN_PACS, InstanceLocator, Located, MissingInstance, RetrievedInstance
+from mdm_dicom_srm.stage.rules.active import RequestLimits
+from mdm_dicom_srm.stage.rules.control import RequestControl
+from mdm_dicom_srm.stage.rules.journal import RequestJournal
+from mdm_dicom_srm.stage.rules.listing import Listing
+from mdm_dicom_srm.stage.rules.model import Request, RequestSummary, StagedFile
+from mdm_dicom_srm.stage.rules.port import CatalogEntry, FileChange, PathKind, Registrations, RequestChange, Sources
+from mdm_dicom_srm.stage.rules.recheck import Rechecker
+from mdm_dicom_srm.stage.rules.request import Requests
+from mdm_dicom_srm.stage.rules.retrieval import FilesInWork, RetrievalLimits, Retriever
+from mdm_dicom_srm.stage.rules.retrieval_queue import RetrievalQueue
+from mdm_dicom_srm.stage.rules.service import Lifetimes, StagingService, Wish
+from mdm_dicom_srm.stage.rules.target import SurlParser, TargetResolver
+from mdm_dicom_srm.stage.sealing.threads import ThreadSealer
 from mdm_dicom_srm.stage.store.spool import LocalSpool
-from mdm_testing.wait import eventually
-from mdm_wire.errors import Unavailable
+from mdm_testing.process import eventually
+from mdm_wire.errors import Forbidden, Unavailable
+from mdm_wire.permission import Permission
 
 AUTHORITY = "hospital-a"
+ROOT = "/biomed/hospital-a"
 RECHECK_SECONDS = 60.0
 PROLOGUE = bytes(128) + b"DICM"
 
@@ -32,8 +39,8 @@ PROLOGUE = bytes(128) + b"DICM"
 class FakeDeidentifier:
     """Releases everything but what says otherwise in its first bytes."""
 
-    def deidentify(self, part10: bytes, patient: Patient | None = None) -> Result:
-        if part10.startswith(b"QUARANTINE"):
+    def deidentify(self, part10: bytes, patient: Patient | None = None, released: frozenset[str] = frozenset()) -> Result:
+        if part10.startswith(b"QUARANTINE") and "burned_in" not in released:
             return Result(Outcome.QUARANTINED, "BURNED_IN")
         if part10.startswith(b"CRASH"):
             raise RuntimeError("Doe^John")
@@ -51,12 +58,13 @@ class FakePacs:
     gate: threading.Event = field(default_factory=threading.Event)
     away: bool = False
     breaks_after: int | None = None
+    missing: str = NOT_IN_PACS
     closed: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance]:
+    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance | MissingInstance]:
         self.retrievals.append([locator.sop_uid for locator in instances])
         try:
             if self.away:
@@ -67,6 +75,8 @@ class FakePacs:
                     raise Unavailable("PACS_BROKE_OFF", "broke off")
                 if locator.sop_uid in self.content:
                     yield RetrievedInstance(locator.sop_uid, self.content[locator.sop_uid])
+                else:
+                    yield MissingInstance(locator.sop_uid, self.missing)
         finally:
             self.closed += 1
 
@@ -84,18 +94,41 @@ class FakeKeys:
 
 
 @dataclass
-class FakeAccess:
-    """Lets everybody read everything but what is `forbidden`."""
+class FakeCatalog:
+    """Lets everybody see and read everything but what is `forbidden`; has the `names` that it is given, by path."""
 
     forbidden: set[UUID] = field(default_factory=set)
     away: bool = False
     asked: list[set[UUID]] = field(default_factory=list)
+    names: dict[str, CatalogEntry] = field(default_factory=dict)
 
     def readable(self, subject: str, guids: Sequence[UUID]) -> set[UUID]:
         self.asked.append(set(guids))
         if self.away:
             raise Unavailable("CATALOG_UNAVAILABLE", "away")
         return set(guids) - self.forbidden
+
+    def put(self, lfn: str, guid: UUID | None = None, permissions: Permission = Permission.READ | Permission.LIST) -> None:
+        """Have a file, or a directory, with the directories above."""
+        parent = lfn.rpartition("/")[0]
+        if parent and parent not in self.names:
+            self.put(parent)
+        kind = PathKind.FILE if guid else PathKind.DIRECTORY
+        self.names[lfn] = CatalogEntry(lfn, kind, guid, 10 if guid else None, permissions, "CN=owner", 1.0, 2.0, b"")
+
+    def stat(self, subject: str, targets: Sequence[UUID | str]) -> list[CatalogEntry | None]:
+        if self.away:
+            raise Unavailable("CATALOG_UNAVAILABLE", "away")
+        by_guid = {entry.guid: entry for entry in self.names.values() if entry.guid}
+        return [by_guid.get(target) if isinstance(target, UUID) else self.names.get(target) for target in targets]
+
+    def below(self, subject: str, lfn: str, levels: int, limit: int = 0) -> Iterator[CatalogEntry]:
+        if not self.names[lfn].permissions & Permission.LIST:
+            raise Forbidden("PERMISSION_MISSING", "no l")
+        for name, entry in sorted(self.names.items()):
+            deep = name.count("/") - lfn.count("/")
+            if name.startswith(f"{lfn}/") and (not levels or deep <= levels):
+                yield entry
 
 
 class MemoryStore:
@@ -105,17 +138,21 @@ class MemoryStore:
         self.requests: dict[bytes, Request] = {}
         self.broken = False
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, token: str, description: str) -> None:
         files = [replace(file) for file in request.files]
         self.requests[request.digest] = replace(request, files=files)
 
-    def save(self, changes: Sequence[FileChange], aborted: Sequence[bytes]) -> None:
+    def save(self, files: Sequence[FileChange], requests: Sequence[RequestChange]) -> None:
         if self.broken:
             raise OSError("database away")
-        for change in changes:
+        for change in files:
             self.requests[change.digest].files[change.position] = change.file
-        for digest in aborted:
-            self.requests[digest].aborted = True
+        for request in requests:
+            self.requests[request.digest].aborted = request.aborted
+            self.requests[request.digest].suspended = request.suspended
+
+    def summaries(self, owner: str, digests: Sequence[bytes] | None, description: str, limit: int) -> list[RequestSummary]:
+        raise NotImplementedError  # tested on the real one
 
     def remove(self, digests: Sequence[bytes]) -> None:
         for digest in digests:
@@ -125,50 +162,88 @@ class MemoryStore:
         return [replace(request, files=[replace(file) for file in request.files]) for request in self.requests.values()]
 
 
+class OneInstance:
+    """What a site of one instance tells itself: nothing."""
+
+    instance = "srm-1"
+
+    def __init__(self, requests: Callable[[], Iterable[Request]]) -> None:
+        self.requests = requests
+        self.claims: set[UUID] = set()
+
+    def find(self, digest: bytes) -> Request | None:
+        return None
+
+    def files_of_others(self, digest: bytes) -> dict[int, StagedFile]:
+        return {}
+
+    def claim(self, guids: Sequence[UUID]) -> dict[UUID, str]:
+        self.claims.update(guids)
+        return {}
+
+    def update_claims(self, held: Sequence[UUID], given_up: Sequence[UUID]) -> None:
+        self.claims.update(held)
+        self.claims.difference_update(given_up)
+
+    def release(self, owner: str, guids: Sequence[UUID]) -> set[UUID]:
+        return set()
+
+    def pins(self, owner: str, guids: Sequence[UUID]) -> dict[UUID, float]:
+        found: dict[UUID, float] = {}
+        for request in self.requests():
+            for file in request.files:
+                if file.guid in guids and file.state == "FILE_PINNED":
+                    found[file.guid] = max(found.get(file.guid, 0.0), file.pin_until if request.owner == owner else 0.0)
+        return found
+
+
 class World:
     """A PACS, a catalog, keystores, a database and a staging service on them; `restart` makes a new service on the same."""
 
     def __init__(self, directory: Path, **options: object) -> None:
         self.directory = directory
         self.options = options
-        self.pacs, self.keys, self.access, self.store = FakePacs(), FakeKeys(), FakeAccess(), MemoryStore()
+        self.pacs, self.keys, self.catalog, self.store = FakePacs(), FakeKeys(), FakeCatalog(), MemoryStore()
         self.locators: dict[UUID, InstanceLocator] = {}
         self.held_back: dict[UUID, tuple[Outcome, str]] = {}
         self.changing: set[UUID] = set()
         self.sizes: dict[UUID, int] = {}
+        self.missed: list[UUID] = []
+        #: Returns the rules that curators drew for a file.
+        self.drawn: Callable[[object], tuple[()]] = lambda _part10: ()
         self.now = 1_000_000.0
         self.build()
 
     def build(self) -> None:
-        get = SimpleNamespace(**{"quota": 10_000_000, "stall_seconds": 30.0, "retrievals": 2, "limits": Limits()} | self.options)
+        get = SimpleNamespace(**{"quota": 10_000_000, "stall_seconds": 30.0, "retrievals": 2, "limits": RequestLimits()} | self.options)
         self.spool = LocalSpool(self.directory, get.quota)
-        self.journal = Journal(self.store, interval=0.01)
-        self.book = RequestBook(self.spool, self.journal, lambda: self.now, get.limits)
-        sealer = ThreadSealer(FakeDeidentifier)
-        limits = EngineLimits(get.retrievals, get.stall_seconds)
-        self.engine = StagingEngine(
-            self.pacs, self.locators_of, self.keys, sealer, self.spool, self.book, limits, self.hold_back, self.sizes.__setitem__
+        self.site = OneInstance(lambda: list(self.store.requests.values()))
+        self.journal = RequestJournal(self.store, self.site, interval=0.01)
+        self.requests = Requests(self.spool, self.journal, self.site, lambda: self.now, get.limits)
+        registrations = Registrations(
+            self.locators_of, lambda *verdict: self.hold_back(*verdict), self.sizes.__setitem__, self.missed.extend
         )
-        self.service = StagingService(
-            AUTHORITY,
-            Rechecker(self.access, RECHECK_SECONDS, lambda: self.now),
-            self.store,
-            self.spool,
-            self.book,
-            self.journal,
-            self.engine.submit,
-            Policy(3600, 7200, 2),
-            lambda: self.now,
-        )
+        self.sources = Sources(self.pacs, self.keys, registrations, lambda _name: not self.pacs.away)
+        limits = RetrievalLimits(get.retrievals, get.stall_seconds)
+        self.work = FilesInWork(self.requests)
+        sealer = ThreadSealer(FakeDeidentifier, drawn=lambda part10: self.drawn(part10))
+        retriever = Retriever(self.sources, sealer, self.spool, self.work, limits)
+        self.queue = RetrievalQueue(registrations, retriever, self.work, limits)
+        rechecker = Rechecker(self.catalog, RECHECK_SECONDS, lambda: self.now)
+        surls, lifetimes = SurlParser(AUTHORITY, ROOT), Lifetimes(3600, 7200, 2, max_request_seconds=7200)
+        resolver = TargetResolver(surls, self.catalog)
+        self.service = StagingService(resolver, rechecker, self.requests, self.queue, lifetimes, lambda: self.now)
+        self.control = RequestControl(surls, self.catalog, self.requests, self.journal, self.service, lifetimes)
+        self.listing = Listing(surls, self.catalog, self.spool, self.requests, self.sources)
         self.journal.start()
-        self.engine.start()
+        self.queue.start()
 
     def locators_of(self, guids: Sequence[UUID]) -> dict[UUID, Located | None]:
         known = {guid: Located(self.locators[guid], None) for guid in guids if guid in self.locators}
         return {guid: None if guid in self.changing else located for guid, located in known.items()}
 
     def forget(self, guids: Sequence[UUID]) -> None:
-        self.engine.forget(guids)
+        self.work.forget(guids)
         self.spool.forget(guids)
 
     def hold_back(self, guid: UUID, outcome: Outcome, reason: str) -> None:
@@ -177,7 +252,7 @@ class World:
     def stop(self) -> None:
         self.pacs.gate.set()
         self.service.stop()
-        self.engine.stop()
+        self.queue.stop()
         self.journal.stop()
         self.spool.close()
 
@@ -202,8 +277,11 @@ class World:
         eventually(lambda: not self.service.status(owner, token).pending)
         return [str(file.state) for file in self.service.status(owner, token).files]
 
-    def get(self, guids: Sequence[UUID], owner: str = "CN=alice", pin_seconds: int = 0) -> str:
-        return self.service.prepare(owner, [surl(guid) for guid in guids], pin_seconds)[0]
+    def get(self, guids: Sequence[UUID], owner: str = "CN=alice", **wish: object) -> str:
+        return self.service.prepare(owner, Wish([surl(guid) for guid in guids], **wish))[0]
+
+    def tick(self) -> None:
+        self.service.submit(self.requests.tick())
 
 
 def surl(guid: UUID) -> str:

@@ -10,7 +10,7 @@ from mdm_deid.outcome import Outcome, Result
 class Hostile:
     """Dies, hangs or releases."""
 
-    def deidentify(self, part10: bytes, patient: Patient | None = None) -> Result:
+    def deidentify(self, part10: bytes, patient: Patient | None = None, released: frozenset[str] = frozenset()) -> Result:
         if part10 == b"die":
             os._exit(3)
         if part10 == b"hang":

@@ -5,15 +5,15 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdm_dicom_srm.stage.rpc.servicer import _code
-from mdm_dicom_srm.stage.rules.model import FOLLOWS, GOOD, PENDING, Request, StagedFile, State, files_of_surls, new_token
+from mdm_dicom_srm.stage.rpc.message import code
+from mdm_dicom_srm.stage.rules.model import FOLLOWS, GOOD, PENDING, Request, StagedFile, State, new_token, refused_file
 from mdm_wire.errors import Invalid
 from mdm_wire.url import guid_of_surl, parse_turl, surl, turl
 
 
 @given(st.uuids())
 def test_names_lead_back_to_their_guid(guid):
-    token = new_token()
+    token = new_token("srm-1")
     assert guid_of_surl("hospital-a", surl("hospital-a", guid)) == guid
     assert parse_turl("hospital-a", turl("hospital-a", token, guid)) == (token, guid)
 
@@ -80,9 +80,9 @@ def test_no_state_is_left_that_is_final_and_good_only_by_omission():
 
 @pytest.mark.parametrize("state", list(State))
 def test_every_state_has_a_code_on_the_wire(state):
-    assert _code(state)
+    assert code(state)
 
 
 def test_of_a_surl_that_is_none_no_more_is_kept_than_a_surl_has() -> None:
-    (file,) = files_of_surls("here", ["x" * 3_000_000])
-    assert (file.state, len(file.surl)) == (State.INVALID_PATH, 1_023)
+    file = refused_file("x" * 3_000_000)
+    assert (file.state, len(file.surl)) == (State.INVALID_PATH, 4_096)

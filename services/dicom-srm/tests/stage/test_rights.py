@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from mdm_dicom_srm.stage.rules.rights import Rechecker, Verdicts
+from mdm_dicom_srm.stage.rules.model import ReadRights
+from mdm_dicom_srm.stage.rules.recheck import Rechecker
 from mdm_wire.errors import Forbidden, Unavailable
 
 from .conftest import RECHECK_SECONDS
@@ -17,17 +18,17 @@ def pinned(world):
     guids = world.images(3)
     token = world.get(guids)
     assert world.settled(ALICE, token) == ["FILE_PINNED"] * 3
-    world.access.asked.clear()
+    world.catalog.asked.clear()
     return token, guids
 
 
 def _read(world, token, guid):
-    world.service.open(ALICE, token, guid)[1].close()
+    world.service.reading(ALICE, token).open(guid)[1].close()
 
 
 def test_what_was_pinned_before_a_revocation_is_not_read_after_the_bound(world, pinned):
     token, guids = pinned
-    world.access.forbidden.add(guids[0])
+    world.catalog.forbidden.add(guids[0])
     _read(world, token, guids[0])
     world.now += RECHECK_SECONDS / 2
     with pytest.raises(Forbidden) as caught:
@@ -38,31 +39,31 @@ def test_what_was_pinned_before_a_revocation_is_not_read_after_the_bound(world, 
 
 def test_a_stream_under_way_ends_within_the_bound(world, pinned):
     token, guids = pinned
-    check = world.service.reading(ALICE, token, guids[0])
-    check()
-    world.access.forbidden.add(guids[0])
+    reading = world.service.reading(ALICE, token)
+    reading.check(guids[0])
+    world.catalog.forbidden.add(guids[0])
     world.now += RECHECK_SECONDS
     with pytest.raises(Forbidden):
-        check()
-    world.access.forbidden.clear()
+        reading.check(guids[0])
+    world.catalog.forbidden.clear()
     world.now += RECHECK_SECONDS / 2
-    check()
+    reading.check(guids[0])
 
 
 def test_the_catalog_is_asked_for_all_files_of_a_request_at_once(world, pinned):
     token, guids = pinned
     for guid in guids:
         _read(world, token, guid)
-    assert world.access.asked == [], "the question at the beginning still holds"
+    assert world.catalog.asked == [], "the question at the beginning still holds"
     world.now += RECHECK_SECONDS
     for guid in guids:
         _read(world, token, guid)
-    assert world.access.asked == [set(guids)]
+    assert world.catalog.asked == [set(guids)]
 
 
 def test_a_catalog_that_is_away_is_waited_for_within_the_bound_and_not_beyond(world, pinned):
     token, guids = pinned
-    world.access.away = True
+    world.catalog.away = True
     world.now += RECHECK_SECONDS * 0.9
     _read(world, token, guids[0])
     world.now += RECHECK_SECONDS * 0.1
@@ -72,7 +73,7 @@ def test_a_catalog_that_is_away_is_waited_for_within_the_bound_and_not_beyond(wo
 
 def test_after_a_restart_nothing_is_read_before_the_catalog_has_been_asked(world, pinned):
     token, guids = pinned
-    world.access.forbidden.add(guids[0])
+    world.catalog.forbidden.add(guids[0])
     world.restart()
     with pytest.raises(Forbidden):
         _read(world, token, guids[0])
@@ -81,10 +82,10 @@ def test_after_a_restart_nothing_is_read_before_the_catalog_has_been_asked(world
 
 def test_readers_of_one_request_ask_once(world):
     guids = world.images(2)
-    rechecker, verdicts = Rechecker(world.access, 60.0, lambda: world.now), Verdicts()
-    threads = [threading.Thread(target=rechecker.confirm, args=(ALICE, guids[0], verdicts, lambda: guids)) for _ in range(8)]
+    rechecker, rights = Rechecker(world.catalog, 60.0, lambda: world.now), ReadRights()
+    threads = [threading.Thread(target=rechecker.confirm, args=(ALICE, guids[0], rights, lambda: guids)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert world.access.asked == [set(guids)]
+    assert world.catalog.asked == [set(guids)]

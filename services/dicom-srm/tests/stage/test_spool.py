@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from mdm_dicom_srm.stage.rules.port import NoSpace
 from mdm_dicom_srm.stage.store.spool import LocalSpool
-from mdm_service.errors import ConfigurationError
+from mdm_service.settings import ConfigurationError
 
 GUIDS = [UUID(int=n) for n in range(1, 7)]
 QUOTA = 100
@@ -53,6 +53,7 @@ class SpoolMachine(RuleBasedStateMachine):
             return
         self.open_slots -= 1
         if keep:
+            os.truncate(slot.path, min(written, size))
             self.spool.commit(slot, min(written, size), holder)
             self.pins.setdefault(slot.guid, set()).add(holder)
         else:
@@ -104,6 +105,17 @@ def test_whatever_happens_the_quota_is_kept_and_no_pinned_file_is_evicted(tmp_pa
     machine = SpoolMachine.TestCase
     machine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
     machine().runTest()
+
+
+def test_a_smaller_quota_evicts_the_oldest_files_at_the_start(tmp_path):
+    spool = LocalSpool(tmp_path, QUOTA)
+    for number, guid in enumerate(GUIDS[:3]):
+        put(spool, guid, 30)
+        os.utime(tmp_path / str(guid), (number, number))
+    spool.close()
+    again = LocalSpool(tmp_path, 60)
+    assert [again.pin(guid, "a") for guid in GUIDS[:3]] == [None, 30, 30]
+    assert again.usage().stored == 60
 
 
 def test_parts_of_a_crashed_process_are_swept_and_whole_files_kept(tmp_path):
@@ -173,6 +185,16 @@ def test_what_of_a_part_is_written_already_is_not_counted_twice(tmp_path):
         spool.reserve(GUIDS[1], 51)
     spool.discard(spool.reserve(GUIDS[1], 50))
     spool.close()
+
+
+def test_the_disk_is_not_measured_for_each_file(tmp_path):
+    asked = []
+    spool = LocalSpool(tmp_path, 1000, disk_free=lambda path: asked.append(path) or 10_000)
+    for guid in GUIDS * 5:
+        put(spool, guid, 10)
+        spool.unpin(guid, "holder")
+    spool.close()
+    assert len(asked) < 5
 
 
 def test_a_commit_without_its_part_changes_nothing(tmp_path):

@@ -17,24 +17,31 @@ import pytest
 from mdm.srm.v1 import srm_pb2, srm_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from mdm_crypto import stream
 from mdm_deid import Deidentifier, Profile, Pseudonymiser
-from mdm_dicom_srm.composition import build_stage
+from mdm_dicom_srm.config import SpoolSettings
 from mdm_dicom_srm.pacs.port import InstanceLocator, Located
-from mdm_dicom_srm.stage.sealing import worker as worker_module
-from mdm_dicom_srm.stage.settings import SpoolSettings
+from mdm_dicom_srm.site_secret import RecordSealer
+from mdm_dicom_srm.stage import sealing
+from mdm_dicom_srm.stage.composition import Place, Stores, build_stage
+from mdm_dicom_srm.stage.rules.port import Registrations, Sources
+from mdm_dicom_srm.stage.store.instance import PostgresInstances
+from mdm_dicom_srm.stage.store.request import PostgresRequestStore
+from mdm_dicom_srm.stage.store.site import PostgresSiteStore
 from mdm_service import database as databases
 from mdm_testing import server as testing
-from mdm_testing.wait import eventually
+from mdm_testing.process import eventually
 from psycopg_pool import ConnectionPool
 from pydicom.data import get_testdata_file
 
 pytestmark = pytest.mark.integration
+SECRET = b"secret of the test site, 32 bytes"
 
 
 class Site:
     """A staging service on a free port with the callers alice and bob; `restart` as after a crash or an upgrade."""
 
-    def __init__(self, directory, database, pki, fakes, **settings):
-        self.pacs, self.keys, self.access = fakes
+    def __init__(self, directory, database, pki, fakes, instance="srm-1", **settings):
+        self.instance = instance
+        self.pacs, self.keys, self.catalog = fakes
         self.locators = {}
         self.database, self.pki = database, pki
         self.settings = SpoolSettings(directory=directory, **({"processes": 1} | settings))
@@ -45,17 +52,19 @@ class Site:
     def start(self):
         self.stack = ExitStack()
         pool = self.stack.enter_context(ConnectionPool(self.database.conninfo, min_size=1, open=True))
-        make = functools.partial(Deidentifier, Profile.shipped("basic"), Pseudonymiser(b"secret of the test site, 32 bytes"))
-        self.stage = build_stage(
-            self.settings,
-            site="hospital-a",
-            authority="hospital-a",
-            pool=pool,
-            pacs=self.pacs,
+        make = functools.partial(Deidentifier, Profile.shipped("basic"), Pseudonymiser(SECRET))
+        registrations = Registrations(
             locators_of=lambda guids: {guid: Located(self.locators[guid], None) for guid in guids if guid in self.locators},
             hold_back=lambda *_: False,
-            keys=self.keys,
-            access=self.access,
+            note_size=lambda *_: None,
+        )
+        requests = PostgresRequestStore(pool, "hospital-a", self.instance, RecordSealer(SECRET), SECRET)
+        self.stage = build_stage(
+            self.settings,
+            place=Place("hospital-a", "hospital-a", "/biomed/hospital-a", self.instance),
+            stores=Stores(requests, PostgresSiteStore(pool, self.instance, requests.find), PostgresInstances(pool, self.instance, "here")),
+            sources=Sources(self.pacs, self.keys, registrations),
+            catalog=self.catalog,
             make_deidentifier=make,
         )
         self.stage.start()
@@ -108,7 +117,7 @@ class Site:
 @pytest.fixture
 def fakes(make_world):
     world = make_world()
-    return world.pacs, world.keys, world.access
+    return world.pacs, world.keys, world.catalog
 
 
 @pytest.fixture
@@ -218,7 +227,7 @@ def test_a_client_that_goes_away_frees_its_watch(site):
         watch = site.srm().WatchGetRequest(srm_pb2.WatchGetRequestRequest(token=token))
         next(watch)
         watch.cancel()
-        eventually(lambda: site.stage.service._watches._value == 8)
+        eventually(lambda: site.stage.rules.service._watches._value == 8)
 
 
 def test_requests_and_staged_files_survive_a_restart(site):
@@ -254,7 +263,7 @@ def test_an_aborted_request_stays_aborted_after_a_restart(site):
 
 def test_a_killed_worker_costs_one_image_at_most_and_is_replaced(site):
     site.finished(site.prepare([site.image(64)]).token)
-    workers = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", worker_module.__name__], capture_output=True, text=True, check=True)
+    workers = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", sealing.__name__], capture_output=True, text=True, check=True)
     for pid in workers.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
     guids = site.images(5, size=64)
@@ -305,9 +314,49 @@ def test_a_stream_under_way_stops_when_the_right_is_taken_away(strict):
     file = site.finished(site.prepare([guid]).token)[0][str(guid)]
     reading = transfer_pb2_grpc.TransferServiceStub(site.channels["alice"]).Read(transfer_pb2.ReadRequest(turl=file.turl))
     size = len(next(reading).data)
-    site.access.forbidden.add(guid)
+    site.catalog.forbidden.add(guid)
     time.sleep(1.1)
     with pytest.raises(grpc.RpcError) as caught:
         size += sum(len(message.data) for message in reading)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert size < file.size
+
+
+def test_every_call_of_the_protocol_answers_over_mutual_tls(site):
+    guids, srm, bob = site.images(3, size=64), site.srm(), site.srm("bob")
+    root = "/biomed/hospital-a/P/S"
+    for number, guid in enumerate(guids):
+        site.catalog.put(f"{root}/{number}.dcm", guid)
+    brought = srm.BringOnline(srm_pb2.BringOnlineRequest(surls=[f"srm://hospital-a{root}"], description="cohort 7"))
+    token = brought.token
+    files, _ = site.finished(token)
+    assert {file.turl for file in files.values()} == {""} and len(files) == 3
+    status = srm.StatusOfGetRequest(srm_pb2.StatusOfGetRequestRequest(token=token))
+    assert (status.kind, status.status, status.pin_seconds) == (srm_pb2.REQUEST_KIND_BRING_ONLINE, srm_pb2.STATUS_CODE_SUCCESS, 259_200)
+    assert 259_100 < status.files[0].remaining_pin_seconds <= 259_200 and not status.HasField("estimated_wait_seconds")
+    extended = srm.ExtendFileLifeTime(srm_pb2.ExtendFileLifeTimeRequest(token=token, pin_seconds=50))
+    assert {file.remaining_pin_seconds for file in extended.files} == {50}
+    assert [item.token for item in srm.GetRequestTokens(srm_pb2.GetRequestTokensRequest(description="cohort 7")).tokens] == [token]
+    assert not srm.GetRequestTokens(srm_pb2.GetRequestTokensRequest(description="cohort")).tokens
+    assert not bob.GetRequestTokens(srm_pb2.GetRequestTokensRequest()).tokens
+    mine, none = srm.GetRequestSummary(srm_pb2.GetRequestSummaryRequest(tokens=[token, "A" * 43])).summaries
+    assert (mine.description, mine.files, mine.pinned, mine.status) == ("cohort 7", 3, 3, srm_pb2.STATUS_CODE_SUCCESS)
+    assert none.status == srm_pb2.STATUS_CODE_INVALID_REQUEST
+    surls = [f"srm://hospital-a{root}"]
+    listed = [entry for message in srm.Ls(srm_pb2.LsRequest(surls=surls, levels=1, full=True)) for entry in message.entries]
+    assert {entry.locality for entry in listed} == {srm_pb2.FILE_LOCALITY_ONLINE_AND_NEARLINE}
+    assert all(entry.pin_expire_time.seconds for entry in listed)
+    first, last = list(srm.Ls(srm_pb2.LsRequest(surls=surls, levels=1, count=2)))
+    assert (len(first.entries), last.status, last.next_offset) == (2, srm_pb2.STATUS_CODE_TOO_MANY_RESULTS, 2)
+    allowed = srm.CheckPermission(srm_pb2.CheckPermissionRequest(surls=[*surls, "srm://hospital-a/none"])).permissions
+    assert [item.status for item in allowed] == [srm_pb2.STATUS_CODE_SUCCESS, srm_pb2.STATUS_CODE_INVALID_PATH]
+    assert list(srm.GetSpaceTokens(srm_pb2.GetSpaceTokensRequest()).tokens) == ["srm-1"]
+    space, absent = srm.GetSpaceMetaData(srm_pb2.GetSpaceMetaDataRequest(tokens=["srm-1", "x"])).spaces
+    assert (space.files, space.pinned_bytes) == (3, space.stored_bytes) and absent.status == srm_pb2.STATUS_CODE_INVALID_REQUEST
+    aborted = srm.AbortFiles(srm_pb2.AbortFilesRequest(token=token, surls=[listed[0].surl])).files
+    assert [file.status for file in aborted] == [srm_pb2.STATUS_CODE_ABORTED]
+    site.pacs.gate.clear()
+    deferred = srm.BringOnline(srm_pb2.BringOnlineRequest(surls=[f"srm://hospital-a/{site.image(64)}"], deferred_seconds=500)).token
+    assert srm.SuspendRequest(srm_pb2.SuspendRequestRequest(token=deferred)).status == srm_pb2.STATUS_CODE_REQUEST_SUSPENDED
+    assert srm.ResumeRequest(srm_pb2.ResumeRequestRequest(token=deferred)).status == srm_pb2.STATUS_CODE_REQUEST_QUEUED
+    assert srm.Ping(srm_pb2.PingRequest()).instance == "srm-1"

@@ -1,4 +1,4 @@
-"""Keystore: holds one share of every file key."""
+"""Keystore: stores one share of every file key."""
 
 import mdm_service as _mdm_service  # before gRPC: it settles the TLS version
 

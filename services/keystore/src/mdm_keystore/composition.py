@@ -1,5 +1,7 @@
-"""A keystore put together: its services on its store, its peers, and the threads that work beside the calls."""
+"""The composition of a keystore: its services on its store, its peers, and its background threads."""
 
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,30 +12,73 @@ from cryptography import x509
 from mdm.keystore.v1 import admin_pb2_grpc, keystore_pb2_grpc, peer_pb2_grpc
 from mdm_service.access.servicer import FULL_NAME as ACL_SERVICE
 from mdm_service.access.servicer import add_acl_service
-from mdm_service.identity.authentication import Authenticator
+from mdm_service.identity.caller import Authenticator
 from mdm_service.settings import TlsSettings
 from mdm_wire import dn
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.config import KeystoreSection
-from mdm_keystore.loop import Loop
-from mdm_keystore.peer.local import LocalPeer
-from mdm_keystore.peer.remote import RemotePeer, RemoteWitness, open_channel
+from mdm_keystore.peer.client import LocalPeer, RemotePeer, RemoteWitness, open_channel
 from mdm_keystore.rpc import admin_servicer, peer_servicer, servicer
 from mdm_keystore.rules.audit import AuditTrail
 from mdm_keystore.rules.resharing.driver import Driver
 from mdm_keystore.rules.resharing.job import JobControl
+from mdm_keystore.rules.resharing.model import Shareholders
 from mdm_keystore.rules.resharing.participant import Participant
 from mdm_keystore.rules.rewrapping import Rewrapping
 from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import KeystoreService
-from mdm_keystore.store.acl import KeyAclUses
 from mdm_keystore.store.audit import ChainedAclAudit, PostgresTrail
 from mdm_keystore.store.job import PostgresJobs
-from mdm_keystore.store.part import PostgresParts
-from mdm_keystore.store.sealed_share import PostgresSeals
-from mdm_keystore.store.sharing import PostgresSharings
-from mdm_keystore.store.store import PostgresKeys
+from mdm_keystore.store.key import KeyAclUses, PostgresKeys, PostgresSeals
+from mdm_keystore.store.sharing import PostgresParts, PostgresSharings
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Calls `work` every `interval` seconds, or sooner when woken, in a thread of its own until stopped.
+
+    If `work` returns True it is called again at once; if it fails, in the next round.
+    """
+
+    def __init__(self, name: str, work: Callable[[], int | None], interval: float) -> None:
+        self._name = name
+        self._work = work
+        self._interval = interval
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Begin the next round now."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End the loop, and wait for a round under way."""
+        self._stopping.set()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self._round():
+                self._woken.wait(self._interval)
+                self._woken.clear()
+
+    def _round(self) -> bool:
+        try:
+            return bool(self._work())
+        except Exception as error:
+            # Whatever went wrong (usually the database is away), the next round tries again.
+            _log.warning("%s failed", self._name, extra={"error": type(error).__name__})
+            return False
+
 
 _POLL_SECONDS = 1.0
 
@@ -82,21 +127,14 @@ class Keystore:
 
 
 def compose(section: KeystoreSection, tls: TlsSettings, pool: ConnectionPool, sealer: Sealer) -> Keystore:
-    """Put a keystore together; nothing runs yet."""
+    """Return the composed keystore; no thread runs yet."""
     ttl = timedelta(seconds=section.pending_ttl_seconds)
     service = KeystoreService(PostgresKeys(pool), sealer, name=section.name, index=section.index, pending_ttl=ttl)
     jobs = PostgresJobs(pool)
     own = dn.of_certificate(x509.load_pem_x509_certificate(tls.certificate.read_bytes()))
     subjects = {section.index: own, **{peer.index: peer.subject for peer in section.peers}}
-    participant = Participant(
-        PostgresSharings(pool),
-        jobs,
-        PostgresParts(pool, sealer),
-        sealer,
-        index=section.index,
-        subjects=subjects,
-        minimum_threshold=section.minimum_threshold,
-    )
+    shareholders = Shareholders(section.index, subjects, section.minimum_threshold)
+    participant = Participant(PostgresSharings(pool), jobs, PostgresParts(pool, sealer), sealer, shareholders)
     channels = {peer.index: open_channel(peer.address, tls) for peer in section.peers}
     remote = {index: RemotePeer(index, channel) for index, channel in channels.items()}
     participant.peers = {section.index: LocalPeer(participant, own), **remote}
@@ -104,7 +142,7 @@ def compose(section: KeystoreSection, tls: TlsSettings, pool: ConnectionPool, se
     trail = AuditTrail(PostgresTrail(pool, section.index), sealer, index=section.index, witnesses=witnesses)
     executor = ThreadPoolExecutor(max(1, len(subjects)), thread_name_prefix="resharing")
     driving = Loop("resharing", Driver(jobs, participant, executor).step, _POLL_SECONDS)
-    control = JobControl(jobs, peers=list(subjects), minimum_threshold=section.minimum_threshold, wake=driving.wake)
+    control = JobControl(jobs, shareholders, driving.wake)
     loops = (
         Loop("purge", service.purge_expired, section.purge_interval_seconds),
         Loop("witness", trail.show_head, section.witness_interval_seconds),

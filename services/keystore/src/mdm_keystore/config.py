@@ -17,7 +17,7 @@ def _canonical(value: str) -> str:
 
 
 class PeerSection(Section):
-    """Another keystore: the share it holds, where it listens, whose certificate it has."""
+    """Another keystore: its share index, its address, the subject of its certificate."""
 
     index: int = Field(ge=1, le=16)
     address: str = Field(pattern=r"^\S+:\d+$")
@@ -25,7 +25,7 @@ class PeerSection(Section):
 
 
 class KeystoreSection(Section):
-    """Which of the keystores this is, and how it keeps its shares."""
+    """This keystore: its share index, its key-encryption keys, its peers."""
 
     name: str = Field(min_length=1, max_length=64)
     index: int = Field(ge=1, le=16)
@@ -40,7 +40,7 @@ class KeystoreSection(Section):
     def _peers_differ(self) -> "KeystoreSection":
         indexes = [self.index, *(peer.index for peer in self.peers)]
         if len(set(indexes)) != len(indexes) or len({peer.subject for peer in self.peers}) != len(self.peers):
-            raise ValueError("peers: each keystore has an index and a subject of its own, and this one is not among its peers")
+            raise ValueError("peers: indexes and subjects must be unique, and the list must not include this keystore")
         return self
 
 

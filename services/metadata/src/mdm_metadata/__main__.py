@@ -16,9 +16,9 @@ from mdm_metadata.rpc.feed_servicer import FeedServicer
 from mdm_metadata.rpc.servicer import FULL_NAME, MetadataServicer
 from mdm_metadata.store import PostgresStore, session
 from mdm_metadata.store.acl import MetadataAclUses
+from mdm_metadata.store.backfill import Recovery
 from mdm_metadata.store.feed_copy import list_replicas, remove_others
 from mdm_metadata.store.feed_origin import FeedOrigin
-from mdm_metadata.store.recovery import Recovery
 from mdm_metadata.store.session import QueryLimits
 
 MIGRATIONS = ("mdm_service.acl_migrations", "mdm_metadata.migrations")
@@ -64,7 +64,7 @@ def targets(settings: MetadataSettings, seconds: float) -> list[Target]:
 
 
 def _tls(settings: MetadataSettings, replica: ReplicaSettings) -> TlsSettings:
-    """Return how to call an origin: it may have to be certified by one authority and no other."""
+    """Return the TLS files for calls of an origin, which may have to be certified by one particular authority."""
     return settings.tls.model_copy(update={"ca": replica.ca or settings.tls.ca})
 
 

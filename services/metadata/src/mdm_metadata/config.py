@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar, Self
 
-from mdm_service.access.settings import RootSettings
+from mdm_service.access.acl import RootSettings
 from mdm_service.policy import METADATA_PEER
 from mdm_service.settings import Section, ServiceSettings
 from mdm_wire import dn
@@ -14,7 +14,7 @@ from mdm_metadata.rules.model import fold_path
 
 
 class QuerySettings(Section):
-    """What one query may cost."""
+    """Limits of one query."""
 
     statement_seconds: float = Field(default=30.0, gt=0)
     max_rows: int = Field(default=10_000_000, ge=1)
@@ -28,7 +28,7 @@ class SubscriberSettings(Section):
 
 
 class FeedSettings(Section):
-    """Who may copy what. Changes are kept for `keep_days`; who was away longer copies everything again."""
+    """Who may copy what. Changes are kept for `keep_days`; a subscriber that was disconnected longer copies everything again."""
 
     subscribers: tuple[SubscriberSettings, ...] = ()
     keep_days: int = Field(default=30, ge=1)
@@ -73,7 +73,7 @@ class MetadataSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _check_subscribers(self) -> Self:
-        """Refuse a subscriber whom the method policy would refuse later."""
+        """Refuse a subscriber that lacks the role which the method policy demands."""
         try:
             peers = {dn.canonical(subject) for subject in self.roles.get(METADATA_PEER, ())}
             missing = self.feed.subtrees_by_subject().keys() - peers

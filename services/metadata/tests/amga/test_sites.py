@@ -1,7 +1,7 @@
 """AMGA's replication and federation, and dumps that go from one site to another."""
 
 import pytest
-from mdm_testing.wait import eventually
+from mdm_testing.process import eventually
 
 from .conftest import Grid
 from .table import row

@@ -1,4 +1,4 @@
-"""Help for tests of services: run one in this process over real mutual TLS, or as a program by several workers, and call it."""
+"""Services under test: their configuration; one in this process over real mutual TLS, or a program of several workers; calling it."""
 
 import json
 import subprocess
@@ -9,15 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.identity.membership import Membership
+from mdm_service.identity.caller import Authenticator, Membership
 from mdm_service.identity.trust import Authority, TrustStore
 from mdm_service.server.server import ServiceServer
 from mdm_service.settings import Address, TlsSettings
+from mdm_site.pki import DevelopmentCa
 from mdm_wire.tls import Identity, secure_channel
 
-from mdm_testing import program as programs
-from mdm_testing.wait import eventually
+from mdm_testing.process import START_SECONDS, eventually, running_process
+
+
+def configuration(pki: DevelopmentCa, name: str, conninfo: str, *, port: int = 0, **sections: Any) -> dict[str, Any]:
+    """Return a service's configuration, for its settings class or as TOML: it listens on 127.0.0.1 with a certificate of that name.
+
+    `sections` are added; `database` is added to the section of that name.
+    """
+    tls = pki.issue(pki.subject(name))
+    return {
+        "listen": {"host": "127.0.0.1", "port": port},
+        "tls": {"certificate": tls.certificate, "key": tls.key, "ca": tls.ca},
+        "trust": {"ca": [{"certificate": tls.ca, "namespaces": [pki.namespace]}]},
+        **sections,
+        "database": {"conninfo": conninfo, **sections.get("database", {})},
+    }
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ class WorkersProcess:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said}"
             return len(self.pids) >= workers
 
-        eventually(serve, programs.START_SECONDS)
+        eventually(serve, START_SECONDS)
 
     def _logged(self, message: str) -> list[dict[str, Any]]:
         lines = [line for line in self.said.splitlines() if line.startswith("{") and line.endswith("}")]
@@ -125,7 +139,7 @@ def serve_by_workers(program: Sequence[str], configuration: Path, workers: int, 
     log = configuration.with_suffix(".log")
     command = [*program, "serve", *(["--migrate"] if migrate else []), "--config", str(configuration), "--workers", str(workers)]
     log.unlink(missing_ok=True)
-    with programs.running(command, log, lambda: True) as process:
+    with running_process(command, log, lambda: True) as process:
         started = WorkersProcess(process, log, workers)
         started.wait_for(workers)
         yield started

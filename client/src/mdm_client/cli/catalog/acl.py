@@ -8,20 +8,19 @@ from mdm.acl.v1 import acl_pb2
 
 from mdm_client.acl import give_away, grant, replace, revoke
 from mdm_client.cli.acl import PRINCIPAL_HELP, AclKind, check_sharing, finish, sharing_options, show_hidden, show_lists
-from mdm_client.cli.catalog.lfn import LFN
-from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.catalog.entry import LFN
+from mdm_client.cli.context import Session, common_options, session_command
 from mdm_client.cli.error import about
-from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.names import parse_acl_change, parse_name, parse_permissions, parse_principal
+from mdm_client.cli.output import print_line, printable, show
+from mdm_client.name_syntax import parse_acl_change, parse_name, parse_permissions, parse_principal
 from mdm_client.subtree_acls import AclReport
 
 _ADVICE = "run it again to complete it"
 
 
-def _change(context: click.Context, changes: Sequence[acl_pb2.AclChange], shared: bool, own: bool, done: str, target: str) -> int:
+def _change(run: Session, changes: Sequence[acl_pb2.AclChange], shared: bool, own: bool, done: str, target: str) -> int:
     check_sharing(shared, own)
-    run = session(context)
-    acls = run.client(context).acls
+    acls = run.client().acls
     with about(target):
         if own:
             return _show(run, acls.set_own(parse_name(target), changes), _ADVICE)
@@ -37,7 +36,7 @@ def _change(context: click.Context, changes: Sequence[acl_pb2.AclChange], shared
 
 
 def _show(run: Session, report: AclReport, advice: str = "", what: str = "access list") -> int:
-    """Write the lists of a report and what failed; return the exit code."""
+    """Write the lists of a report and its errors; return the exit code."""
     show_lists(run, report.answers, what)
     return _finish(run, report, advice)
 
@@ -72,13 +71,11 @@ _SUBTREE.add_to(
 
 @acl.command("get")
 @click.argument("target", type=LFN)
-@common_options
-@click.pass_context
-def get_acl(context: click.Context, target: str) -> int:
+@session_command
+def get_acl(run: Session, target: str) -> int:
     """Show the access lists of TARGET and everything below it."""
-    run = session(context)
     with about(target):
-        report = run.client(context).acls.get(parse_name(target))
+        report = run.client().acls.get(parse_name(target))
     return _show(run, report)
 
 
@@ -87,9 +84,8 @@ def get_acl(context: click.Context, target: str) -> int:
 @click.argument("changes", nargs=-1, required=True, metavar="CHANGE...")
 @sharing_options
 @click.option("--default", is_flag=True, help="Only for what is made in the directory TARGET from now on.")
-@common_options
-@click.pass_context
-def set_acl(context: click.Context, target: str, changes: tuple[str, ...], shared: bool, own: bool, default: bool) -> int:
+@session_command
+def set_acl(run: Session, target: str, changes: tuple[str, ...], shared: bool, own: bool, default: bool) -> int:
     """Change who may do what with TARGET and everything below it, in short forms as of chmod.
 
     A CHANGE is PRINCIPAL+PERMISSIONS (allow too), PRINCIPAL-PERMISSIONS (take away) or PRINCIPAL=PERMISSIONS (exactly these;
@@ -99,33 +95,28 @@ def set_acl(context: click.Context, target: str, changes: tuple[str, ...], share
     actions = {"+": grant, "-": revoke, "=": replace}
     messages = [actions[operator](principal, bits) for principal, operator, bits in map(parse_acl_change, changes)]
     if not default:
-        return _change(context, messages, shared, own, "changed", target)
+        return _change(run, messages, shared, own, "changed", target)
     if shared:
         raise click.UsageError("--shared does not go with --default: its list is a new one")
-    run = session(context)
     with about(target):
-        report = run.client(context).acls.set_own(parse_name(target), messages, own=own, default=True)
+        report = run.client().acls.set_own(parse_name(target), messages, own=own, default=True)
     return _show(run, report, _ADVICE, "access list" if own else "default access list")
 
 
 @acl.command()
 @click.argument("target", type=LFN)
 @click.argument("permissions", default="r")
-@common_options
-@click.pass_context
-def who(context: click.Context, target: str, permissions: str) -> int:
+@session_command
+def who(run: Session, target: str, permissions: str) -> int:
     """List who holds PERMISSIONS (default: r) on TARGET, or on how many files below it, and by which entries.
 
-    For operators, and who may change the access list of TARGET. Groups are listed by their members; who is banned is left out.
+    For operators, and those who may change the access list of TARGET. Of groups, the members are listed; banned subjects are not.
     """
-    run = session(context)
     with about(target):
-        report = run.client(context).catalog.acls.report_access(parse_name(target), parse_permissions(permissions))
+        report = run.client().catalog.acls.report_access(parse_name(target), parse_permissions(permissions))
     for holder in report.holders:
-        if run.as_json:
-            print_json({"subject": holder.subject, "files": holder.files, "of": report.files, "by": list(holder.by)})
-        else:
-            print_line(f"{holder.files:>9} of {report.files} files  {printable(holder.subject)}  by {printable(', '.join(holder.by))}")
+        line = f"{holder.files:>9} of {report.files} files  {printable(holder.subject)}  by {printable(', '.join(holder.by))}"
+        show(run.as_json, {"subject": holder.subject, "files": holder.files, "of": report.files, "by": list(holder.by)}, line)
     return show_hidden(run, report.hidden, "files are under access lists that are")
 
 
@@ -134,16 +125,15 @@ def who(context: click.Context, target: str, permissions: str) -> int:
 @click.argument("target", type=LFN)
 @sharing_options
 @click.option("-R", "--recursive", is_flag=True, expose_value=False, hidden=True, help="Accepted and without effect: it always is.")
-@common_options
-@click.pass_context
-def chown(context: click.Context, owner: str, target: str, shared: bool, own: bool) -> int:
+@session_command
+def chown(run: Session, owner: str, target: str, shared: bool, own: bool) -> int:
     """Make OWNER, a DN, the owner of the access lists of TARGET and everything below it, in every service.
 
-    Only their owner may. You keep what the lists' entries give you, and p, d and g until OWNER takes them (mdm acl revoke): who can never
-    come here is refused, but whether there is an OWNER shows only when it comes.
+    Only their owner may. You keep what the lists' entries give you, and p, d and g until OWNER revokes them (mdm acl revoke). A DN that
+    no authority here may sign is refused; whether there is such an OWNER, nobody knows before OWNER makes a call.
     """
     principal = parse_principal(owner)
     if not principal.startswith("dn:"):
         raise click.UsageError(f"{owner}: an owner is a DN, such as dn:CN=alice,O=Lab")
-    changes = give_away(principal, session(context).client(context).caller)
-    return _change(context, changes, shared, own, "given away", target)
+    changes = give_away(principal, run.client().caller)
+    return _change(run, changes, shared, own, "given away", target)

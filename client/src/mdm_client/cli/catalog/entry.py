@@ -1,20 +1,59 @@
-"""Catalog entries, and what became of them, as people read them, and as JSON."""
+"""Entries of the catalog: arguments that name them, and how people and programs read them."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import click
+from click.shell_completion import CompletionItem
 from mdm_wire.errors import MdmError
 from mdm_wire.permission import format_permissions
 
 from mdm_client.catalog.model import DIRECTORY, SYMLINK, Entry
 from mdm_client.cli.context import Session
-from mdm_client.cli.error import exit_code_of_items, show_client_error
-from mdm_client.cli.table import print_json, print_line, printable, readable_size
-from mdm_client.cli.width import with_path
+from mdm_client.cli.error import report_items
+from mdm_client.cli.output import print_line, printable, readable_size, show, with_path
+
+_MAX_COMPLETIONS = 200
+
+
+class LfnType(click.ParamType[str]):
+    """Text that may be an LFN; the shell completes it with the entries of the directory."""
+
+    name = "lfn"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the paths that begin with the typed text; none if the catalog does not answer at once."""
+        from mdm_wire.channel import open_channel
+        from mdm_wire.errors import MdmError
+        from mdm_wire.retry import RetryPolicy
+
+        from mdm_client.catalog.client import CatalogClient
+        from mdm_client.catalog.model import DIRECTORY, Search
+        from mdm_client.name_syntax import normalise_lfn
+
+        if not incomplete.startswith("/"):
+            return [CompletionItem("/")] if not incomplete else []
+        above, _, begun = incomplete.rpartition("/")
+        escaped = "".join(f"[{character}]" if character in "*?[" else character for character in begun)
+        found: list[CompletionItem] = []
+        try:
+            config = ctx.ensure_object(Session).config()
+            with open_channel(config.catalog, config.tls) as channel:
+                client = CatalogClient(channel, RetryPolicy(call_seconds=3, retry_seconds=0))
+                for entry in client.find(normalise_lfn(above or "/"), Search(name=f"{escaped}*", max_depth=1)):
+                    found.append(CompletionItem(entry.lfn + ("/" if entry.kind == DIRECTORY else "")))
+                    if len(found) == _MAX_COMPLETIONS:
+                        break
+        except MdmError:
+            return []
+        return found
+
+
+LFN = LfnType()
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
-    """Return everything about an entry, for JSON."""
+    """Return an entry for JSON."""
     return {
         "lfn": entry.lfn,
         "kind": entry.kind,
@@ -41,7 +80,7 @@ def shown_name(entry: Entry, name: str) -> str:
 
 
 def long_line(entry: Entry, name: str, exact: bool = False) -> str:
-    """Return a line with kind, what the caller may do, size, date and name; sizes in bytes if `exact`."""
+    """Return a line with kind, permissions, size, date and name; sizes in bytes if `exact`."""
     kind = {DIRECTORY: "d", SYMLINK: "l"}.get(entry.kind, "-")
     size = "" if entry.size is None else str(entry.size) if exact else readable_size(entry.size)
     leads = f" -> {printable(entry.link_target)}" if entry.kind == SYMLINK else ""
@@ -57,14 +96,8 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 
 def finish(run: Session, items: Sequence[str], errors: Sequence[MdmError | None], done: str = "") -> int:
-    """Tell which items failed, and which were `done` where that is a word or JSON is wanted; return the exit code."""
-    failures: list[MdmError] = []
+    """Write which items failed and, as JSON or if there is a word `done`, which succeeded; return the exit code."""
     for item, error in zip(items, errors, strict=True):
-        if error is not None:
-            failures.append(error)
-            show_client_error(error, run.as_json, item)
-        elif run.as_json:
-            print_json({"item": item, "ok": True})
-        elif done:
-            print_line(f"{done} {printable(item)}")
-    return exit_code_of_items(len(items), failures)
+        if error is None and (run.as_json or done):
+            show(run.as_json, {"item": item, "ok": True}, f"{done} {printable(item)}")
+    return report_items(items, errors, run.as_json)

@@ -1,24 +1,26 @@
 """Commands for copies of files: replica add, set, rm, ls."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 from mdm_wire.errors import MdmError
 
 from mdm_client.catalog.replicas import STATUSES, TYPES, FileReplicas, Replica, ReplicaChange
-from mdm_client.cli.catalog.entry import finish
-from mdm_client.cli.catalog.lfn import LFN
-from mdm_client.cli.context import common_options, session
+from mdm_client.cli.catalog.entry import LFN, finish
+from mdm_client.cli.context import Session, common_options, session_command
 from mdm_client.cli.error import OK, exit_code_of_items, show_client_error
-from mdm_client.cli.table import print_json, print_line, printable
-from mdm_client.cli.width import with_path
-from mdm_client.names import parse_name, parse_names
+from mdm_client.cli.output import print_json, print_line, printable, with_path
+from mdm_client.name_syntax import parse_name, parse_names
 
-_status = click.option("--status", type=click.Choice(list(STATUSES)), help="Only what is available is read.")
-_type = click.option("--type", "kind", type=click.Choice(list(TYPES)), help="The copy others are made from, or a copy.")
 _set = click.option("--set", "set_name", metavar="NAME", help="The set it belongs to.")
-_host = click.option("--host", metavar="HOST", help="The storage's host (default: that of the SURL).")
+
+
+def _attribute_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    status = click.option("--status", type=click.Choice(list(STATUSES)), help="Only what is available is read.")
+    kind = click.option("--type", type=click.Choice(list(TYPES)), help="The copy others are made from, or a copy.")
+    host = click.option("--host", metavar="HOST", help="The storage's host (default: that of the SURL).")
+    return status(kind(_set(host(command))))
 
 
 @click.group()
@@ -30,64 +32,36 @@ def replica() -> None:
 @replica.command()
 @click.argument("file", type=LFN)
 @click.argument("surls", nargs=-1, required=True, metavar="SURL...")
-@_status
-@_type
-@_set
-@_host
-@common_options
-@click.pass_context
-def add(
-    context: click.Context,
-    file: str,
-    surls: tuple[str, ...],
-    status: str | None,
-    kind: str | None,
-    set_name: str | None,
-    host: str | None,
-) -> int:
-    """Tell the catalog of copies of FILE (LFN, GUID or SURL). One that it knows stays as it is."""
-    run = session(context)
+@_attribute_options
+@session_command
+def add(run: Session, file: str, surls: tuple[str, ...], **attributes: str | None) -> int:
+    """Add copies of FILE (LFN, GUID or SURL) to the catalog. One that it has stays as it is."""
     name = parse_name(file)
-    pairs = [(name, Replica(surl, status or "available", kind or "primary", set_name or "", host or "")) for surl in surls]
-    return finish(run, surls, run.client(context).catalog.replicas.add(pairs))
+    given: dict[str, Any] = {attribute: value for attribute, value in attributes.items() if value is not None}
+    pairs = [(name, Replica(surl, **given)) for surl in surls]
+    return finish(run, surls, run.client().catalog.replicas.add(pairs))
 
 
 @replica.command("set")
 @click.argument("surls", nargs=-1, required=True, metavar="SURL...")
-@_status
-@_type
-@_set
-@_host
+@_attribute_options
 @click.option("--accesses", type=click.IntRange(min=1), default=None, metavar="N", help="Add N to its count of accesses, the last one now.")
 @click.option("--if-rev", type=int, metavar="REV", help="Only if it was not changed since it had this rev.")
-@common_options
-@click.pass_context
-def change(
-    context: click.Context,
-    surls: tuple[str, ...],
-    status: str | None,
-    kind: str | None,
-    set_name: str | None,
-    host: str | None,
-    accesses: int | None,
-    if_rev: int | None,
-) -> int:
-    """Change what the catalog says of copies; what is not given stays."""
-    run = session(context)
-    if all(option is None for option in (status, kind, set_name, host, accesses)):
+@session_command
+def change(run: Session, surls: tuple[str, ...], accesses: int | None, if_rev: int | None, **attributes: str | None) -> int:
+    """Change what the catalog says of copies; whatever is not given stays."""
+    if all(option is None for option in (*attributes.values(), accesses)):
         raise click.UsageError("say what to change: --status, --type, --set, --host, --accesses")
-    changes = [ReplicaChange(surl, status, kind, set_name, host, accesses or 0, if_rev) for surl in surls]
-    return finish(run, surls, run.client(context).catalog.replicas.change(changes))
+    changes = [ReplicaChange(surl, accesses=accesses or 0, if_rev=if_rev, **attributes) for surl in surls]
+    return finish(run, surls, run.client().catalog.replicas.change(changes))
 
 
 @replica.command()
 @click.argument("surls", nargs=-1, required=True, metavar="SURL...")
-@common_options
-@click.pass_context
-def rm(context: click.Context, surls: tuple[str, ...]) -> int:
-    """Let the catalog forget copies. The files stay in it, also without any copy."""
-    run = session(context)
-    return finish(run, surls, run.client(context).catalog.replicas.remove(surls))
+@session_command
+def rm(run: Session, surls: tuple[str, ...]) -> int:
+    """Remove copies from the catalog. The files stay in it, also without any copy."""
+    return finish(run, surls, run.client().catalog.replicas.remove(surls))
 
 
 @replica.command("ls")
@@ -96,14 +70,12 @@ def rm(context: click.Context, surls: tuple[str, ...]) -> int:
 @click.option("--status", "statuses", multiple=True, type=click.Choice(list(STATUSES)), help="Only these; may be repeated.")
 @_set
 @click.option("--host", metavar="HOST", help="Copies on this host.")
-@common_options
-@click.pass_context
+@session_command
 def list_replicas(
-    context: click.Context, targets: tuple[str, ...], long: bool, statuses: tuple[str, ...], set_name: str | None, host: str | None
+    run: Session, targets: tuple[str, ...], long: bool, statuses: tuple[str, ...], set_name: str | None, host: str | None
 ) -> int:
     """List the copies of files (LFN, GUID or SURL), or all of a --set or on a --host."""
-    run = session(context)
-    catalog = run.client(context).catalog
+    catalog = run.client().catalog
     failures: list[MdmError] = []
     if not targets:
         if not set_name and not host:
@@ -116,12 +88,9 @@ def list_replicas(
             failures.append(found)
             show_client_error(found, run.as_json, str(name))
             continue
-        wanted = (
-            item
-            for item in found.replicas
-            if (not statuses or item.status in statuses) and host in (None, item.host) and set_name in (None, item.set_name)
-        )
-        _print((FileReplicas(found.lfn, found.guid, (item,)) for item in wanted), long, run.as_json)
+        wanted = [item for item in found.replicas if not statuses or item.status in statuses]
+        wanted = [item for item in wanted if host in (None, item.host) and set_name in (None, item.set_name)]
+        _print([FileReplicas(found.lfn, found.guid, tuple(wanted))], long, run.as_json)
     return exit_code_of_items(len(names), failures)
 
 

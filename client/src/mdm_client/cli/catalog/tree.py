@@ -7,14 +7,12 @@ import click
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
 from mdm_client.catalog.model import DIRECTORY, Entry, Search
-from mdm_client.cli.catalog.entry import finish
-from mdm_client.cli.catalog.lfn import LFN
-from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.catalog.entry import LFN, finish
+from mdm_client.cli.context import RenamedOption, Session, session_command
 from mdm_client.cli.error import OK, show_client_error
-from mdm_client.cli.option import Respelt
-from mdm_client.cli.table import print_json, print_line, printable
+from mdm_client.cli.output import printable, show
 from mdm_client.client import Client
-from mdm_client.names import Name, normalise_lfn, parse_name, parse_names
+from mdm_client.name_syntax import Name, normalise_lfn, parse_name, parse_names
 
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Name everything that is done.")
 
@@ -25,13 +23,11 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Name everything t
 @click.option("--acl", "acl_id", type=click.UUID, metavar="ACL_ID", help="Guard it by this access list, which exists (default: inherited).")
 @click.option("--default-acl", type=click.UUID, metavar="ACL_ID", help="Guard by this one what is made below (default: as --acl).")
 @_verbose
-@common_options
-@click.pass_context
-def mkdir(context: click.Context, paths: tuple[str, ...], parents: bool, acl_id: object, default_acl: object, verbose: bool) -> int:
-    """Make directories. They inherit the access list that the directory above says."""
-    run = session(context)
+@session_command
+def mkdir(run: Session, paths: tuple[str, ...], parents: bool, acl_id: object, default_acl: object, verbose: bool) -> int:
+    """Make directories. Each inherits the access list that the directory above has for new entries."""
     lfns = [normalise_lfn(path) for path in paths]
-    catalog = run.client(context).catalog
+    catalog = run.client().catalog
     errors = catalog.changes.make_directories(lfns, parents, str(acl_id or ""), str(default_acl or ""))
     return finish(run, lfns, errors, "made" if verbose else "")
 
@@ -40,12 +36,10 @@ def mkdir(context: click.Context, paths: tuple[str, ...], parents: bool, acl_id:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=LFN)
 @click.option("-p", "--parents", is_flag=True, help="The directories above too: all but /.")
 @_verbose
-@common_options
-@click.pass_context
-def rmdir(context: click.Context, paths: tuple[str, ...], parents: bool, verbose: bool) -> int:
+@session_command
+def rmdir(run: Session, paths: tuple[str, ...], parents: bool, verbose: bool) -> int:
     """Remove empty directories; one command may name a directory and what is in it."""
-    run = session(context)
-    client = run.client(context)
+    client = run.client()
     lfns = [normalise_lfn(path) for path in paths]
     if parents:
         lfns = list(dict.fromkeys(above for lfn in lfns for above in _with_parents(lfn)))
@@ -65,15 +59,13 @@ def rmdir(context: click.Context, paths: tuple[str, ...], parents: bool, verbose
 @click.option(
     "-s", "--symbolic", is_flag=True, expose_value=False, hidden=True, help="Accepted and without effect: every link is symbolic."
 )
-@common_options
-@click.pass_context
-def ln(context: click.Context, target: str, link: str) -> int:
+@session_command
+def ln(run: Session, target: str, link: str) -> int:
     """Make LINK a symbolic link that leads to TARGET, an absolute path or one relative to LINK's directory.
 
     TARGET need not exist. If LINK is a directory, the link is made in it under TARGET's last name.
     """
-    run = session(context)
-    catalog = run.client(context).catalog
+    catalog = run.client().catalog
     leads = normalise_lfn(target) if target.startswith("/") else target
     lfn = normalise_lfn(link)
     [present] = catalog.stat([Name(lfn=lfn)])
@@ -88,15 +80,13 @@ def ln(context: click.Context, target: str, link: str) -> int:
 @click.option("-f", "--force", is_flag=True, help="Replace a file, a link or an empty directory that has the new name; its GUID is gone.")
 @click.option("-T", "--no-target-directory", is_flag=True, help="DESTINATION is the new name itself, even if a directory has it.")
 @_verbose
-@common_options
-@click.pass_context
-def mv(context: click.Context, sources: tuple[str, ...], destination: str, force: bool, no_target_directory: bool, verbose: bool) -> int:
+@session_command
+def mv(run: Session, sources: tuple[str, ...], destination: str, force: bool, no_target_directory: bool, verbose: bool) -> int:
     """Give SOURCE the path DESTINATION, or move every SOURCE into the directory DESTINATION.
 
     A directory takes everything below along at once. Access lists, GUIDs, keys and metadata stay as they are.
     """
-    run = session(context)
-    catalog = run.client(context).catalog
+    catalog = run.client().catalog
     names, lfn = parse_names(sources), normalise_lfn(destination)
     [present] = [None] if no_target_directory else catalog.stat([Name(lfn=lfn)])
     into = isinstance(present, Entry) and present.kind == DIRECTORY
@@ -110,17 +100,16 @@ def mv(context: click.Context, sources: tuple[str, ...], destination: str, force
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", type=LFN)
 @click.option(
-    "-R", "--recursive", cls=Respelt, old=["-r"], is_flag=True, help="Directories with everything below, each wholly or not at all."
+    "-R", "--recursive", cls=RenamedOption, old=["-r"], is_flag=True, help="Directories with everything below, each wholly or not at all."
 )
 @click.option("-f", "--force", is_flag=True, help="What does not exist, or you may not see, is no error.")
 @click.option("--name", "pattern", metavar="PATTERN", help="Only files and links below TARGET whose names match, such as '*.dcm'.")
 @click.option("-n", "--dry-run", is_flag=True, help="With --name: print what would be removed.")
 @click.option("-i", "--interactive", is_flag=True, help="Ask before each; without an answer it stays.")
 @_verbose
-@common_options
-@click.pass_context
+@session_command
 def rm(
-    context: click.Context,
+    run: Session,
     targets: tuple[str, ...],
     recursive: bool,
     force: bool,
@@ -133,8 +122,7 @@ def rm(
 
     Names only: keys (mdm key unregister) and metadata stay, and the PACS keeps its images.
     """
-    run = session(context)
-    client = run.client(context)
+    client = run.client()
     if dry_run and pattern is None:
         raise click.UsageError("--dry-run goes with --name")
     if pattern is not None:
@@ -150,23 +138,18 @@ def rm(
 @click.argument("target", type=LFN)
 @click.argument("text", required=False)
 @click.option("--clear", is_flag=True, help="Remove the comment.")
-@common_options
-@click.pass_context
-def comment(context: click.Context, target: str, text: str | None, clear: bool) -> int:
+@session_command
+def comment(run: Session, target: str, text: str | None, clear: bool) -> int:
     """Show the comment of TARGET, or make TEXT its comment (one line, at most 255 bytes)."""
-    run = session(context)
     name = parse_name(target)
     if text is not None and clear:
         raise click.UsageError("give TEXT or --clear, not both")
-    catalog = run.client(context).catalog
+    catalog = run.client().catalog
     if text is None and not clear:
         [entry] = catalog.stat([name])
         if isinstance(entry, MdmError):
             raise entry
-        if run.as_json:
-            print_json({"item": str(name), "comment": entry.comment})
-        else:
-            print_line(printable(entry.comment))
+        show(run.as_json, {"item": str(name), "comment": entry.comment}, printable(entry.comment))
         return OK
     return finish(run, [str(name)], catalog.changes.set_attributes([name], comment=text or ""))
 
@@ -187,7 +170,7 @@ def _remove_matching(
         raise missing[0]
     if dry_run:
         for lfn in lfns:
-            print_json({"item": lfn}) if run.as_json else print_line(printable(lfn))
+            show(run.as_json, {"item": lfn}, printable(lfn))
         return OK
     if interactive:
         lfns = [lfn for lfn in lfns if _agreed(lfn)]
@@ -195,7 +178,7 @@ def _remove_matching(
 
 
 def _agreed(item: str) -> bool:
-    """Ask whether to remove something; the end of the input is a no."""
+    """Ask whether to remove something; the end of the input means no."""
     click.echo(f"remove {printable(item)}? [y/N] ", nl=False, err=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -7,22 +7,22 @@ from uuid import UUID, uuid4
 import click
 from mdm_wire.errors import Conflict, Invalid, MdmError, NotFound
 
-from mdm_client.catalog.model import FILE
-from mdm_client.cli.context import Session, common_options, session
+from mdm_client.catalog.model import FILE, Entry
+from mdm_client.cli.context import Session, common_options, session_command
 from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.group import LazyGroup
-from mdm_client.cli.table import print_json, print_line, printable
+from mdm_client.cli.output import print_json, print_line, printable, show
 from mdm_client.client import Client
-from mdm_client.keystore.manager import KeyAttributes, KeyResult, KeyStatus
-from mdm_client.names import parse_names, parse_permissions, parse_principal
+from mdm_client.keystore.client import KeyResult
+from mdm_client.keystore.manager import KeyAttributes, KeyStatus
+from mdm_client.name_syntax import Name, parse_names, parse_permissions, parse_principal
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-
-#: Where further commands are, and what the help says of them.
+#: The places of further commands, and their lines of the help.
 _COMMANDS = {
     "acl": ("mdm_client.cli.keystore.acl:key_acl", "Show and change who may use a key, on every keystore."),
-    "audit": ("mdm_client.cli.keystore.audit:key_audit", "Read and verify what keystores recorded (operators only)."),
+    "audit": ("mdm_client.cli.keystore.operator:key_audit", "Read and verify what keystores recorded (operators only)."),
     "cancel": ("mdm_client.cli.keystore.operator:cancel", "Stop a refresh, repair or reshare."),
     "job": ("mdm_client.cli.keystore.operator:job", "Show how far a refresh, repair or reshare is."),
     "refresh": ("mdm_client.cli.keystore.operator:refresh", "Give every key new shares (operators only)."),
@@ -39,40 +39,40 @@ def key() -> None:
 
 
 def find_keys(client: Client, texts: Sequence[str]) -> list[UUID | MdmError]:
-    """Return the GUID of each key, or why it is not known; the catalog is asked only about names that are no GUIDs.
-
-    Raises:
-        Invalid: NAME_MALFORMED or LFN_MALFORMED.
-        MdmError: the catalog could not be asked.
-    """
+    """Return the GUID of each key, or the error; the catalog is asked only about names that are no GUIDs."""
     names = parse_names(texts)
     unresolved = [name for name in names if name.guid is None]
     entries = dict(zip(unresolved, client.catalog.stat(unresolved), strict=True)) if unresolved else {}
-    found: list[UUID | MdmError] = []
-    for name in names:
-        if name.guid is not None:
-            found.append(name.guid)
-            continue
-        entry = entries[name]
-        if isinstance(entry, MdmError):
-            found.append(entry)
-        elif entry.kind != FILE or entry.guid is None:
-            found.append(Invalid("NOT_A_FILE", f"{name}: not a file, so it has no key"))
-        else:
-            found.append(entry.guid)
-    return found
+    return [name.guid or _guid_of(name, entries[name]) for name in names]
+
+
+def _guid_of(name: Name, entry: Entry | MdmError) -> UUID | MdmError:
+    if isinstance(entry, MdmError):
+        return entry
+    if entry.kind != FILE or entry.guid is None:
+        return Invalid("NOT_A_FILE", f"{name}: not a file, so it has no key")
+    return entry.guid
 
 
 def find_key(client: Client, text: str) -> UUID:
-    """Return the GUID of one key.
-
-    Raises:
-        MdmError: it is malformed or not known.
-    """
+    """Return the GUID of one key, or raise the error of its name."""
     (found,) = find_keys(client, [text])
     if isinstance(found, MdmError):
         raise found if text in found.message else found.at(text)
     return found
+
+
+def _find_each(run: Session, client: Client, texts: Sequence[str]) -> tuple[list[UUID], list[MdmError]]:
+    """Return the GUIDs of keys, each once, and the errors of the others, which are written."""
+    failures = []
+    guids = []
+    for text, answer in zip(texts, find_keys(client, texts), strict=True):
+        if isinstance(answer, MdmError):
+            failures.append(answer)
+            show_client_error(answer, run.as_json, text)
+        else:
+            guids.append(answer)
+    return list(dict.fromkeys(guids)), failures
 
 
 def acl_options(command: _Command) -> _Command:
@@ -101,7 +101,7 @@ def entries_of(grants: tuple[tuple[str, str], ...]) -> dict[str, int]:
 def register_keys(
     client: Client, guids: list[UUID], acl_id: UUID | None, entries: Mapping[str, int]
 ) -> tuple[UUID, dict[UUID, MdmError | None]]:
-    """Register keys as `KeyManager.register` does, and explain what looks alike there."""
+    """Register keys as `KeyManager.register` does, and explain its conflicts."""
     if acl_id and entries:
         raise click.UsageError("--grant is for a new access list; change the one of --acl with mdm key acl grant")
     try:
@@ -117,67 +117,54 @@ def register_keys(
 @key.command()
 @click.argument("identifiers", nargs=-1, metavar="[ID...]")
 @acl_options
-@common_options
-@click.pass_context
-def register(context: click.Context, identifiers: tuple[str, ...], acl_id: UUID | None, grants: tuple[tuple[str, str], ...]) -> int:
+@session_command
+def register(run: Session, identifiers: tuple[str, ...], acl_id: UUID | None, grants: tuple[tuple[str, str], ...]) -> int:
     """Create keys on every keystore; without ID, one with a new GUID. All keystores must be up.
 
-    The keys of one command share one access list: that of --acl, else a new one that you own. Repeating the command is safe;
+    The keys of one command share one access list: that of --acl, else a new one that you own. It is safe to repeat the command;
     a key that exists is never replaced.
     """
-    run = session(context)
     entries = entries_of(grants)
-    client = run.client(context)
-    found: list[UUID | MdmError] = find_keys(client, identifiers) if identifiers else [uuid4()]
-    failures = _named_failures(run, identifiers, found)
-    guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
+    client = run.client()
+    guids, failures = _find_each(run, client, identifiers) if identifiers else ([uuid4()], [])
     if guids:
         used, errors = register_keys(client, guids, acl_id, entries)
         for guid, error in errors.items():
             if error is not None:
                 failures.append(error)
                 show_client_error(error, run.as_json, str(guid))
-            elif run.as_json:
-                print_json({"guid": str(guid), "acl_id": str(used)})
             else:
-                print_line(f"{guid}  access list {used}")
-    return exit_code_of_items(len(found), failures)
+                show(run.as_json, {"guid": str(guid), "acl_id": str(used)}, f"{guid}  access list {used}")
+    return exit_code_of_items(max(1, len(identifiers)), failures)
 
 
 @key.command()
 @click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
-@common_options
-@click.pass_context
-def unregister(context: click.Context, identifiers: tuple[str, ...]) -> int:
+@session_command
+def unregister(run: Session, identifiers: tuple[str, ...]) -> int:
     """Destroy keys on every keystore: nothing encrypted under them, wherever it is, can be read again. Needs `d`.
 
-    There is no way back. What a keystore that is away still holds is destroyed when the command is run again.
+    There is no way back. If a keystore is away, run the command again to destroy its shares too.
     """
-    run = session(context)
-    client = run.client(context)
-    found = find_keys(client, identifiers)
-    failures = _named_failures(run, identifiers, found)
-    guids = list(dict.fromkeys(guid for guid in found if isinstance(guid, UUID)))
+    client = run.client()
+    guids, failures = _find_each(run, client, identifiers)
     for result in client.keys.unregister(guids):
         failures += report_result(run, result, "destroyed")
-    return exit_code_of_items(len(found), failures)
+    return exit_code_of_items(len(identifiers), failures)
 
 
 @key.command()
 @click.argument("identifiers", nargs=-1, required=True, metavar="ID...")
-@common_options
-@click.pass_context
-def stat(context: click.Context, identifiers: tuple[str, ...]) -> int:
+@session_command
+def stat(run: Session, identifiers: tuple[str, ...]) -> int:
     """Show what each keystore holds of keys, and where they differ; nothing secret. Needs `g` or `r`, or an operator.
 
-    Exit code 1 if a keystore lacks a key or holds something else than the others.
+    Exit code 1 if a keystore lacks a key or differs from the others.
     """
-    run = session(context)
-    client = run.client(context)
-    found = find_keys(client, identifiers)
-    failures = _named_failures(run, identifiers, found)
+    client = run.client()
+    guids, failures = _find_each(run, client, identifiers)
     damaged = 0
-    for status in client.keys.stat([guid for guid in found if isinstance(guid, UUID)]):
+    for status in client.keys.stat(guids):
         if status.error:
             failures.append(status.error)
             show_client_error(status.error, run.as_json, str(status.guid))
@@ -187,30 +174,25 @@ def stat(context: click.Context, identifiers: tuple[str, ...]) -> int:
             print_json(_facts(status))
         else:
             _print_status(status)
-    return exit_code_of_items(len(found), failures) or (SOME_FAILED if damaged else 0)
+    return exit_code_of_items(len(identifiers), failures) or (SOME_FAILED if damaged else 0)
 
 
 @key.command("list")
-@click.option("--damaged", is_flag=True, help="Only keys that a keystore lacks or holds otherwise.")
-@common_options
-@click.pass_context
-def list_keys(context: click.Context, damaged: bool) -> int:
-    """List the keys that you may list; all of them for an operator. In order of GUID, as they come.
+@click.option("--damaged", is_flag=True, help="Only keys that a keystore lacks, or of which it differs from the others.")
+@session_command
+def list_keys(run: Session, damaged: bool) -> int:
+    """List the keys that you may list, for an operator all, in order of GUID.
 
-    Each with k of n, epoch and version of its shares, state, access list, and the keystores that lack it or hold otherwise.
+    Each with k of n, epoch and version of its shares, state, access list, and the keystores that lack it or differ.
     """
-    run = session(context)
     bad = 0
     away: dict[str, MdmError] = {}
-    for status in run.client(context).keys.list_keys():
+    for status in run.client().keys.list_keys():
         bad += not status.whole
         away |= {name: part for name, part in status.parts.items() if isinstance(part, MdmError) and not isinstance(part, NotFound)}
         if damaged and status.whole:
             continue
-        if run.as_json:
-            print_json(_facts(status))
-        else:
-            print_line("  ".join([str(status.guid), _summary(status), *_differences(status)]))
+        show(run.as_json, _facts(status), "  ".join([str(status.guid), _summary(status), *_differences(status)]))
     for error in away.values():
         show_client_error(error, run.as_json)
     if bad:
@@ -219,7 +201,7 @@ def list_keys(context: click.Context, damaged: bool) -> int:
 
 
 def report_result(run: Session, result: KeyResult, done: str, absent: str = "was not there") -> list[MdmError]:
-    """Write what became of one key on each keystore; return its error, if any: INCOMPLETE where some keystores are done."""
+    """Write the result for one key on each keystore; return its error, if any: INCOMPLETE if some keystores are done."""
     if run.as_json:
         parts = {name: _error_facts(error) for name, error in result.parts.items()}
         print_json({"guid": str(result.guid), "done": result.error is None, "keystores": parts})
@@ -236,15 +218,6 @@ def report_result(run: Session, result: KeyResult, done: str, absent: str = "was
     incomplete = MdmError("INCOMPLETE", f"{result.guid}: not {done} everywhere; run it again to complete it")
     show_client_error(incomplete, run.as_json)
     return [incomplete]
-
-
-def _named_failures(run: Session, identifiers: tuple[str, ...], found: list[UUID | MdmError]) -> list[MdmError]:
-    failures = []
-    for text, answer in zip(identifiers, found, strict=False):
-        if isinstance(answer, MdmError):
-            failures.append(answer)
-            show_client_error(answer, run.as_json, text)
-    return failures
 
 
 def _error_facts(error: MdmError | None) -> dict[str, Any]:
@@ -273,8 +246,7 @@ def _facts(status: KeyStatus) -> dict[str, Any]:
 
 
 def _summary(status: KeyStatus) -> str:
-    facts = next(facts for facts in status.known.values() if facts.common == status.majority)
-    return _described(facts)
+    return _described(next(facts for facts in status.known.values() if facts.common == status.majority))
 
 
 def _described(facts: KeyAttributes) -> str:

@@ -1,4 +1,4 @@
-"""Commands of metadata's access lists alone: meta acl. To share images everywhere at once: mdm acl."""
+"""Commands of access lists in the metadata alone: meta acl. To share images in every service: mdm acl."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +11,18 @@ from mdm_wire.errors import MdmError, NotFound
 
 from mdm_client.acl import AclAnswer
 from mdm_client.cli.acl import AclKind, acl_facts, finish, show_lists
-from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.error import exit_code_of_items, show_client_error
+from mdm_client.cli.context import Session, common_options, session_command
+from mdm_client.cli.error import report_items
 from mdm_client.cli.keystore.key import entries_of
 from mdm_client.cli.metadata.entry import quoted_path, quoted_text
-from mdm_client.cli.table import print_json, print_line
+from mdm_client.cli.output import print_json, show
 from mdm_client.client import Client
 from mdm_client.service import raise_first
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A collection, or the list of what is made in it (`default`), or entries of it."""
+    """A collection, or the list for new entries of it (`default`), or entries of it."""
 
     path: str
     keys: Sequence[str] = ()
@@ -30,17 +30,9 @@ class _Target:
 
 
 def _change(
-    context: click.Context,
-    changes: Sequence[acl_pb2.AclChange],
-    shared: bool,
-    own: bool,
-    _done: str,
-    path: str,
-    keys: tuple[str, ...],
-    default: bool,
+    run: Session, changes: Sequence[acl_pb2.AclChange], shared: bool, own: bool, _done: str, path: str, keys: tuple[str, ...], default: bool
 ) -> int:
-    run = session(context)
-    client = run.client(context)
+    client = run.client()
     target = _Target(path, keys, default)
     if own:
         _give_own(client, target)
@@ -73,25 +65,21 @@ def acl() -> None:
 
 @acl.command("create")
 @click.argument("pairs", nargs=-1, metavar="[PRINCIPAL=PERMISSIONS]...")
-@common_options
-@click.pass_context
-def create(context: click.Context, pairs: tuple[str, ...]) -> None:
+@session_command
+def create(run: Session, pairs: tuple[str, ...]) -> None:
     """Make an access list, such as group:/vo/physicians=rl, that you own, and print its id."""
-    run = session(context)
     entries = entries_of(tuple((text.rpartition("=")[0], text.rpartition("=")[2]) for text in pairs))
-    acl_id = run.client(context).metadata.acls.create(entries)
-    print_json({"acl_id": acl_id}) if run.as_json else print_line(acl_id)
+    acl_id = run.client().metadata.acls.create(entries)
+    show(run.as_json, {"acl_id": acl_id}, acl_id)
 
 
 @acl.command("get")
 @click.argument("path")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
-@common_options
-@click.pass_context
-def get(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
+@session_command
+def get(run: Session, path: str, keys: tuple[str, ...]) -> int:
     """Show the access list of a collection, or of entries."""
-    run = session(context)
-    answers = run.client(context).metadata.acls.get(_ids(run.client(context), _Target(path, keys)))
+    answers = run.client().metadata.acls.get(_ids(run.client(), _Target(path, keys)))
     _show(run, answers)
     return finish(run, answers)
 
@@ -108,21 +96,15 @@ _COLLECTION.add_to(
 @click.argument("acl_id")
 @click.option("--entry", "keys", multiple=True, metavar="KEY", help="Guard this entry by it instead; may be repeated.")
 @click.option("--default", is_flag=True, help="Guard new entries and collections by it instead.")
-@common_options
-@click.pass_context
-def set_acl(context: click.Context, path: str, acl_id: str, keys: tuple[str, ...], default: bool) -> int:
+@session_command
+def set_acl(run: Session, path: str, acl_id: str, keys: tuple[str, ...], default: bool) -> int:
     """Guard a collection, or entries, by another access list."""
-    run = session(context)
-    failures: list[MdmError] = []
-    for key, error in _put(run.client(context), _Target(path, keys, default), acl_id).items():
-        if error is not None:
-            failures.append(error)
-            show_client_error(error, run.as_json, key)
-    return exit_code_of_items(max(1, len(keys)), failures)
+    errors = _put(run.client(), _Target(path, keys, default), acl_id)
+    return report_items(list(errors), list(errors.values()), run.as_json)
 
 
 def _give_own(client: Client, target: _Target) -> None:
-    """Put each object under a new list of its own, of the caller's: a copy of its present one."""
+    """Put each object under a new list of the caller, a copy of its present one."""
     for part in [replace(target, keys=[key]) for key in target.keys] or [target]:
         [present] = _ids(client, part)
         new_id = str(uuid4())
@@ -131,7 +113,7 @@ def _give_own(client: Client, target: _Target) -> None:
 
 
 def _put(client: Client, target: _Target, acl_id: str) -> dict[str, MdmError | None]:
-    """Guard a collection, or entries, by a list; return what is wrong with each entry. A collection's failure is raised."""
+    """Put a collection, or entries, under a list; return the error of each entry, or None. A collection's error is raised."""
     if target.keys:
         return dict(zip(target.keys, client.metadata.entries.assign_acl(target.path, target.keys, acl_id), strict=True))
     client.metadata.collections.alter(target.path, acls=CollectionAcls(**{"default_acl_id" if target.default else "acl_id": acl_id}))

@@ -1,17 +1,17 @@
-"""Commands of the metadata's collections: meta mkdir, rmdir, ls, describe, replica, and where the others are."""
+"""Commands of the metadata's collections: meta mkdir, rmdir, ls, describe, replica; the places of the other ones."""
 
 from typing import Any
 
 import click
 from mdm_wire.errors import Invalid, MdmError
 
-from mdm_client.cli.context import common_options, session
-from mdm_client.cli.error import OK, SOME_FAILED, exit_code_of_items, show_client_error
+from mdm_client.cli.context import Session, common_options, session_command
+from mdm_client.cli.error import OK, SOME_FAILED, report_items
 from mdm_client.cli.group import LazyGroup
-from mdm_client.cli.table import print_json, print_line, printable
+from mdm_client.cli.output import print_json, print_line, printable
 from mdm_client.metadata.collections import Attribute, Collection
 
-#: Where further commands are, and what the help says of them.
+#: The places of further commands, and their lines of the help.
 _COMMANDS = {
     "acl": ("mdm_client.cli.metadata.acl:acl", "Show and change who may do what with a collection or an entry."),
     "attr": ("mdm_client.cli.metadata.schema:attr", "Add, rename, describe and remove attributes."),
@@ -79,50 +79,35 @@ def _malformed(text: str) -> MdmError:
 @click.option("--sensitive", is_flag=True, help="It holds identifying data: never copied to replicas.")
 @click.option("--min-cell", type=click.IntRange(min=0), default=0, help="Those who may only list may count, in numbers of at least this.")
 @click.option("-p", "--parents", is_flag=True, help="Make what is missing above it too.")
-@common_options
-@click.pass_context
-def mkdir(context: click.Context, /, path: str, attributes: tuple[str, ...], parents: bool, **properties: Any) -> int:
+@session_command
+def mkdir(run: Session, /, path: str, attributes: tuple[str, ...], parents: bool, **properties: Any) -> int:
     """Make a collection with attributes such as Modality:varchar(16):index or SliceThickness:float:unit=mm.
 
     TYPE is int, float, numeric, text, varchar(N), bool, date, timestamp or uuid. FLAG is index, unique, required, unit=… or
     references=/path.
     """
-    run = session(context)
     wanted = [Collection(path, tuple(parse_attribute(text) for text in attributes), **properties)]
     if parents:
         names = [name for name in path.split("/") if name]
         wanted = [Collection("/" + "/".join(names[:depth])) for depth in range(1, len(names))] + wanted
-    errors = run.client(context).metadata.collections.create(wanted)
-    failures = [error for error in errors[-1:] if error is not None]
-    for error in failures:
-        show_client_error(error, run.as_json, path)
-    return exit_code_of_items(1, failures)
+    return report_items([path], run.client().metadata.collections.create(wanted)[-1:], run.as_json)
 
 
 @meta.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@common_options
-@click.pass_context
-def rmdir(context: click.Context, paths: tuple[str, ...]) -> int:
+@session_command
+def rmdir(run: Session, paths: tuple[str, ...]) -> int:
     """Remove collections with all their entries, and views and links; nothing may be below them."""
-    run = session(context)
-    failures = []
-    for path, error in zip(paths, run.client(context).metadata.collections.drop(paths), strict=True):
-        if error is not None:
-            failures.append(error)
-            show_client_error(error, run.as_json, path)
-    return exit_code_of_items(len(paths), failures)
+    return report_items(paths, run.client().metadata.collections.drop(paths), run.as_json)
 
 
 @meta.command("ls")
 @click.argument("path", default="/")
 @click.option("-l", "--long", is_flag=True, help="How many attributes, and what kind it is, too.")
-@common_options
-@click.pass_context
-def list_collections(context: click.Context, path: str, long: bool) -> None:
+@session_command
+def list_collections(run: Session, path: str, long: bool) -> None:
     """List the collections at and below PATH."""
-    run = session(context)
-    for item in run.client(context).metadata.collections.walk(path):
+    for item in run.client().metadata.collections.walk(path):
         if run.as_json:
             print_json(facts_of(item))
         else:
@@ -132,12 +117,10 @@ def list_collections(context: click.Context, path: str, long: bool) -> None:
 
 @meta.command()
 @click.argument("path")
-@common_options
-@click.pass_context
-def describe(context: click.Context, path: str) -> None:
+@session_command
+def describe(run: Session, path: str) -> None:
     """Show the schema of a collection: attributes with units, constraints, checks, what a view shows."""
-    run = session(context)
-    item = run.client(context).metadata.collections.describe(path)
+    item = run.client().metadata.collections.describe(path)
     if run.as_json:
         print_json(facts_of(item))
         return
@@ -154,7 +137,7 @@ def describe(context: click.Context, path: str) -> None:
 
 
 def facts_of(item: Collection) -> dict[str, Any]:
-    """Return a collection as JSON shows it."""
+    """Return a collection for JSON."""
     facts: dict[str, Any] = {
         "path": item.path,
         "acl_id": item.acl_id,
@@ -181,22 +164,17 @@ def _described(attribute: Attribute) -> str:
 
 
 @meta.command()
-@common_options
-@click.pass_context
-def replica(context: click.Context) -> int:
-    """Show each copied subtree, how far it is behind its origin, and why it does not go on.
+@session_command
+def replica(run: Session) -> int:
+    """Show each copied subtree, how far it is behind its origin, and its problem if it has stopped.
 
-    Which subtrees are copied is configuration of the service. Exit code 1 when one does not go on.
+    The service's configuration says which subtrees are copied. Exit code 1 if one has stopped.
     """
-    run = session(context)
-    states = run.client(context).metadata.collections.replicas()
+    states = run.client().metadata.collections.replicas()
     for state in states:
         if run.as_json:
             print_json(vars(state))
             continue
-        if state.copying:
-            how = "being copied"
-        else:
-            how = f"{state.behind} changes, {state.lag_seconds:.1f} s behind"
+        how = "being copied" if state.copying else f"{state.behind} changes, {state.lag_seconds:.1f} s behind"
         print_line(printable(f"{state.origin:<16} {state.subtree:<40} {how}{': ' + state.problem if state.problem else ''}"))
     return SOME_FAILED if any(state.problem for state in states) else OK

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from mdm_wire.errors import Invalid, MdmError
+from mdm_wire.errors import Invalid
 
-from mdm_client.cli.context import Session, common_options, session
-from mdm_client.cli.error import SOME_FAILED, exit_code_of_items, show_client_error, show_error
-from mdm_client.cli.option import Respelt, parameter_option
-from mdm_client.cli.table import json_rows, print_json, print_line, table_rows
+from mdm_client.cli.context import RenamedOption, Session, common_options, parameter_option, session_command
+from mdm_client.cli.error import SOME_FAILED, report_items, show_error
+from mdm_client.cli.output import json_rows, print_line, show, table_rows
+from mdm_client.metadata.client import Changed, Entry
 from mdm_client.metadata.collections import Collection
-from mdm_client.metadata.entries import Changed, Entry
 from mdm_client.metadata.value import value_of
 
 
@@ -36,33 +35,27 @@ def entry() -> None:
 @click.argument("key")
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--acl", "acl_id", default="", metavar="ACL_ID", help="Guard it by this access list.")
-@common_options
-@click.pass_context
-def set_entry(context: click.Context, path: str, key: str, values: tuple[str, ...], acl_id: str) -> int:
+@session_command
+def set_entry(run: Session, path: str, key: str, values: tuple[str, ...], acl_id: str) -> int:
     """Make or change an entry. NAME= removes a value."""
-    run = session(context)
-    metadata = run.client(context).metadata
-    wanted = Entry(key, _values(metadata.collections.describe(path), values), acl_id)
-    (error,) = metadata.entries.upsert(path, [wanted])
-    if error is not None:
-        show_client_error(error, run.as_json, path)
-    return exit_code_of_items(1, [error] if error else [])
+    metadata = run.client().metadata
+    described = metadata.collections.describe(path)
+    wanted = Entry(key, {name: _value(described, name, text) for name, text in _pairs(values)}, acl_id)
+    return report_items([path], metadata.entries.upsert(path, [wanted]), run.as_json)
 
 
 @entry.command("get")
 @click.argument("path")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@common_options
-@click.pass_context
-def get_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
+@session_command
+def get_entries(run: Session, path: str, keys: tuple[str, ...]) -> int:
     """Show entries with all their attributes."""
-    run = session(context)
     chosen = ", ".join(quoted_text(key) for key in keys)
-    result = run.client(context).metadata.query(f"SELECT * FROM {quoted_path(path)} WHERE entry IN ({chosen}) ORDER BY entry")  # noqa: S608
+    result = run.client().metadata.query(f"SELECT * FROM {quoted_path(path)} WHERE entry IN ({chosen}) ORDER BY entry")  # noqa: S608
     rows = [row for batch in result.batches() for row in batch]
     for number, row in enumerate(rows):
         if run.as_json:
-            print_line(next(iter(json_rows(result.columns, [row]))))
+            print_line(next(json_rows(result.columns, [row])))
             continue
         if number:
             print_line("")
@@ -78,32 +71,23 @@ def get_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> int
 @entry.command("rm")
 @click.argument("path")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@common_options
-@click.pass_context
-def remove_entries(context: click.Context, path: str, keys: tuple[str, ...]) -> int:
+@session_command
+def remove_entries(run: Session, path: str, keys: tuple[str, ...]) -> int:
     """Remove entries."""
-    run = session(context)
-    failures: list[MdmError] = []
-    for key, error in zip(keys, run.client(context).metadata.entries.delete(path, keys), strict=True):
-        if error is not None:
-            failures.append(error)
-            show_client_error(error, run.as_json, key)
-    return exit_code_of_items(len(keys), failures)
+    return report_items(keys, run.client().metadata.entries.delete(path, keys), run.as_json)
 
 
 @click.command()
 @click.argument("sql")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is given up.")
 @parameter_option
-@common_options
-@click.pass_context
-def update(context: click.Context, sql: str, timeout: float | None, parameters: Mapping[str, str]) -> None:
-    """Change or delete the entries that a condition finds, at most 10,000, wholly or not at all.
+@session_command
+def update(run: Session, sql: str, timeout: float | None, parameters: Mapping[str, str]) -> None:
+    """Change or delete the entries that meet a condition, at most 10,000, wholly or not at all.
 
     UPDATE "/vo/jobs" SET state = 'new' WHERE state = 'lost', or DELETE FROM "/vo/jobs" WHERE age > 30
     """
-    run = session(context)
-    _show(run, run.client(context).metadata.entries.change(sql, timeout, parameters))
+    _show(run, run.client().metadata.entries.change(sql, timeout, parameters))
 
 
 @click.command()
@@ -111,18 +95,18 @@ def update(context: click.Context, sql: str, timeout: float | None, parameters: 
 @click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
 @click.option("--where", default="TRUE", help="Which entries may be taken, as in SQL: state = 'new'.")
 @click.option("--order-by", default="entry", show_default=True, help="Which come first.")
-@click.option("--count", cls=Respelt, old=["-n"], type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many at most.")
-@common_options
-@click.pass_context
-def take(context: click.Context, path: str, values: tuple[str, ...], where: str, order_by: str, count: int) -> int:
-    """Find entries, set values, and return them, in one step that no other taker can come between.
+@click.option(
+    "--count", cls=RenamedOption, old=["-n"], type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many at most."
+)
+@session_command
+def take(run: Session, path: str, values: tuple[str, ...], where: str, order_by: str, count: int) -> int:
+    """Find entries, set values, and return the entries, in one step: nobody else can take the same ones.
 
     mdm meta take /vo/jobs state=taken worker=w7 --where "state = 'new'" --order-by priority
 
     Exit code 1 when there was nothing to take.
     """
-    run = session(context)
-    metadata = run.client(context).metadata
+    metadata = run.client().metadata
     described = metadata.collections.describe(path)
     pairs = _pairs(values)
     sets = ", ".join(f"{name} = :set{number}" for number, (name, _) in enumerate(pairs))
@@ -137,23 +121,19 @@ def take(context: click.Context, path: str, values: tuple[str, ...], where: str,
 @click.command()
 @click.argument("sql")
 @parameter_option
-@common_options
-@click.pass_context
-def explain(context: click.Context, sql: str, parameters: Mapping[str, str]) -> None:
+@session_command
+def explain(run: Session, sql: str, parameters: Mapping[str, str]) -> None:
     """Show how the database would answer a SELECT, without running it."""
-    run = session(context)
-    for line in run.client(context).metadata.entries.explain(sql, parameters):
-        print_json({"line": line}) if run.as_json else print_line(line)
+    for line in run.client().metadata.entries.explain(sql, parameters):
+        show(run.as_json, {"line": line}, line)
 
 
 def _show(run: Session, changed: Changed) -> None:
     if changed.columns:
         for line in (json_rows if run.as_json else table_rows)(changed.columns, iter(changed.rows)):
             print_line(line)
-    elif run.as_json:
-        print_json({"count": changed.count})
     else:
-        print_line(f"{changed.count} entries")
+        show(run.as_json, {"count": changed.count}, f"{changed.count} entries")
 
 
 def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -166,16 +146,8 @@ def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _kind(described: Collection, name: str) -> str:
+def _value(described: Collection, name: str, text: str) -> Any:
     kind = next((attribute.type for attribute in described.attributes if attribute.name.lower() == name.lower()), None)
     if kind is None:
         raise Invalid("ATTRIBUTE_UNKNOWN", f"{described.path} has no attribute {name}")
-    return kind
-
-
-def _values(described: Collection, texts: tuple[str, ...]) -> dict[str, Any]:
-    return {name: _value(described, name, value) for name, value in _pairs(texts)}
-
-
-def _value(described: Collection, name: str, text: str) -> Any:
-    return value_of(_kind(described, name), text, name) if text else None
+    return value_of(kind, text, name) if text else None

@@ -1,8 +1,7 @@
-"""meta load: entries from a dump, a CSV file, or a table of PostgreSQL."""
+"""meta load: reads entries from a dump, a CSV file, or a table of PostgreSQL."""
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -15,14 +14,13 @@ import click
 from mdm_wire.batch import MAX_ENTRIES
 from mdm_wire.errors import Conflict, FailedPrecondition, Invalid
 
-from mdm_client.cli.context import Session, common_options, session
+from mdm_client.cli.context import RenamedOption, Session, session_command
 from mdm_client.cli.error import OK, SOME_FAILED, show_client_error, show_error
 from mdm_client.cli.metadata.restore import Item, Restoration
-from mdm_client.cli.option import Respelt
-from mdm_client.cli.table import print_json
+from mdm_client.cli.output import show
 from mdm_client.client import Client
+from mdm_client.metadata.client import Entry
 from mdm_client.metadata.collections import Attribute, Collection
-from mdm_client.metadata.entries import Entry
 from mdm_client.metadata.value import value_of
 
 #: PostgreSQL's types, by name, as attributes.
@@ -53,15 +51,14 @@ _MAX_ERRORS = 20
 @click.option(
     "--use-default-acl",
     "default_acl",
-    cls=Respelt,
+    cls=RenamedOption,
     old=["--default-acl"],
     is_flag=True,
     help="Guard entries by the collection's default access list, not by the dumped ones.",
 )
-@common_options
-@click.pass_context
+@session_command
 def load(
-    context: click.Context,
+    run: Session,
     /,
     path: str,
     file: Path | None,
@@ -74,23 +71,22 @@ def load(
 ) -> int:
     """Read entries into the collection PATH: from a dump (with what was dumped below it), a CSV file, or a table of PostgreSQL.
 
-    Entries that exist are updated. Those that are not valid are reported by line, and the others are stored: the command can be repeated.
+    Entries that exist are updated. Invalid ones are reported by line, and the others are stored: the command can be repeated.
 
-    Access lists of a dump that are not here are made, with the same owner and principals; one that is here stays as it is.
+    Access lists of a dump that do not exist here are made, with the same owner and principals; one that exists stays as it is.
 
     With --create, sequences go on where they were, and views show what you may read in their target.
     """
-    run = session(context)
-    client = run.client(context)
+    client = run.client()
     if postgres is not None:
         if not table or not key:
-            raise click.UsageError("--postgres takes --table NAME and --key COLUMN")
+            raise click.UsageError("--postgres needs --table NAME and --key COLUMN")
         return _store(run, client, _from_postgres(client, path, postgres, table, key, flags["create"]))
     if file is None:
         raise click.UsageError("name a FILE, or --postgres CONNINFO")
     if as_csv or (format_name or file.suffix.lower().removeprefix(".")) == "csv":
         if not key:
-            raise click.UsageError("CSV takes --key COLUMN")
+            raise click.UsageError("CSV needs --key COLUMN")
         return _store(run, client, _from_csv(client, path, file, key))
     restoration = Restoration(client, path, file, create=flags["create"], default_acl=flags["default_acl"])
     if (code := _store(run, client, restoration.items())) == OK:
@@ -104,7 +100,7 @@ def load(
 
 
 def _store(run: Session, client: Client, entries: Iterable[Item]) -> int:
-    """Store entries in batches, report what is wrong by line, and say how many were stored."""
+    """Store entries in batches; write the errors by line, and how many entries were stored."""
     stored = failed = 0
     for path, some in groupby(entries, key=lambda item: item[0]):
         while batch := list(islice(some, MAX_ENTRIES)):
@@ -117,17 +113,8 @@ def _store(run: Session, client: Client, entries: Iterable[Item]) -> int:
                     show_client_error(error, run.as_json, f"line {number}")
     if failed > _MAX_ERRORS:
         show_error(f"and {failed - _MAX_ERRORS} more", "ENTRIES_FAILED", run.as_json)
-    if run.as_json:
-        print_json({"stored": stored, "failed": failed})
-    else:
-        sys.stdout.write(f"{stored} entries stored" + (f", {failed} not\n" if failed else "\n"))
+    show(run.as_json, {"stored": stored, "failed": failed}, f"{stored} entries stored" + (f", {failed} not" if failed else ""))
     return SOME_FAILED if failed else OK
-
-
-def _create(client: Client, path: str, attributes: tuple[Attribute, ...], sensitive: bool) -> None:
-    (error,) = client.metadata.collections.create([Collection(path, attributes, sensitive=sensitive)])
-    if error is not None and not isinstance(error, Conflict):
-        raise error
 
 
 def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]:
@@ -152,7 +139,7 @@ def _from_csv(client: Client, path: str, file: Path, key: str) -> Iterator[Item]
 
 
 def _cell(kind: str, text: str, name: str) -> Any:
-    """Return a value; other text stays text, which the service refuses for this entry alone."""
+    """Return a value; malformed text stays text, for which the service refuses this entry alone."""
     try:
         return value_of(kind, text, name)
     except (Invalid, FailedPrecondition):
@@ -183,7 +170,10 @@ def _from_postgres(client: Client, path: str, conninfo: str, table: str, key: st
             if key not in dict(columns):
                 raise Invalid("TABLE_KEY", f"{table}: no column {key}")
             if create:
-                _create(client, path, tuple(Attribute(name, kind) for name, kind in columns if name != key), False)
+                attributes = tuple(Attribute(name, kind) for name, kind in columns if name != key)
+                (error,) = client.metadata.collections.create([Collection(path, attributes)])
+                if error is not None and not isinstance(error, Conflict):
+                    raise error
             for number, row in enumerate(cursor, 1):
                 cells = {name: _plain(kind, value) for (name, kind), value in zip(columns, row, strict=True)}
                 yield path, number, Entry(str(cells.pop(key)), cells)
@@ -197,7 +187,7 @@ def _attribute_type(connection: Any, number: int) -> str:
 
 
 def _plain(kind: str, value: Any) -> Any:
-    """Return a value of PostgreSQL's as an entry takes it; JSON and arrays as JSON, bytes as PostgreSQL writes them."""
+    """Return a value of PostgreSQL for an entry; JSON and arrays as JSON, bytes as PostgreSQL writes them."""
     as_json = partial(json.dumps, ensure_ascii=False, default=str)
     convert: dict[type, Callable[[Any], Any]] = {
         datetime: datetime.isoformat,

@@ -1,4 +1,4 @@
-"""What meta load makes of a dump: access lists, collections with their entries and sequences, views and links."""
+"""Restoration of a dump: access lists, collections with their entries and sequences, views and links."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,11 +10,11 @@ from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, Md
 
 from mdm_client.acl import AclView, give
 from mdm_client.cli.error import about
-from mdm_client.cli.metadata.dump_record import AccessList, PlacedSequence, malformed, read_records
+from mdm_client.cli.metadata.dump import PlacedSequence, malformed, read_records
 from mdm_client.cli.metadata.entry import quoted_path
 from mdm_client.client import Client
+from mdm_client.metadata.client import Entry
 from mdm_client.metadata.collections import Collection
-from mdm_client.metadata.entries import Entry
 
 #: The access list that configuration gives the root of every metadata service.
 _ROOT_ACL_ID = "00000000-0000-4000-8000-000000000001"
@@ -26,9 +26,9 @@ Failure = tuple[str, MdmError]
 
 
 class Restoration:
-    """A dump on its way into collections: the first becomes `path`, those below it what is below `path`.
+    """The restoration of a dump: its first collection becomes `path`, those below it come below `path`.
 
-    With `create`, collections that are not there are made, and are the loader's alone until `finish`.
+    With `create`, missing collections are made; until `finish` nobody but the loader has rights on them.
     """
 
     def __init__(self, client: Client, path: str, file: Path, *, create: bool, default_acl: bool) -> None:
@@ -36,7 +36,7 @@ class Restoration:
         self._path = path
         self._file = file
         self._create = create
-        self._lists = Lists(client, as_default=default_acl)
+        self._lists = DumpedLists(client, as_default=default_acl)
         self._default_acl = default_acl
         self._root = self._here = ""
         self._made: list[Collection] = []
@@ -45,7 +45,7 @@ class Restoration:
         self._sequences: list[PlacedSequence] = []
 
     def items(self) -> Iterator[Item]:
-        """Yield the entries of the file; make access lists and collections on the way.
+        """Yield the entries of the file; make access lists and collections meanwhile.
 
         Raises:
             MdmError: DUMP_MALFORMED, or what the service answered.
@@ -55,7 +55,7 @@ class Restoration:
                 match record:
                     case Collection():
                         self._begin(record, number)
-                    case AccessList():
+                    case AclView():
                         self._lists.restore(record)
                     case PlacedSequence():
                         self._note(record, number)
@@ -65,12 +65,9 @@ class Restoration:
                 yield self._here, number, replace(record, acl_id=self._lists.here(record.acl_id))
 
     def finish(self) -> list[Failure]:
-        """Make what all entries must be there for; return which views, links and sequences were not made, by path, and why.
+        """Make the objects that need all entries; return the errors of views, links and sequences that were not made, by path.
 
-        Collections that were made get their references and checks, then sequences, views and links are made, then access lists count.
-
-        Raises:
-            MdmError: what the service answered.
+        New collections get their references and checks; then sequences, views and links are made; last, collections get their access lists.
         """
         collections = self._client.metadata.collections
         for item in self._made:
@@ -85,7 +82,7 @@ class Restoration:
         return [*failures, *self._without_rights()]
 
     def _moved(self, path: str) -> str:
-        """Return where a path of the dump is now; one beside what was dumped stays."""
+        """Return the new path for a path of the dump; one outside the dump is not changed."""
         return self._path.rstrip("/") + path[len(self._root.rstrip("/")) :] if self._is_inside(path) else path
 
     def _is_inside(self, path: str) -> bool:
@@ -110,7 +107,7 @@ class Restoration:
             self._sequences.append(replace(sequence, path=self._moved(sequence.path)))
 
     def _make(self, item: Collection) -> None:
-        """Make a collection without what other entries must be there for, unless it is there already."""
+        """Make a collection, unless it exists; references and checks come later."""
         collections = self._client.metadata.collections
         plain = tuple(replace(attribute, references="") for attribute in item.attributes)
         own = "" if self._default_acl else self._lists.own(item.path)
@@ -118,11 +115,11 @@ class Restoration:
         (error,) = collections.create([Collection(item.path, plain, own, own, item.sensitive, item.min_cell)])
         if error is not None and not isinstance(error, Conflict):
             raise error.at(item.path)
-        if there is None or (own and there.acl_id == own):  # or it was left by a load that did not end
+        if there is None or (own and there.acl_id == own):  # or it remains of a load that did not end
             self._made.append(item)
 
     def _resume_sequences(self) -> Iterator[Failure]:
-        """Let sequences go on where they were in the dump, or where they are here if that is further."""
+        """Continue sequences at their number in the dump, or at the present one if that is further."""
         for path, state in ((sequence.path, sequence.state) for sequence in self._sequences):
             try:
                 self._client.metadata.sequences.resume(path, state.name, state.next or 0, state.step or 0)
@@ -137,7 +134,7 @@ class Restoration:
                 yield view.path, error.at(f"{view.path}, which shows {view.target}")
 
     def _make_view(self, view: Collection) -> None:
-        """Make a view or link, unless the same one, whoever defined it, is there already."""
+        """Make a view or link, unless an equal one exists, whoever its definer is."""
         is_link = not view.definer
         there = self._described(view.path)
         if there is None or not _shows_the_same(there, view):
@@ -147,7 +144,7 @@ class Restoration:
             self._defined += [] if is_link else [view]
 
     def _without_rights(self) -> Iterator[Failure]:
-        """Yield views that show nothing, because the loader, who defines them, may not read their target now that access lists count."""
+        """Yield the new views that show nothing, because the loader, their definer, may not read the target under its access list."""
         for view in self._defined:
             try:
                 list(self._client.metadata.query(f"SELECT entry FROM {quoted_path(view.target)} WHERE FALSE"))  # noqa: S608 - parsed again there
@@ -162,8 +159,8 @@ class Restoration:
             return None
 
 
-class Lists:
-    """The access lists of a dump, and what they are here; with `as_default` none is made and everything gets the default list."""
+class DumpedLists:
+    """The access lists of a dump, and those that stand for them here; with `as_default` none is made, and the default list guards all."""
 
     def __init__(self, client: Client, *, as_default: bool) -> None:
         self._acls = client.metadata.acls
@@ -171,22 +168,18 @@ class Lists:
         self._moved: dict[str, str] = {}
 
     def here(self, acl_id: str) -> str:
-        """Return the id, here, of an access list of the dump."""
+        """Return the id of the list that stands for one of the dump."""
         return "" if self._as_default else self._moved.get(acl_id, acl_id)
 
     def own(self, path: str) -> str:
-        """Return the id of a list of the loader's alone, the same one when the load is repeated."""
+        """Return the id of a list that gives nobody but the loader rights; the same one when the load is repeated."""
         try:
             return self._acls.create({}, str(uuid5(_LOADING, path.casefold())))
         except Conflict:  # another user's
             return self._acls.create({})
 
-    def restore(self, wanted: AccessList) -> None:
-        """Make an access list, unless there is one of this id: that is the same list, as it is today.
-
-        Raises:
-            MdmError: what the service answered.
-        """
+    def restore(self, wanted: AclView) -> None:
+        """Make an access list, unless there is one of this id, which counts as the same list."""
         if self._as_default:
             return
         (present,) = self._acls.get([wanted.id])
@@ -195,11 +188,11 @@ class Lists:
         elif present.acl is None:
             try:
                 self._give(self._acls.create(wanted.entries, wanted.id), wanted.owner)
-            except Conflict:  # it is there, and the loader may not see it
+            except Conflict:  # it exists, and the loader may not see it
                 return
 
     def _give(self, acl_id: str, owner: str) -> str:
-        """Make the dump's owner of a new list its owner here; return its id."""
+        """Give a new list the owner that it has in the dump; return its id."""
         (mine,) = self._acls.get([acl_id])
         if owner and mine.acl is not None and mine.acl.owner != owner:
             (given,) = self._acls.modify([acl_id], [give(f"dn:{owner}")])
@@ -208,7 +201,7 @@ class Lists:
         return acl_id
 
 
-def _is_same(acl: AclView | None, wanted: AccessList) -> bool:
+def _is_same(acl: AclView | None, wanted: AclView) -> bool:
     return acl is not None and acl.owner == wanted.owner and acl.entries == wanted.entries
 
 

@@ -2,19 +2,18 @@
 
 import click
 
-from mdm_client.cli.context import common_options, session
+from mdm_client.cli.context import RenamedOption, Session, common_options, session_command
 from mdm_client.cli.metadata.collection import parse_attribute
-from mdm_client.cli.option import Respelt
-from mdm_client.cli.table import print_json, print_line
+from mdm_client.cli.output import show
 from mdm_client.metadata.collections import MetadataCollections, MetadataSequences
 
 
-def _collections(context: click.Context) -> MetadataCollections:
-    return session(context).client(context).metadata.collections
+def _collections(run: Session) -> MetadataCollections:
+    return run.client().metadata.collections
 
 
-def _sequences(context: click.Context) -> MetadataSequences:
-    return session(context).client(context).metadata.sequences
+def _sequences(run: Session) -> MetadataSequences:
+    return run.client().metadata.sequences
 
 
 @click.group()
@@ -26,34 +25,31 @@ def attr() -> None:
 @attr.command("add")
 @click.argument("path")
 @click.argument("attributes", nargs=-1, required=True, metavar="NAME:TYPE[:FLAG...]...")
-@common_options
-@click.pass_context
-def add_attributes(context: click.Context, path: str, attributes: tuple[str, ...]) -> None:
+@session_command
+def add_attributes(run: Session, path: str, attributes: tuple[str, ...]) -> None:
     """Add attributes; entries have no value of them yet. Written as for mdm meta mkdir."""
     for attribute in [parse_attribute(text) for text in attributes]:
-        _collections(context).add_attribute(path, attribute)
+        _collections(run).add_attribute(path, attribute)
 
 
 @attr.command("rm")
 @click.argument("path")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@common_options
-@click.pass_context
-def remove_attributes(context: click.Context, path: str, names: tuple[str, ...]) -> None:
+@session_command
+def remove_attributes(run: Session, path: str, names: tuple[str, ...]) -> None:
     """Remove attributes and erase their values."""
     for name in names:
-        _collections(context).alter(path, remove_attribute=name)
+        _collections(run).alter(path, remove_attribute=name)
 
 
 @attr.command("rename")
 @click.argument("path")
 @click.argument("name")
 @click.argument("new_name")
-@common_options
-@click.pass_context
-def rename_attribute(context: click.Context, path: str, name: str, new_name: str) -> None:
+@session_command
+def rename_attribute(run: Session, path: str, name: str, new_name: str) -> None:
     """Give an attribute another name."""
-    _collections(context).change_attribute(path, name, new_name=new_name)
+    _collections(run).change_attribute(path, name, new_name=new_name)
 
 
 @attr.command("set")
@@ -61,47 +57,45 @@ def rename_attribute(context: click.Context, path: str, name: str, new_name: str
 @click.argument("name")
 @click.option("--unit", help="Unit in UCUM, such as mm.")
 @click.option("--description", help="One line for a person.")
-@common_options
-@click.pass_context
-def describe_attribute(context: click.Context, path: str, name: str, unit: str | None, description: str | None) -> None:
+@session_command
+def describe_attribute(run: Session, path: str, name: str, unit: str | None, description: str | None) -> None:
     """Give an attribute another unit or description."""
     given = {"unit": unit, "description": description}
-    _collections(context).change_attribute(path, name, **{key: value for key, value in given.items() if value is not None})
+    _collections(run).change_attribute(path, name, **{key: value for key, value in given.items() if value is not None})
 
 
 @click.group()
 @common_options
 def index() -> None:
-    """Build and drop indexes. Readers and writers go on meanwhile."""
+    """Build and drop indexes, while readers and writers go on."""
 
 
 @index.command("add")
 @click.argument("path")
 @click.argument("name")
-@common_options
-@click.pass_context
-def add_index(context: click.Context, path: str, name: str) -> None:
-    """Build an index on an attribute; returns when it is there. Interrupted, it goes on when asked again."""
-    _collections(context).change_attribute(path, name, indexed=True)
+@session_command
+def add_index(run: Session, path: str, name: str) -> None:
+    """Build an index on an attribute; returns when it is built. After an interrupt, run the command again to go on."""
+    _collections(run).change_attribute(path, name, indexed=True)
 
 
 @index.command("rm")
 @click.argument("path")
 @click.argument("name")
-@common_options
-@click.pass_context
-def remove_index(context: click.Context, path: str, name: str) -> None:
+@session_command
+def remove_index(run: Session, path: str, name: str) -> None:
     """Drop the index on an attribute."""
-    _collections(context).change_attribute(path, name, indexed=False)
+    _collections(run).change_attribute(path, name, indexed=False)
 
 
 @click.group()
 @common_options
 def constraint() -> None:
-    """What every entry must fulfil, and what those who may only count see."""
+    """Conditions that every entry must meet, and the least count for those who may only count."""
 
 
-_KINDS = click.Choice(["required", "unique", "references", "check", "min-cell"])
+_PROPERTIES = {"required": "not_null", "unique": "unique", "references": "references"}
+_KINDS = click.Choice([*_PROPERTIES, "check", "min-cell"])
 
 
 @constraint.command("add")
@@ -109,9 +103,8 @@ _KINDS = click.Choice(["required", "unique", "references", "check", "min-cell"])
 @click.argument("kind", type=_KINDS)
 @click.argument("name")
 @click.argument("value", default="")
-@common_options
-@click.pass_context
-def add_constraint(context: click.Context, path: str, kind: str, name: str, value: str) -> None:
+@session_command
+def add_constraint(run: Session, path: str, kind: str, name: str, value: str) -> None:
     """Add a constraint; entries that break it are an error.
 
     \b
@@ -121,48 +114,38 @@ def add_constraint(context: click.Context, path: str, kind: str, name: str, valu
     check NAME 'CONDITION'             such as 'EndDate >= StartDate'
     min-cell NUMBER                    counts below it are not given
     """
-    if (kind in ("references", "check")) != bool(value):
-        raise click.UsageError(f"{kind} takes {'a name and a value' if kind in ('references', 'check') else 'one argument'}")
+    takes_value = kind in ("references", "check")
+    if takes_value != bool(value):
+        raise click.UsageError(f"{kind} takes {'a name and a value' if takes_value else 'one argument'}")
     if kind == "check":
         from mdm.metadata.v1.metadata_pb2 import Check
 
-        _collections(context).alter(path, add_check=Check(name=name, condition=value))
+        _collections(run).alter(path, add_check=Check(name=name, condition=value))
     elif kind == "min-cell":
-        _set_min_cell(context, path, name)
+        _set_min_cell(run, path, name)
     else:
-        changes: dict[str, dict[str, object]] = {
-            "required": {"not_null": True},
-            "unique": {"unique": True},
-            "references": {"references": value},
-        }
-        _collections(context).change_attribute(path, name, **changes[kind])
+        _collections(run).change_attribute(path, name, **{_PROPERTIES[kind]: value or True})
 
 
 @constraint.command("rm")
 @click.argument("path")
 @click.argument("kind", type=_KINDS)
 @click.argument("name", default="0")
-@common_options
-@click.pass_context
-def remove_constraint(context: click.Context, path: str, kind: str, name: str) -> None:
+@session_command
+def remove_constraint(run: Session, path: str, kind: str, name: str) -> None:
     """Drop a constraint: of an attribute, of a check's name, or min-cell."""
     if kind == "check":
-        _collections(context).alter(path, drop_check=name)
+        _collections(run).alter(path, drop_check=name)
     elif kind == "min-cell":
-        _set_min_cell(context, path, "0")
+        _set_min_cell(run, path, "0")
     else:
-        changes: dict[str, dict[str, object]] = {
-            "required": {"not_null": False},
-            "unique": {"unique": False},
-            "references": {"references": ""},
-        }
-        _collections(context).change_attribute(path, name, **changes[kind])
+        _collections(run).change_attribute(path, name, **{_PROPERTIES[kind]: "" if kind == "references" else False})
 
 
-def _set_min_cell(context: click.Context, path: str, number: str) -> None:
+def _set_min_cell(run: Session, path: str, number: str) -> None:
     if not number.isdecimal() or len(number) > 9:
-        raise click.UsageError("min-cell takes a number")
-    _collections(context).alter(path, min_cell=int(number))
+        raise click.UsageError("min-cell needs a number")
+    _collections(run).alter(path, min_cell=int(number))
 
 
 @click.group()
@@ -176,46 +159,39 @@ def sequence() -> None:
 @click.argument("name")
 @click.option("--start", default=1, show_default=True, help="The first number.")
 @click.option("--step", default=1, show_default=True, help="From one number to the next.")
-@common_options
-@click.pass_context
-def create_sequence(context: click.Context, path: str, name: str, start: int, step: int) -> None:
+@session_command
+def create_sequence(run: Session, path: str, name: str, start: int, step: int) -> None:
     """Create a sequence of the collection PATH."""
-    _sequences(context).create(path, name, start, step)
+    _sequences(run).create(path, name, start, step)
 
 
 @sequence.command("rm")
 @click.argument("path")
 @click.argument("name")
-@common_options
-@click.pass_context
-def drop_sequence(context: click.Context, path: str, name: str) -> None:
+@session_command
+def drop_sequence(run: Session, path: str, name: str) -> None:
     """Drop a sequence."""
-    _sequences(context).drop(path, name)
+    _sequences(run).drop(path, name)
 
 
 @sequence.command("ls")
 @click.argument("path")
-@common_options
-@click.pass_context
-def list_sequences(context: click.Context, path: str) -> None:
-    """List the sequences of the collection PATH; with --json also where they are, to those who may take numbers."""
-    for state in _sequences(context).of_collection(path):
-        if session(context).as_json:
-            print_json({name: value for name, value in vars(state).items() if value is not None})
-        else:
-            print_line(state.name)
+@session_command
+def list_sequences(run: Session, path: str) -> None:
+    """List the sequences of the collection PATH; with --json also their next numbers, for those who may take numbers."""
+    for state in _sequences(run).of_collection(path):
+        show(run.as_json, {name: value for name, value in vars(state).items() if value is not None}, state.name)
 
 
 @sequence.command("next")
 @click.argument("path")
 @click.argument("name")
-@click.option("--count", cls=Respelt, old=["-n"], type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="How many.")
-@common_options
-@click.pass_context
-def next_numbers(context: click.Context, path: str, name: str, count: int) -> None:
+@click.option("--count", cls=RenamedOption, old=["-n"], type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="How many.")
+@session_command
+def next_numbers(run: Session, path: str, name: str, count: int) -> None:
     """Take the next numbers of a sequence."""
-    for number in _sequences(context).take(path, name, count):
-        print_json(number) if session(context).as_json else print_line(str(number))
+    for number in _sequences(run).take(path, name, count):
+        show(run.as_json, number, str(number))
 
 
 @click.command()
@@ -223,12 +199,11 @@ def next_numbers(context: click.Context, path: str, name: str, count: int) -> No
 @click.argument("target")
 @click.argument("attributes", nargs=-1, metavar="[ATTRIBUTE[=NAME_IN_VIEW]]...")
 @click.option("--where", "condition", default="", help="Which entries it shows, as in SQL: Sex = 'M'.")
-@click.option("--with-key", cls=Respelt, old=["--key"], is_flag=True, help="Show the entries' keys too.")
+@click.option("--with-key", cls=RenamedOption, old=["--key"], is_flag=True, help="Show the entries' keys too.")
 @click.option("--acl", "acl_id", default="", metavar="ACL_ID", help="Who may read it; else the parent's default.")
-@common_options
-@click.pass_context
-def view(context: click.Context, path: str, target: str, attributes: tuple[str, ...], condition: str, with_key: bool, acl_id: str) -> None:
-    """Show attributes of the collection TARGET under PATH to whom the access list of PATH lets read.
+@session_command
+def view(run: Session, path: str, target: str, attributes: tuple[str, ...], condition: str, with_key: bool, acl_id: str) -> None:
+    """Show attributes of the collection TARGET, as PATH, to those who may read PATH.
 
     It shows what you may read in TARGET; you need the right to change TARGET's access list.
     """
@@ -236,15 +211,14 @@ def view(context: click.Context, path: str, target: str, attributes: tuple[str, 
     for text in attributes:
         original, _, name = text.partition("=")
         shown[name or original] = original
-    _collections(context).create_view(path, target, shown, condition, with_key=with_key, is_link=False, acl_id=acl_id)
+    _collections(run).create_view(path, target, shown, condition, with_key=with_key, is_link=False, acl_id=acl_id)
 
 
 @click.command()
 @click.argument("path")
 @click.argument("target")
 @click.option("--acl", "acl_id", default="", metavar="ACL_ID", help="Who may use it; else the parent's default.")
-@common_options
-@click.pass_context
-def link(context: click.Context, path: str, target: str, acl_id: str) -> None:
+@session_command
+def link(run: Session, path: str, target: str, acl_id: str) -> None:
     """Make PATH another name of the collection TARGET. Readers need the rights on TARGET."""
-    _collections(context).create_view(path, target, {}, "", with_key=True, is_link=True, acl_id=acl_id)
+    _collections(run).create_view(path, target, {}, "", with_key=True, is_link=True, acl_id=acl_id)

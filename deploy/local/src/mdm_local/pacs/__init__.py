@@ -1,1 +1,1 @@
-"""The hospital's PACS of a local stack: Orthanc where installed, else a small archive on pynetdicom."""
+"""The hospital's PACS of a local stack: Orthanc if it is installed, else a small archive on pynetdicom."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_forwarder.delivery import NOT_NEGOTIATED, DeliveryQueue, Sent, TargetDown, deliver, final_reason
-from mdm_site.configuration import MDM_AE_TITLE
+from mdm_site.pacs import MDM_AE_TITLE
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
@@ -38,7 +38,7 @@ class ArchiveServer:
         self._destination = destination
 
     def on_store(self, event: evt.Event) -> int:
-        """Keep what was sent, queue it for forwarding, then say so."""
+        """Store an instance and queue it for forwarding."""
         archive, queue = Archive(self._directory), DeliveryQueue(self._directory / "forward.sqlite")
         try:
             header = event.dataset
@@ -73,11 +73,11 @@ class ArchiveServer:
             yield _PENDING, answer
 
     def on_get(self, event: evt.Event) -> Iterator[Any]:
-        """Send the instances asked for on the same association."""
+        """Send the requested instances on the same association."""
         yield from self._sub_operations(event)
 
     def on_move(self, event: evt.Event) -> Iterator[Any]:
-        """Send the instances asked for to dicom-srm, the only destination there is."""
+        """Send the requested instances to dicom-srm, the only destination."""
         if event.move_destination != MDM_AE_TITLE:
             yield None, None
             return
@@ -105,7 +105,7 @@ class ArchiveServer:
 
 
 class Sender:
-    """Sends stored instances to dicom-srm by C-STORE, each in the transfer syntax it came in."""
+    """Sends stored instances to dicom-srm by C-STORE, each in the transfer syntax in which it was received."""
 
     def __init__(self, directory: Path, ae_title: str, destination: tuple[str, int]) -> None:
         self._archive = Archive(directory)
@@ -114,10 +114,10 @@ class Sender:
         self._destination = destination
 
     def send(self, uids: Sequence[str]) -> Sent:
-        """Send instances; those no longer there count as accepted.
+        """Send instances; those that no longer exist count as accepted.
 
         Raises:
-            TargetDown: there is no association to be had.
+            TargetDown: dicom-srm does not accept an association.
         """
         found = self._archive.instances({"SOPInstanceUID": uids})
         contexts = list(dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in found))[: _MAX_CONTEXTS - 1]
@@ -125,7 +125,7 @@ class Sender:
         refused: dict[str, str] = {}
         if not found:
             return Sent(accepted)
-        # With C-ECHO negotiated there is an association to be had, even if nothing of this batch is wanted.
+        # C-ECHO is negotiated too, so that an association is accepted even if no instance of this batch is.
         self._ae.requested_contexts = []
         self._ae.add_requested_context(VERIFICATION)
         for sop_class, transfer_syntax in contexts:
@@ -152,10 +152,10 @@ class Sender:
 
 
 def application(ae_title: str) -> AE:
-    """Return the application entity: what it supports and who may call."""
+    """Return the application entity, with its presentation contexts and its allowed callers."""
     ae = AE(ae_title)
     ae.maximum_pdu_size = 131072
-    # As PACSs do, take also classes that no list has; pynetdicom's setting for it is the process's.
+    # As PACSs do, accept classes that are on no list; pynetdicom has one setting for the whole process.
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     ae.require_calling_aet = [*CALLING_AE_TITLES, MDM_AE_TITLE]
     for context in AllStoragePresentationContexts:
@@ -166,7 +166,7 @@ def application(ae_title: str) -> AE:
 
 
 def forward(directory: Path, ae_title: str, destination: tuple[str, int], stopping: threading.Event) -> None:
-    """Forward until told to stop."""
+    """Forward until `stopping` is set."""
     sender, queue = Sender(directory, ae_title, destination), DeliveryQueue(directory / "forward.sqlite")
     while not stopping.is_set():
         if not deliver(queue, sender.send):

@@ -2,10 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdm_site.error import SiteError
+from mdm_forwarder.orthanc import HTTP_USER
+from mdm_site import pacs
+from mdm_site.pacs import Pacs
+from mdm_site.site import SiteError
+
+from mdm_local.layout import HOST, PACS, PACS_HTTP
 
 ORTHANC = "orthanc"
 ARCHIVE = "pynetdicom"
@@ -15,12 +21,8 @@ NONE = "none"
 AE_TITLES = {ORTHANC: "ORTHANC", ARCHIVE: "MDMPACS"}
 
 LOCAL_AE_TITLE = "MDM-LOCAL"
-#: Calling AE titles that the PACS knows besides dicom-srm, all on this machine: the defaults of dcmtk and pynetdicom, and spare ones.
-CALLING_AE_TITLES = (
-    LOCAL_AE_TITLE,
-    *("STORESCU", "ECHOSCU", "FINDSCU", "GETSCU", "MOVESCU", "DCMSEND", "PYNETDICOM"),
-    *("MODALITY", "TEST", "E2E", "BENCH"),
-)
+#: Calling AE titles that the PACS knows besides dicom-srm, all on this machine.
+CALLING_AE_TITLES = (LOCAL_AE_TITLE, *pacs.CALLING_AE_TITLES)
 
 # SOP classes, PS3.4 A.4 and C.6.2.3
 VERIFICATION = "1.2.840.10008.1.1"
@@ -30,16 +32,22 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 
 @dataclass(frozen=True)
-class Pacs:
-    """How to reach the PACS. `http` is Orthanc's REST root and `dicomweb` its DICOMweb root; empty where there is none."""
+class StackPacs(Pacs):
+    """The PACS of a stack. `http` is Orthanc's REST root; empty for another kind."""
 
-    kind: str
-    ae_title: str
-    host: str
-    port: int
+    kind: str = NONE
     http: str = ""
-    dicomweb: str = ""
-    password_file: Path | None = None
+
+
+def of_kind(kind: str, ports: Mapping[str, int], password_file: Path) -> StackPacs:
+    """Return a stack's PACS of a kind; `password_file` is that of Orthanc's account."""
+    if kind == NONE:
+        return StackPacs("", HOST, 0)
+    if kind == ARCHIVE:
+        return StackPacs(AE_TITLES[kind], HOST, ports[PACS], kind=kind)
+    http = f"http://{HOST}:{ports[PACS_HTTP]}"
+    dicomweb = f"{http}/dicom-web" if find_dicomweb_plugin() else ""
+    return StackPacs(AE_TITLES[kind], HOST, ports[PACS], dicomweb, HTTP_USER, password_file, kind, http)
 
 
 def choose(wanted: str) -> str:

@@ -50,7 +50,7 @@ class Archive:
         )
 
     def store(self, part10: bytes, header: Dataset, sop_class_uid: str, transfer_syntax_uid: str) -> str:
-        """Keep an instance, replacing an earlier one of the same SOP Instance UID; return that UID.
+        """Store an instance, replacing an earlier one with the same SOP Instance UID; return that UID.
 
         Raises:
             ValueError: the header lacks a UID.
@@ -69,7 +69,7 @@ class Archive:
         return values["SOPInstanceUID"]
 
     def path(self, sop_instance_uid: str) -> Path:
-        """Return where an instance is kept."""
+        """Return the path of an instance."""
         return self._directory / f"{hashlib.sha256(sop_instance_uid.encode()).hexdigest()}.dcm"
 
     def instances(self, match: Mapping[str, Sequence[str]]) -> list[Instance]:

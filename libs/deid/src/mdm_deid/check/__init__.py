@@ -1,1 +1,1 @@
-"""The self-check: a released file is searched for what identified its original."""
+"""The self-check: a released file is searched for the identifying values of its original."""

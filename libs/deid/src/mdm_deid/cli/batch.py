@@ -15,23 +15,23 @@ from pathlib import Path
 from mdm_deid.cli.report import Entry
 from mdm_deid.cli.worker import Order, Task
 from mdm_deid.outcome import Outcome
-from mdm_deid.rules.patient import Look, Patient, Seen
+from mdm_deid.rules.patient import Patient, PatientAnswer, PatientQuestion
 
 _START_SECONDS = 60.0
 
 
 class WorkerNotStarted(Exception):
-    """A worker process does not start; it has written why to standard error."""
+    """A worker process does not start; its error is on standard error."""
 
 
 def find_files(inputs: Sequence[Path], output: Path) -> list[Task]:
     """Return the files named and those in the directories named, in a fixed order; the output directory is left out.
 
     Symbolic links to directories are not followed, and directories that cannot be listed have no files: both are returned
-    themselves, so that the run says of each what became of it.
+    themselves, so that the run reports them.
 
     Raises:
-        FileNotFoundError: an input is not there.
+        FileNotFoundError: an input does not exist.
     """
     paths: list[tuple[Path, bool]] = []
 
@@ -52,9 +52,9 @@ def find_files(inputs: Sequence[Path], output: Path) -> list[Task]:
 
 
 def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Iterator[Entry]:
-    """Yield the outcome of every task as it comes, from `jobs` processes; `timeout` seconds for a file are too many.
+    """Yield the outcome of every task as it comes, from `jobs` processes; a file that takes `timeout` seconds has failed.
 
-    Every file is looked at first: of which patient a study is follows from all its files, not from which comes first.
+    Every file is asked for its patient first: which patient a study is of follows from all its files, whatever their order.
 
     Raises:
         WorkerNotStarted: before anything was done, or when a lost worker cannot be replaced.
@@ -63,8 +63,10 @@ def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Itera
     try:
         for number in range(min(jobs, len(tasks))):
             workers.append(_Worker(order, number))
-        looks = [Look(task.number, task.path) for task in tasks]
-        said = {answer.number: answer.said for answer in _each(workers, looks, timeout) if isinstance(answer, Seen) and answer.said}
+        questions = [PatientQuestion(task.number, task.path) for task in tasks]
+        said = {
+            answer.number: answer.said for answer in _each(workers, questions, timeout) if isinstance(answer, PatientAnswer) and answer.said
+        }
         patients = _patients(order, said.values())
         whole = (replace(task, patient=patients[said[task.number][0]]) if task.number in said else task for task in tasks)
         yield from (answer for answer in _each(workers, whole, timeout) if isinstance(answer, Entry))
@@ -74,14 +76,14 @@ def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Itera
 
 
 def _patients(order: Order, said: Iterable[tuple[str, Patient]]) -> dict[str, Patient]:
-    """Return of whom each study is."""
+    """Return the patient of each study."""
     studies: defaultdict[str, list[Patient]] = defaultdict(list)
     for study, patient in said:
         studies[study].append(patient)
     return {study: order.patient_ids.majority(patients) for study, patients in studies.items()}
 
 
-def _each(workers: Sequence["_Worker"], requests: Iterable[Task | Look], timeout: float) -> Iterator[Entry | Seen]:
+def _each(workers: Sequence["_Worker"], requests: Iterable[Task | PatientQuestion], timeout: float) -> Iterator[Entry | PatientAnswer]:
     """Yield the answer to every request as it comes."""
     todo = iter(requests)
     busy = [worker for worker in workers if worker.take(next(todo, None))]
@@ -101,12 +103,12 @@ def _each(workers: Sequence["_Worker"], requests: Iterable[Task | Look], timeout
 
 
 class _Worker:
-    """A process, our end of its pipe, and the task it has."""
+    """A process, our end of its pipe, and its present task."""
 
     def __init__(self, order: Order, number: int) -> None:
         self._order = order
         self._part = order.output / f".mdm-deid-{os.getpid()}-{number}.part"
-        self._task: Task | Look | None = None
+        self._task: Task | PatientQuestion | None = None
         self.began = 0.0
         self._start()
 
@@ -125,7 +127,7 @@ class _Worker:
             self.end()
             raise WorkerNotStarted from None
 
-    def take(self, task: Task | Look | None) -> bool:
+    def take(self, task: Task | PatientQuestion | None) -> bool:
         """Hand over the next task; return whether there was one."""
         self._task, self.began = task, time.monotonic()
         if task is not None:
@@ -134,10 +136,10 @@ class _Worker:
                 self.pipe.send(task)
         return task is not None
 
-    def answer(self) -> Entry | Seen:
-        """Return the worker's answer, which is there; a worker that died is replaced."""
+    def answer(self) -> Entry | PatientAnswer:
+        """Return the answer that has arrived; a worker that died is replaced."""
         try:
-            answer: Entry | Seen = self.pipe.recv()
+            answer: Entry | PatientAnswer = self.pipe.recv()
             return answer
         except (EOFError, OSError):
             return self.lose("worker_lost")

@@ -17,7 +17,7 @@ from mdm_deid.cli.report import Report
 from mdm_deid.cli.worker import Order, Refused, map_file
 from mdm_deid.encoding.pydicom_log import silence_pydicom
 from mdm_deid.outcome import Malformed, Outcome, ProfileError
-from mdm_deid.pixels.blanking import Uncleanable
+from mdm_deid.pixels.blanking import Unblankable
 from mdm_deid.pixels.rule import SHIPPED, PixelRules
 from mdm_deid.rules.patient import PatientIdError, PatientIdRule, load_rule
 from mdm_deid.rules.profile import SHIPPED as SHIPPED_PROFILES
@@ -106,7 +106,7 @@ def deid(
                     _tell(f"{path}: {entry.outcome} {entry.reason}", entry.reason, as_json)
                 advance()
         except WorkerNotStarted:
-            raise click.ClickException("a worker process does not start; its error stands above") from None
+            raise click.ClickException("a worker process does not start; its error is shown above") from None
         report.close()
     if not as_json:
         click.echo(f"{report.summary()}; into {output}")
@@ -135,7 +135,7 @@ def preview(context: click.Context, inputs: tuple[Path, ...], output: Path, rule
             target = folder / f"{path.name}.png"
             with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
                 file.write(picture)
-        except (Malformed, Uncleanable, Refused) as error:
+        except (Malformed, Unblankable, Refused) as error:
             failed = True
             _tell(f"{path}: {error.reason}", error.reason, as_json)
         except OSError as error:

@@ -1,17 +1,16 @@
 """A picture of an image with the regions a rule would blank, for the person who decides whether to trust the rule."""
 
 import array
-import struct
+import io
 import sys
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 
 from mdm_deid.encoding.part10 import Part10, open_part10
-from mdm_deid.pixels.blanking import Uncleanable, decoded_frames
+from mdm_deid.pixels.blanking import Unblankable, decoded_frames
 from mdm_deid.pixels.image import Image, read_image
 from mdm_deid.pixels.rule import PixelRule, PixelRules
-from mdm_deid.rules.facts import facts_of_bytes
+from mdm_deid.rules.facts import read_facts
 
 
 def preview(part10: bytes | memoryview, rules: PixelRules, frame: int = 0) -> tuple[bytes, str]:
@@ -21,10 +20,10 @@ def preview(part10: bytes | memoryview, rules: PixelRules, frame: int = 0) -> tu
 
     Raises:
         Malformed: not a DICOM file that can be read.
-        Uncleanable: its pixels cannot be decoded here, or it has fewer frames.
+        Unblankable: its pixels cannot be decoded here, or it has fewer frames.
     """
     opened = open_part10(part10)
-    facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+    facts = read_facts(opened.data, opened.start, opened.encoding)
     image = read_image(opened.data, opened.start, opened.encoding)
     rule = rules.find(facts.texts, lambda: image)
     pixels, decoded = _frame(image, opened, frame)
@@ -34,7 +33,7 @@ def preview(part10: bytes | memoryview, rules: PixelRules, frame: int = 0) -> tu
 def _frame(image: Image, opened: Part10, number: int) -> tuple[bytearray, Image]:
     found = next(islice(decoded_frames(image, opened), number, None), None)
     if found is None:
-        raise Uncleanable("no_such_frame")
+        raise Unblankable("no_such_frame")
     return found
 
 
@@ -100,11 +99,10 @@ def _rgb(planes: list[bytes]) -> list[bytes]:
 
 
 def _png(width: int, height: int, rows: Iterator[bytes]) -> bytes:
-    """Return an RGB picture in PNG (ISO/IEC 15948)."""
+    """Return an RGB picture in PNG."""
+    # Takes a while to import; only previews need it.
+    from PIL import Image as Picture
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = zlib.compress(b"".join(b"\0" + row for row in rows), 6)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+    buffer = io.BytesIO()
+    Picture.frombytes("RGB", (width, height), b"".join(rows)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a run did with each file: the entry of the report, which holds nothing that identifies, and the sums."""
+"""The report of a run: an entry for each file, without identifying values, and the sums."""
 
 import json
 from collections import Counter
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from mdm_deid.outcome import Outcome
-from mdm_deid.rules.revision import revision
-from mdm_deid.rules.table import EDITION
+from mdm_deid.rules.table import EDITION, revision
 
 FORMAT = 1
 
@@ -17,7 +16,7 @@ FORMAT = 1
 class Entry:
     """One file. `number` counts the inputs from 1 in the order given; `output` is a path below the output directory.
 
-    `reason` is a stable code. `attribute_rules` are those of the profile, counted from 1, that are for this file.
+    `reason` is a stable code. `attribute_rules` are the numbers, from 1, of the profile's rules that apply to this file.
     `found` are the tags whose values the self-check met in the output, `seconds` the time it took.
     """
 
@@ -34,7 +33,7 @@ class Entry:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is written: no names, no values, no paths of the input."""
+        """Return the entry as it is written: without names, values and paths of the input."""
         line: dict[str, Any] = {"file": self.number, "outcome": str(self.outcome)}
         if self.reason:
             line["reason"] = self.reason
@@ -53,7 +52,7 @@ class Report:
     """Counts entries, and writes each as a JSON line if there is a file for it."""
 
     def __init__(self, file: TextIO | None, **settings: Any) -> None:
-        """Write the first line: the format, the edition of the standard, our rules' revision, and what the run was started with."""
+        """Write the first line: the format, the edition of the standard, our rules' revision, and the run's settings."""
         self._file = file
         self.sums: Counter[tuple[Outcome, str]] = Counter()
         self._write({"report": FORMAT, "edition": EDITION, "revision": revision(), **settings})

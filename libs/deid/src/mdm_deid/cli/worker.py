@@ -22,8 +22,8 @@ from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.encoding.pydicom_log import silence_pydicom
 from mdm_deid.outcome import Outcome, Result
 from mdm_deid.pixels.rule import PixelRules
-from mdm_deid.rules.facts import PATIENT_ID, SOP_INSTANCE, STUDY, facts_of_bytes
-from mdm_deid.rules.patient import Look, Patient, PatientIdRule, Seen, patient_of
+from mdm_deid.rules.facts import PATIENT_ID, SOP_INSTANCE, STUDY, read_facts
+from mdm_deid.rules.patient import Patient, PatientAnswer, PatientIdRule, PatientQuestion, patient_of
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
 
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
 @dataclass(frozen=True)
 class Order:
-    """What a run does with every file. `memory` bounds the bytes a worker may take for itself; mapped files do not count."""
+    """The settings of a run. `memory` limits the bytes that a worker may allocate; mapped files do not count."""
 
     profile: Profile
     pseudonymiser: Pseudonymiser
@@ -45,7 +45,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Task:
-    """One file; `named` tells a file that was asked for from one that was found in a directory; `patient` is of whom its study is."""
+    """One file; `named`: it was given itself, not found in a directory; `patient` is the one of its study."""
 
     number: int
     path: Path
@@ -71,18 +71,18 @@ class FileWorker:
         self._deidentifier = Deidentifier(order.profile, order.pseudonymiser, order.pixels, order.patient_ids)
         self._check = CheckedDeidentifier(self._deidentifier, order.profile) if order.check else None
 
-    def answer(self, request: Task | Look) -> Entry | Seen:
-        """Return the outcome for a file, or what it says; never raises."""
-        return self.look(request) if isinstance(request, Look) else self.run(request)
+    def answer(self, request: Task | PatientQuestion) -> Entry | PatientAnswer:
+        """Return the outcome for a file, or the patient that it names; never raises."""
+        return self.find_patient(request) if isinstance(request, PatientQuestion) else self.run(request)
 
-    def look(self, request: Look) -> Seen:
-        """Return what a file says, whatever it is; never raises."""
+    def find_patient(self, request: PatientQuestion) -> PatientAnswer:
+        """Return which patient a file names, whatever it is; never raises."""
         try:
             said = patient_of(map_file(request.path))
         # Why it cannot be read is reported when it is de-identified.
         except Exception:
             said = None
-        return Seen(request.number, said if said and said[0] else None)
+        return PatientAnswer(request.number, said if said and said[0] else None)
 
     def run(self, task: Task) -> Entry:
         """Return the outcome for a file, whatever it is; never raises."""
@@ -138,7 +138,7 @@ class FileWorker:
             raise Refused("output_unwritable") from error
 
     def _publish(self, path: Path) -> None:
-        """Give the file its name; an equal one that is there already, from an earlier run, will do."""
+        """Give the file its name; an equal file of an earlier run may be there already."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._part.chmod(0o666 & ~_umask())
@@ -157,7 +157,7 @@ class FileWorker:
 
 
 def map_file(path: Path) -> memoryview:
-    """Return a file's bytes without reading them into memory; a mapping of nothing is not possible, so of nothing there is none.
+    """Return a file's bytes without reading them into memory; an empty file, which cannot be mapped, gives an empty view.
 
     Raises:
         Refused: `not_a_file`, `unreadable`.
@@ -190,13 +190,13 @@ def _umask() -> int:
 
 
 def _name(written: memoryview) -> Path:
-    """Return where a file goes, from its new values alone: names of the input may identify.
+    """Return the path of an output file, made of its new values alone: names of the input may identify.
 
     Raises:
         Refused: `invalid_uid`, if the profile keeps UIDs and this one cannot be a file's name.
     """
     opened = open_part10(written)
-    facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+    facts = read_facts(opened.data, opened.start, opened.encoding)
     parts = [facts.uid(PATIENT_ID), facts.uid(STUDY) or "no-study", facts.uid(SOP_INSTANCE)]
     if not all(_NAME.fullmatch(part) for part in parts):
         raise Refused("invalid_uid")

@@ -1,9 +1,9 @@
-"""DICOM encodings at byte level (PS3.5 section 7 and annex A): headers in, elements out, never a guess about a length."""
+"""DICOM encodings at byte level (PS3.5 section 7 and annex A): reading, walking and writing elements without guessing a length."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydicom._dicom_dict import DicomDictionary
 
@@ -27,7 +27,7 @@ Header = tuple[int, bytes, int, int]
 
 
 class Encoding:
-    """One way to write a data set; the three instances below are all there are."""
+    """An encoding of data sets; the three instances below are all that exist."""
 
     def __init__(self, index: int, explicit: bool, little: bool) -> None:
         order = "<" if little else ">"
@@ -91,6 +91,25 @@ EXPLICIT_LE = Encoding(1, explicit=True, little=True)
 EXPLICIT_BE = Encoding(2, explicit=True, little=False)
 
 
+class Element(NamedTuple):
+    """One element: its value lies in `value:end` of the buffer, delimiters included where its length is undefined."""
+
+    tag: int
+    vr: bytes
+    start: int
+    value: int
+    length: int
+    end: int
+
+
+class Item(NamedTuple):
+    """One item of a sequence: its elements begin at `start` and lie before `limit`, in `encoding`."""
+
+    start: int
+    limit: int
+    encoding: Encoding
+
+
 def skip(data: Buffer, header: Header, limit: int, encoding: Encoding, depth: int = 0) -> int:
     """Return where the element after `header` begins, walking through undefined lengths.
 
@@ -142,6 +161,50 @@ def skip_items(data: Buffer, pos: int, limit: int, encoding: Encoding, depth: in
                 pos = header[2]
                 break
             pos = skip(data, header, limit, encoding, depth + 1)
+
+
+def elements(data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int = 0) -> Iterator[Element]:
+    """Yield the elements from `pos` to `limit` or to the item delimiter.
+
+    Raises:
+        Malformed: an element does not end within `limit`, or nests deeper than MAX_DEPTH.
+    """
+    while pos < limit:
+        head = encoding.header(data, pos, limit)
+        tag, vr, value, length = head
+        if tag == ITEM_END:
+            return
+        end = skip(data, head, limit, encoding, depth)
+        yield Element(tag, vr, pos, value, length, end)
+        pos = end
+
+
+def items(data: memoryview, element: Element, encoding: Encoding, depth: int = 0) -> Iterator[Item]:
+    """Yield the items of an element that is a sequence.
+
+    Raises:
+        Malformed: it is not a sequence.
+    """
+    inner = IMPLICIT_LE if element.vr == b"UN" else encoding
+    pos = element.value
+    while pos < element.end:
+        tag, _, value, length = inner.item_header(data, pos, element.end)
+        if tag == SEQUENCE_END and element.length == UNDEFINED:
+            return
+        if tag != ITEM or (length != UNDEFINED and value + length > element.end):
+            raise Malformed("sequence_items")
+        limit = element.end if length == UNDEFINED else value + length
+        yield Item(value, limit, inner)
+        pos = _after(data, value, limit, inner, depth) if length == UNDEFINED else limit
+
+
+def _after(data: memoryview, pos: int, limit: int, encoding: Encoding, depth: int) -> int:
+    """Return where an item of undefined length that begins at `pos` ends, its delimiter included."""
+    while True:
+        head = encoding.header(data, pos, limit)
+        if head[0] == ITEM_END:
+            return head[2]
+        pos = skip(data, head, limit, encoding, depth + 1)
 
 
 def tag_of(text: str) -> int:

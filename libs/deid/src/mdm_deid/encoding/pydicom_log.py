@@ -1,4 +1,4 @@
-"""Keeps pydicom from writing what it reads: its logs and warnings quote values of patients."""
+"""Silence for pydicom, whose logs and warnings quote values of patients."""
 
 import logging
 import warnings

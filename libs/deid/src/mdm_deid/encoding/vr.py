@@ -14,25 +14,27 @@ from mdm_deid.encoding.codec import (
     PIXEL_DATA,
     SEQUENCE_END,
     UNDEFINED,
+    Element,
     Encoding,
     Header,
+    elements,
+    items,
     skip,
     standard_vr,
 )
-from mdm_deid.encoding.part10 import Part10, open_part10
-from mdm_deid.encoding.walk import Element, elements, items
+from mdm_deid.encoding.part10 import Part10
 from mdm_deid.outcome import Malformed
 
-_REASON: Final = "invalid_vr"
+INVALID_VR: Final = "invalid_vr"
 _RESERVED: Final = b"\0\0"
-# After so many more elements whose VR is none, one after the other, the end of the first counts as found.
+# After so many elements in a row whose VRs do not exist, the end of the first counts as certain.
 _ENOUGH: Final = 16
 _FIRST_CREATOR, _LAST_CREATOR = 0x10, 0xFF
 Result = TypeVar("Result")
 
 
 def with_known_vrs(read: Callable[[Part10], Result], opened: Part10) -> Result:
-    """Return what `read` makes of a file; if it meets a VR that does not exist, what it makes of the same file with the right ones.
+    """Return what `read` makes of a file; if it meets a VR that does not exist, what it makes of the same file with known ones.
 
     Raises:
         Malformed: as `read` does; `invalid_vr` where it is not certain how such an element ends or what it holds.
@@ -40,19 +42,9 @@ def with_known_vrs(read: Callable[[Part10], Result], opened: Part10) -> Result:
     try:
         return read(opened)
     except Malformed as error:
-        if error.reason != _REASON:
+        if error.reason != INVALID_VR:
             raise
     return read(replace(opened, data=memoryview(_mended(opened)), start=0))
-
-
-def mended(part10: bytes) -> bytes:
-    """Return a file with a right VR in the place of each that does not exist; a deflated file as it is.
-
-    Raises:
-        Malformed: not a Part 10 file, or one that cannot be read with certainty.
-    """
-    opened = open_part10(part10)
-    return part10 if opened.deflated or not opened.encoding.explicit else part10[: opened.start] + _mended(opened)
 
 
 def _mended(opened: Part10) -> bytes:
@@ -74,7 +66,7 @@ class _Mender:
             try:
                 head = self._encoding.header(self._data, pos, limit)
             except Malformed as error:
-                if error.reason != _REASON:
+                if error.reason != INVALID_VR:
                     raise
                 element, pos = self._unknown(pos, limit, depth)
                 out.append(element)
@@ -115,7 +107,7 @@ class _Mender:
         tag = self._encoding.item_header(self._data, pos, limit)[0]
         certain = {(value, end) for value, end in self._readings(pos, limit) if self._may_follow(tag, end, limit, _ENOUGH)}
         if len(certain) != 1:
-            raise Malformed(_REASON)
+            raise Malformed(INVALID_VR)
         value, end = certain.pop()
         if standard_vr(tag) == b"SQ":
             return self._as_sequence(tag, value, end, depth), end
@@ -132,7 +124,7 @@ class _Mender:
         yield from ((value, value + length) for value, length in readings if length <= limit - value)
 
     def _may_follow(self, tag: int, pos: int, limit: int, steps: int) -> bool:
-        """Return whether an element that ends at `pos` is followed by one with a higher tag that fits, or by the end."""
+        """Return whether an element that ends at `pos` is followed by a plausible one with a higher tag, or by the end."""
         if pos == limit or not steps:
             return True
         if (tag, pos) not in self._plausible:
@@ -143,7 +135,7 @@ class _Mender:
         try:
             following, _, value, length = self._encoding.header(self._data, pos, limit)
         except Malformed as error:
-            if error.reason != _REASON:
+            if error.reason != INVALID_VR:
                 return False
             following = self._encoding.item_header(self._data, pos, limit)[0]
             ends = (end for _, end in self._readings(pos, limit))
@@ -153,7 +145,7 @@ class _Mender:
         return following > tag and following >> 16 != ITEM >> 16 and (length == UNDEFINED or length <= limit - value)
 
     def _vr(self, tag: int) -> bytes:
-        """Return the VR of a value that is no sequence."""
+        """Return the VR of a value that is not a sequence."""
         little = self._encoding.little
         if tag >> 16 & 1:
             return b"LO" if _FIRST_CREATOR <= tag & 0xFFFF <= _LAST_CREATOR else b"UN"
@@ -163,7 +155,7 @@ class _Mender:
         if entry is None or len(entry[0]) == 2:
             return standard_vr(tag) or b"UN"
         if not little:
-            raise Malformed(_REASON)  # which bytes belong together depends on which of its VRs it has
+            raise Malformed(INVALID_VR)  # which bytes belong together depends on which of its VRs it has
         return b"UN"
 
     def _as_sequence(self, tag: int, value: int, end: int, depth: int) -> bytes:

@@ -1,1 +1,1 @@
-"""Pixel data: what they hold besides pixels, and regions that are blanked."""
+"""Pixel data: hidden content besides the pixels, and the blanking of regions."""

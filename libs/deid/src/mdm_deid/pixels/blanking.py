@@ -14,7 +14,7 @@ from mdm_deid.pixels.image import IMAGE_TYPE, LOSSY, PHOTOMETRIC, PLANAR, Image
 from mdm_deid.pixels.rle import encode_frame
 from mdm_deid.pixels.rule import PixelRule
 
-# What one cleaned instance may have in decoded pixels: they are held in memory.
+# What one blanked instance may have in decoded pixels: they are held in memory.
 MAX_PIXEL_BYTES: Final = 512 << 20
 RLE_LOSSLESS: Final = "1.2.840.10008.1.2.5"
 _LAYOUTS = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL"})
@@ -26,26 +26,26 @@ _SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 
 
-class Uncleanable(Withheld):
-    """A rule wants pixels blanked that cannot be."""
+class Unblankable(Withheld):
+    """A rule applies, but the pixels cannot be blanked."""
 
 
 @dataclass(frozen=True)
-class Cleaned:
-    """What replaces a file's pixels: whole elements by tag, an empty one to leave the element out."""
+class BlankedPixels:
+    """The elements that replace those of a file, by tag; an empty one removes the element."""
 
     rule: str
     transfer_syntax: str
     elements: dict[int, bytes | memoryview]
 
 
-def clean(rule: PixelRule, image: Image, opened: Part10) -> Cleaned:
+def blank_pixels(rule: PixelRule, image: Image, opened: Part10) -> BlankedPixels:
     """Return the pixel data with the rule's regions blanked, and the attributes that say so.
 
     A header without pixel data gets the attributes alone.
 
     Raises:
-        Uncleanable: `compressed_pixels` (no decoder here), `undecodable_pixels`, `pixel_layout`, `too_many_pixels`.
+        Unblankable: `compressed_pixels` (no decoder here), `undecodable_pixels`, `pixel_layout`, `too_many_pixels`.
     """
     compressed = UID(opened.transfer_syntax).is_encapsulated
     if compressed:
@@ -54,17 +54,17 @@ def clean(rule: PixelRule, image: Image, opened: Part10) -> Cleaned:
     if image.pixels is not None:
         _check(image, compressed)
         elements |= _recoded(rule, image, opened) if compressed else {PIXEL_DATA: _native(rule, image, opened)}
-    return Cleaned(rule.name, RLE_LOSSLESS if compressed else opened.transfer_syntax, elements)
+    return BlankedPixels(rule.name, RLE_LOSSLESS if compressed else opened.transfer_syntax, elements)
 
 
 def decoded_frames(image: Image, opened: Part10) -> Iterator[tuple[bytearray, Image]]:
     """Yield each frame, little endian and uncompressed, with the image as it is after decoding.
 
     Raises:
-        Uncleanable: see `clean`.
+        Unblankable: see `blank_pixels`.
     """
     if image.pixels is None:
-        raise Uncleanable("no_pixels")
+        raise Unblankable("no_pixels")
     compressed = UID(opened.transfer_syntax).is_encapsulated
     _check(image, compressed)
     if compressed:
@@ -82,7 +82,7 @@ def _decoder(transfer_syntax: str) -> Any:
     """Return pydicom's decoder for a compressed transfer syntax.
 
     Raises:
-        Uncleanable: pydicom knows none, or what it needs for it is not installed.
+        Unblankable: pydicom knows none, or what it needs for it is not installed.
     """
     # Brings NumPy where that is installed; most files need no decoder.
     from pydicom.pixels.decoders.base import get_decoder
@@ -90,9 +90,9 @@ def _decoder(transfer_syntax: str) -> Any:
     try:
         decoder = get_decoder(UID(transfer_syntax))
     except NotImplementedError:
-        raise Uncleanable("compressed_pixels") from None
+        raise Unblankable("compressed_pixels") from None
     if not decoder.is_available:
-        raise Uncleanable("compressed_pixels")
+        raise Unblankable("compressed_pixels")
     return decoder
 
 
@@ -122,22 +122,22 @@ def _check(image: Image, compressed: bool) -> None:
     bits = (8, 16) if compressed else (8, 16, 32)
     known = image.photometric in _LAYOUTS or (compressed and image.photometric.startswith("YBR_"))
     if image.pixels is None or not known or image.samples not in (1, 3) or image.bits_allocated not in bits or image.planar not in (0, 1):
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     if (image.pixels.length == UNDEFINED) is not compressed:
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     size = _frame_bytes(image) * image.frames
     if size == 0:
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     if size > MAX_PIXEL_BYTES:
-        raise Uncleanable("too_many_pixels")
+        raise Unblankable("too_many_pixels")
     if not compressed and image.pixels.length not in (size, size + 1):
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
 
 
 def _native(rule: PixelRule, image: Image, opened: Part10) -> memoryview:
     """Return the pixel data element with blanked regions, in a copy."""
     if image.pixels is None or (not opened.encoding.little and image.bits_allocated == 8 and image.pixels.vr != b"OB"):
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     head = opened.data[image.pixels.start : image.pixels.value]
     buffer = bytearray(opened.data[image.pixels.start : image.pixels.end])
     patches = list(_patches(rule, image))
@@ -152,7 +152,7 @@ def _recoded(rule: PixelRule, image: Image, opened: Part10) -> dict[int, bytes |
     items, photometric = [encoding.item(b"")], ""
     for frame, decoded in _decoded(image, opened):
         if photometric not in ("", decoded.photometric):
-            raise Uncleanable("pixel_layout")
+            raise Unblankable("pixel_layout")
         photometric = decoded.photometric
         sample_bytes = decoded.bits_allocated // 8
         _apply(list(_patches(rule, decoded)), frame, 0)
@@ -178,7 +178,7 @@ def _by_pixel(frame: bytearray, sample_bytes: int) -> bytearray:
 def _decoded(image: Image, opened: Part10) -> Iterator[tuple[bytearray, Image]]:
     """Decode frame by frame; whatever a decoder raises is one reason, as its message may quote the file."""
     if image.pixels is None:
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     encoded = bytes(opened.data[image.pixels.value : image.pixels.end])
     count = 0
     frames = _decoder(opened.transfer_syntax).iter_buffer(encoded, **_options(image, opened))
@@ -186,16 +186,16 @@ def _decoded(image: Image, opened: Part10) -> Iterator[tuple[bytearray, Image]]:
         try:
             buffer, properties = next(frames, (None, {}))
         except Exception:
-            raise Uncleanable("undecodable_pixels") from None
+            raise Unblankable("undecodable_pixels") from None
         if buffer is None:
             break
         decoded = _after_decoding(image, properties)
         if len(buffer) != _frame_bytes(decoded) or decoded.photometric not in _LAYOUTS or count == image.frames:
-            raise Uncleanable("pixel_layout")
+            raise Unblankable("pixel_layout")
         count += 1
         yield bytearray(buffer), decoded
     if count != image.frames:
-        raise Uncleanable("undecodable_pixels")
+        raise Unblankable("undecodable_pixels")
 
 
 def _options(image: Image, opened: Part10) -> dict[str, Any]:
@@ -217,9 +217,9 @@ def _options(image: Image, opened: Part10) -> dict[str, Any]:
 def _after_decoding(image: Image, properties: dict[str, Any]) -> Image:
     """Return the image as the decoder describes what it made."""
     if properties["rows"] != image.rows or properties["columns"] != image.columns or properties["samples_per_pixel"] != image.samples:
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     if properties["bits_allocated"] != image.bits_allocated:
-        raise Uncleanable("pixel_layout")
+        raise Unblankable("pixel_layout")
     photometric = str(properties["photometric_interpretation"])
     return Image(
         # Decoders give every pixel its own colour, though pydicom still names the subsampling.

@@ -1,4 +1,4 @@
-"""ICC colour profiles (ICC.1:2022): the numbers that colours are computed from stay; names, texts, dates and what no tag points to go."""
+"""ICC colour profiles (ICC.1:2022): the numbers that define colours are kept; names, texts, dates and unreferenced bytes are removed."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -30,11 +30,11 @@ def readable(data: bytes | memoryview, first: int, last: int) -> bool:
     return True
 
 
-def cleaned(profile: bytes) -> bytes:
+def clean_profile(profile: bytes) -> bytes:
     """Return a profile of the same length with its numbers alone; the texts that every profile must have are empty.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: it is not a profile.
     """
     out = bytearray(profile)
     for patch in walk(memoryview(profile)):
@@ -46,7 +46,7 @@ def walk(data: memoryview) -> Iterator[Patch]:
     """Yield what is to be written over a profile.
 
     Raises:
-        Unreadable: it is none, its tags overlap or lie outside, or numbers are not of a type that has numbers.
+        Unreadable: it is not a profile, its tags overlap or lie outside, or numbers are not of a type that has numbers.
     """
     demand(len(data) >= _HEADER + 4 and bytes(data[_MAGIC_AT : _MAGIC_AT + 4]) == _MAGIC)
     for start, end in _NOT_NEEDED:

@@ -1,11 +1,10 @@
-"""What a pixel rule and the blanking need to know of an image: who made it, its geometry, where its pixels lie."""
+"""The facts about an image that pixel rules and blanking need: its maker, its geometry, the position of its pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from mdm_deid.encoding.codec import PIXEL_DATA, Encoding
-from mdm_deid.encoding.walk import Element, elements, items
+from mdm_deid.encoding.codec import PIXEL_DATA, Element, Encoding, elements, items
 
 IMAGE_TYPE: Final = 0x00080008
 MANUFACTURER: Final = 0x00080070

@@ -1,11 +1,11 @@
-"""JPEG 2000 codestreams, high-throughput ones too (ITU-T T.800 annex A, T.801 annex A, T.814 annex A), and JP2 files around them."""
+"""JPEG 2000 codestreams (ITU-T T.800 annex A, T.801 annex A, T.814 annex A), and the boxes of JP2 files around them (T.800 annex I)."""
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
-from mdm_deid.pixels.box import MAGIC, walk_boxes
-from mdm_deid.pixels.patch import Patch, after_the_end, comment, demand, refuse_text, uint
+from mdm_deid.pixels import icc
+from mdm_deid.pixels.patch import Patch, Unreadable, after_the_end, blank, comment, demand, refuse_text, uint
 
 _SOC, _SOT, _SOD, _EOC, _SIZ, _COM = 0x4F, 0x90, 0x93, 0xD9, 0x51, 0x64
 _COD, _COC, _QCD, _QCC, _RGN, _POC, _PPM, _PPT, _PLM, _PLT, _TLM, _CRG = (
@@ -35,6 +35,16 @@ _COMPONENTS_AT: Final = 40
 _MOST_COMPONENTS: Final = 16384
 # Rcom: binary, or ISO 8859-15.
 _REGISTRATIONS: Final = (b"\0\0", b"\0\1")
+# Type of the signature box, and what it holds.
+_MAGIC: Final = b"jP  \r\n\x87\n"
+_HEADER_BOX, _CODESTREAM_BOX, _FILE_TYPE = b"jp2h", b"jp2c", b"ftyp"
+# Inside the header box: size, depth, colour, palette, which channel is which, resolution.
+_IMAGE: Final = frozenset({b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef"})
+# T.801 M.11.18: contents of no meaning.
+_FREE: Final = b"free"
+_BRANDS: Final = (b"jp2 ", b"jpx ", b"jpxb", b"jph ")
+_ENUMERATED: Final = 1
+_PROFILES: Final = (2, 3)
 
 
 def walk(data: memoryview) -> Iterator[Patch]:
@@ -44,8 +54,8 @@ def walk(data: memoryview) -> Iterator[Patch]:
         Unreadable: a marker is missing, misplaced or unknown, a tile-part ends elsewhere than it says, or a segment is too long or short.
         SecondImage: another codestream follows.
     """
-    if bytes(data[4:12]) == MAGIC:
-        yield from walk_boxes(data, _codestream)
+    if bytes(data[4:12]) == _MAGIC:
+        yield from _walk_boxes(data, _codestream)
     else:
         yield from _codestream(data)
 
@@ -129,3 +139,78 @@ def _tile_part(data: memoryview, pos: int) -> Generator[Patch, None, int]:
     demand(bool(length) or limit < len(data))
     refuse_text(view, start, limit)
     return limit
+
+
+def _walk_boxes(data: memoryview, codestream: Callable[[memoryview], Iterator[Patch]]) -> Iterator[Patch]:
+    """Yield what is to be written over a JP2 file; `codestream` walks what its one codestream box holds.
+
+    Raises:
+        Unreadable: boxes do not fill the file, an image box is not what it should be, or there is not one codestream.
+    """
+    images = 0
+    for kind, start, end in _boxes(data, 0, len(data)):
+        if kind == _CODESTREAM_BOX:
+            images += 1
+            yield from (Patch(start + patch.start, patch.content) for patch in codestream(data[start:end]))
+        elif kind == _HEADER_BOX:
+            yield from _image_header(data, start, end)
+        elif kind == _MAGIC[:4]:
+            demand(bytes(data[start:end]) == _MAGIC[4:])
+        elif kind == _FILE_TYPE:
+            demand((end - start) % 4 == 0)
+            yield from _brands(data, start, end)
+        else:
+            yield from _freed(data, kind, start, end)
+    demand(images == 1)
+
+
+def _boxes(data: memoryview, pos: int, limit: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of the content of each box."""
+    while any(data[pos:limit]):  # else there is padding at most
+        length, kind, start = uint(data, pos, 4, limit), bytes(data[pos + 4 : pos + 8]), pos + 8
+        if length == 1:
+            length, start = uint(data, start, 8, limit), pos + 16
+        end = limit if length == 0 else pos + length
+        demand(start <= end <= limit)
+        yield kind, start, end
+        pos = end
+
+
+def _image_header(data: memoryview, pos: int, limit: int) -> Iterator[Patch]:
+    for kind, start, end in _boxes(data, pos, limit):
+        if kind not in _IMAGE:
+            yield from _freed(data, kind, start, end)
+            continue
+        if kind == b"colr":
+            yield from _colours(data, start, end)
+        else:
+            refuse_text(data, start, end)
+
+
+def _colours(data: memoryview, start: int, end: int) -> Iterator[Patch]:
+    """Walk the profile in a colour specification, or check its enumerated colour space."""
+    method = uint(data, start, 1, end)
+    if method in _PROFILES:
+        yield from (Patch(start + 3 + patch.start, patch.content) for patch in icc.walk(data[start + 3 : end]))
+    else:
+        demand(method == _ENUMERATED and end - start == 7)
+
+
+def _brands(data: memoryview, start: int, end: int) -> Iterator[Patch]:
+    """Write the brand that every JP2 file has over unknown ones; the second word is a version."""
+    for at in range(start, end, 4):
+        said = bytes(data[at : at + 4])
+        if at == start + 4:
+            yield from blank(data, at, at + 4)
+        elif said not in _BRANDS:
+            yield Patch(at, _BRANDS[0])
+
+
+def _freed(data: memoryview, kind: bytes, start: int, end: int) -> Iterator[Patch]:
+    """Make a box free space; its type stands right before its content unless its length has eight bytes."""
+    at = start - 4 if bytes(data[start - 4 : start]) == kind else start - 12
+    if bytes(data[at : at + 4]) != kind:
+        raise Unreadable
+    if kind != _FREE:
+        yield Patch(at, _FREE)
+    yield from blank(data, start, end)

@@ -1,4 +1,4 @@
-"""What the walkers of compressed streams answer with, and what they share."""
+"""Patches that the walks of compressed formats yield, and the checks that they share."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,11 +20,11 @@ class Patch(NamedTuple):
 
 
 class Unreadable(Exception):
-    """A stream does not follow its format's grammar, so that nobody knows what it holds."""
+    """A stream does not follow its format's grammar, so its content is unknown."""
 
 
 class SecondImage(Unreadable):
-    """After a frame's image there is another one."""
+    """Another image follows that of a frame."""
 
 
 # Yields the patches of one frame, none over another. Raises Unreadable.

@@ -10,10 +10,10 @@ from mdm_deid.pixels.patch import Patch, Unreadable, blank, demand
 # G.3.1: replicate runs of 3 to 128 equal bytes; shorter ones are cheaper inside a literal run.
 _RUN = re.compile(rb"(.)\1{2,127}", re.DOTALL)
 _LONGEST = 128
-# A head that stands for no bytes; and of each head, how many bytes its run gives and takes.
-_NOTHING = b"\x80"
-_GIVEN = (*range(1, 129), 0, *range(128, 1, -1))
-_TAKEN = (*range(2, 130), 1, *[2] * 127)
+# No-op header byte; then, per header byte, how many bytes a run decodes to and how many it occupies.
+_NO_OP = b"\x80"
+_DECODED = (*range(1, 129), 0, *range(128, 1, -1))
+_OCCUPIED = (*range(2, 130), 1, *[2] * 127)
 _HEADER = struct.Struct("<16I")
 
 
@@ -74,22 +74,22 @@ def walk(data: memoryview, pixels: int, segments: int) -> Iterator[Patch]:
     demand(count == segments and 0 < count < len(offsets) + 1 and offsets[0] == _HEADER.size and not any(offsets[count:]))
     bounds = [*offsets[:count], len(data)]
     for start, end in itertools.pairwise(bounds):
-        demand(start < end)
+        demand(start < end <= len(data))  # before a length out of the file is believed
         last = start + _decoded_end(bytes(data[start:end]), pixels)
         if any(data[last:end]):
-            # Zeros would be decoded.
-            yield from blank(data, last, end, _NOTHING)
+            # Pad with no-ops: a zero header byte would decode as a literal run.
+            yield from blank(data, last, end, _NO_OP)
 
 
 def _decoded_end(segment: bytes, pixels: int) -> int:
     """Return where a segment has given all its pixels (G.3.2)."""
-    # The one loop over every run of an image: by tables, as it decides how long such a file takes.
-    pos, left, given, taken = 0, pixels, _GIVEN, _TAKEN
+    # Hot loop: runs once per RLE run, so it uses lookup tables.
+    pos, left, decoded, occupied = 0, pixels, _DECODED, _OCCUPIED
     try:
         while left > 0:
-            head = segment[pos]
-            left -= given[head]
-            pos += taken[head]
+            header = segment[pos]
+            left -= decoded[header]
+            pos += occupied[header]
     except IndexError:
         raise Unreadable from None
     demand(left == 0 and pos <= len(segment))

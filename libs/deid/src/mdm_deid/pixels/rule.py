@@ -1,4 +1,4 @@
-"""Rules that say which pixels of which images are blanked, and which suspicions that lifts."""
+"""Pixel rules: which regions of which images are blanked, and which reasons for quarantine that clears."""
 
 import hashlib
 import tomllib
@@ -20,10 +20,10 @@ _KEYS = {"name", "source", "clears", "blank", "keep", *_CONDITIONS}
 
 @dataclass(frozen=True)
 class PixelRule:
-    """Every condition that is not empty must hold. Either `blank` lists what goes, or `keep` what stays of each frame.
+    """A pixel rule applies if all of its conditions hold (unlike a profile's rule, an `InstanceRule`, for which any is enough).
 
-    `clears` are the reasons for quarantine that blanking answers. `declared`: the regions the image itself declares stay
-    (PS3.3 C.8.5.5), instead of `keep`.
+    Of each frame, either the regions `blank` are blanked, or all but the regions `keep`. `clears` are the reasons for quarantine that
+    this answers. With `declared`, the regions that the image itself declares (PS3.3 C.8.5.5) are kept, instead of `keep`.
     """
 
     name: str
@@ -40,11 +40,11 @@ class PixelRule:
     declared: bool = False
 
     def concerns(self, sop_class: str, modality: str) -> bool:
-        """Tell whether the kind of instance is the rule's."""
+        """Return whether the rule applies to the kind of instance."""
         return (not self.sop_classes or sop_class in self.sop_classes) and (not self.modalities or modality in self.modalities)
 
     def matches(self, image: Image) -> bool:
-        """Tell whether the image is the rule's, given that its kind is."""
+        """Return whether the rule applies to the image, if it `concerns` its kind."""
         manufacturer, model = (image.texts.get(tag, "").upper() for tag in (MANUFACTURER, MODEL))
         types = {part.strip() for part in image.texts.get(IMAGE_TYPE, "").upper().split("\\")}
         return (
@@ -62,7 +62,7 @@ class PixelRule:
 
 
 def _inside(image: Image) -> bool:
-    """Tell whether the image declares regions that lie within it and leave its top, where systems write names, outside."""
+    """Return whether the image declares regions that lie inside it and not at its top, where systems write names."""
     return bool(image.regions) and all(
         box.left < box.right <= image.columns and 0 < box.top < box.bottom <= image.rows for box in image.regions
     )
@@ -95,7 +95,7 @@ def _union(boxes: tuple[Box, ...], y: int, columns: int) -> Iterator[tuple[int, 
 
 
 class PixelRules:
-    """Rules in their order; the first that matches is applied. Without rules, nothing is blanked and no suspicion lifted."""
+    """Rules in their order; the first that matches is applied. Without rules, nothing is blanked and no reason for quarantine cleared."""
 
     def __init__(self, rules: tuple[PixelRule, ...] = ()) -> None:
         self.rules = rules
@@ -105,7 +105,7 @@ class PixelRules:
         """Return the rules of a file, those that come with the package for `shipped`, or none for an empty name.
 
         Raises:
-            ProfileError: an unknown key, a value that is not what it should be; the message names it.
+            ProfileError: an unknown key, or a value that is not valid; the message names the key.
             OSError: the file cannot be read.
         """
         if not name:
@@ -117,7 +117,7 @@ class PixelRules:
         return cls(_parse(text, name))
 
     def fingerprint(self) -> str:
-        """Return a digest that changes with anything the rules do."""
+        """Return a digest of all rules."""
         content = [
             [sorted(value) if isinstance(value, frozenset) else value for name, value in vars(rule).items() if name != "source"]
             for rule in self.rules
@@ -143,7 +143,7 @@ def _parse(text: str, where: str) -> tuple[PixelRule, ...]:
         raise ProfileError(f"{where}: {error}") from error
     for key in document:
         if key != "rule":
-            raise ProfileError(f"{where}: unknown key {key!r}: a file of pixel rules has [[rule]] only")
+            raise ProfileError(f"{where}: unknown key {key!r}: a pixel rule file may contain only [[rule]] tables")
     entries = document.get("rule", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ProfileError(f"{where}: rule: must be tables, [[rule]]")
@@ -161,7 +161,7 @@ def _rule(entry: Mapping[str, Any], where: str) -> PixelRule:
             raise ProfileError(f"{where}: unknown key {key!r}: known are {', '.join(sorted(_KEYS))}")
     for key in ("name", "source"):
         if not isinstance(entry.get(key), str) or not entry[key]:
-            raise ProfileError(f"{where}: {key}: must be a text that is not empty")
+            raise ProfileError(f"{where}: {key}: must be a non-empty string")
     where = f"{where} ({entry['name']})"
     if not ("sop_classes" in entry or "modalities" in entry):
         raise ProfileError(f"{where}: needs sop_classes or modalities")
@@ -191,7 +191,7 @@ def _rule(entry: Mapping[str, Any], where: str) -> PixelRule:
 def _texts(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = entry.get(key, [])
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value) or (key in entry and not value):
-        raise ProfileError(f"{where}: {key}: must be a list of texts")
+        raise ProfileError(f"{where}: {key}: must be a list of non-empty strings")
     return tuple(item.strip().upper() for item in value)
 
 
@@ -201,7 +201,7 @@ def _numbers(entry: Mapping[str, Any], key: str, count: int, where: str) -> list
         isinstance(value, list) and all(isinstance(row, list) and len(row) == count for row in value) and bool(value or key not in entry)
     )
     if not right or not all(type(number) is int and number >= 0 for row in value for number in row):
-        raise ProfileError(f"{where}: {key}: must be a list of lists of {count} numbers that are not negative")
+        raise ProfileError(f"{where}: {key}: must be a list of lists of {count} non-negative integers")
     return list(value)
 
 

@@ -1,1 +1,1 @@
-"""What becomes of each attribute: tables of the standard, profiles, and the pass that applies them."""
+"""Rules for attributes: tables of the standard, profiles, and the pass that applies them."""

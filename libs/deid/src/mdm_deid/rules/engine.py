@@ -1,8 +1,8 @@
-"""One pass over a data set's bytes: what may stay is copied as it is, the rest is removed, emptied, replaced or mapped."""
+"""One pass over a data set's bytes: elements that may stay are copied unchanged, others are removed, emptied, replaced or mapped."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from mdm_deid.encoding.charset import charset
@@ -20,31 +20,30 @@ from mdm_deid.encoding.codec import (
     standard_vr,
 )
 from mdm_deid.outcome import Malformed
-from mdm_deid.rules.cleaning import LateElements, Learnt, Make
+from mdm_deid.rules.cleaning import KnownValueSearch, LateElements, Learnt, Make
 from mdm_deid.rules.facts import PATIENT_ID, PATIENT_NAME, Facts
-from mdm_deid.rules.item import Item
 from mdm_deid.rules.operation import Kind, Level, Op, Rules
 from mdm_deid.rules.payload import Payload, patched
 from mdm_deid.rules.private import PrivateAttribute, is_sequence
-from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.replacement import Replacements
-from mdm_deid.rules.sweep import Sweeper
 from mdm_deid.rules.value import PLAIN, TEXT_VRS
 from mdm_deid.text.cleaner import Cleaner
-from mdm_deid.text.term import CODED_ENTRY
+from mdm_deid.text.term import CODED_ENTRY, Item
 from mdm_deid.text.vocabulary import terms
 
-# What can be read, or else is taken away as what is no value of its attribute.
+# Values that are read; one that cannot be read is removed.
 _READ: Final = (Kind.SHIFT, Kind.NORMALISE, Kind.AGE)
 _NAMES_PATIENT: Final = {PATIENT_NAME: b"PN", PATIENT_ID: b"LO"}
 
 
-# An element that is written whatever the input has, or what makes it when all that the file names is known.
+# An element that is written whatever the input has, or what makes it when all identifying values are known.
 Written = bytes | memoryview | Make
+#: Greater than every tag.
+NO_TAG: Final = 1 << 32
 
 
-class Pass:
-    """De-identifies one data set; holds what is particular to it."""
+class ElementPass:
+    """One pass over the elements of a data set, and its state."""
 
     def __init__(
         self,
@@ -54,9 +53,9 @@ class Pass:
         facts: Facts,
         payload: Payload,
         cleaner: Cleaner | None = None,
-        sweep: bool = False,
+        search: bool = False,
     ) -> None:
-        """Prepare a first pass, or with a `cleaner` the second one; `sweep`: all text is searched for what the first has learnt."""
+        """Prepare a first pass, or with a `cleaner` the second one; `search`: all text is searched for what the first has learnt."""
         self._data = data
         self._rules = rules
         self._replacements = replacements
@@ -64,7 +63,7 @@ class Pass:
         self._charset = facts.charset
         self._regions = facts.regions if rules.keeps_overlays else frozenset()
         self._cleaner = cleaner
-        self._sweeper = Sweeper(cleaner) if sweep and cleaner is not None else None
+        self._search = KnownValueSearch(cleaner) if search and cleaner is not None else None
         self._learnt = Learnt()
         self._late = LateElements(self._replacements, cleaner)
         # Whether text that stays is outside ASCII, where a search over bytes is not enough.
@@ -73,41 +72,6 @@ class Pass:
         # The item that is walked; at the top level none.
         self._item: Item | None = None
         self.counts: Counter[str] = Counter()
-
-    def data_set(self, pos: int, encoding: Encoding, written: Iterable[tuple[int, Written]]) -> list[memoryview | bytes]:
-        """Return the data set from `pos` to the end of the buffer, with the elements `written` in their places.
-
-        `written` is in tag order; what the input has under these tags is dropped.
-
-        Raises:
-            Malformed: an element cannot be read with certainty.
-        """
-        out: list[memoryview | bytes] = []
-        limit = len(self._data)
-        ours = dict(written)
-        for tag, element in ours.items():
-            pos = self._walk(pos, limit, self._rules.root, encoding, 0, out, stop=tag, ours=ours)
-            if tag in PIXELS:
-                self._bulk.add(len(out))
-            if callable(element):
-                self._late.add(element, 0, out)
-            else:
-                out.append(element)
-        self._walk(pos, limit, self._rules.root, encoding, 0, out, ours=ours)
-        return out
-
-    def finish(self, out: list[memoryview | bytes], profile: Profile) -> tuple[Cleaner, bool] | None:
-        """Finish the first pass: clean the text of the top level in `out`.
-
-        Returns the last arguments of a second pass if one is needed: where text inside sequences is to be cleaned, or where what
-        stays may hold what was taken from elsewhere.
-        """
-        cleaner = self._learnt.cleaner(profile)
-        sweep = self._foreign or cleaner.identity.occurs_in(b"".join(part for index, part in enumerate(out) if index not in self._bulk))
-        if self._late.again or sweep:
-            return cleaner, sweep
-        self._late.finish(out, cleaner)
-        return None
 
     def _walk(
         self,
@@ -118,17 +82,23 @@ class Pass:
         depth: int,
         out: list[memoryview | bytes],
         *,
-        stop: int = 1 << 32,
-        ours: dict[int, Written] | None = None,
+        until: int | None = None,
+        stop: int = NO_TAG,
+        ours: Mapping[int, Written] | None = None,
+        creators: dict[int, str] | None = None,
         delimited: bool = False,
     ) -> int:
-        """Process elements until `limit`, a tag >= `stop`, or the item delimiter; return where to go on."""
+        """Process elements until `limit` (or earlier `until`), a tag >= `stop`, or the item delimiter; return where to go on.
+
+        `creators` are the private creators met before; those met here are added.
+        """
         data, header, ops = self._data, encoding.header, level.ops[encoding.index]
         # The second pass looks into what stays.
-        keep, creators = Kind.KEEP if self._sweeper is None else None, dict[int, str]()
+        keep, creators = Kind.KEEP if self._search is None else None, {} if creators is None else creators
+        until = limit if until is None else until
         drop_private, removed = not self._rules.private.any, 0
         run = pos  # where the bytes begin that go out as they came
-        while pos < limit:
+        while pos < until:
             head = header(data, pos, limit)
             tag, vr, value, length = head
             if tag >= stop:
@@ -140,7 +110,7 @@ class Pass:
                 return value
             if tag >= 0xFFFE0000:
                 raise Malformed("stray_delimiter")
-            # Private, and of a creator of whom nothing is kept; a creator's own element is looked at.
+            # Private, and of a creator of whom nothing is kept; the element that names a creator is read.
             if tag & 0x10000 and length <= limit - value and (drop_private or (tag & 0xF000 and tag >> 8 not in creators)):
                 if run < pos:
                     out.append(data[run:pos])
@@ -180,7 +150,7 @@ class Pass:
         creators: dict[int, str],
         out: list[memoryview | bytes],
     ) -> int:
-        """Write what `op` leaves of one element to `out`; return where the next element begins."""
+        """Apply `op` to one element and write the result to `out`; return where the next element begins."""
         tag, vr, value, length = head
         if op.kind is Kind.SEQUENCE:
             content, end = self._sequence(head, limit, op.level, encoding, depth)
@@ -220,13 +190,13 @@ class Pass:
     def _value(self, op: Op, tag: int, old: bytes) -> bytes:
         if op.kind is Kind.TERMS:
             left = terms(tag, old)
-            return self._sweeper.left_of(tag, op.vr, left, self._charset, needed=True) if self._sweeper is not None else left
+            return self._search.left_of(tag, op.vr, left, self._charset, needed=True) if self._search is not None else left
         return self._replacements.value(op, tag, old, self._charset)
 
     def _keep(
         self, head: Header, start: int, end: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
     ) -> None:
-        """Pass an element through; in the second pass, without what its text repeats."""
+        """Keep an element; in the second pass, without identifying values that its text repeats."""
         tag, vr, value, length = head
         if length == UNDEFINED and (tag not in PIXELS or vr == b"UN"):
             raise Malformed("undefined_length")
@@ -235,9 +205,9 @@ class Pass:
                 self._bulk.add(len(out))
                 out.append(part)
             return
-        if self._sweeper is not None:
+        if self._search is not None:
             old = bytes(self._data[value:end])
-            new = self._sweeper.left_of(tag, vr, old, self._charset, level.node.types.get(tag, "3").startswith("1"))
+            new = self._search.left_of(tag, vr, old, self._charset, level.node.types.get(tag, "3").startswith("1"))
             if not new and old:
                 self._remove(head, start, end, level, encoding, depth, out)
                 return
@@ -273,10 +243,10 @@ class Pass:
 
     def _keep_code(self, op: Op, head: Header, start: int, end: int, out: list[memoryview | bytes]) -> bool:
         """Keep an element of a coded entry of the standard; return whether that was done."""
-        tag, vr, sweeper = head[0], head[1], self._sweeper
+        tag, vr, search = head[0], head[1], self._search
 
         def stays(old: bytes) -> bool:
-            return op.kind is Kind.KEEP and (sweeper is None or sweeper.left_of(tag, vr, old, self._charset, needed=True) == old)
+            return op.kind is Kind.KEEP and (search is None or search.left_of(tag, vr, old, self._charset, needed=True) == old)
 
         written = self._item.code(head, start, end, self._charset, stays) if self._item is not None else None
         if written is None:
@@ -289,12 +259,12 @@ class Pass:
     def _remove(
         self, head: Header, start: int, limit: int, level: Level, encoding: Encoding, depth: int, out: list[memoryview | bytes]
     ) -> None:
-        """Take away an element for which there is no action."""
+        """Remove an element for which there is no action."""
         removal = self._rules.removal(level, head[0], head[1], encoding)
         self._change(removal, head, start, limit, level, encoding, depth, {}, out)
 
     def _learn_from(self, op: Op, head: Header, end: int, limit: int, encoding: Encoding, depth: int) -> None:
-        """Note what is about to be taken away; of a sequence, all that names someone inside it."""
+        """Record the value that is about to be removed; of a sequence, all identifying values inside it."""
         tag, vr, value, _ = head
         standard = standard_vr(tag)
         if standard != b"SQ":
@@ -330,10 +300,17 @@ class Pass:
             elif value + size > end:
                 raise Malformed("truncated")
             else:
-                pos = self._walk(value, value + size, level, inner, depth + 1, content)
+                pos = value + size
+                content.append(self._item_content(head[0], value, pos, level, inner, depth + 1))
             self._charset, self._item = outside
             items.append(inner.item(b"".join(content)))
         return b"".join(items), end
+
+    def _item_content(self, sequence: int, start: int, end: int, level: Level, encoding: Encoding, depth: int) -> bytes:
+        """Return the elements of an item of the attribute `sequence`, de-identified."""
+        out: list[memoryview | bytes] = []
+        self._walk(start, end, level, encoding, depth, out)
+        return b"".join(out)
 
     @staticmethod
     def _write_sequence(tag: int, vr: bytes, content: bytes, encoding: Encoding, out: list[memoryview | bytes]) -> None:
@@ -351,7 +328,7 @@ class Pass:
         creators: dict[int, str],
         out: list[memoryview | bytes],
     ) -> None:
-        """Keep a private element that a rule or a list of the profile keeps, the creators of such, and what their sequences have of it."""
+        """Keep a private element that a rule or a list of the profile keeps, its creator, and such elements inside private sequences."""
         tag, vr, value, length = head
         group, element = tag >> 16, tag & 0xFFFF
         if 0x10 <= element <= 0xFF and length != UNDEFINED:
@@ -375,7 +352,7 @@ class Pass:
         self.counts["removed"] += 1
 
     def _private_items(self, head: Header, limit: int, level: Level, encoding: Encoding, depth: int) -> bytes | None:
-        """Return what stays of a private sequence; None if it is none after all, or nothing does."""
+        """Return the kept part of a private sequence; None if it is not a sequence, or nothing is kept."""
         before = self.counts, self._late.again, self._charset, self._item
         self.counts = Counter()
         try:
@@ -388,9 +365,9 @@ class Pass:
         return content if level is self._rules.unlisted or content.replace(inner.item(b""), b"") else None
 
     def _private_value(self, listed: PrivateAttribute, head: Header, end: int, encoding: Encoding) -> bytes | None:
-        """Return what stays of a listed private value; None if nothing does."""
+        """Return the kept part of a listed private value; None if nothing is kept."""
         left = listed.left_of(self._data, head, end, encoding)
-        if left is None or (self._sweeper is not None and self._sweeper.repeats(listed.vr, left, self._charset)):
+        if left is None or (self._search is not None and self._search.repeats(listed.vr, left, self._charset)):
             return None
         self._foreign |= listed.vr in TEXT_VRS and not PLAIN(left, 0, len(left))
         return left

@@ -1,17 +1,13 @@
-"""The few header values that decisions and pseudonyms depend on, gathered before anything is changed."""
+"""The header values that decisions and pseudonyms depend on, read before anything is changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import pydicom
-from pydicom.dataelem import RawDataElement
-
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import PIXELS, UNDEFINED, Encoding, skip
-from mdm_deid.encoding.walk import Element
+from mdm_deid.encoding.codec import PIXELS, UNDEFINED, Element, Encoding, skip
 from mdm_deid.outcome import Malformed
-from mdm_deid.rules.profile import CONDITIONS
+from mdm_deid.rules.rule import CONDITIONS
 
 CHARACTER_SET: Final = 0x00080005
 # De-identification Method, its codes, and what was done to dates.
@@ -35,10 +31,10 @@ _BULK: Final = PIXELS | {0x7FE00001, 0x7FE00002, 0x7FE00003}
 _FRAMES: Final = 0x00280008
 _PHOTOMETRIC: Final = 0x00280004
 _TEXTS = {CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, PATIENT_ID, ISSUER, STUDY, _FRAMES, _PHOTOMETRIC, *CONDITIONS.values()}
-# Of an overlay (PS3.3 C.9.2): size, number of frames, type, bits per pixel, where in a pixel its bit is, and its own data.
+# Of an overlay (PS3.3 C.9.2): size, number of frames, type, bits per pixel, its bit's position in a pixel, and its own data.
 _OVERLAY_ROWS, _OVERLAY_COLUMNS, _OVERLAY_FRAMES, _OVERLAY_TYPE = 0x0010, 0x0011, 0x0015, 0x0040
 _OVERLAY_BITS, _OVERLAY_BIT, _OVERLAY_DATA = 0x0100, 0x0102, 0x3000
-# Numbers by which one says that it lies in the pixels' unused bits, and the greatest one by which it does not.
+# Numbers that say whether an overlay lies in the pixels' unused bits, and the greatest that says it does not.
 _EMBEDDED: Final = {_OVERLAY_BITS: 1, _OVERLAY_BIT: 0}
 _MAX_TEXT = 16384
 # Nearly all elements are none of these, nor of an overlay.
@@ -47,7 +43,7 @@ _OVERLAY_GROUPS: Final = 0x60
 
 
 class Extent(NamedTuple):
-    """Where the value of an element lies in the data set, and with which VR and length."""
+    """The position of an element's value in the data set, its VR and its length."""
 
     vr: bytes
     value: int
@@ -60,9 +56,9 @@ class Facts:
     """Header values as text by tag, and what overlay groups there are.
 
     `geometry` are the numbers that say how long the pixel data should be, 0 where one cannot be read; `bulk` says where they lie.
-    `record` are the elements that tell of earlier de-identification.
-    `overlay_bits` are those that may hide in the pixel data's unused bits, `regions` those that say they draw a region of interest
-    and whose data are as long as their size demands.
+    `record` are the elements that earlier de-identification wrote.
+    `overlay_bits` are the overlay groups that may lie in the pixel data's unused bits, `regions` those that draw a region of interest
+    and have as many data as their size demands.
     """
 
     texts: dict[int, str] = field(default_factory=dict)
@@ -80,12 +76,12 @@ class Facts:
 
     @property
     def embedded_overlay(self) -> bool:
-        """Tell whether an overlay has a bit position but no data of its own."""
+        """Return whether an overlay has a bit position but no data of its own."""
         return bool(self.overlay_bits - self.overlay_data)
 
     @property
     def frames(self) -> int:
-        """Number of Frames; 1 without the attribute, 0 if it is no number."""
+        """Number of Frames; 1 without the attribute, 0 if it is not a number."""
         text = self.texts.get(_FRAMES, "").strip(" \0") or "1"
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
@@ -95,14 +91,14 @@ class Facts:
         return self.texts.get(_PHOTOMETRIC, "").strip(" \0")
 
     def patient(self) -> tuple[str, str]:
-        """Return the patient's id and issuer; without an id the study stands for the patient, so strangers stay apart."""
+        """Return the patient's id and issuer; without an id the study stands for the patient, so that patients stay apart."""
         patient_id = self.texts.get(PATIENT_ID, "").strip(" \0")
         if patient_id:
             return patient_id, self.texts.get(ISSUER, "").strip(" \0")
         return "", "study:" + self.uid(STUDY)
 
     def overlay(self, tag: int, value: int | None) -> None:
-        """Note an element of a 60xx group; `value` is its number, None if it is not one that can be read."""
+        """Record an element of a 60xx group; `value` is its number, None if it is not one that can be read."""
         group, element = tag >> 16, tag & 0xFFFF
         if element == _OVERLAY_DATA:
             self.overlay_data.add(group)
@@ -110,15 +106,44 @@ class Facts:
             self.overlay_bits.add(group)
 
 
-def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
-    """Gather from an encoded data set that runs from `pos` to the end of `data`.
+def steers(tag: int) -> bool:
+    """Return whether an attribute decides or identifies, so that it is read in every file: see decision 0023.
+
+    So do all that facts are gathered from, those of the patient and of what was done to dates and identity, overlays, private creators.
+    """
+    group, element = tag >> 16, tag & 0xFFFF
+    private_creator = group & 1 and 0x10 <= element <= 0xFF
+    return tag in _GATHERED or group in (0x0010, 0x0012) or group >> 8 == _OVERLAY_GROUPS or bool(private_creator)
+
+
+def read_facts(data: memoryview, pos: int, encoding: Encoding, spans: Sequence[tuple[int, int]] = ()) -> Facts:
+    """Gather from an encoded data set that runs from `pos` to the end of `data`; if given, only from `spans` of whole elements in it.
 
     Raises:
         Malformed: the top level cannot be walked, or an attribute that decides comes twice.
     """
-    facts, raw, limit = Facts(), dict[int, bytes](), len(data)
+    facts, raw = Facts(), dict[int, bytes]()
     overlays = dict[int, dict[int, memoryview]]()
-    while pos < limit:
+    for start, end in spans or ((pos, len(data)),):
+        _gather(facts, raw, overlays, data, start, end, encoding)
+    facts.regions = {group for group, overlay in overlays.items() if _is_region(overlay, encoding)}
+    facts.charset = charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
+    facts.texts = {tag: facts.charset.by_first_set(value) for tag, value in raw.items()}
+    return facts
+
+
+def _gather(
+    facts: Facts,
+    raw: dict[int, bytes],
+    overlays: dict[int, dict[int, memoryview]],
+    data: memoryview,
+    pos: int,
+    until: int,
+    encoding: Encoding,
+) -> None:
+    """Gather from the elements between two positions: texts as bytes in `raw`, overlays by group and element."""
+    limit = len(data)
+    while pos < until:
         start, head = pos, encoding.header(data, pos, limit)
         tag, vr, value, length = head
         pos = value + length if length <= limit - value else skip(data, head, limit, encoding)
@@ -142,10 +167,6 @@ def facts_of_bytes(data: memoryview, pos: int, encoding: Encoding) -> Facts:
         elif not tag & 0x10000:
             facts.overlay(tag, encoding.uint(data[value:pos]) if length == 2 else None)
             overlays.setdefault(tag >> 16, {})[tag & 0xFFFF] = data[value:pos]
-    facts.regions = {group for group, overlay in overlays.items() if _is_region(overlay, encoding)}
-    facts.charset = charset(raw.get(CHARACTER_SET, b"").decode("latin-1"))
-    facts.texts = {tag: facts.charset.by_first_set(value) for tag, value in raw.items()}
-    return facts
 
 
 def _is_region(overlay: Mapping[int, memoryview], encoding: Encoding) -> bool:
@@ -155,33 +176,3 @@ def _is_region(overlay: Mapping[int, memoryview], encoding: Encoding) -> bool:
     length = -(-rows * columns * (int(frames) if frames.isdigit() and len(frames) < 10 else 0) // 8)
     fits = length > 0 and len(overlay.get(_OVERLAY_DATA, b"")) == length + length % 2
     return fits and bytes(overlay.get(_OVERLAY_TYPE, b"")).strip(b" \0") == b"R"
-
-
-def facts_of_dataset(dataset: pydicom.Dataset) -> Facts:
-    """Gather from a header; values are not converted by pydicom, so bad ones raise nothing."""
-    facts = Facts()
-    texts = {tag: _raw_text(dataset, tag) for tag in _TEXTS if tag in dataset}
-    declared = texts.get(CHARACTER_SET, b"")
-    facts.charset = charset(declared.decode("latin-1") if isinstance(declared, bytes) else declared)
-    facts.texts = {tag: facts.charset.by_first_set(value) if isinstance(value, bytes) else value for tag, value in texts.items()}
-    for tag in dataset.keys():  # noqa: SIM118 - iterating the data set itself would convert every value
-        if tag >> 24 == _OVERLAY_GROUPS and not tag & 0x10000:
-            element = dataset.get_item(tag)
-            value = element.value if element is not None else 0
-            if isinstance(element, RawDataElement) and isinstance(value, bytes):
-                value = int.from_bytes(value, "little" if element.is_little_endian else "big") if len(value) == 2 else None
-            facts.overlay(int(tag), value if isinstance(value, int) else None)
-    return facts
-
-
-def _raw_text(dataset: pydicom.Dataset, tag: int) -> bytes | str:
-    element = dataset.get_item(tag)
-    value = element.value if element is not None else None
-    if value is None:
-        return ""
-    if isinstance(value, bytes | str):
-        return value
-    try:
-        return "\\".join(str(part) for part in value)
-    except TypeError:
-        return str(value)

@@ -12,7 +12,8 @@ from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding, standard_vr
 from mdm_deid.pixels.icc import readable
 from mdm_deid.rules.facts import CHARACTER_SET, METHOD
 from mdm_deid.rules.private import PrivateAttributes
-from mdm_deid.rules.profile import Action, Edit, Profile
+from mdm_deid.rules.profile import Profile
+from mdm_deid.rules.rule import Action, AttributeRule
 from mdm_deid.rules.table import Row, TypeNode, iod_types, known_sop_class, load_additional, load_identifiers, load_rows
 from mdm_deid.rules.value import (
     BINARY_VRS,
@@ -28,9 +29,8 @@ from mdm_deid.rules.value import (
     Form,
     dummy,
 )
-from mdm_deid.text.label import label_tags
 from mdm_deid.text.term import CODED_ENTRY
-from mdm_deid.text.vocabulary import terms
+from mdm_deid.text.vocabulary import label_tags, terms
 
 # Beside pixel data: the offset tables of encapsulated pixel data. What else the group had is retired.
 _PIXEL_GROUP: Final = frozenset((*PIXELS, 0x7FE00001, 0x7FE00002, 0x7FE00003))
@@ -74,7 +74,7 @@ _OVERLAY: Final = {
 
 
 class Kind(Enum):
-    """What happens to an element."""
+    """The kinds of operation on an element."""
 
     KEEP = "kept"
     DROP = "removed"
@@ -100,15 +100,20 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Op:
-    """`vr` is what is written where the value changes; `value` the dummy, of IDENTIFIER for an empty value.
+    """What is done to one element.
 
-    `known_only`: of UID, whether just registered UIDs stay, or also those in the standard's numbering.
-    `identifies`: what is taken away names someone or something, and is looked for in the text that stays.
-    `fallback`: of CLEAN, what to do if nothing of the text can stay; of KEEP, how to read what does not have its form.
-    `whole`: of CLEAN, the text is a label, which stays as it is or becomes a pseudonym.
-    `form`: of KEEP, tells of a value (data, first, last) whether it is what its attribute can hold; if not, it goes.
-    `coded`: the element is of a coded entry, and stays if that is one of the standard's.
-    `text`: of KEEP, the form says whether the text is plain ASCII; other text stays, but what was taken away is looked for in it.
+    Which of the parameters count depends on `kind`:
+
+    - `vr`: the value representation that is written, where the value changes.
+    - `value`: the dummy value; of IDENTIFIER, what takes the place of an empty value.
+    - `level`: of SEQUENCE, the operations inside its items.
+    - `known_only`: of UID, only registered UIDs stay; otherwise those that merely follow the standard's numbering stay as well.
+    - `identifies`: the removed value names a person or a thing. It is searched for in the text that stays.
+    - `fallback`: of CLEAN, what is done when no text can stay; of KEEP, what is done to a value without the form (else: removed).
+    - `form`: of KEEP, returns whether the attribute can hold a value (data, first, last). One that it cannot is left to `fallback`.
+    - `text`: of KEEP, the form only says whether the text is plain ASCII. Other text stays, but removed values are searched for in it.
+    - `whole`: of CLEAN, the text is a label: it stays as a whole, or becomes a pseudonym.
+    - `coded`: the element is part of a coded entry. It stays if the entry is one of the standard's.
     """
 
     kind: Kind
@@ -186,12 +191,12 @@ def _rows() -> dict[int, Row]:
 class Rules:
     """The operations of one profile for the instances of one SOP class that the same attribute rules apply to."""
 
-    def __init__(self, profile: Profile, sop_class: str, edits: Sequence[Edit] = ()) -> None:
+    def __init__(self, profile: Profile, sop_class: str, attribute_rules: Sequence[AttributeRule] = ()) -> None:
         self._options = profile.options
         self._dates = profile.dates
         self._allow = profile.allow
-        self._edits = tuple(edit for edit in edits if not edit.creator)
-        self.private = PrivateAttributes(replace(profile, edits=tuple(edits)))
+        self._attribute_rules = tuple(rule for rule in attribute_rules if not rule.creator)
+        self.private = PrivateAttributes(attribute_rules, profile.options, profile.private_lists)
         self.keeps_overlays = "clean_graphics" in profile.options and profile.allow is None
         self._keeps_uids = "retain_uids" in profile.options
         self._known = known_sop_class(sop_class)
@@ -230,9 +235,9 @@ class Rules:
         met = _Element(level, tag, vr, standard, written, encoding)
         if tag == CHARACTER_SET:
             return _CHARSET
-        for edit in self._edits:
-            if edit.names(tag):
-                return self._edited(edit, met)
+        for rule in self._attribute_rules:
+            if rule.names(tag):
+                return self._by_rule(rule, met)
         if group >> 8 == 0x60 and self.keeps_overlays:
             return self._overlay(met)
         row = _rows().get(tag)
@@ -273,7 +278,7 @@ class Rules:
         return basic
 
     def _clean(self, met: _Element, basic: Op) -> Op:
-        """Clean text and the insides of sequences; nothing else can be judged."""
+        """Clean text and the contents of sequences; other values cannot be cleaned."""
         if met.is_sequence:
             return self._enter(met)
         text = met.standard in FREE_TEXT_VRS and met.vr in FREE_TEXT_VRS | {b"", b"UN"}
@@ -303,7 +308,7 @@ class Rules:
         return self._keep(met)
 
     def _cleans_narrative(self, tag: int) -> bool:
-        """Tell whether an option cleans a free text that no row of the table names, such as Text Value."""
+        """Return whether an option cleans a free text that no row of the table names, such as Text Value."""
         by_group = {0x0040: "clean_structured_content", 0x0070: "clean_graphics"}
         return not self._options.isdisjoint({"clean_descriptors", by_group.get(tag >> 16, "")})
 
@@ -371,19 +376,19 @@ class Rules:
             return op
         return replace(self._by_code("X/Z/D", met, identifies=False), coded=met.tag in CODED_ENTRY)
 
-    def _edited(self, edit: Edit, met: _Element) -> Op:
-        """Apply an attribute rule; what the IOD demands stays valid, and what does not fit the encoding goes."""
-        basic = self._by_code({Action.EMPTY: "Z/D", Action.REPLACE: "D"}.get(edit.action, "X/Z/D"), met)
-        if edit.action is Action.KEEP:
+    def _by_rule(self, rule: AttributeRule, met: _Element) -> Op:
+        """Apply an attribute rule; the IOD stays valid, and values that do not fit the encoding are removed."""
+        basic = self._by_code({Action.EMPTY: "Z/D", Action.REPLACE: "D"}.get(rule.action, "X/Z/D"), met)
+        if rule.action is Action.KEEP:
             return self._keep(met) if met.standard else _KEEP if met.tag >> 24 in (0x50, 0x60) else _DROP
-        if edit.action is Action.CLEAN:
+        if rule.action is Action.CLEAN:
             return self._clean(met, basic)
-        if edit.action is Action.SHIFT and met.written in _DATE_VRS:
+        if rule.action is Action.SHIFT and met.written in _DATE_VRS:
             return Op(Kind.SHIFT, met.written)
-        if edit.action is Action.UID and met.written == b"UI":
+        if rule.action is Action.UID and met.written == b"UI":
             return Op(Kind.UID, b"UI", known_only=True)
-        if edit.action is Action.REPLACE and met.written == met.standard:
-            return Op(Kind.REPLACE, met.written, edit.value.encode("ascii"), identifies=True)
+        if rule.action is Action.REPLACE and met.written == met.standard:
+            return Op(Kind.REPLACE, met.written, rule.value.encode("ascii"), identifies=True)
         return basic
 
     def _overlay(self, met: _Element) -> Op:

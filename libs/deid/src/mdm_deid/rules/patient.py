@@ -1,4 +1,4 @@
-"""Which patient a file says it is of, and when two files of one study mean the same patient."""
+"""The patient of a file, and whether two files of one study are of the same patient."""
 
 import tomllib
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.outcome import Malformed
-from mdm_deid.rules.facts import STUDY, Facts, facts_of_bytes
+from mdm_deid.rules.facts import STUDY, Facts, read_facts
 
 #: Differences that a site may ignore. An absent id or issuer differs from every one that is given.
 EVERYWHERE: Final = ("issuer", "leading-zeros", "blanks", "case")
@@ -22,7 +22,7 @@ _TABLE: Final = "patient_id"
 class Patient:
     """Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding. Identifying.
 
-    An instance without Patient ID has `id` "" and its study in `issuer`, so that strangers stay apart.
+    An instance without Patient ID has `id` "" and its study in `issuer`, so that patients stay apart.
     """
 
     id: str
@@ -30,16 +30,16 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Look:
-    """A file whose study and patient are asked for."""
+class PatientQuestion:
+    """A request for the study and the patient of a file."""
 
     number: int
     path: Path
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a file says: its Study Instance UID and its patient, None where it cannot be read or has no study."""
+class PatientAnswer:
+    """The Study Instance UID of a file and its patient, None where it cannot be read or has no study."""
 
     number: int
     said: tuple[str, Patient] | None
@@ -51,10 +51,10 @@ class PatientIdError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PatientIdRule:
-    """How Patient IDs are compared: which differences do not make another patient.
+    """How Patient IDs are compared: which differences do not count.
 
-    `ignored` ones never do: pseudonyms are made of what is left, so another choice makes other pseudonyms. `in_study` ones do not
-    between instances of one study, which then keep the identity that the study has.
+    `ignored` ones never count: pseudonyms are made of the rest, so another choice makes other pseudonyms. `in_study` ones do not
+    count between instances of one study, which then keep the identity that the study has.
     """
 
     in_study: frozenset[str] = frozenset({"leading-zeros", "blanks", "case", "absent-id", "absent-issuer"})
@@ -75,14 +75,14 @@ class PatientIdRule:
         given = self.in_study | self.ignored
         one, other = _reduced(first, given), _reduced(second, given)
         if not (one.id and other.id):
-            # Where both lack an id, both are known by their study, which is the same one.
+            # Where both lack an id, their study stands for both, and is the same.
             return bool(one.id) == bool(other.id) or "absent-id" in given
         if one.id != other.id:
             return False
         return one.issuer == other.issuer or ("absent-issuer" in given and not (one.issuer and other.issuer))
 
     def majority(self, patients: Iterable[Patient]) -> Patient:
-        """Return of whom a study is whose instances are all known: whom most name, in the fullest spelling, whatever their order."""
+        """Return the patient of a study from all its instances: the one that most name, in its fullest spelling, whatever their order."""
         counts = Counter(patients)
         ranked = sorted(
             counts, key=lambda item: (bool(item.id), sum(n for p, n in counts.items() if self.same(item, p)), item), reverse=True
@@ -119,17 +119,17 @@ def rule_of(table: dict[str, Any]) -> PatientIdRule:
 
 
 def patient_of(part10: bytes | memoryview) -> tuple[str, Patient] | None:
-    """Return the Study Instance UID of a Part 10 file and of whom it says it is; None if it cannot be read with certainty."""
+    """Return the Study Instance UID of a Part 10 file and the patient that it names; None if it cannot be read with certainty."""
     try:
         opened = open_part10(part10)
-        facts = facts_of_bytes(opened.data, opened.start, opened.encoding)
+        facts = read_facts(opened.data, opened.start, opened.encoding)
     except Malformed:
         return None
     return facts.uid(STUDY), patient_of_facts(facts)
 
 
 def patient_of_facts(facts: Facts) -> Patient:
-    """Return of whom an instance says it is."""
+    """Return the patient that an instance names."""
     return Patient(*facts.patient())
 
 

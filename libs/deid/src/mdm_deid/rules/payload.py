@@ -1,20 +1,19 @@
-"""What pixel data hold besides pixels: bytes after the last one, comments in frames, wrong tables; the pixels stay as they are."""
+"""Pixel data apart from the pixels: bytes after the last pixel, comments in frames, wrong tables. The pixels are not changed."""
 
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Final
 
 from pydicom.uid import UID
 
-from mdm_deid.encoding.codec import EXPLICIT_LE, PIXEL_DATA, PIXELS, UNDEFINED
+from mdm_deid.encoding.codec import EXPLICIT_LE, ITEM, PIXEL_DATA, PIXELS, UNDEFINED, Encoding
 from mdm_deid.encoding.part10 import Part10
 from mdm_deid.outcome import Withheld
 from mdm_deid.pixels import jpeg, jpeg2000, rle
-from mdm_deid.pixels.fragment import Fragments, Group, grouped, joined, mended_table, placed, read_fragments
 from mdm_deid.pixels.patch import Patch, SecondImage, Unreadable, Walk, blank, demand
 from mdm_deid.rules.facts import BITS, COLUMNS, ROWS, SAMPLES, Extent, Facts
 
@@ -38,6 +37,9 @@ _WALKS: Final[dict[str, Walk]] = {
     **{f"{_PREFIX}4.{number}": jpeg.walk for number in (*range(50, 59), 70, 80, 81)},
     **{f"{_PREFIX}4.{number}": jpeg2000.walk for number in (90, 91, 92, 93, 201, 202, 203)},
 }
+_ITEM_HEADER: Final = 8
+# The places of the fragments that make one frame.
+Group = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,18 @@ class Payload:
 
     patches: Sequence[Patch] = ()
     dropped: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Positions in a buffer: those of the basic offset table and of each fragment's content."""
+
+    table: tuple[int, int]
+    places: tuple[tuple[int, int], ...]
+
+    def offset(self, place: tuple[int, int]) -> int:
+        """Return a fragment's offset as the tables count: from the first item after the basic one to the fragment's item."""
+        return place[0] - self.places[0][0]
 
 
 def examine(opened: Part10, facts: Facts, replaced: bool = False) -> Payload:
@@ -79,7 +93,7 @@ def _is_compressed(transfer_syntax: str) -> bool:
 
 
 def patched(data: memoryview, pos: int, end: int, patches: Sequence[Patch]) -> Iterator[memoryview | bytes]:
-    """Yield `data[pos:end]` with the patches written over it; what stays is not copied."""
+    """Yield `data[pos:end]` with the patches written over it; unchanged parts are not copied."""
     for patch in patches:
         yield data[pos : patch.start]
         yield patch.content
@@ -132,15 +146,15 @@ def _lengths(tag: int, facts: Facts) -> Iterator[int]:
 def _encapsulated(opened: Part10, facts: Facts, pixels: Extent, tables: frozenset[int]) -> Payload:
     walk = _walk_for(opened.transfer_syntax, facts)
     try:
-        fragments = read_fragments(opened.data, pixels.value, pixels.end, opened.encoding)
-        groups = grouped(opened.data, fragments, facts.frames)
-        patches = mended_table(opened.data, fragments, groups)
+        fragments = _read_fragments(opened.data, pixels.value, pixels.end, opened.encoding)
+        groups = _grouped(opened.data, fragments, facts.frames)
+        patches = _mended_table(opened.data, fragments, groups)
     except Unreadable:
         raise Withheld("unreadable_fragments") from None
     try:
         for group in groups:
-            for patch in walk(joined(opened.data, group)):
-                patches += placed(patch, group)
+            for patch in walk(_joined(opened.data, group)):
+                patches += _placed(patch, group)
     except SecondImage:
         raise Withheld("surplus_pixels") from None
     except Unreadable:
@@ -182,3 +196,75 @@ def _tables_hold(opened: Part10, facts: Facts, fragments: Fragments, groups: Seq
         len(said) == len(real) and all(0 <= longer - shorter <= padding for shorter, longer in zip(said, real, strict=True))
         for said, real, padding in without_padding
     )
+
+
+def _read_fragments(data: memoryview, pos: int, end: int, encoding: Encoding) -> Fragments:
+    """Return the fragments whose first item begins at `pos`; that they end with a delimiter within `end` is known.
+
+    Raises:
+        Unreadable: there is no basic offset table.
+    """
+    places: list[tuple[int, int]] = []
+    while pos + _ITEM_HEADER <= end:
+        tag, _, value, length = encoding.item_header(data, pos, end)
+        if tag != ITEM:
+            break
+        pos = value + length
+        places.append((value, pos))
+    demand(bool(places))
+    return Fragments(places[0], tuple(places[1:]))
+
+
+def _grouped(data: memoryview, fragments: Fragments, frames: int) -> list[Group]:
+    """Return the fragments of each frame.
+
+    Raises:
+        Unreadable: neither their number nor the basic offset table says where frames begin.
+    """
+    places = fragments.places
+    if len(places) == frames:
+        return [(place,) for place in places]
+    demand(0 < frames < len(places))
+    if frames == 1:
+        return [places]
+    by_offset = {fragments.offset(place): index for index, place in enumerate(places)}
+    starts = [by_offset.get(offset, -1) for offset in _basic_offsets(data, fragments)]
+    bounds = [*starts, len(places)]
+    demand(len(starts) == frames and starts[0] == 0 and all(first < last for first, last in pairwise(bounds)))
+    return [places[first:last] for first, last in pairwise(bounds)]
+
+
+def _basic_offsets(data: memoryview, fragments: Fragments) -> list[int]:
+    """Return the entries of the basic offset table, which may have none."""
+    start, end = fragments.table
+    demand((end - start) % 4 == 0)
+    return list(struct.unpack_from(f"<{(end - start) // 4}I", data, start))
+
+
+def _mended_table(data: memoryview, fragments: Fragments, groups: Sequence[Group]) -> list[Patch]:
+    """Return the patch that makes a basic offset table say where the frames are, none if it does or is empty.
+
+    Raises:
+        Unreadable: it has not one entry per frame.
+    """
+    table, right = _basic_offsets(data, fragments), [fragments.offset(group[0]) for group in groups]
+    demand(len(table) in (0, len(right)))
+    return [Patch(fragments.table[0], struct.pack(f"<{len(right)}I", *right))] if table and table != right else []
+
+
+def _joined(data: memoryview, group: Group) -> memoryview:
+    """Return a frame in one piece; of a single fragment no copy is made."""
+    if len(group) == 1:
+        return data[group[0][0] : group[0][1]]
+    return memoryview(b"".join(data[start:end] for start, end in group))
+
+
+def _placed(patch: Patch, group: Group) -> list[Patch]:
+    """Return the patch of a frame as patches of the buffer, as it may go across fragments."""
+    parts, passed = [], 0
+    for start, end in group:
+        first, last = max(patch.start, passed), min(patch.end, passed + end - start)
+        if first < last:
+            parts.append(Patch(start + first - passed, patch.content[first - patch.start : last - patch.start]))
+        passed += end - start
+    return parts

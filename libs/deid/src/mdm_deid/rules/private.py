@@ -2,17 +2,16 @@
 
 import csv
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Final
 
 from mdm_deid.encoding.codec import UNDEFINED, Encoding, Header
-from mdm_deid.private.ge import protocol_numbers, user_data_numbers
-from mdm_deid.private.number import all_numbers
-from mdm_deid.private.siemens import csa_numbers, protocol_text
-from mdm_deid.rules.profile import Action, Profile
+from mdm_deid.rules.container import csa_numbers, protocol_numbers, protocol_text, user_data_numbers
+from mdm_deid.rules.rule import Action, AttributeRule
 from mdm_deid.rules.table import load_safe_private
 from mdm_deid.rules.value import BINARY_VRS, FORMS, TEXT_VRS
 
@@ -30,6 +29,11 @@ _CONTAINERS: Final[dict[str, Callable[[bytes], bytes | None]]] = {
     "ge_protocol": protocol_numbers,
     "ge_user_data": user_data_numbers,
 }
+_NUMBER: Final = re.compile(rb" *(?:[-+]?[0-9]{1,12}(?:\.[0-9]{0,20})?(?:[eE][-+]?[0-9]{1,3})?)? *")
+_FORMATS: Final = {b"FD": "d", b"FL": "f", b"SL": "i", b"SS": "h", b"UL": "I", b"US": "H", b"SV": "q", b"UV": "Q"}
+_NUMBER_TEXT_VRS: Final = frozenset(b"DS IS LO SH ST LT UT CS".split())
+# What measurements lie between; text read as a number of four or eight bytes seldom does.
+_LEAST, _GREATEST = 1e-7, 1e8
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,15 @@ def is_sequence(listed: PrivateAttribute | None, data: memoryview, head: Header,
 
 
 class PrivateAttributes:
-    """What one profile keeps of private attributes, for the instances that the same private rules apply to."""
+    """The private attributes that one profile keeps, for instances to which the same private rules apply."""
 
-    def __init__(self, profile: Profile) -> None:
-        """Take the private lists of `profile`, those of its edits that name a creator, and the option for safe ones."""
-        self._edits = tuple(edit for edit in profile.edits if edit.creator)
-        self._listed = dict(_safe()) if "retain_safe_private" in profile.options else {}
-        for name in sorted(profile.private_lists):
+    def __init__(self, rules: Iterable[AttributeRule], options: Collection[str], private_lists: Iterable[str]) -> None:
+        """Take a profile's private lists, those of its rules that name a creator, and the option for safe ones."""
+        self._attribute_rules = tuple(rule for rule in rules if rule.creator)
+        self._listed = dict(_safe()) if "retain_safe_private" in options else {}
+        for name in sorted(private_lists):
             self._listed |= load_private_list(name)
-        kept = {edit.creator for edit in self._edits if edit.action is Action.KEEP}
+        kept = {rule.creator for rule in self._attribute_rules if rule.action is Action.KEEP}
         self._creators = {(group, creator) for group, _, creator in self._listed}
         self._kept_creators = frozenset(kept)
         self.any = bool(self._listed or kept)
@@ -86,14 +90,16 @@ class PrivateAttributes:
 
     def find(self, tag: int, creator: str) -> PrivateAttribute | None:
         """Return how a private attribute may stay, whatever block its creator reserved; None if it may not."""
-        for edit in self._edits:
-            if edit.creator == creator and edit.names(tag):
-                return PrivateAttribute(b"UN") if edit.action is Action.KEEP else None
+        for rule in self._attribute_rules:
+            if rule.creator == creator and rule.names(tag):
+                return PrivateAttribute(b"UN") if rule.action is Action.KEEP else None
         return self._listed.get((tag >> 16, tag & 0xFF, creator))
 
     def removes(self, tag: int, creator: str) -> bool:
-        """Return whether a rule of the profile takes the attribute away by name."""
-        return next((edit.action is not Action.KEEP for edit in self._edits if edit.creator == creator and edit.names(tag)), False)
+        """Return whether a rule of the profile removes the attribute by name."""
+        return next(
+            (rule.action is not Action.KEEP for rule in self._attribute_rules if rule.creator == creator and rule.names(tag)), False
+        )
 
 
 _Listed = dict[tuple[int, int, str], PrivateAttribute]
@@ -137,3 +143,26 @@ def _all_match(value: bytes, match: Callable[[str], object], count: range) -> bo
     text = value.decode("latin-1").rstrip(" \0")
     parts = [part.strip(" ") for part in text.split("\\")]
     return not text or (len(parts) in count and all(match(part) for part in parts))
+
+
+def all_numbers(value: bytes, vr: bytes, little: bool, count: range) -> bool:
+    """Return whether `value`, read by `vr`, has as many numbers as `count` allows and nothing else; nothing at all will do.
+
+    Binary numbers that would be strange as measurements, and whose bytes are all printable, are taken for text.
+    """
+    if vr in _NUMBER_TEXT_VRS:
+        parts = value.rstrip(b" \0").split(b"\\")
+        return parts == [b""] or (len(parts) in count and all(_NUMBER.fullmatch(part) for part in parts))
+    kind = _FORMATS.get(vr)
+    width = struct.calcsize(kind) if kind else 0
+    if not kind or len(value) % width:
+        return False
+    numbers = struct.unpack(f"{'<' if little else '>'}{len(value) // width}{kind}", value)
+    return not numbers or (len(numbers) in count and all(_plain(value, index, width, number) for index, number in enumerate(numbers)))
+
+
+def _plain(value: bytes, index: int, width: int, number: float) -> bool:
+    if number != number:  # the bits of a NaN can say anything
+        return False
+    raw = value[index * width : (index + 1) * width]
+    return width == 2 or _LEAST <= abs(number) <= _GREATEST or not all(0x20 <= byte < 0x7F for byte in raw)

@@ -1,4 +1,4 @@
-"""The record of de-identification (PS3.3 C.7.1.1): what earlier steps wrote, and what is true of the file after ours."""
+"""The record of de-identification (PS3.3 C.7.1.1): reading that of earlier steps, and extending it by ours."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,11 +8,10 @@ from functools import lru_cache
 from typing import Final
 
 from mdm_deid.encoding.charset import Charset
-from mdm_deid.encoding.codec import Encoding
-from mdm_deid.encoding.walk import Element, elements, items
+from mdm_deid.encoding.codec import Element, Encoding, elements, items
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.facts import METHOD, METHOD_CODES
-from mdm_deid.rules.profile import FULL_DATES, MODIFIED_DATES, OPTION_CODES
+from mdm_deid.rules.rule import FULL_DATES, MODIFIED_DATES, OPTION_CODES
 from mdm_deid.text.cleaner import Cleaner, fit
 from mdm_deid.text.identity import words
 
@@ -28,7 +27,7 @@ MEANINGS: Final = {
     "113102": "Clean Recognizable Visual Features Option",
     **dict(OPTION_CODES.values()),
 }
-# What was cleaned before us stays clean, as nothing is put back. What was retained before us may be gone now: only ours tells.
+# What earlier steps cleaned stays clean. What they retained may be removed now, so only our codes say what is retained.
 _LASTING: Final = frozenset(code for code, meaning in MEANINGS.items() if not meaning.startswith("Retain"))
 _DATE_CODES: Final = {"UNMODIFIED": OPTION_CODES[FULL_DATES][0], "MODIFIED": OPTION_CODES[MODIFIED_DATES][0]}
 # What was done to dates, from weak to strong: no step undoes an earlier one.
@@ -49,7 +48,7 @@ class Record:
     charset: Charset = field(default_factory=Charset)
 
     def codes_with(self, ours: Iterable[str], dates: str) -> tuple[str, ...]:
-        """Return the codes after our step, in order: ours, earlier cleaning, and of what happened to dates only what is true in sum."""
+        """Return the codes after our step, in order: ours, earlier cleaning, and for dates the strongest step."""
         codes = (self.codes & _LASTING) | set(ours) - set(_DATE_CODES.values())
         code = _DATE_CODES.get(self.dates_with(dates))
         return tuple(sorted(codes | {code} if code else codes))
@@ -61,8 +60,8 @@ class Record:
     def methods_with(self, ours: bytes, cleaner: Cleaner) -> bytes:
         """Return the values of De-identification Method: earlier ones as far as they name nobody, each once, and ours at the end.
 
-        Programs that de-identify are known by name here. As every other word has to be one of the trade, the text can be judged
-        in a file that no longer names its patient, too.
+        Names of programs that de-identify may stay. As every other word has to be one of the trade, the text can be judged even
+        in a file that no longer names its patient.
         """
         if not self.methods:
             return ours
@@ -73,7 +72,7 @@ class Record:
 
 
 def read_record(data: memoryview, places: Iterable[Element], encoding: Encoding, charset: Charset) -> Record:
-    """Return what the elements of a record say; what cannot be read, and codes of other schemes, count for nothing."""
+    """Return the record in these elements; unreadable values and codes of other schemes are ignored."""
     codes: set[str] = set()
     dates, methods = "", b""
     for element in places:
@@ -91,7 +90,7 @@ def read_record(data: memoryview, places: Iterable[Element], encoding: Encoding,
 
 
 def _clean_method(text: str, judge: Cleaner) -> str:
-    """Return a method without what may name someone; editions of the standard stay, though they are written like years."""
+    """Return a method without words that may name someone; editions of the standard are kept, though they look like years."""
     pieces = _EDITION.split(text)
     left = [piece if index % 2 or not piece.strip() else judge.clean(piece) for index, piece in enumerate(pieces)]
     return text if left == pieces else " ".join(piece.strip() for piece in left if piece.strip())

@@ -1,10 +1,13 @@
-"""The facts: PS3.15 table E.1-1 and E.3.10-1, PS3.3 attribute Types, loaded once from the package's data files."""
+"""The package's data files: PS3.15 tables E.1-1 and E.3.10-1 and PS3.3 attribute Types, each loaded once, and the revision of all rules."""
 
 import csv
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Final
 
 from mdm_deid.encoding.codec import tag_of
 
@@ -23,6 +26,9 @@ OPTION_COLUMNS = {
     "clean_structured_content": "clean_struct_cont",
     "clean_graphics": "clean_graph",
 }
+# What most images are made of; its modules stand in for SOP classes PS3.3 no longer describes.
+_COMMON_IOD = "secondary-capture-image"
+_SUFFIXES: Final = (".py", ".csv", ".toml", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,14 @@ def load_rows() -> tuple[Row, ...]:
 
 @cache
 def load_additional() -> tuple[Row, ...]:
-    """Return the attributes the table leaves alone and this project does not, with the action X/Z/D."""
+    """Return attributes that the table does not list but this project removes, with the action X/Z/D."""
     lines = csv.DictReader(_lines("additional.csv"))
     return tuple(Row(tag_of(line["tag"]), line["name"], "X/Z/D", {}) for line in lines)
 
 
 @cache
 def load_identifiers() -> frozenset[int]:
-    """Return the attributes whose values tell things apart: slides, devices, orders."""
+    """Return the attributes whose values identify things: slides, devices, orders."""
     return frozenset(tag_of(line["tag"]) for line in csv.DictReader(_lines("identifiers.csv")))
 
 
@@ -116,12 +122,8 @@ def _iod_index() -> tuple[dict[str, str], dict[str, list[str]], dict[int, _Level
     return sops, iods, levels
 
 
-# What most images are made of; its modules stand in for SOP classes PS3.3 no longer describes.
-_COMMON_IOD = "secondary-capture-image"
-
-
 def known_sop_class(uid: str) -> bool:
-    """Tell whether PS3.3 describes an IOD for this SOP class."""
+    """Return whether PS3.3 describes an IOD for this SOP class."""
     return uid in _iod_index()[0]
 
 
@@ -145,3 +147,21 @@ def _merge(node: TypeNode, levels: dict[int, _Level], number: int, demanded: boo
                 node.demanded[tag] = min(kind, node.demanded.get(tag, "9"))
         if inside:
             _merge(node.children.setdefault(tag, TypeNode()), levels, inside, demanded)
+
+
+@cache
+def revision() -> str:
+    """Return 16 hexadecimal digits that change whenever a file of the package does."""
+    digest = hashlib.sha256()
+    for name, file in sorted(_files(resources.files("mdm_deid"))):
+        digest.update(hashlib.sha256(name.encode() + b"\0" + file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _files(folder: Traversable, path: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield the package's code and tables, in its rooms too, with their paths in it."""
+    for file in folder.iterdir():
+        if file.is_dir():
+            yield from _files(file, f"{path}{file.name}/")
+        elif file.name.endswith(_SUFFIXES):
+            yield path + file.name, file

@@ -1,4 +1,4 @@
-"""Values by VR and attribute: the form of one that may stay, and the dummy that is valid and says nothing (action code D)."""
+"""Values by VR and attribute: the form of a value that may be kept, and the valid dummy without information (action code D)."""
 
 import re
 from collections.abc import Callable
@@ -41,7 +41,7 @@ _DUMMY_BY_TAG = {
 _BINARY_SIZE = {b"FD": 8, b"SV": 8, b"UV": 8, b"OD": 8, b"OV": 8, b"US": 2, b"SS": 2, b"OB": 2, b"OW": 2, b"UN": 2}
 # Returns whether a value (data, first, last) is what its attribute can hold.
 Form = Callable[[Buffer, int, int], object]
-# One value as nearly all are written: no need to read it to know that it would be written again as it is.
+# The usual form of a value, which would be written again as it is, so that it need not be read.
 _DAY: Final = rb"(?!0000)\d{4}(?:0[1-9]|1[0-2])(?:0[1-9]|1\d|2[0-8])"
 _CLOCK: Final = rb"(?:[01]\d|2[0-3])(?:[0-5]\d(?:[0-5]\d(?:\.\d{1,6})?)?)?"
 _USUAL: Final = {
@@ -57,9 +57,9 @@ def _is_written_well(vr: bytes, data: Buffer, first: int, last: int) -> bool:
     return shifted(vr, value, NOT_MOVED) == value
 
 
-# Anything else in the place of such a value may say anything.
+# Other characters in the place of a number may say anything.
 _NUMBERS: Final = re.compile(rb"[-+0-9.,eE \\\0]*").fullmatch
-# Text outside ASCII is not found by a search over bytes; it is looked at closely.
+# Text outside ASCII is not found by a search over bytes; it is searched as text.
 PLAIN: Final = re.compile(rb"[\x00-\x1a\x1c-\x7f]*").fullmatch
 FORMS: Final[dict[bytes, Form]] = {
     b"DS": _NUMBERS,

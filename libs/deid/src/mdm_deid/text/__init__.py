@@ -1,1 +1,1 @@
-"""Kept text and identities: what names a person, and what may stay."""
+"""Cleaning of text: the values that identify a person, and the words that may be kept."""

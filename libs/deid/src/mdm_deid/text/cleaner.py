@@ -1,4 +1,4 @@
-"""Free text that is kept (Clean Descriptors): what names someone goes, whatever its case, order or separators."""
+"""Cleaning of free text (Clean Descriptors): words that name someone are removed, whatever their case, order or separators."""
 
 import itertools
 import re
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mdm_deid.text.identity import COMMON, LONG_NUMBER, PARTICLES, SUBSTRING, Identity, fold
-from mdm_deid.text.label import beside_structures
-from mdm_deid.text.vocabulary import names_nobody
+from mdm_deid.text.vocabulary import beside_structures, names_nobody
 
 _WORD: Final = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 _MAX_ROUNDS: Final = 4
 _MAX_LENGTH: Final = 1 << 14
+_MOST_CLEANED: Final = 256
 _OLDEST_AGE: Final = 89
 _CJK: Final = "\u2e80"
 _SEPARATORS: Final = " \t\r\n\f,.:;^/\\|_()[]{}'\"#&+*=<>-"
@@ -22,7 +22,7 @@ _MONTH = (
     r"|july?|juil(?:let|\.)?|jul[i.]?|aug(?:ust|\.)?|ao[uû]t|sep(?:t(?:ember|embre)?)?\.?|oct(?:ober|obre|\.)?|okt(?:ober|\.)?|nov(?:ember|embre|\.)?"
     r"|dec(?:ember|\.)?|dez(?:ember|\.)?|d[eé]c(?:embre|\.)?)"
 )
-# What is removed wherever it stands: it may identify, and nothing in the header can tell.
+# Removed wherever it stands: it may identify, whatever the header says.
 _SUSPECTS: Final = re.compile(
     "|".join(
         (
@@ -91,8 +91,8 @@ _SENTENCE_ENDS: Final = frozenset("\r\n;!?")
 class Cleaner:
     """Cleans the text of one file.
 
-    `dates_stay`: dates may be told; `ages_stay`: ages up to 89 may; `certain`: what the identity was learnt from could be read,
-    else text outside ASCII cannot be compared with it; `words` of the site name nobody either.
+    `dates_stay`: dates may stay; `ages_stay`: ages up to 89 may; `certain`: all identifying values could be read, else text outside
+    ASCII cannot be compared with them; `words`: words of the site that name nobody.
     """
 
     identity: Identity
@@ -104,28 +104,30 @@ class Cleaner:
     _cleaned: dict[str, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def clean(self, text: str) -> str:
-        """Return `text` with a mark for what names someone; nothing if the file does not name its patient, as it cannot be judged then."""
+        """Return `text` with a mark for what names someone; "" if the file does not name its patient, as nothing can be judged then."""
         if text not in self._cleaned:
+            if len(self._cleaned) >= _MOST_CLEANED:
+                self._cleaned.clear()
             self._cleaned[text] = self._without(text, suspects=True) if self._can_judge(text) else ""
         return self._cleaned[text]
 
-    def sweep(self, text: str) -> str:
+    def mark_known(self, text: str) -> str:
         """Return `text` with a mark for what the file is known to name; other text stays, dates and numbers included."""
         if not (self.certain or text.isascii()):
             return ""
         return self._without(text, suspects=False)
 
     def keeps(self, label: str) -> bool:
-        """Return whether a label may stay: all of it is names of structures and words that name nobody, and the file names none of it."""
+        """Return whether a label may stay: it consists of structures' names and words that name nobody, without identifying values."""
         beside = beside_structures(label)
         plain = self.clean(beside) == beside if _WORD.search(beside) else self._can_judge(label)
-        return plain and self.sweep(label) == label
+        return plain and self.mark_known(label) == label
 
     def _can_judge(self, text: str) -> bool:
         return self.identity.known and len(text) <= _MAX_LENGTH and _readable(text) and (self.certain or text.isascii())
 
     def _without(self, text: str, suspects: bool) -> str:
-        """Return `text` if nothing is to go, else what is left with marks; nothing if no word is left."""
+        """Return `text` if nothing is cut out, else the rest with marks; "" if no word is left."""
         left = self._cut_out(text.replace(MARK, _GAP), suspects)
         if left == text.replace(MARK, _GAP):
             return text
@@ -146,13 +148,13 @@ class Cleaner:
         return ""
 
     def _named(self, words: list["_Word"], dates: bool, strange: set[int]) -> set[int]:
-        """Return the words that a needle meets, those that are `strange`, and the initials, titles and particles beside a person's name."""
+        """Return the words that the identity has, the `strange` ones, and the initials, titles and particles beside a person's name."""
         squeezed, starts, bounds = _squeeze(words)
         found: set[int] = set()
         persons: set[int] = set()
-        for first, last in self._met(squeezed, starts, bounds, dates):
-            needle = squeezed[first:last]
-            into = persons if needle in self.identity.names else found
+        for first, last in self._matches(squeezed, starts, bounds, dates):
+            piece = squeezed[first:last]
+            into = persons if piece in self.identity.names else found
             into.update(range(bisect_right(starts, first) - 1, bisect_right(starts, last - 1)))
         persons |= self._initials(words) | self._disguised(words) | strange
         for step in (1, -1):
@@ -163,20 +165,20 @@ class Cleaner:
                     beside += step
         return found | persons
 
-    def _met(self, squeezed: str, starts: list[int], bounds: list[int], dates: bool) -> Iterator[tuple[int, int]]:
-        """Yield where a needle stands: from boundary to boundary, over words and separators, or within one word if it is long enough.
+    def _matches(self, squeezed: str, starts: list[int], bounds: list[int], dates: bool) -> Iterator[tuple[int, int]]:
+        """Yield where the identity stands: from boundary to boundary, across words and separators, or within a word if long enough.
 
-        The text is cut up and looked up, so that it does not matter how many needles there are.
+        Stretches of the text are looked up in the identity, so that its size does not matter.
         """
         known, longest = self.identity, self.identity.longest
-        pieces = itertools.chain(_between(bounds, longest), _within(squeezed, starts, longest))
-        for first, last in pieces:
-            needle = squeezed[first:last]
-            if dates and needle.isdigit():
-                met = needle in known.others or needle.lstrip("0") in known.others
+        stretches = itertools.chain(_between(bounds, longest), _within(squeezed, starts, longest))
+        for first, last in stretches:
+            piece = squeezed[first:last]
+            if dates and piece.isdigit():
+                matches = piece in known.others or piece.lstrip("0") in known.others
             else:
-                met = needle in known.names or (needle in known.others and (not needle.isdigit() or len(needle) >= LONG_NUMBER))
-            if met:
+                matches = piece in known.names or (piece in known.others and (not piece.isdigit() or len(piece) >= LONG_NUMBER))
+            if matches:
                 yield first, last
 
     def _disguised(self, words: list["_Word"]) -> set[int]:
@@ -277,7 +279,7 @@ def _name_after(words: list[_Word], starts: list[int], position: int, text: str)
 
 
 def _name_before(words: list[_Word], starts: list[int], position: int) -> list[_Word]:
-    """Return the words of a name that an academic degree follows."""
+    """Return the words of a name before an academic degree."""
     last = bisect_left(starts, position)
     name: list[_Word] = []
     for word in reversed(words[max(0, last - _MAX_NAME) : last]):
@@ -288,7 +290,7 @@ def _name_before(words: list[_Word], starts: list[int], position: int) -> list[_
 
 
 def _beside(text: str, words: list[_Word], removed: set[int]) -> Iterator[list[int]]:
-    """Yield the words of each name in the way of PN of which a word is removed."""
+    """Yield the words of each name written like PN of which a word is removed."""
     for match in _CARETS.finditer(text):
         together = list(_words_in(words, [match.span()]))
         if not removed.isdisjoint(together):
@@ -296,7 +298,7 @@ def _beside(text: str, words: list[_Word], removed: set[int]) -> Iterator[list[i
 
 
 def _words_in(words: list[_Word], spans: list[tuple[int, int]]) -> Iterator[int]:
-    """Yield which words a span touches."""
+    """Yield the words that a span overlaps."""
     starts = [word.start for word in words]
     for start, end in spans:
         index = max(0, bisect_right(starts, start) - 1)
@@ -307,7 +309,7 @@ def _words_in(words: list[_Word], spans: list[tuple[int, int]]) -> Iterator[int]
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> str:
-    """Return `text` with a gap for each of `spans` and the separators that stood around it."""
+    """Return `text` with a gap in place of each of `spans` and the separators around it."""
     pieces, position = [], 0
     for start, end in sorted(spans):
         pieces.append(text[position:start])
@@ -318,7 +320,7 @@ def _cut(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def fit(text: str, vr: bytes) -> str:
-    """Return text that marks have made too long for its VR without its last words."""
+    """Return text without its last words if marks have made it too long for its VR."""
     limit = _LIMITS.get(vr, len(text))
     if len(text) <= limit:
         return text
@@ -327,5 +329,5 @@ def fit(text: str, vr: bytes) -> str:
 
 
 def _readable(text: str) -> bool:
-    """Tell whether the text has only characters that text has."""
+    """Return whether the text has only characters that are plausible in text."""
     return all(character.isprintable() or character in "\r\n\t\f" for character in text)

@@ -1,14 +1,15 @@
-"""What a file says about who and when: the names, identifiers and dates that were taken from it, ready to be looked for."""
+"""The identifying values of a file in all forms in which text may repeat them: names, identifiers, dates."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from typing import Final
 
 from mdm_deid.encoding.codec import Buffer
+from mdm_deid.text.pattern import Patterns
 
 # A name or number shorter than this counts as a whole word only.
 SUBSTRING: Final = 4
@@ -16,7 +17,7 @@ SUBSTRING: Final = 4
 LONG_NUMBER: Final = 6
 _MIN_ID: Final = 3
 _MAX_VALUE: Final = 1024
-# Needles times bytes, above which looking for each would take longer than looking closely at every text.
+# Forms times bytes, above which looking for each would take longer than looking closely at every text.
 _MAX_SEARCH: Final = 300_000_000
 _WORD: Final = re.compile(r"[^\W_]+")
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
@@ -56,13 +57,13 @@ def _fold_character(character: str) -> str:
 
 
 def speaks_of_none(text: str) -> bool:
-    """Tell whether a text has only words of the trade."""
+    """Return whether a text has only words of the medical trade."""
     return all(fold(word) in COMMON for word in _WORD.findall(text))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must not stay in text. All are folded and without separators.
+    """The values that must not remain in text, folded and without separators.
 
     `names` are parts of persons' names and their usual shortenings, `others` identifiers, words of institutions and places,
     and dates in the ways they are written. `known` says whether the file names its patient at all: text of a file that does
@@ -79,14 +80,18 @@ class Identity:
     longest: int = 0
 
     def occurs_in(self, content: Buffer) -> bool:
-        """Tell quickly whether a needle may be in ASCII text, separators or not; may be wrong in that it is, never in that it is not.
+        """Return quickly whether one of these may be in ASCII text, whatever separates its parts; True may be wrong, False never is.
 
-        Names of less than three letters, other needles of less than four and short numbers are not looked for.
+        Names of less than three letters, others of less than four and short numbers are not looked for.
         """
         if len(self.raw) * len(content) > _MAX_SEARCH:
             return True
         squeezed = bytes(content).translate(_LOWER, _SEPARATORS)
-        return any(needle in squeezed for needle in self.raw)
+        return bool(self._patterns.occurring(squeezed))
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns(self.raw)
 
 
 _SEPARATORS: Final = bytes(code for code in range(128) if not chr(code).isalnum())
@@ -95,7 +100,7 @@ _LOWER: Final = bytes(ord(chr(code).lower()) if code < 128 else code for code in
 
 @lru_cache(64)
 def identity(learnt: frozenset[tuple[bytes, str]], dates_stay: bool) -> Identity:
-    """Return what to look for, from (VR, value) of what was taken away; `dates_stay` tells that other dates may be written out.
+    """Return what to look for, from (VR, value) of what was taken away; `dates_stay`: other dates may be written out.
 
     The names of persons come by VR PN, dates by DA and DT, all else as identifiers or names of places.
     """
@@ -117,11 +122,9 @@ def identity(learnt: frozenset[tuple[bytes, str]], dates_stay: bool) -> Identity
     return Identity(frozenset(names), frozenset(others), frozenset(initials), known, raw, binary, longest)
 
 
-def _raw_forms(needles: Iterable[str], shortest: int) -> set[bytes]:
-    """Return the needles that ASCII text can hold, as bytes; text outside ASCII is looked at closely anyway."""
-    return {
-        needle.encode("ascii") for needle in needles if needle.isascii() and len(needle) >= (LONG_NUMBER if needle.isdigit() else shortest)
-    }
+def _raw_forms(forms: Iterable[str], shortest: int) -> set[bytes]:
+    """Return the forms that can occur in ASCII text, as bytes; other text is searched closely anyway."""
+    return {form.encode("ascii") for form in forms if form.isascii() and len(form) >= (LONG_NUMBER if form.isdigit() else shortest)}
 
 
 def _learn_name(value: str, names: set[str], initials: set[str]) -> bool:
@@ -188,13 +191,13 @@ def _learn_label(value: str, others: set[str]) -> bool:
             others.add(word)
     digits = re.sub(r"\D", "", whole)
     if len(digits) >= LONG_NUMBER:
-        # An identifier is often told by its end.
+        # An identifier is often given by its last digits.
         others.update(digits[-count:] for count in (SUBSTRING, SUBSTRING + 1, SUBSTRING + 2))
     return any(character.isdigit() for character in whole) and len(whole) >= _MIN_ID
 
 
 def _date_forms(value: str, dates_stay: bool) -> set[str]:
-    """Return the ways a date is written, separators left out; its year alone too, as dates that stay do not tell that one."""
+    """Return the ways a date is written, separators left out; its year alone too, unless dates stay."""
     match = _DATE.match(value.strip(" \0"))
     if match is None:
         return set()

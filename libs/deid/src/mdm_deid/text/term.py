@@ -1,13 +1,14 @@
-"""What the standard itself lets an attribute say (PS3.3 and PS3.16), and who makes devices: names nobody, but only in that attribute."""
+"""Terms that the standard defines for an attribute (PS3.3, PS3.16), and makers of devices: they name nobody, but only in that attribute."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
-from mdm_deid.encoding.codec import MAX_DEPTH, UNDEFINED, Encoding, standard_vr
-from mdm_deid.encoding.walk import Element, elements, items
+from mdm_deid.encoding.charset import Charset
+from mdm_deid.encoding.codec import MAX_DEPTH, UNDEFINED, Element, Encoding, Header, elements, items, skip, standard_vr
+from mdm_deid.outcome import Malformed
 
 CODE_VALUE: Final = 0x00080100
 CODING_SCHEME: Final = 0x00080102
@@ -21,6 +22,7 @@ _PADDING: Final = b" \0"
 _INVISIBLE: Final = {0x200B: None}
 # What a fully specified name of SNOMED CT ends with: `Liver structure (body structure)`.
 _HIERARCHY: Final = re.compile(r" \([a-z /]+\)$")
+_LONGEST_MEANING: Final = 64
 
 
 @cache
@@ -41,7 +43,7 @@ def is_term(tag: int, value: bytes) -> bool:
 
 
 def only_terms(tag: int, value: bytes) -> bool:
-    """Return whether a value, multi-valued or not, has terms of its attribute and nothing else."""
+    """Return whether all values of an attribute are terms of it."""
     terms = _terms().get(tag)
     return terms is not None and all(not part.strip(_PADDING) or part.strip(_PADDING) in terms for part in value.split(b"\\"))
 
@@ -70,7 +72,7 @@ def _codes() -> dict[tuple[str, str], list[str]]:
 
 
 def meanings(scheme: str, code: str) -> Sequence[str]:
-    """Return what a code of PS3.16 means, the usual writing first; nothing if PS3.16 does not have it."""
+    """Return the meanings of a code of PS3.16, the usual writing first; none if PS3.16 does not have it."""
     return _codes().get((scheme, code), ())
 
 
@@ -140,3 +142,51 @@ def _parts(data: memoryview, element: Element) -> Iterator[tuple[int, int]]:
         if is_term(element.tag, part):
             yield start, start + len(part)
         start += len(part) + 1
+
+
+class Item:
+    """The item whose elements lie in `start:limit` of the data, or end earlier with its delimiter."""
+
+    def __init__(self, data: memoryview, start: int, limit: int, encoding: Encoding) -> None:
+        self._data, self._start, self._limit, self._encoding = data, start, limit, encoding
+
+    @cached_property
+    def entry(self) -> CodedEntry | None:
+        """The coded entry of the standard that the item is, if it is one.
+
+        Raises:
+            Malformed: the item cannot be walked.
+        """
+        return coded_entry(self._data, self._start, self._limit, self._encoding)
+
+    def code(self, head: Header, start: int, end: int, charset: Charset, stays: Callable[[bytes], bool]) -> memoryview | bytes | None:
+        """Return what stands in the place of an element of a coded entry of the standard: itself, or as bytes the standard's meaning.
+
+        A meaning in other words gives way to the standard's where it would be removed or shortened, so that not all of it `stays`.
+        None is returned where the element is to be judged as it would be elsewhere.
+
+        Raises:
+            Malformed: the item cannot be walked.
+        """
+        tag, vr, value, _ = head
+        if self.entry is None:
+            return None
+        if tag in self.entry.plain:
+            return self._data[start:end]
+        meaning = None if stays(bytes(self._data[value:end])) else charset.encode(self.entry.meaning)
+        if meaning is None or len(meaning) > _LONGEST_MEANING:
+            return None
+        return self._encoding.element(tag, b"LO" if vr == b"UN" else vr, meaning)
+
+    def check_nothing_before(self, tag: int, end: int, depth: int) -> None:
+        """Check that the elements before `end` have lower tags than the character set's `tag`, by which they would be read.
+
+        Raises:
+            Malformed: `late_character_set`, text stands before it, or it comes twice.
+        """
+        pos = self._start
+        while pos < end:
+            before = self._encoding.header(self._data, pos, end)
+            if before[0] >= tag:
+                raise Malformed("late_character_set")
+            pos = skip(self._data, before, end, self._encoding, depth)

@@ -1,10 +1,12 @@
-"""The words that name nobody: only they, and what is plainly a measure, stay in text that is cleaned."""
+"""The words that name nobody: cleaning keeps only these and measures; and the attributes that are labels."""
 
+import csv
 import re
 from functools import cache
 from importlib import resources
 from typing import Final
 
+from mdm_deid.encoding.codec import tag_of
 from mdm_deid.text.identity import COMMON, fold, words
 from mdm_deid.text.term import is_term
 
@@ -18,6 +20,8 @@ _CJK: Final = "\u2e80"
 _SHORT_CODE: Final = 2
 _MAX_PARTS: Final = 4
 _MAX_DIGITS: Final = 3
+# TG-263: a structure that is for optimisation only has `z` or `_` before its name; planning systems write `x` as well.
+_HELPER: Final = re.compile(r"(?<![^\W_])[zx](?=[A-Z])")
 
 
 @cache
@@ -41,9 +45,9 @@ def _listed(name: str) -> frozenset[str]:
 
 
 def names_nobody(word: str, also: frozenset[str] = frozenset()) -> bool:
-    """Tell whether a word without separators is of the trade: known, `also` known, a number, or known with few digits (`T2w`, `64x0`).
+    """Return whether a word without separators is of the trade: known, `also` known, a number, or known with few digits (`T2w`, `64x0`).
 
-    Anything else may be a name, a place or an identifier that the file does not hold anywhere else.
+    Anything else may be a name, a place or an identifier that is nowhere else in the file.
     """
     known = vocabulary()
     whole = fold(word)
@@ -60,7 +64,7 @@ def names_nobody(word: str, also: frozenset[str] = frozenset()) -> bool:
 
 
 def _known(letters: str, known: frozenset[str]) -> bool:
-    """Tell whether letters are a word, its plural, or words run together and set apart by capitals or by nothing (`頭部造影`)."""
+    """Return whether letters are a word, its plural, or words run together and set apart by capitals or by nothing (`頭部造影`)."""
     whole = fold(letters)
     if whole in known or (len(whole) > _MAX_PARTS and whole.removesuffix("s") in known):
         return True
@@ -98,7 +102,25 @@ def _encoders() -> frozenset[str]:
 
 
 def known_to_encoders(word: str) -> bool:
-    """Tell whether an ASCII word is one that encoders write into their comments: a product, or a version with few digits."""
+    """Return whether an ASCII word is one that encoders write into their comments: a product, or a version with few digits."""
     if word.isdigit():
         return len(word) <= _MAX_PARTS
     return names_nobody(word, _encoders())
+
+
+@cache
+def label_tags() -> frozenset[int]:
+    """Return the attributes whose value is a label."""
+    text = (resources.files("mdm_deid") / "data" / "labels.csv").read_text(encoding="utf-8")
+    return frozenset(tag_of(line["tag"]) for line in csv.DictReader(text.splitlines()))
+
+
+@cache
+def _structure() -> re.Pattern[str]:
+    names = "|".join(map(re.escape, sorted(structures(), key=len, reverse=True)))
+    return re.compile(rf"(?<![^\W\d_])(?:{names})(?![^\W\d_])", re.IGNORECASE)
+
+
+def beside_structures(label: str) -> str:
+    """Return what stands in a label beside names of structures (AAPM TG-263), some of which are also persons' (`Carina`)."""
+    return _structure().sub(" ", _HELPER.sub("", label))

@@ -1,6 +1,6 @@
 """AclService: the same access control operations in catalog, keystore and metadata."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 from uuid import UUID
 
@@ -9,22 +9,21 @@ import psycopg
 from mdm.acl.v1 import acl_pb2, acl_pb2_grpc
 from mdm.common.v1 import common_pb2
 from mdm_wire import status
+from mdm_wire.batch import MAX_ACLS, check_batch
 from mdm_wire.dn import canonical
 from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError, NotFound
 from mdm_wire.permission import Permission, canonical_principal, valid_permissions
+from mdm_wire.url import canonical_uuid
 from psycopg_pool import ConnectionPool
 
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry
-from mdm_service.access.change import AclChange, AclEdit, Action
-from mdm_service.access.use import AclScope, AclUse, AclUses
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.identity.caller import Caller, current_caller
+from mdm_service.access.acl import MAX_ENTRIES, Acl, AclChange, AclEdit, AclEntry, AclUse, Action
+from mdm_service.access.store import AclScope, AclUses
+from mdm_service.identity.caller import Authenticator, Caller, current_caller
 from mdm_service.policy import DICOM_SRM, OPERATOR
 
 FULL_NAME = "mdm.acl.v1.AclService"
-MAX_BATCH = 1_000
-#: Entries or changes of one call; each costs the reading of a name.
+#: Entries or changes of one call; the name in each has to be parsed.
 MAX_ENTRIES_IN_ALL = 10_000
 
 
@@ -32,7 +31,7 @@ class AclAudit(Protocol):
     """Records who created, changed or was refused to change an ACL, in the same transaction as the change."""
 
     def begin(self, connection: psycopg.Connection) -> None:
-        """Take what locks the record needs, before any other."""
+        """Acquire the locks that a record needs, before any other lock."""
 
     def record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID, outcome: str) -> None:
         """Record an action; `outcome` is OK or the reason of a refusal. An error undoes the change."""
@@ -55,18 +54,18 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
         self._audit = audit
 
     def CreateAcls(self, request: acl_pb2.CreateAclsRequest, context: grpc.ServicerContext) -> acl_pb2.CreateAclsResponse:
-        """Store each ACL, or say why not."""
+        """Store each ACL, or return why not."""
         caller = current_caller()
-        _check_batch(request.acls)
+        check_batch(request.acls, MAX_ACLS)
         _check_entries(sum(len(message.entries) for message in request.acls))
         return acl_pb2.CreateAclsResponse(statuses=[self._create(caller, message) for message in request.acls])
 
     def GetAcls(self, request: acl_pb2.GetAclsRequest, context: grpc.ServicerContext) -> acl_pb2.GetAclsResponse:
         """Show each ACL that the caller may see."""
         caller = current_caller()
-        _check_batch(request.ids)
+        check_batch(request.ids, MAX_ACLS)
         with self._pool.connection() as connection:
-            found = acl_store.load(connection, [UUID(text) for text in request.ids if _is_uuid(text)])
+            found = acl_store.load(connection, [found for found in map(canonical_uuid, request.ids) if found is not None])
 
         def show(text: str) -> Acl:
             acl = found.get(_uuid(text))
@@ -79,7 +78,7 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
     def ModifyAcls(self, request: acl_pb2.ModifyAclsRequest, context: grpc.ServicerContext) -> acl_pb2.ModifyAclsResponse:
         """Apply the changes to each ACL in a transaction of its own."""
         caller = current_caller()
-        _check_batch(request.ids)
+        check_batch(request.ids, MAX_ACLS)
         _check_entries(max(1, len(request.ids)) * len(request.changes))
         changes = [change_from_proto(change) for change in request.changes]
         edit = AclEdit(changes, self._authenticator.check_owner, request.shared)
@@ -122,9 +121,10 @@ class AclServicer(acl_pb2_grpc.AclServiceServicer):
             self._audit.record(connection, caller, action, acl_id, "OK")
 
     def _refused(self, caller: Caller, action: str, acl_id: str, error: MdmError) -> None:
-        if self._audit is not None and _is_uuid(acl_id):
+        found = canonical_uuid(acl_id)
+        if self._audit is not None and found is not None:
             with self._pool.connection() as connection:
-                self._audit.record(connection, caller, action, UUID(acl_id), error.reason)
+                self._audit.record(connection, caller, action, found, error.reason)
 
     def _modified(self, caller: Caller, acl_id: UUID, edit: AclEdit, scope: AclScope) -> Acl:
         with self._pool.connection() as connection:
@@ -162,11 +162,15 @@ def _entry(message: acl_pb2.AclEntry) -> AclEntry:
 
 
 def change_from_proto(message: acl_pb2.AclChange) -> AclChange:
-    """Return a change. Raises Invalid where it says nothing to do, or to whom."""
+    """Return a change.
+
+    Raises:
+        Invalid: the action is unknown, or principal or permissions are not valid.
+    """
     try:
         action = Action(message.action)
     except ValueError:
-        raise Invalid("ACL_ACTION_UNKNOWN", "A change grants, revokes or sets.", fields={"changes.action": "unknown"}) from None
+        raise Invalid("ACL_ACTION_UNKNOWN", "A change must grant, revoke or set.", fields={"changes.action": "unknown"}) from None
     return AclChange(action, _entry(message.entry))
 
 
@@ -185,23 +189,12 @@ def _result(produce: Callable[[str], Acl], text: str) -> acl_pb2.AclResult:
 
 
 def _uuid(text: str) -> UUID:
-    if not _is_uuid(text):
-        raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.")
-    return UUID(text)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
-
-
-def _check_batch(items: Sequence[object]) -> None:
-    if len(items) > MAX_BATCH:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} ACLs a call.")
+    found = canonical_uuid(text)
+    if found is None:
+        raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID in canonical lower-case text.")
+    return found
 
 
 def _check_entries(number: int) -> None:
     if number > MAX_ENTRIES_IN_ALL:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_ENTRIES_IN_ALL} entries or changes of ACLs a call: split it.")
+        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_ENTRIES_IN_ALL:,} ACL entries or changes per call: split the call.")

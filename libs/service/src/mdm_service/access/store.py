@@ -1,13 +1,33 @@
-"""Access control lists in PostgreSQL, alike in every service that has them."""
+"""Access control lists in PostgreSQL, the same in every service, and the port by which a service counts their uses."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 import psycopg
 from mdm_wire.errors import Invalid
 from mdm_wire.permission import Permission
 
-from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry
+from mdm_service.access.acl import MAX_ENTRIES, Acl, AclEntry, AclUse
+
+
+@dataclass(frozen=True)
+class AclScope:
+    """The objects that changes of ACLs are meant for: those with these keys, or all of the collection `path`.
+
+    With a path, keys are those of entries in that collection. An empty scope means any one object.
+    """
+
+    keys: tuple[str, ...] = ()
+    path: str = ""
+
+
+class AclUses(Protocol):
+    """Counts what refers to ACLs in one service's tables."""
+
+    def count(self, connection: psycopg.Connection, acl_id: UUID, scope: AclScope) -> AclUse:
+        """Return the use of an ACL. Objects of the scope that do not exist count for nothing."""
 
 
 def insert(connection: psycopg.Connection, acl: Acl) -> bool:
@@ -35,7 +55,7 @@ def load(connection: psycopg.Connection, ids: Sequence[UUID], *, lock: bool = Fa
 
 
 def replace(connection: psycopg.Connection, acl_id: UUID, owner: str, entries: Iterable[AclEntry]) -> Acl:
-    """Give an existing ACL this owner and these entries and return it as it then is.
+    """Give an existing ACL this owner and these entries; return the result.
 
     Raises:
         Invalid: there would be more than 300.
@@ -52,7 +72,7 @@ def replace(connection: psycopg.Connection, acl_id: UUID, owner: str, entries: I
 
 
 def replace_all(connection: psycopg.Connection, acls: Sequence[Acl]) -> None:
-    """Give existing ACLs the owners and entries they have here, and count their `rev` up: any number in four statements.
+    """Store new owners and entries of existing ACLs and increment `rev`, in four statements however many there are.
 
     Raises:
         Invalid: one would have more than 300 entries.
@@ -75,7 +95,7 @@ def replace_all(connection: psycopg.Connection, acls: Sequence[Acl]) -> None:
 
 
 def ensure(connection: psycopg.Connection, acl: Acl) -> None:
-    """Make an ACL exist with exactly this owner and these entries; change nothing where it does already."""
+    """Create an ACL, or give an existing one exactly this owner and these entries."""
     if insert(connection, acl):
         return
     present = load(connection, [acl.id], lock=True)[acl.id]

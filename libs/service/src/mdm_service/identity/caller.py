@@ -1,15 +1,29 @@
-"""Who calls: the verified subject with its groups and roles."""
+"""Who calls: the verified subject with its groups and roles, and how a TLS connection becomes one."""
 
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
-from mdm_wire.errors import Unauthenticated
+from mdm_wire import dn
+from mdm_wire.errors import Invalid, MdmError, Unauthenticated
+
+from mdm_service.identity.trust import Authority, TrustStore, WatchedFile
+from mdm_service.policy import USER
+from mdm_service.settings import ConfigurationError, ServiceSettings
+
+TLS_VERSIONS = frozenset({"TLSv1.3"})
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A verified peer: canonical subject, VO groups, and roles that the configuration gives it."""
+    """A verified peer: canonical subject, VO groups, and roles.
+
+    `roles` are those that the configuration gives the subject. Only a subject without any has the role `user`: an operator, for
+    example, may not call the methods that only users may.
+    """
 
     dn: str
     groups: frozenset[str] = field(default_factory=frozenset)
@@ -41,5 +55,123 @@ def current_caller() -> Caller:
 
 
 def set_caller(caller: Caller) -> None:
-    """Make `caller` the one of the present context; for the interceptor and for tests."""
+    """Make `caller` the current caller of this context; for the interceptor and for tests."""
     _caller.set(caller)
+
+
+class Membership:
+    """Groups by subject, read again whenever the file changes.
+
+    The file is TOML: one table `[groups]`, group name (`"/vo/group"`) = list of subjects. A file that cannot be read or
+    parsed gives nobody any group.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = WatchedFile(path, parse_membership) if path else None
+
+    def groups_of(self, subject: str) -> frozenset[str]:
+        """Return the groups of a canonical subject."""
+        return self._groups().get(subject, frozenset())
+
+    def members_of(self, group: str) -> frozenset[str]:
+        """Return the canonical subjects of a group."""
+        return frozenset(subject for subject, groups in self._groups().items() if group in groups)
+
+    def _groups(self) -> Mapping[str, frozenset[str]]:
+        if self._file is None:
+            return {}
+        try:
+            return self._file.get()
+        except (OSError, ValueError, ConfigurationError):
+            return {}
+
+
+def parse_membership(content: bytes) -> dict[str, frozenset[str]]:
+    """Return groups by canonical subject.
+
+    Raises:
+        ConfigurationError: the content is not a membership file.
+    """
+    try:
+        document = tomllib.loads(content.decode())
+        found: dict[str, set[str]] = {}
+        for group, subjects in document.pop("groups", {}).items():
+            if not group.startswith("/"):
+                raise ConfigurationError(f"groups: {group}: a group name starts with '/'")
+            for subject in subjects:
+                found.setdefault(dn.canonical(subject), set()).add(group)
+        if document:
+            raise ConfigurationError(f"groups: unknown key {min(document)}")
+    except (ValueError, TypeError, AttributeError, MdmError) as error:
+        raise ConfigurationError(f"groups: {error}") from error
+    return {subject: frozenset(groups) for subject, groups in found.items()}
+
+
+class Authenticator:
+    """Turns what gRPC reports about a connection into a Caller, or refuses it."""
+
+    def __init__(self, trust: TrustStore, membership: Membership, roles: Mapping[str, Iterable[str]]) -> None:
+        self._trust = trust
+        self._membership = membership
+        self._roles: dict[str, frozenset[str]] = {}
+        for role, subjects in roles.items():
+            for subject in subjects:
+                name = dn.canonical(subject)
+                self._roles[name] = self._roles.get(name, frozenset()) | {role}
+
+    @classmethod
+    def from_settings(cls, settings: ServiceSettings) -> "Authenticator":
+        """Return the authenticator that the settings describe.
+
+        Raises:
+            ConfigurationError: a file of it cannot be used.
+        """
+        authorities = tuple(Authority.load(ca.certificate, ca.namespaces, ca.crl) for ca in settings.trust.ca)
+        groups = settings.groups.file if settings.groups else None
+        if groups is not None:
+            try:
+                parse_membership(groups.read_bytes())
+            except OSError as error:
+                raise ConfigurationError(f"groups.file: {error}") from error
+        return cls(TrustStore(authorities, settings.trust.ban_list), Membership(groups), settings.roles)
+
+    def authenticate(self, auth_context: Mapping[str, Sequence[bytes]]) -> Caller:
+        """Return the caller behind a gRPC `auth_context`.
+
+        Raises:
+            Unauthenticated: no certificate, an old TLS version, or a certificate the trust store refuses.
+        """
+        versions = {value.decode("ascii", "replace") for value in auth_context.get("ssl_tls_version", ())}
+        if not versions or not versions <= TLS_VERSIONS:
+            raise Unauthenticated("TLS_VERSION", "TLS 1.3 is required.")
+        pem = next(iter(auth_context.get("x509_pem_cert", ())), b"")
+        if not pem:
+            raise Unauthenticated("CERTIFICATE_MISSING", "A client certificate is required.")
+        return self._caller(self._trust.subject_of(pem))
+
+    def caller_for(self, subject: str) -> Caller:
+        """Return the caller that a subject would be, for calls that a trusted service makes on its behalf.
+
+        Raises:
+            Invalid: not a DN. Unauthenticated: the subject is banned.
+        """
+        name = dn.canonical(subject)
+        if self._trust.is_banned(name):
+            raise Unauthenticated("SUBJECT_BANNED", "This subject is banned.")
+        return self._caller(name)
+
+    def check_owner(self, subject: str) -> None:
+        """Check that a canonical subject could call this service, before it becomes the owner of something.
+
+        Raises:
+            Invalid: ACL_OWNER_UNKNOWN: no authority may sign it, or it is banned.
+        """
+        if self._trust.is_banned(subject) or not self._trust.could_accept(subject):
+            raise Invalid("ACL_OWNER_UNKNOWN", "Nobody can call under this DN: no trusted authority may sign it, or it is banned.")
+
+    def members_of(self, group: str) -> frozenset[str]:
+        """Return the canonical subjects of a group, banned ones too."""
+        return self._membership.members_of(group)
+
+    def _caller(self, subject: str) -> Caller:
+        return Caller(subject, self._membership.groups_of(subject), self._roles.get(subject, frozenset({USER})))

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from mdm_wire import dn
 from mdm_wire.errors import MdmError, Unauthenticated
 
-from mdm_service.errors import ConfigurationError
+from mdm_service.settings import ConfigurationError
 
 MIN_RSA_BITS = 2048
 _MOST_ACCEPTED = 4096
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class WatchedFile(Generic[T]):
-    """A file parsed again whenever it changes; a change that cannot be parsed keeps failing until it is mended."""
+    """A file parsed again whenever it changes; a change that cannot be parsed fails until the file is corrected."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], T]) -> None:
         self._path, self._parse = path, parse
@@ -114,7 +114,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class AcceptedCertificate:
-    """What of a certificate stays true: its subject, its authority, its validity."""
+    """What never changes about an accepted certificate: its subject, its authority, its validity."""
 
     certificate: x509.Certificate
     authority: Authority
@@ -164,7 +164,7 @@ class TrustStore:
             return True
 
     def could_accept(self, subject: str) -> bool:
-        """Return whether any authority may sign `subject`; whether there is such a certificate is not known here."""
+        """Return whether any authority may sign `subject`; whether such a certificate exists is not known here."""
         name = dn.parse(subject)
         return any(authority.allows(name) for authority in self._authorities)
 

@@ -17,16 +17,13 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from mdm_service import database, settings
-from mdm_service.errors import ConfigurationError
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.process.reservation import reserve
-from mdm_service.process.supervisor import Supervisor
+from mdm_service.identity.caller import Authenticator
+from mdm_service.process.supervisor import ORPHAN_GRACE_SECONDS, Supervisor, Worker, reserve
 from mdm_service.process.target import Target, database_target, report, try_all
-from mdm_service.process.worker import ORPHAN_GRACE_SECONDS, Worker
-from mdm_service.server import logs, metrics
-from mdm_service.server.dependency import DependencyWatch
+from mdm_service.server import monitoring
+from mdm_service.server.monitoring import DependencyWatch
 from mdm_service.server.server import GRACE_SECONDS, ServiceServer
-from mdm_service.settings import MAX_WORKERS, Address, ServiceSettings
+from mdm_service.settings import MAX_WORKERS, Address, ConfigurationError, ServiceSettings
 
 S = TypeVar("S", bound=ServiceSettings)
 _log = logging.getLogger(__name__)
@@ -34,11 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Runtime:
-    """What a service's composition root is given to build on."""
+    """The server and the pool that a service's `__main__` builds on, and its shutdown callbacks."""
 
     service_server: ServiceServer
     pool: ConnectionPool | None
     authenticator: Authenticator
+    #: The number of the worker that this process is, from 1; 0 where it is the only process.
+    worker: int = 0
     _callbacks: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -79,7 +78,7 @@ class Runtime:
             self.pool.close()
 
 
-#: What a service connects to besides its database, each to be asked for at most so many seconds.
+#: What a service connects to besides its database, each tried for at most that many seconds.
 TargetsOf = Callable[[S, float], Sequence[Target]]
 
 
@@ -90,19 +89,19 @@ def run(
     migrations: Sequence[str] = (),
     targets: TargetsOf[S] | None = None,
 ) -> None:
-    """Be the whole `main` of service `name`: parse the command line, do it, exit."""
+    """Run service `name`: parse the command line, carry it out, exit."""
     arguments = _parser(name).parse_args()
     worker: Worker | None = arguments.as_worker
     try:
         loaded = settings.load(settings_class, name, arguments.config)
         if arguments.workers is not None:
             loaded = loaded.model_copy(update={"workers": arguments.workers})
-        logs.configure(name, loaded.log.level, worker.number if worker else None)
+        monitoring.configure_log(name, loaded.log.level, worker.number if worker else None)
         if arguments.command == "migrate":
             _migrate(loaded, migrations)
         elif arguments.command == "check-config":
             check(loaded)
-            _say_totals(name, loaded)
+            _print_totals(name, loaded)
             if arguments.connect:
                 sys.exit(connect(loaded, migrations, targets, arguments.timeout))
         else:
@@ -121,11 +120,9 @@ def check(loaded: ServiceSettings) -> None:
     """Read every file the configuration names.
 
     Raises:
-        ConfigurationError: one of them cannot be used, or more workers are asked for than the service can have.
+        ConfigurationError: one of them cannot be used.
     """
-    if loaded.workers > 1 and loaded.unshared:
-        raise ConfigurationError(f"workers: this service runs as one process, not {loaded.workers}: {loaded.unshared}")
-    loaded.authenticator()
+    Authenticator.from_settings(loaded)
     for path in (loaded.tls.certificate, loaded.tls.key, loaded.tls.ca):
         if not path.is_file():
             raise ConfigurationError(f"tls: {path}: no such file")
@@ -134,7 +131,7 @@ def check(loaded: ServiceSettings) -> None:
 
 
 def connect(loaded: S, migrations: Sequence[str], targets: TargetsOf[S] | None, seconds: float) -> int:
-    """Try everything that the service connects to and say what each answered; return 1 if any failed, else 0."""
+    """Try every target that the service connects to and print the answers; return 1 if any failed, else 0."""
     asked = [*(targets(loaded, seconds) if targets else ())]
     if loaded.database is not None:
         asked.insert(0, database_target(loaded.database, migrations, seconds))
@@ -151,19 +148,18 @@ def supervise(name: str, loaded: ServiceSettings, migrations: Sequence[str]) -> 
             database.check_schema(connection, migrations)
             allowed = database.allowed_connections(connection)
         if loaded.connections > allowed:
-            counts = {"wanted": loaded.connections, "allowed": allowed}
-            _log.warning("workers may want more database connections than there are", extra=counts)
-    reservation = reserve(loaded.listen)
-    with contextlib.closing(reservation), tempfile.TemporaryDirectory(prefix=f"mdm-{name}-metrics-") as directory:
-        registry = metrics.of_workers(Path(directory))
-        supervisor = Supervisor([sys.executable, *sys.orig_argv[1:]], loaded.workers, reservation.port, Path(directory), registry)
-        stop = metrics.serve_metrics(loaded.metrics, loaded.tls, loaded.authenticator(), registry) if loaded.metrics.port else None
-        try:
-            _log.info("serving by workers", extra={"port": reservation.port, "workers": loaded.workers})
-            return supervisor.run()
-        finally:
-            if stop is not None:
-                stop()
+            _log.warning(
+                "workers may want more database connections than there are", extra={"wanted": loaded.connections, "allowed": allowed}
+            )
+    with contextlib.ExitStack() as stack:
+        reservation = stack.enter_context(contextlib.closing(reserve(loaded.listen)))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"mdm-{name}-metrics-")))
+        registry = monitoring.registry_of_workers(directory)
+        supervisor = Supervisor([sys.executable, *sys.orig_argv[1:]], loaded.workers, reservation.port, directory, registry)
+        if loaded.metrics.port:
+            stack.callback(monitoring.serve_metrics(loaded.metrics, loaded.tls, Authenticator.from_settings(loaded), registry))
+        _log.info("serving by workers", extra={"port": reservation.port, "workers": loaded.workers})
+        return supervisor.run()
 
 
 def serve(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[str], worker: Worker | None = None) -> None:
@@ -177,13 +173,13 @@ def serve(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[s
     runtime = start(loaded, build, migrations, worker)
     _log.info("serving", extra={"port": runtime.service_server.port})
     if worker is not None:
-        worker.tell_ready()
+        worker.report_ready()
     stopping.wait()
     _log.info("stopping")
     runtime.service_server.stop(ORPHAN_GRACE_SECONDS if worker is not None and worker.is_orphaned else GRACE_SECONDS)
     runtime.close()
     if worker is not None:
-        worker.leave()
+        worker.clean_up()
 
 
 def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[str] = (), worker: Worker | None = None) -> Runtime:
@@ -192,7 +188,7 @@ def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[s
     Raises:
         ConfigurationError: something it needs cannot be used; nothing is left open.
     """
-    authenticator = loaded.authenticator()
+    authenticator = Authenticator.from_settings(loaded)
     pool = None
     if loaded.database is not None:
         with psycopg.connect(loaded.database.full_conninfo()) as connection:
@@ -200,13 +196,13 @@ def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[s
         pool = database.open_pool(loaded.database)
     address = loaded.listen if worker is None else Address(host=loaded.listen.host, port=worker.port)
     server = ServiceServer(address, loaded.tls, authenticator, threads=loaded.threads, shared=worker is not None)
-    runtime = Runtime(server, pool, authenticator)
+    runtime = Runtime(server, pool, authenticator, worker.number if worker else 0)
     try:
         build(loaded, runtime)
         if loaded.reflection:
             server.enable_reflection()
         if loaded.metrics.port and worker is None:
-            runtime.on_stop(metrics.serve_metrics(loaded.metrics, loaded.tls, authenticator))
+            runtime.on_stop(monitoring.serve_metrics(loaded.metrics, loaded.tls, authenticator))
         server.start()
     except BaseException:
         server.stop(0)
@@ -250,8 +246,8 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _say_totals(name: str, loaded: ServiceSettings) -> None:
-    """Print what several workers come to, since each has the configured threads and connections."""
+def _print_totals(name: str, loaded: ServiceSettings) -> None:
+    """Print the threads and connections of all workers together, since each has as many as configured."""
     if loaded.workers > 1:
         connections = f" and {loaded.connections} database connections" if loaded.database else ""
         sys.stdout.write(f"mdm-{name}: {loaded.workers} workers: at most {loaded.workers * loaded.threads} calls{connections} at a time\n")

@@ -1,26 +1,24 @@
-"""What a service connects to, and trying each of it for `check-config --connect`."""
+"""The targets that a service connects to, and how `check-config --connect` tries them."""
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import grpc
 import psycopg
 from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.tls import Identity
 from psycopg import conninfo
 
 from mdm_service import database
-from mdm_service.database import DatabaseSettings
-from mdm_service.errors import ConfigurationError
 from mdm_service.server import probe
+from mdm_service.settings import ConfigurationError, DatabaseSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to be reached. `ask` returns what it answered, in a few words, or raises MdmError with what to do."""
+    """Something that a service connects to. `ask` returns its answer in a few words, or raises MdmError with the remedy."""
 
     name: str
     ask: Callable[[], str]
@@ -28,7 +26,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of asking a target."""
+    """The answer of a target, or why there is none."""
 
     name: str
     ok: bool
@@ -36,19 +34,8 @@ class Answer:
     seconds: float
 
 
-class TlsFiles(Protocol):
-    """Certificate, key and trusted roots by which to ask."""
-
-    @property
-    def certificate(self) -> Path: ...
-    @property
-    def key(self) -> Path: ...
-    @property
-    def ca(self) -> Path: ...
-
-
 def try_all(targets: Sequence[Target], seconds: float) -> list[Answer]:
-    """Ask all targets at the same time, each for at most `seconds`; return the answers in order. One that hangs holds up no other."""
+    """Ask all targets at the same time, each for at most `seconds`; return the answers in order. One that hangs delays no other."""
     answers: dict[int, Answer] = {}
 
     def ask(number: int, target: Target) -> None:
@@ -69,15 +56,12 @@ def try_all(targets: Sequence[Target], seconds: float) -> list[Answer]:
 def report(answers: Sequence[Answer]) -> list[str]:
     """Return one line for each answer."""
     width = max((len(answer.name) for answer in answers), default=0)
-    return [f"{answer.name:<{width}}  {_verdict(answer):<6}  {answer.seconds * 1000:6.0f} ms  {answer.text}" for answer in answers]
-
-
-def _verdict(answer: Answer) -> str:
-    return "ok" if answer.ok else "FAILED"
+    verdicts = {True: "ok", False: "FAILED"}
+    return [f"{item.name:<{width}}  {verdicts[item.ok]:<6}  {item.seconds * 1000:6.0f} ms  {item.text}" for item in answers]
 
 
 def database_target(settings: DatabaseSettings, migrations: Sequence[str], seconds: float) -> Target:
-    """Return the service's database: it can be entered, and is at this program's version."""
+    """Return a target for the service's database: it must accept a connection and be at this program's version."""
 
     def ask() -> str:
         limited = conninfo.make_conninfo(settings.full_conninfo(), connect_timeout=max(2, round(seconds)))
@@ -93,8 +77,8 @@ def database_target(settings: DatabaseSettings, migrations: Sequence[str], secon
     return Target("database", ask)
 
 
-def service_target(name: str, address: str, tls: TlsFiles, seconds: float) -> Target:
-    """Return another service at `host:port`: each trusts the other's certificate, and it says that it serves."""
+def service_target(name: str, address: str, tls: Identity, seconds: float) -> Target:
+    """Return a target for another service at `host:port`: each side must trust the other, and the service must be healthy."""
 
     def ask() -> str:
         try:
@@ -103,7 +87,7 @@ def service_target(name: str, address: str, tls: TlsFiles, seconds: float) -> Ta
             code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
             raise Unavailable(code, "check address, that it runs, and that each side trusts the other's certificate") from None
         if status != probe.SERVING:
-            raise Unavailable(status, "it answers, but does not serve now; its log says why")
+            raise Unavailable(status, "it answers but is not serving; see its log")
         return "serving"
 
     return Target(f"{name} {address}", ask)

@@ -1,8 +1,14 @@
-"""The one interceptor: authenticates, applies the method policy, maps errors to statuses, counts."""
+"""The one interceptor: it authenticates callers, limits their calls, applies the policy, maps errors to statuses, counts calls.
+
+A handler occupies a thread as long as its call lasts. gRPC lets a caller send headers without a request, or ask for a stream and
+never read it; without limits a few such calls would block everybody else.
+"""
 
 import logging
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,15 +18,80 @@ import grpc
 import psycopg
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
-from mdm_wire.errors import Cancelled, Forbidden, Invalid, MdmError, Unavailable
+from mdm_wire.errors import Cancelled, Exhausted, Forbidden, Invalid, MdmError, Unavailable
 from mdm_wire.status import to_status
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from mdm_service import policy
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.identity.caller import set_caller
-from mdm_service.server import metrics
-from mdm_service.server.capacity import CallLimit, StallWatch
+from mdm_service.identity.caller import Authenticator, Caller, set_caller
+from mdm_service.policy import DICOM_SRM
+from mdm_service.server import monitoring
+
+_LOOK_SECONDS = 1.0
+
+
+class CallLimit:
+    """Limits how many calls one caller may have running. A dicom-srm calls for many users, so it has no limit."""
+
+    def __init__(self, calls: int) -> None:
+        self._calls = calls
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def hold(self, caller: Caller) -> Iterator[None]:
+        """Count a call until the block ends.
+
+        Raises:
+            Exhausted: the caller already has its maximum of running calls.
+        """
+        if caller.has_role(DICOM_SRM):
+            yield
+            return
+        with self._lock:
+            if self._held[caller.dn] >= self._calls:
+                raise Exhausted("TOO_MANY_CALLS", f"At most {self._calls} calls at a time; wait until some have ended.")
+            self._held[caller.dn] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[caller.dn] -= 1
+                if not self._held[caller.dn]:
+                    del self._held[caller.dn]
+
+
+class StallWatch:
+    """Cancels calls whose caller neither sends its request nor reads the answer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[grpc.ServicerContext, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall-watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    @contextmanager
+    def waiting(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Count the call as waiting for its caller until the block ends."""
+        self._waiting[context] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waiting.pop(context, None)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(min(_LOOK_SECONDS, self._seconds / 2)):
+            too_early = time.monotonic() - self._seconds
+            for context, since in self._waiting.copy().items():
+                if since < too_early:
+                    context.cancel()
+
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _log = logging.getLogger(__name__)
@@ -86,47 +157,44 @@ class ServiceInterceptor(grpc.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Callable[[Any, Any], Any], many: bool) -> Callable[[Any, Any], Any]:
         def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            started = time.perf_counter()
-            status = None
-            try:
-                with self._admitted(method, context):
-                    response = behaviour((self._requests if many else self._request)(requests, context), context)
-            except Exception as error:
-                if _aborted(context):
-                    raise
-                # gRPC would log the text of what is raised because a caller has disconnected, and that may hold what must not be logged.
-                status = status_of(error if context.is_active() else Cancelled())
-            metrics.observe(method, _code_name(status), time.perf_counter() - started)
-            if status is not None:
-                context.abort_with_status(rpc_status.to_status(status))
-            return response
+            with self._answered(method, context):
+                return behaviour((self._requests if many else self._request)(requests, context), context)
 
         return handle
 
     def _streaming(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]], many: bool) -> Callable[[Any, Any], Iterator[Any]]:
         def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            started = time.perf_counter()
-            status = None
-            try:
-                with self._admitted(method, context):
-                    for response in behaviour((self._requests if many else self._request)(requests, context), context):
-                        with self._stalls.waiting(context):
-                            yield response
-            except Exception as error:
-                if _aborted(context):
-                    raise
-                # gRPC would log the text of what is raised because a caller has disconnected, and that may hold what must not be logged.
-                status = status_of(error if context.is_active() else Cancelled())
-            finally:
-                metrics.observe(method, _code_name(status), time.perf_counter() - started)
-            if status is not None:
-                context.abort_with_status(rpc_status.to_status(status))
+            with self._answered(method, context):
+                for response in behaviour((self._requests if many else self._request)(requests, context), context):
+                    with self._stalls.waiting(context):
+                        yield response
 
         return handle
 
+    @contextmanager
+    def _answered(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        """Admit the caller, count the call, and end it with the status of the error that the block raises."""
+        started = time.perf_counter()
+        status, code = None, "OK"
+        try:
+            with self._admitted(method, context):
+                yield
+        except Exception as error:
+            ended = cast(Any, context).code()
+            if ended is not None:  # the handler has ended the call itself by `context.abort`
+                code = ended.name
+                raise
+            # gRPC would log the text of what is raised because a caller has disconnected, and that may hold what must not be logged.
+            status = status_of(error if context.is_active() else Cancelled())
+            code = code_pb2.Code.Name(status.code)
+        finally:
+            monitoring.observe_call(method, code, time.perf_counter() - started)
+        if status is not None:
+            context.abort_with_status(rpc_status.to_status(status))
+
 
 def status_of(error: Exception) -> status_pb2.Status:
-    """Return the status that a caller gets for `error`; what was not foreseen becomes INTERNAL with an id that the log explains."""
+    """Return the status that a caller gets for `error`; an unforeseen one becomes INTERNAL with an id that is also in the log."""
     known = _known(error)
     if known is None:
         incident = uuid.uuid4().hex[:12]
@@ -152,12 +220,3 @@ def _place(error: Exception) -> list[str]:
         frames.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}.{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     return frames
-
-
-def _aborted(context: grpc.ServicerContext) -> bool:
-    """Return whether a handler has ended the call itself by `context.abort`."""
-    return cast(Any, context).code() is not None
-
-
-def _code_name(status: status_pb2.Status | None) -> str:
-    return "OK" if status is None else code_pb2.Code.Name(status.code)

@@ -1,6 +1,6 @@
-"""Asking a service how it is, over mutual TLS: `python -m mdm_service.server.probe --config FILE` asks the one of that configuration.
+"""Health check of a service over mutual TLS: `python -m mdm_service.server.probe --config FILE` asks the one of that configuration.
 
-A program of its own and not a command of each service: containers run it every few seconds, so it imports little.
+Separate from the service command because containers run it every few seconds and it must start fast: it imports little.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SERVING = "SERVING"
 
 
 def is_serving(address: str, certificate: Path, key: Path, ca: Path, timeout: float = 2.0, service: str = "") -> bool:
-    """Return whether the service at `host:port` says that it serves; False also where nobody answers in `timeout` seconds.
+    """Return whether the service at `host:port` reports SERVING; False also if nothing answers in `timeout` seconds.
 
     `service` is one of its services by full name, or one of its dependencies, such as `pacs`; by default all of it.
     """
@@ -34,7 +34,7 @@ def ask(address: str, certificate: Path, key: Path, ca: Path, timeout: float, se
     """Return the health that the service at `host:port` reports: SERVING, NOT_SERVING, …
 
     Raises:
-        grpc.RpcError: nobody answers in `timeout` seconds, one side does not trust the other, or there is no such `service`.
+        grpc.RpcError: nothing answers in `timeout` seconds, one side does not trust the other, or there is no such `service`.
     """
     with secure_channel(address, TlsFiles(certificate, key, ca)) as channel:
         check = channel.unary_unary(

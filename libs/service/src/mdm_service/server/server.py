@@ -9,11 +9,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mdm_service import TLS_1_3_ONLY
-from mdm_service.errors import ConfigurationError
-from mdm_service.identity.authentication import Authenticator
-from mdm_service.server.capacity import CallLimit, StallWatch
-from mdm_service.server.interceptor import ServiceInterceptor
-from mdm_service.settings import Address, TlsSettings
+from mdm_service.identity.caller import Authenticator
+from mdm_service.server.interceptor import CallLimit, ServiceInterceptor, StallWatch
+from mdm_service.settings import Address, ConfigurationError, TlsSettings
 
 MAX_MESSAGE = 32 * 1024 * 1024
 CONNECTION_AGE_MS = 10 * 60 * 1000  # so that revocation and role changes reach live connections
@@ -29,9 +27,9 @@ class ServiceServer:
     """A gRPC server with authentication, policy, health and, if asked, reflection.
 
     `grpc` is the server to register servicers on; `add_service` announces each one's full name to health and reflection.
-    `stopping` is set first of all at the end: a stream without an end of its own has to watch it.
-    One caller holds at most half of the `threads`, and a call that waits `stall_seconds` for its caller is cancelled.
-    With `shared` the port is one that workers share, which their supervisor has reserved; otherwise a port that is taken is refused.
+    `stopping` is set when shutdown begins: a stream that does not end by itself has to watch it.
+    One caller occupies at most half of the `threads`, and a call that waits `stall_seconds` for its caller is cancelled.
+    With `shared`, several workers share the port, which their supervisor has reserved; otherwise a port in use is refused.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class ServiceServer:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._services: list[str] = []
-        # A shared port takes connections from its first moment on, those that a worker never answers which fails to start included.
+        # A shared port takes connections as soon as it is bound; a worker that then fails to start would never answer them.
         self._bind_late = functools.partial(self._bind, address, tls) if shared else None
         self.port = address.port if shared else self._bind(address, tls)
 
@@ -76,12 +74,12 @@ class ServiceServer:
         self._services.append(full_name)
 
     def set_health(self, name: str, serving: bool) -> None:
-        """Report by gRPC health how a dependency is; the health of the service itself is another name's."""
+        """Report a dependency's health under `name`; the health of the service itself does not change."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         self._health.set(name, status)
 
     def enable_reflection(self) -> None:
-        """Answer reflection requests of operators."""
+        """Register the reflection service, which only operators may call."""
         reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
 
     def start(self) -> None:

@@ -231,7 +231,7 @@ class AclChange(_message.Message):
         ACTION_SET_OWNER: AclChange._Action.ValueType  # 4
         """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may, who keeps what the entries
         grant, which must include `p` where the ACL guards anything (FAILED_PRECONDITION `ACL_CONTROL_LOST`). The new owner must be able
-        to come here: under a namespace of a trusted authority, and not banned (INVALID_ARGUMENT `ACL_OWNER_UNKNOWN`).
+        to call: under a namespace of a trusted authority, and not banned (INVALID_ARGUMENT `ACL_OWNER_UNKNOWN`).
         """
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
@@ -248,7 +248,7 @@ class AclChange(_message.Message):
     ACTION_SET_OWNER: AclChange.Action.ValueType  # 4
     """Makes the principal, a `dn:…`, the owner; its permissions are not read. Only the owner may, who keeps what the entries
     grant, which must include `p` where the ACL guards anything (FAILED_PRECONDITION `ACL_CONTROL_LOST`). The new owner must be able
-    to come here: under a namespace of a trusted authority, and not banned (INVALID_ARGUMENT `ACL_OWNER_UNKNOWN`).
+    to call: under a namespace of a trusted authority, and not banned (INVALID_ARGUMENT `ACL_OWNER_UNKNOWN`).
     """
 
     ACTION_FIELD_NUMBER: _builtins.int
@@ -322,7 +322,7 @@ class AclScope(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Metadata: path of a collection or view; without `keys` it stands for everything in it and below it too."""
+    """Metadata: path of a collection or view; without `keys` it means everything in it and below it."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keystore: GUIDs of keys. Metadata: keys of entries of the collection `path`."""

@@ -776,7 +776,7 @@ class Usage(_message.Message):
     bytes: _builtins.int
     """Bytes of all files whose size is known; 2^63 - 1 if there are more."""
     closed: _builtins.int
-    """Directories that the caller may not look into."""
+    """Directories that the caller may not list."""
     def __init__(
         self,
         *,
@@ -794,6 +794,120 @@ class Usage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class StatForRequest(_message.Message):
+    """Request of StatFor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """RFC 4514 subject of the user on whose behalf a service asks."""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        targets: _abc.Iterable[Global___Target] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatForRequest: _TypeAlias = StatForRequest  # noqa: Y015
+
+@_typing.final
+class StatForResponse(_message.Message):
+    """Response of StatFor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryResult]:
+        """One per target, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___EntryResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatForResponse: _TypeAlias = StatForResponse  # noqa: Y015
+
+@_typing.final
+class ListForRequest(_message.Message):
+    """Request of ListFor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    LFN_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """RFC 4514 subject of the user on whose behalf a service asks."""
+    lfn: _builtins.str
+    """Directory to list; a file lists itself."""
+    levels: _builtins.int
+    """How deep to look: 1 is the directory's own entries; 0: without limit."""
+    after: _builtins.str
+    """List only what sorts after this path: resumes a listing."""
+    limit: _builtins.int
+    """End after so many entries; at most 100,000, 0: 100,000."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        lfn: _builtins.str = ...,
+        levels: _builtins.int = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "levels", b"levels", "lfn", b"lfn", "limit", b"limit", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListForRequest: _TypeAlias = ListForRequest  # noqa: Y015
+
+@_typing.final
+class ListForResponse(_message.Message):
+    """One batch of a ListFor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]:
+        """In order of path."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListForResponse: _TypeAlias = ListForResponse  # noqa: Y015
 
 @_typing.final
 class NewLink(_message.Message):
@@ -1003,7 +1117,7 @@ Global___ResolveResponse: _TypeAlias = ResolveResponse  # noqa: Y015
 
 @_typing.final
 class ResolveResult(_message.Message):
-    """Where a file is, or why that is not told."""
+    """Where a file is, or why it is not given."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1409,7 +1523,7 @@ class ListSubtreeAclsResponse(_message.Message):
     ACLS_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
     hidden: _builtins.int
-    """0 when everything was shown, else how many distinct ACLs the caller may not see, or directories it may not look into if more."""
+    """0 when everything was shown, else how many distinct ACLs the caller may not see, or directories it may not list if more."""
     @_builtins.property
     def acls(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubtreeAcl]:
         """Distinct ACLs that the caller may see."""

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class CatalogServiceStub:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
-    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
-    where something is made, renamed or removed.
+    A symbolic link on a path is followed for callers who may see it; for others it does not exist. At the end of a path it is
+    followed too, except where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -78,6 +78,16 @@ class CatalogServiceStub:
                 '/mdm.catalog.v1.CatalogService/CheckAccess',
                 request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.SerializeToString,
                 response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.FromString,
+                _registered_method=True)
+        self.StatFor = channel.unary_unary(
+                '/mdm.catalog.v1.CatalogService/StatFor',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.StatForRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.StatForResponse.FromString,
+                _registered_method=True)
+        self.ListFor = channel.unary_stream(
+                '/mdm.catalog.v1.CatalogService/ListFor',
+                request_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListForRequest.SerializeToString,
+                response_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListForResponse.FromString,
                 _registered_method=True)
         self.MakeLinks = channel.unary_unary(
                 '/mdm.catalog.v1.CatalogService/MakeLinks',
@@ -153,8 +163,8 @@ class CatalogServiceStub:
 
 class CatalogServiceServicer:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
-    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
-    where something is made, renamed or removed.
+    A symbolic link on a path is followed for callers who may see it; for others it does not exist. At the end of a path it is
+    followed too, except where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -212,6 +222,20 @@ class CatalogServiceServicer:
 
     def CheckAccess(self, request, context):
         """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StatFor(self, request, context):
+        """Returns, for a trusted service, entries as a user would see them by Stat, with what the user may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFor(self, request, context):
+        """Streams, for a trusted service, a directory as a user would see it by List.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,6 +386,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.FromString,
                     response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.SerializeToString,
             ),
+            'StatFor': grpc.unary_unary_rpc_method_handler(
+                    servicer.StatFor,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.StatForRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.StatForResponse.SerializeToString,
+            ),
+            'ListFor': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListFor,
+                    request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListForRequest.FromString,
+                    response_serializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListForResponse.SerializeToString,
+            ),
             'MakeLinks': grpc.unary_unary_rpc_method_handler(
                     servicer.MakeLinks,
                     request_deserializer=mdm_dot_catalog_dot_v1_dot_catalog__pb2.MakeLinksRequest.FromString,
@@ -442,8 +476,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
-    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
-    where something is made, renamed or removed.
+    A symbolic link on a path is followed for callers who may see it; for others it does not exist. At the end of a path it is
+    followed too, except where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -654,6 +688,60 @@ class CatalogService:
             '/mdm.catalog.v1.CatalogService/CheckAccess',
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessRequest.SerializeToString,
             mdm_dot_catalog_dot_v1_dot_catalog__pb2.CheckAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StatFor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/StatFor',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.StatForRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.StatForResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.catalog.v1.CatalogService/ListFor',
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListForRequest.SerializeToString,
+            mdm_dot_catalog_dot_v1_dot_catalog__pb2.ListForResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,8 +28,8 @@ GRPC_VERSION: str
 
 class CatalogServiceStub:
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
-    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
-    where something is made, renamed or removed.
+    A symbolic link on a path is followed for callers who may see it; for others it does not exist. At the end of a path it is
+    followed too, except where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -58,6 +58,10 @@ class CatalogServiceStub:
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]
     """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+    StatFor: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.StatForRequest, _catalog_pb2.StatForResponse]
+    """Returns, for a trusted service, entries as a user would see them by Stat, with what the user may do."""
+    ListFor: _grpc.UnaryStreamMultiCallable[_catalog_pb2.ListForRequest, _catalog_pb2.ListForResponse]
+    """Streams, for a trusted service, a directory as a user would see it by List."""
     MakeLinks: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.MakeLinksRequest, _catalog_pb2.MakeLinksResponse]
     """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
     Rename: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RenameRequest, _catalog_pb2.RenameResponse]
@@ -98,8 +102,8 @@ class CatalogServiceStub:
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
-    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
-    where something is made, renamed or removed.
+    A symbolic link on a path is followed for callers who may see it; for others it does not exist. At the end of a path it is
+    followed too, except where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -125,6 +129,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Returns the GUID and available replicas of files the caller may read (`r`)."""
     CheckAccess: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CheckAccessRequest, _catalog_pb2.CheckAccessResponse]  # type: ignore[assignment]
     """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+    StatFor: _aio.UnaryUnaryMultiCallable[_catalog_pb2.StatForRequest, _catalog_pb2.StatForResponse]  # type: ignore[assignment]
+    """Returns, for a trusted service, entries as a user would see them by Stat, with what the user may do."""
+    ListFor: _aio.UnaryStreamMultiCallable[_catalog_pb2.ListForRequest, _catalog_pb2.ListForResponse]  # type: ignore[assignment]
+    """Streams, for a trusted service, a directory as a user would see it by List."""
     MakeLinks: _aio.UnaryUnaryMultiCallable[_catalog_pb2.MakeLinksRequest, _catalog_pb2.MakeLinksResponse]  # type: ignore[assignment]
     """Creates symbolic links. Needs `w` on the parent. What they lead to need not exist. Repeating it with the same target succeeds."""
     Rename: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RenameRequest, _catalog_pb2.RenameResponse]  # type: ignore[assignment]
@@ -164,8 +172,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """The file catalog. Paths (LFNs) are absolute, UTF-8 NFC, at most 1,023 bytes, each name at most 255; `.` and `..` are refused.
-    A symbolic link on a path is followed by whoever may see it; for others there is none. At the end of a path it is followed too, save
-    where something is made, renamed or removed.
+    A symbolic link on a path is followed for callers who may see it; for others it does not exist. At the end of a path it is
+    followed too, except where something is made, renamed or removed.
     Every call needs `x` on each ancestor directory. Without `l` on the parent or `g` on the object, forbidden and absent look
     alike (NOT_FOUND). Batches hold at most 10,000 items.
     """
@@ -237,6 +245,22 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.CheckAccessResponse, _abc.Awaitable[_catalog_pb2.CheckAccessResponse]]:
         """Tells, for a trusted service, what a user may do with files. The user's groups are the catalog's own knowledge."""
+
+    @_abc_1.abstractmethod
+    def StatFor(
+        self,
+        request: _catalog_pb2.StatForRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.StatForResponse, _abc.Awaitable[_catalog_pb2.StatForResponse]]:
+        """Returns, for a trusted service, entries as a user would see them by Stat, with what the user may do."""
+
+    @_abc_1.abstractmethod
+    def ListFor(
+        self,
+        request: _catalog_pb2.ListForRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.ListForResponse], _abc.AsyncIterator[_catalog_pb2.ListForResponse]]:
+        """Streams, for a trusted service, a directory as a user would see it by List."""
 
     @_abc_1.abstractmethod
     def MakeLinks(

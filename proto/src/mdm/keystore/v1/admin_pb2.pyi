@@ -453,7 +453,7 @@ class SignedHead(_message.Message):
     share_index: _builtins.int
     """Share index of the keystore."""
     chain_id: _builtins.str
-    """Drawn at random when the database was made: tells a chain from one begun anew."""
+    """Drawn at random when the database was made: distinguishes a chain from a new one."""
     seq: _builtins.int
     """Number of the last entry."""
     hash: _builtins.bytes

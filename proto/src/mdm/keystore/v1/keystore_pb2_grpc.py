@@ -133,7 +133,8 @@ class KeystoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator.
+        """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator, for a dicom-srm also those
+        that it made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,9 @@ class KeystoreServiceStub:
     AssignAcls: _grpc.UnaryUnaryMultiCallable[_keystore_pb2.AssignAclsRequest, _keystore_pb2.AssignAclsResponse]
     """Points keys at another ACL. Needs `p` under the present one; the new ACL must exist here."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_keystore_pb2.ListKeysRequest, _keystore_pb2.ListKeysResponse]
-    """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator."""
+    """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator, for a dicom-srm also those
+    that it made.
+    """
 
 @_typing.type_check_only
 class KeystoreServiceAsyncStub(KeystoreServiceStub):
@@ -76,7 +78,9 @@ class KeystoreServiceAsyncStub(KeystoreServiceStub):
     AssignAcls: _aio.UnaryUnaryMultiCallable[_keystore_pb2.AssignAclsRequest, _keystore_pb2.AssignAclsResponse]  # type: ignore[assignment]
     """Points keys at another ACL. Needs `p` under the present one; the new ACL must exist here."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_keystore_pb2.ListKeysRequest, _keystore_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator."""
+    """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator, for a dicom-srm also those
+    that it made.
+    """
 
 class KeystoreServiceServicer(metaclass=_abc_1.ABCMeta):
     """One keystore server. Clients split and combine; no server ever sees a whole key. All batches hold at most 1,000 items."""
@@ -146,6 +150,8 @@ class KeystoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keystore_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keystore_pb2.ListKeysResponse, _abc.Awaitable[_keystore_pb2.ListKeysResponse]]:
-        """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator."""
+        """Lists keys page by page in order of GUID: those the caller may list (`l`), all of them for an operator, for a dicom-srm also those
+        that it made.
+        """
 
 def add_KeystoreServiceServicer_to_server(servicer: KeystoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -161,7 +161,7 @@ class MetadataServiceServicer:
 
     def ListEntryKeys(self, request, context):
         """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
-        sensitive collections. For operators, who compare them with what other services hold.
+        sensitive collections. For operators, who compare them with what other services hold. A dicom-srm lists any collection that it may write.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class MetadataServiceStub:
     """Deletes entries by key. Needs `w` on the collection and `d` on the entry, or, where it is not sensitive, an operator."""
     ListEntryKeys: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListEntryKeysRequest, _metadata_pb2.ListEntryKeysResponse]
     """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
-    sensitive collections. For operators, who compare them with what other services hold.
+    sensitive collections. For operators, who compare them with what other services hold. A dicom-srm lists any collection that it may write.
     """
     AssignAcls: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.AssignAclsRequest, _metadata_pb2.AssignAclsResponse]
     """Points entries at another ACL. Needs `p` under the present one."""
@@ -95,7 +95,7 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     """Deletes entries by key. Needs `w` on the collection and `d` on the entry, or, where it is not sensitive, an operator."""
     ListEntryKeys: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListEntryKeysRequest, _metadata_pb2.ListEntryKeysResponse]  # type: ignore[assignment]
     """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
-    sensitive collections. For operators, who compare them with what other services hold.
+    sensitive collections. For operators, who compare them with what other services hold. A dicom-srm lists any collection that it may write.
     """
     AssignAcls: _aio.UnaryUnaryMultiCallable[_metadata_pb2.AssignAclsRequest, _metadata_pb2.AssignAclsResponse]  # type: ignore[assignment]
     """Points entries at another ACL. Needs `p` under the present one."""
@@ -174,7 +174,7 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.ListEntryKeysResponse, _abc.Awaitable[_metadata_pb2.ListEntryKeysResponse]]:
         """Lists the keys of a collection's entries page by page, in order of their bytes, whatever their access lists: no values, and not of
-        sensitive collections. For operators, who compare them with what other services hold.
+        sensitive collections. For operators, who compare them with what other services hold. A dicom-srm lists any collection that it may write.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mdm.common.v1 import common_pb2 as mdm_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmdm/srm/v1/registration.proto\x12\nmdm.srm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amdm/common/v1/common.proto\"5\n\x16RegisterStudiesRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"C\n\x17RegisterStudiesResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.mdm.srm.v1.StudyResult\"W\n\x0bStudyResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x0e\n\x06queued\x18\x02 \x01(\x05\x12\r\n\x05known\x18\x03 \x01(\x05\"<\n\x1dGetRegistrationSummaryRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"H\n\x1eGetRegistrationSummaryResponse\x12&\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x16.mdm.srm.v1.StateCount\"I\n\nStateCount\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xce\x01\n\x0cRegistration\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bmodify_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x18ListRegistrationsRequest\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListRegistrationsResponse\x12/\n\rregistrations\x18\x01 \x03(\x0b\x32\x18.mdm.srm.v1.Registration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x19RetryRegistrationsRequest\x12\r\n\x05guids\x18\x01 \x03(\t\x12\x11\n\tpublished\x18\x02 \x01(\x08\"I\n\x1aRetryRegistrationsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"=\n\x14ListConflictsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x15ListConflictsResponse\x12\'\n\tconflicts\x18\x01 \x03(\x0b\x32\x14.mdm.srm.v1.Conflict\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x08\x43onflict\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nattributes\x18\x03 \x03(\t*\xdf\x02\n\x11RegistrationState\x12\"\n\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREGISTRATION_STATE_RECEIVED\x10\x01\x12\x1c\n\x18REGISTRATION_STATE_KEYED\x10\x02\x12 \n\x1cREGISTRATION_STATE_DESCRIBED\x10\x03\x12 \n\x1cREGISTRATION_STATE_PUBLISHED\x10\x04\x12\x1f\n\x1bREGISTRATION_STATE_FILTERED\x10\x05\x12\"\n\x1eREGISTRATION_STATE_QUARANTINED\x10\x06\x12\x1d\n\x19REGISTRATION_STATE_FAILED\x10\x07\x12\x1f\n\x1bREGISTRATION_STATE_REMOVING\x10\x08\x12\x1e\n\x1aREGISTRATION_STATE_REMOVED\x10\t2\x98\x04\n\x13RegistrationService\x12_\n\x0fRegisterStudies\x12\".mdm.srm.v1.RegisterStudiesRequest\x1a#.mdm.srm.v1.RegisterStudiesResponse\"\x03\x90\x02\x02\x12t\n\x16GetRegistrationSummary\x12).mdm.srm.v1.GetRegistrationSummaryRequest\x1a*.mdm.srm.v1.GetRegistrationSummaryResponse\"\x03\x90\x02\x01\x12\x65\n\x11ListRegistrations\x12$.mdm.srm.v1.ListRegistrationsRequest\x1a%.mdm.srm.v1.ListRegistrationsResponse\"\x03\x90\x02\x01\x12h\n\x12RetryRegistrations\x12%.mdm.srm.v1.RetryRegistrationsRequest\x1a&.mdm.srm.v1.RetryRegistrationsResponse\"\x03\x90\x02\x00\x12Y\n\rListConflicts\x12 .mdm.srm.v1.ListConflictsRequest\x1a!.mdm.srm.v1.ListConflictsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmdm/srm/v1/registration.proto\x12\nmdm.srm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amdm/common/v1/common.proto\"5\n\x16RegisterStudiesRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"C\n\x17RegisterStudiesResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.mdm.srm.v1.StudyResult\"W\n\x0bStudyResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x0e\n\x06queued\x18\x02 \x01(\x05\x12\r\n\x05known\x18\x03 \x01(\x05\"<\n\x1dGetRegistrationSummaryRequest\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\"n\n\x1eGetRegistrationSummaryResponse\x12&\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x16.mdm.srm.v1.StateCount\x12$\n\x05rules\x18\x02 \x03(\x0b\x32\x15.mdm.srm.v1.RuleCount\"(\n\tRuleCount\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"I\n\nStateCount\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xdc\x01\n\x0cRegistration\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bmodify_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rule\x18\x07 \x01(\t\"\x9c\x01\n\x18ListRegistrationsRequest\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.mdm.srm.v1.RegistrationState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x1b\n\x13study_instance_uids\x18\x04 \x03(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"e\n\x19ListRegistrationsResponse\x12/\n\rregistrations\x18\x01 \x03(\x0b\x32\x18.mdm.srm.v1.Registration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x19RetryRegistrationsRequest\x12\r\n\x05guids\x18\x01 \x03(\t\x12\x11\n\tpublished\x18\x02 \x01(\x08\"I\n\x1aRetryRegistrationsResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.mdm.common.v1.ItemStatus\"=\n\x14ListConflictsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x15ListConflictsResponse\x12\'\n\tconflicts\x18\x01 \x03(\x0b\x32\x14.mdm.srm.v1.Conflict\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x08\x43onflict\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nattributes\x18\x03 \x03(\t\"\xa4\x01\n\x05Scope\x12\x1b\n\x13study_instance_uids\x18\x01 \x03(\t\x12\x1c\n\x14series_instance_uids\x18\x02 \x03(\t\x12\x13\n\x0bpatient_ids\x18\x03 \x03(\t\x12\x19\n\x11\x61\x63\x63\x65ssion_numbers\x18\x04 \x03(\t\x12\x12\n\nmodalities\x18\x05 \x03(\t\x12\r\n\x05since\x18\x06 \x01(\t\x12\r\n\x05until\x18\x07 \x01(\t\"E\n\x10StartScanRequest\x12 \n\x05scope\x18\x01 \x01(\x0b\x32\x11.mdm.srm.v1.Scope\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"$\n\x11StartScanResponse\x12\x0f\n\x07scan_id\x18\x01 \x01(\t\"#\n\x10WatchScanRequest\x12\x0f\n\x07scan_id\x18\x01 \x01(\t\"3\n\x11WatchScanResponse\x12\x1e\n\x04scan\x18\x01 \x01(\x0b\x32\x10.mdm.srm.v1.Scan\"%\n\x10ListScansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\"4\n\x11ListScansResponse\x12\x1f\n\x05scans\x18\x01 \x03(\x0b\x32\x10.mdm.srm.v1.Scan\"$\n\x11\x43\x61ncelScanRequest\x12\x0f\n\x07scan_id\x18\x01 \x01(\t\"\x14\n\x12\x43\x61ncelScanResponse\"\xf8\x02\n\x04Scan\x12\x0f\n\x07scan_id\x18\x01 \x01(\t\x12&\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x16.mdm.srm.v1.ScanAction\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x14\n\x0creason_given\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.mdm.srm.v1.ScanState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bmodify_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07studies\x18\n \x01(\x03\x12\x11\n\tinspected\x18\x0b \x01(\x03\x12\x16\n\x0e\x66\x61iled_studies\x18\x0c \x01(\x03\x12&\n\x06\x63ounts\x18\r \x01(\x0b\x32\x16.mdm.srm.v1.ScanCounts\"\xa0\x01\n\nScanCounts\x12\x0e\n\x06listed\x18\x01 \x01(\x03\x12\x0b\n\x03new\x18\x02 \x01(\x03\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x03\x12\r\n\x05\x65qual\x18\x04 \x01(\x03\x12\x10\n\x08left_out\x18\x05 \x01(\x03\x12\x0f\n\x07missing\x18\x06 \x01(\x03\x12\x0c\n\x04gone\x18\x07 \x01(\x03\x12\x14\n\x0cunregistered\x18\x08 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x03\"\x90\x01\n\x11UnregisterRequest\x12\r\n\x05guids\x18\x01 \x03(\t\x12\x0c\n\x04lfns\x18\x02 \x03(\t\x12\x1b\n\x13study_instance_uids\x18\x03 \x03(\t\x12 \n\x05scope\x18\x04 \x01(\x0b\x32\x11.mdm.srm.v1.Scope\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\"T\n\x12UnregisterResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.mdm.srm.v1.UnregisterResult\x12\x0f\n\x07scan_id\x18\x02 \x01(\t\"T\n\x10UnregisterResult\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus\x12\x15\n\rregistrations\x18\x02 \x01(\x03*\xdf\x02\n\x11RegistrationState\x12\"\n\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREGISTRATION_STATE_RECEIVED\x10\x01\x12\x1c\n\x18REGISTRATION_STATE_KEYED\x10\x02\x12 \n\x1cREGISTRATION_STATE_DESCRIBED\x10\x03\x12 \n\x1cREGISTRATION_STATE_PUBLISHED\x10\x04\x12\x1f\n\x1bREGISTRATION_STATE_FILTERED\x10\x05\x12\"\n\x1eREGISTRATION_STATE_QUARANTINED\x10\x06\x12\x1d\n\x19REGISTRATION_STATE_FAILED\x10\x07\x12\x1f\n\x1bREGISTRATION_STATE_REMOVING\x10\x08\x12\x1e\n\x1aREGISTRATION_STATE_REMOVED\x10\t*\xa0\x01\n\tScanState\x12\x1a\n\x16SCAN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SCAN_STATE_LISTING\x10\x01\x12\x19\n\x15SCAN_STATE_INSPECTING\x10\x02\x12\x13\n\x0fSCAN_STATE_DONE\x10\x03\x12\x18\n\x14SCAN_STATE_CANCELLED\x10\x04\x12\x15\n\x11SCAN_STATE_FAILED\x10\x05*_\n\nScanAction\x12\x1b\n\x17SCAN_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14SCAN_ACTION_REGISTER\x10\x01\x12\x1a\n\x16SCAN_ACTION_UNREGISTER\x10\x02\x32\xab\x07\n\x13RegistrationService\x12_\n\x0fRegisterStudies\x12\".mdm.srm.v1.RegisterStudiesRequest\x1a#.mdm.srm.v1.RegisterStudiesResponse\"\x03\x90\x02\x02\x12t\n\x16GetRegistrationSummary\x12).mdm.srm.v1.GetRegistrationSummaryRequest\x1a*.mdm.srm.v1.GetRegistrationSummaryResponse\"\x03\x90\x02\x01\x12\x65\n\x11ListRegistrations\x12$.mdm.srm.v1.ListRegistrationsRequest\x1a%.mdm.srm.v1.ListRegistrationsResponse\"\x03\x90\x02\x01\x12h\n\x12RetryRegistrations\x12%.mdm.srm.v1.RetryRegistrationsRequest\x1a&.mdm.srm.v1.RetryRegistrationsResponse\"\x03\x90\x02\x00\x12Y\n\rListConflicts\x12 .mdm.srm.v1.ListConflictsRequest\x1a!.mdm.srm.v1.ListConflictsResponse\"\x03\x90\x02\x01\x12M\n\tStartScan\x12\x1c.mdm.srm.v1.StartScanRequest\x1a\x1d.mdm.srm.v1.StartScanResponse\"\x03\x90\x02\x00\x12O\n\tWatchScan\x12\x1c.mdm.srm.v1.WatchScanRequest\x1a\x1d.mdm.srm.v1.WatchScanResponse\"\x03\x90\x02\x01\x30\x01\x12M\n\tListScans\x12\x1c.mdm.srm.v1.ListScansRequest\x1a\x1d.mdm.srm.v1.ListScansResponse\"\x03\x90\x02\x01\x12P\n\nCancelScan\x12\x1d.mdm.srm.v1.CancelScanRequest\x1a\x1e.mdm.srm.v1.CancelScanResponse\"\x03\x90\x02\x02\x12P\n\nUnregister\x12\x1d.mdm.srm.v1.UnregisterRequest\x1a\x1e.mdm.srm.v1.UnregisterResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRATIONSERVICE'].methods_by_name['RetryRegistrations']._serialized_options = b'\220\002\000'
   _globals['_REGISTRATIONSERVICE'].methods_by_name['ListConflicts']._loaded_options = None
   _globals['_REGISTRATIONSERVICE'].methods_by_name['ListConflicts']._serialized_options = b'\220\002\001'
-  _globals['_REGISTRATIONSTATE']._serialized_start=1313
-  _globals['_REGISTRATIONSTATE']._serialized_end=1664
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['StartScan']._loaded_options = None
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['StartScan']._serialized_options = b'\220\002\000'
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['WatchScan']._loaded_options = None
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['WatchScan']._serialized_options = b'\220\002\001'
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['ListScans']._loaded_options = None
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['ListScans']._serialized_options = b'\220\002\001'
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['CancelScan']._loaded_options = None
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['CancelScan']._serialized_options = b'\220\002\002'
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['Unregister']._loaded_options = None
+  _globals['_REGISTRATIONSERVICE'].methods_by_name['Unregister']._serialized_options = b'\220\002\002'
+  _globals['_REGISTRATIONSTATE']._serialized_start=2833
+  _globals['_REGISTRATIONSTATE']._serialized_end=3184
+  _globals['_SCANSTATE']._serialized_start=3187
+  _globals['_SCANSTATE']._serialized_end=3347
+  _globals['_SCANACTION']._serialized_start=3349
+  _globals['_SCANACTION']._serialized_end=3444
   _globals['_REGISTERSTUDIESREQUEST']._serialized_start=106
   _globals['_REGISTERSTUDIESREQUEST']._serialized_end=159
   _globals['_REGISTERSTUDIESRESPONSE']._serialized_start=161
@@ -54,25 +68,55 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREGISTRATIONSUMMARYREQUEST']._serialized_start=319
   _globals['_GETREGISTRATIONSUMMARYREQUEST']._serialized_end=379
   _globals['_GETREGISTRATIONSUMMARYRESPONSE']._serialized_start=381
-  _globals['_GETREGISTRATIONSUMMARYRESPONSE']._serialized_end=453
-  _globals['_STATECOUNT']._serialized_start=455
-  _globals['_STATECOUNT']._serialized_end=528
-  _globals['_REGISTRATION']._serialized_start=531
-  _globals['_REGISTRATION']._serialized_end=737
-  _globals['_LISTREGISTRATIONSREQUEST']._serialized_start=739
-  _globals['_LISTREGISTRATIONSREQUEST']._serialized_end=850
-  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_start=852
-  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_end=953
-  _globals['_RETRYREGISTRATIONSREQUEST']._serialized_start=955
-  _globals['_RETRYREGISTRATIONSREQUEST']._serialized_end=1016
-  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_start=1018
-  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_end=1091
-  _globals['_LISTCONFLICTSREQUEST']._serialized_start=1093
-  _globals['_LISTCONFLICTSREQUEST']._serialized_end=1154
-  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=1156
-  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=1245
-  _globals['_CONFLICT']._serialized_start=1247
-  _globals['_CONFLICT']._serialized_end=1310
-  _globals['_REGISTRATIONSERVICE']._serialized_start=1667
-  _globals['_REGISTRATIONSERVICE']._serialized_end=2203
+  _globals['_GETREGISTRATIONSUMMARYRESPONSE']._serialized_end=491
+  _globals['_RULECOUNT']._serialized_start=493
+  _globals['_RULECOUNT']._serialized_end=533
+  _globals['_STATECOUNT']._serialized_start=535
+  _globals['_STATECOUNT']._serialized_end=608
+  _globals['_REGISTRATION']._serialized_start=611
+  _globals['_REGISTRATION']._serialized_end=831
+  _globals['_LISTREGISTRATIONSREQUEST']._serialized_start=834
+  _globals['_LISTREGISTRATIONSREQUEST']._serialized_end=990
+  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_start=992
+  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_end=1093
+  _globals['_RETRYREGISTRATIONSREQUEST']._serialized_start=1095
+  _globals['_RETRYREGISTRATIONSREQUEST']._serialized_end=1156
+  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_start=1158
+  _globals['_RETRYREGISTRATIONSRESPONSE']._serialized_end=1231
+  _globals['_LISTCONFLICTSREQUEST']._serialized_start=1233
+  _globals['_LISTCONFLICTSREQUEST']._serialized_end=1294
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=1296
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=1385
+  _globals['_CONFLICT']._serialized_start=1387
+  _globals['_CONFLICT']._serialized_end=1450
+  _globals['_SCOPE']._serialized_start=1453
+  _globals['_SCOPE']._serialized_end=1617
+  _globals['_STARTSCANREQUEST']._serialized_start=1619
+  _globals['_STARTSCANREQUEST']._serialized_end=1688
+  _globals['_STARTSCANRESPONSE']._serialized_start=1690
+  _globals['_STARTSCANRESPONSE']._serialized_end=1726
+  _globals['_WATCHSCANREQUEST']._serialized_start=1728
+  _globals['_WATCHSCANREQUEST']._serialized_end=1763
+  _globals['_WATCHSCANRESPONSE']._serialized_start=1765
+  _globals['_WATCHSCANRESPONSE']._serialized_end=1816
+  _globals['_LISTSCANSREQUEST']._serialized_start=1818
+  _globals['_LISTSCANSREQUEST']._serialized_end=1855
+  _globals['_LISTSCANSRESPONSE']._serialized_start=1857
+  _globals['_LISTSCANSRESPONSE']._serialized_end=1909
+  _globals['_CANCELSCANREQUEST']._serialized_start=1911
+  _globals['_CANCELSCANREQUEST']._serialized_end=1947
+  _globals['_CANCELSCANRESPONSE']._serialized_start=1949
+  _globals['_CANCELSCANRESPONSE']._serialized_end=1969
+  _globals['_SCAN']._serialized_start=1972
+  _globals['_SCAN']._serialized_end=2348
+  _globals['_SCANCOUNTS']._serialized_start=2351
+  _globals['_SCANCOUNTS']._serialized_end=2511
+  _globals['_UNREGISTERREQUEST']._serialized_start=2514
+  _globals['_UNREGISTERREQUEST']._serialized_end=2658
+  _globals['_UNREGISTERRESPONSE']._serialized_start=2660
+  _globals['_UNREGISTERRESPONSE']._serialized_end=2744
+  _globals['_UNREGISTERRESULT']._serialized_start=2746
+  _globals['_UNREGISTERRESULT']._serialized_end=2830
+  _globals['_REGISTRATIONSERVICE']._serialized_start=3447
+  _globals['_REGISTRATIONSERVICE']._serialized_end=4386
 # @@protoc_insertion_point(module_scope)

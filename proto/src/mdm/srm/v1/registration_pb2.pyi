@@ -73,6 +73,66 @@ REGISTRATION_STATE_REMOVED: RegistrationState.ValueType  # 9
 """Taken back; its GUID and its key stay dead. The instance may have another registration with a newer GUID."""
 Global___RegistrationState: _TypeAlias = RegistrationState  # noqa: Y015
 
+class _ScanState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScanStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScanState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCAN_STATE_UNSPECIFIED: _ScanState.ValueType  # 0
+    """Not used."""
+    SCAN_STATE_LISTING: _ScanState.ValueType  # 1
+    """Studies are being gathered, and inspected already."""
+    SCAN_STATE_INSPECTING: _ScanState.ValueType  # 2
+    """All studies are known."""
+    SCAN_STATE_DONE: _ScanState.ValueType  # 3
+    """All studies were inspected."""
+    SCAN_STATE_CANCELLED: _ScanState.ValueType  # 4
+    """Ended by an operator."""
+    SCAN_STATE_FAILED: _ScanState.ValueType  # 5
+    """The PACS could not be asked for the studies."""
+
+class ScanState(_ScanState, metaclass=_ScanStateEnumTypeWrapper):
+    """State of a scan."""
+
+SCAN_STATE_UNSPECIFIED: ScanState.ValueType  # 0
+"""Not used."""
+SCAN_STATE_LISTING: ScanState.ValueType  # 1
+"""Studies are being gathered, and inspected already."""
+SCAN_STATE_INSPECTING: ScanState.ValueType  # 2
+"""All studies are known."""
+SCAN_STATE_DONE: ScanState.ValueType  # 3
+"""All studies were inspected."""
+SCAN_STATE_CANCELLED: ScanState.ValueType  # 4
+"""Ended by an operator."""
+SCAN_STATE_FAILED: ScanState.ValueType  # 5
+"""The PACS could not be asked for the studies."""
+Global___ScanState: _TypeAlias = ScanState  # noqa: Y015
+
+class _ScanAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScanActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScanAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCAN_ACTION_UNSPECIFIED: _ScanAction.ValueType  # 0
+    """Not used."""
+    SCAN_ACTION_REGISTER: _ScanAction.ValueType  # 1
+    """The registry is brought to what the PACS has."""
+    SCAN_ACTION_UNREGISTER: _ScanAction.ValueType  # 2
+    """What the registry has is removed."""
+
+class ScanAction(_ScanAction, metaclass=_ScanActionEnumTypeWrapper):
+    """What a scan is for."""
+
+SCAN_ACTION_UNSPECIFIED: ScanAction.ValueType  # 0
+"""Not used."""
+SCAN_ACTION_REGISTER: ScanAction.ValueType  # 1
+"""The registry is brought to what the PACS has."""
+SCAN_ACTION_UNREGISTER: ScanAction.ValueType  # 2
+"""What the registry has is removed."""
+Global___ScanAction: _TypeAlias = ScanAction  # noqa: Y015
+
 @_typing.final
 class RegisterStudiesRequest(_message.Message):
     """Request of RegisterStudies."""
@@ -184,22 +244,54 @@ class GetRegistrationSummaryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNTS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
         """States that occur."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleCount]:
+        """What the site policy leaves out, by rule; only where no studies are asked for."""
 
     def __init__(
         self,
         *,
         counts: _abc.Iterable[Global___StateCount] | None = ...,
+        rules: _abc.Iterable[Global___RuleCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRegistrationSummaryResponse: _TypeAlias = GetRegistrationSummaryResponse  # noqa: Y015
+
+@_typing.final
+class RuleCount(_message.Message):
+    """How many registrations a rule of the site policy leaves out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """The rule's name."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleCount: _TypeAlias = RuleCount  # noqa: Y015
 
 @_typing.final
 class StateCount(_message.Message):
@@ -239,6 +331,7 @@ class Registration(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     MODIFY_TIME_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     guid: _builtins.str
     """GUID of the image."""
     state: Global___RegistrationState.ValueType
@@ -247,6 +340,8 @@ class Registration(_message.Message):
     """Stable reason code where filtered, quarantined or failed."""
     attempts: _builtins.int
     """Attempts of the present step."""
+    rule: _builtins.str
+    """The rule of the site policy that leaves it out, where the reason is SITE_POLICY."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was queued."""
@@ -264,10 +359,11 @@ class Registration(_message.Message):
         attempts: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         modify_time: _timestamp_pb2.Timestamp | None = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "modify_time", b"modify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "guid", b"guid", "modify_time", b"modify_time", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "guid", b"guid", "modify_time", b"modify_time", "reason", b"reason", "rule", b"rule", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,22 +378,32 @@ class ListRegistrationsRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STUDY_INSTANCE_UIDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     state: Global___RegistrationState.ValueType
     """Only this state; unspecified: any."""
     page_size: _builtins.int
     """Per page, 1 to 1,000; 0 means 1,000."""
     page_token: _builtins.str
     """From the previous page; empty for the first."""
+    reason: _builtins.str
+    """Only this reason; empty: any."""
+    @_builtins.property
+    def study_instance_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only the instances of these studies, as the PACS knows them, at most 100; none: all of the site."""
+
     def __init__(
         self,
         *,
         state: Global___RegistrationState.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        study_instance_uids: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "state", b"state", "study_instance_uids", b"study_instance_uids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,3 +574,478 @@ class Conflict(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Conflict: _TypeAlias = Conflict  # noqa: Y015
+
+@_typing.final
+class Scope(_message.Message):
+    """Which studies are meant: conditions on different fields all hold, of the values of one any. An empty scope means everything. At most 100
+    values a field, no wildcards.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDY_INSTANCE_UIDS_FIELD_NUMBER: _builtins.int
+    SERIES_INSTANCE_UIDS_FIELD_NUMBER: _builtins.int
+    PATIENT_IDS_FIELD_NUMBER: _builtins.int
+    ACCESSION_NUMBERS_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    since: _builtins.str
+    """First study date, as 2026-01-31; empty: open. A study without a date is in no range."""
+    until: _builtins.str
+    """Last study date; empty: open."""
+    @_builtins.property
+    def study_instance_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Study Instance UIDs."""
+
+    @_builtins.property
+    def series_instance_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Series Instance UIDs."""
+
+    @_builtins.property
+    def patient_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patient IDs."""
+
+    @_builtins.property
+    def accession_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Accession numbers."""
+
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Modalities of a study's series."""
+
+    def __init__(
+        self,
+        *,
+        study_instance_uids: _abc.Iterable[_builtins.str] | None = ...,
+        series_instance_uids: _abc.Iterable[_builtins.str] | None = ...,
+        patient_ids: _abc.Iterable[_builtins.str] | None = ...,
+        accession_numbers: _abc.Iterable[_builtins.str] | None = ...,
+        modalities: _abc.Iterable[_builtins.str] | None = ...,
+        since: _builtins.str = ...,
+        until: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accession_numbers", b"accession_numbers", "modalities", b"modalities", "patient_ids", b"patient_ids", "series_instance_uids", b"series_instance_uids", "since", b"since", "study_instance_uids", b"study_instance_uids", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
+@_typing.final
+class StartScanRequest(_message.Message):
+    """Request of StartScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only count what would be done."""
+    @_builtins.property
+    def scope(self) -> Global___Scope:
+        """What to look at."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___Scope | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartScanRequest: _TypeAlias = StartScanRequest  # noqa: Y015
+
+@_typing.final
+class StartScanResponse(_message.Message):
+    """Response of StartScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCAN_ID_FIELD_NUMBER: _builtins.int
+    scan_id: _builtins.str
+    """Names the scan."""
+    def __init__(
+        self,
+        *,
+        scan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scan_id", b"scan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartScanResponse: _TypeAlias = StartScanResponse  # noqa: Y015
+
+@_typing.final
+class WatchScanRequest(_message.Message):
+    """Request of WatchScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCAN_ID_FIELD_NUMBER: _builtins.int
+    scan_id: _builtins.str
+    """The scan."""
+    def __init__(
+        self,
+        *,
+        scan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scan_id", b"scan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchScanRequest: _TypeAlias = WatchScanRequest  # noqa: Y015
+
+@_typing.final
+class WatchScanResponse(_message.Message):
+    """Message of WatchScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scan(self) -> Global___Scan:
+        """How far it is."""
+
+    def __init__(
+        self,
+        *,
+        scan: Global___Scan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scan", b"scan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scan", b"scan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchScanResponse: _TypeAlias = WatchScanResponse  # noqa: Y015
+
+@_typing.final
+class ListScansRequest(_message.Message):
+    """Request of ListScans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many, 1 to 100; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScansRequest: _TypeAlias = ListScansRequest  # noqa: Y015
+
+@_typing.final
+class ListScansResponse(_message.Message):
+    """Response of ListScans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scan]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        scans: _abc.Iterable[Global___Scan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scans", b"scans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScansResponse: _TypeAlias = ListScansResponse  # noqa: Y015
+
+@_typing.final
+class CancelScanRequest(_message.Message):
+    """Request of CancelScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCAN_ID_FIELD_NUMBER: _builtins.int
+    scan_id: _builtins.str
+    """The scan."""
+    def __init__(
+        self,
+        *,
+        scan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scan_id", b"scan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelScanRequest: _TypeAlias = CancelScanRequest  # noqa: Y015
+
+@_typing.final
+class CancelScanResponse(_message.Message):
+    """Response of CancelScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelScanResponse: _TypeAlias = CancelScanResponse  # noqa: Y015
+
+@_typing.final
+class Scan(_message.Message):
+    """A scan. Its scope is not shown: it may identify."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCAN_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_GIVEN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MODIFY_TIME_FIELD_NUMBER: _builtins.int
+    STUDIES_FIELD_NUMBER: _builtins.int
+    INSPECTED_FIELD_NUMBER: _builtins.int
+    FAILED_STUDIES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    scan_id: _builtins.str
+    """Its name."""
+    action: Global___ScanAction.ValueType
+    """What it is for."""
+    dry_run: _builtins.bool
+    """Whether it only counts."""
+    requested_by: _builtins.str
+    """The DN of who started it; empty: the schedule."""
+    reason_given: _builtins.str
+    """Why, if that was said."""
+    state: Global___ScanState.ValueType
+    """How far it is."""
+    reason: _builtins.str
+    """Stable code of what went wrong last."""
+    studies: _builtins.int
+    """Studies found so far."""
+    inspected: _builtins.int
+    """Studies done."""
+    failed_studies: _builtins.int
+    """Of these, those that could not be inspected."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was started."""
+
+    @_builtins.property
+    def modify_time(self) -> _timestamp_pb2.Timestamp:
+        """When its state last changed."""
+
+    @_builtins.property
+    def counts(self) -> Global___ScanCounts:
+        """What was found."""
+
+    def __init__(
+        self,
+        *,
+        scan_id: _builtins.str = ...,
+        action: Global___ScanAction.ValueType = ...,
+        dry_run: _builtins.bool = ...,
+        requested_by: _builtins.str = ...,
+        reason_given: _builtins.str = ...,
+        state: Global___ScanState.ValueType = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        modify_time: _timestamp_pb2.Timestamp | None = ...,
+        studies: _builtins.int = ...,
+        inspected: _builtins.int = ...,
+        failed_studies: _builtins.int = ...,
+        counts: Global___ScanCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "modify_time", b"modify_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "counts", b"counts", "create_time", b"create_time", "dry_run", b"dry_run", "failed_studies", b"failed_studies", "inspected", b"inspected", "modify_time", b"modify_time", "reason", b"reason", "reason_given", b"reason_given", "requested_by", b"requested_by", "scan_id", b"scan_id", "state", b"state", "studies", b"studies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scan: _TypeAlias = Scan  # noqa: Y015
+
+@_typing.final
+class ScanCounts(_message.Message):
+    """Instances that a scan found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTED_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    EQUAL_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    UNREGISTERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    listed: _builtins.int
+    """Listed by the PACS."""
+    new: _builtins.int
+    """Not registered before."""
+    changed: _builtins.int
+    """Perhaps changed: their listing differs from the one that is known."""
+    equal: _builtins.int
+    """As they are registered."""
+    left_out: _builtins.int
+    """Left out by the site policy or an operator."""
+    missing: _builtins.int
+    """Missing for the first time; they are looked for again before they are removed."""
+    gone: _builtins.int
+    """Gone, and removed from the grid; in a dry run: not listed."""
+    unregistered: _builtins.int
+    """Removed by order of an operator."""
+    failed: _builtins.int
+    """Listed, but they cannot be read."""
+    def __init__(
+        self,
+        *,
+        listed: _builtins.int = ...,
+        new: _builtins.int = ...,
+        changed: _builtins.int = ...,
+        equal: _builtins.int = ...,
+        left_out: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        gone: _builtins.int = ...,
+        unregistered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "equal", b"equal", "failed", b"failed", "gone", b"gone", "left_out", b"left_out", "listed", b"listed", "missing", b"missing", "new", b"new", "unregistered", b"unregistered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanCounts: _TypeAlias = ScanCounts  # noqa: Y015
+
+@_typing.final
+class UnregisterRequest(_message.Message):
+    """Request of Unregister. Names at most 1,000 files, directories and studies, or gives a scope."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUIDS_FIELD_NUMBER: _builtins.int
+    LFNS_FIELD_NUMBER: _builtins.int
+    STUDY_INSTANCE_UIDS_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why; one line of at most 500 characters that names no patient."""
+    dry_run: _builtins.bool
+    """Only count what would be removed."""
+    @_builtins.property
+    def guids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """GUIDs of images."""
+
+    @_builtins.property
+    def lfns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of images or directories in the catalog."""
+
+    @_builtins.property
+    def study_instance_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Study Instance UIDs as the PACS knows them."""
+
+    @_builtins.property
+    def scope(self) -> Global___Scope:
+        """Everything of a scope that is registered; a scan removes it."""
+
+    def __init__(
+        self,
+        *,
+        guids: _abc.Iterable[_builtins.str] | None = ...,
+        lfns: _abc.Iterable[_builtins.str] | None = ...,
+        study_instance_uids: _abc.Iterable[_builtins.str] | None = ...,
+        scope: Global___Scope | None = ...,
+        reason: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "guids", b"guids", "lfns", b"lfns", "reason", b"reason", "scope", b"scope", "study_instance_uids", b"study_instance_uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterRequest: _TypeAlias = UnregisterRequest  # noqa: Y015
+
+@_typing.final
+class UnregisterResponse(_message.Message):
+    """Response of Unregister."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SCAN_ID_FIELD_NUMBER: _builtins.int
+    scan_id: _builtins.str
+    """The scan that removes what is of a scope, if one was given."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnregisterResult]:
+        """One for each GUID, then each LFN, then each study."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___UnregisterResult] | None = ...,
+        scan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "scan_id", b"scan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterResponse: _TypeAlias = UnregisterResponse  # noqa: Y015
+
+@_typing.final
+class UnregisterResult(_message.Message):
+    """What became of a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    registrations: _builtins.int
+    """Registrations that are being removed, or would be."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """Outcome for this name; NOT_FOUND where nothing of it is registered."""
+
+    def __init__(
+        self,
+        *,
+        status: _common_pb2.ItemStatus | None = ...,
+        registrations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registrations", b"registrations", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterResult: _TypeAlias = UnregisterResult  # noqa: Y015

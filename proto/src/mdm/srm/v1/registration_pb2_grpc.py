@@ -60,6 +60,31 @@ class RegistrationServiceStub:
                 request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsRequest.SerializeToString,
                 response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsResponse.FromString,
                 _registered_method=True)
+        self.StartScan = channel.unary_unary(
+                '/mdm.srm.v1.RegistrationService/StartScan',
+                request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.StartScanRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.StartScanResponse.FromString,
+                _registered_method=True)
+        self.WatchScan = channel.unary_stream(
+                '/mdm.srm.v1.RegistrationService/WatchScan',
+                request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.WatchScanRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.WatchScanResponse.FromString,
+                _registered_method=True)
+        self.ListScans = channel.unary_unary(
+                '/mdm.srm.v1.RegistrationService/ListScans',
+                request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListScansRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListScansResponse.FromString,
+                _registered_method=True)
+        self.CancelScan = channel.unary_unary(
+                '/mdm.srm.v1.RegistrationService/CancelScan',
+                request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.CancelScanRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.CancelScanResponse.FromString,
+                _registered_method=True)
+        self.Unregister = channel.unary_unary(
+                '/mdm.srm.v1.RegistrationService/Unregister',
+                request_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.UnregisterRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.UnregisterResponse.FromString,
+                _registered_method=True)
 
 
 class RegistrationServiceServicer:
@@ -102,6 +127,43 @@ class RegistrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartScan(self, request, context):
+        """Begins to look at every study of a scope, in the PACS and in the registry. What is new there is registered, what has changed is
+        described anew, what the PACS lacks twice is removed. Returns when the scan is durable; it goes on by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchScan(self, request, context):
+        """Reports how far a scan is, whenever that changes, and ends with the scan; or after a minute: then watch it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScans(self, request, context):
+        """Lists the scans that were started last, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelScan(self, request, context):
+        """Ends a scan. What it has found so far stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unregister(self, request, context):
+        """Has images removed from catalog, metadata, keystores and spool; their keys are destroyed. Scans by schedule leave them out from then on,
+        until they are sent or registered again. Returns when the removal is durably queued.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +191,31 @@ def add_RegistrationServiceServicer_to_server(servicer, server):
                     servicer.ListConflicts,
                     request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsRequest.FromString,
                     response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsResponse.SerializeToString,
+            ),
+            'StartScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartScan,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.StartScanRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.StartScanResponse.SerializeToString,
+            ),
+            'WatchScan': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchScan,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.WatchScanRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.WatchScanResponse.SerializeToString,
+            ),
+            'ListScans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScans,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListScansRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.ListScansResponse.SerializeToString,
+            ),
+            'CancelScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelScan,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.CancelScanRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.CancelScanResponse.SerializeToString,
+            ),
+            'Unregister': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unregister,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_registration__pb2.UnregisterRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_registration__pb2.UnregisterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +354,141 @@ class RegistrationService:
             '/mdm.srm.v1.RegistrationService/ListConflicts',
             mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsRequest.SerializeToString,
             mdm_dot_srm_dot_v1_dot_registration__pb2.ListConflictsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.RegistrationService/StartScan',
+            mdm_dot_srm_dot_v1_dot_registration__pb2.StartScanRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_registration__pb2.StartScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.srm.v1.RegistrationService/WatchScan',
+            mdm_dot_srm_dot_v1_dot_registration__pb2.WatchScanRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_registration__pb2.WatchScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.RegistrationService/ListScans',
+            mdm_dot_srm_dot_v1_dot_registration__pb2.ListScansRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_registration__pb2.ListScansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.RegistrationService/CancelScan',
+            mdm_dot_srm_dot_v1_dot_registration__pb2.CancelScanRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_registration__pb2.CancelScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unregister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.RegistrationService/Unregister',
+            mdm_dot_srm_dot_v1_dot_registration__pb2.UnregisterRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_registration__pb2.UnregisterResponse.FromString,
             options,
             channel_credentials,
             insecure,

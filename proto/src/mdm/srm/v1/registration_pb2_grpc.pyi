@@ -45,6 +45,20 @@ class RegistrationServiceStub:
     """Queues failed or quarantined registrations again, and published ones if asked."""
     ListConflicts: _grpc.UnaryUnaryMultiCallable[_registration_pb2.ListConflictsRequest, _registration_pb2.ListConflictsResponse]
     """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify."""
+    StartScan: _grpc.UnaryUnaryMultiCallable[_registration_pb2.StartScanRequest, _registration_pb2.StartScanResponse]
+    """Begins to look at every study of a scope, in the PACS and in the registry. What is new there is registered, what has changed is
+    described anew, what the PACS lacks twice is removed. Returns when the scan is durable; it goes on by itself.
+    """
+    WatchScan: _grpc.UnaryStreamMultiCallable[_registration_pb2.WatchScanRequest, _registration_pb2.WatchScanResponse]
+    """Reports how far a scan is, whenever that changes, and ends with the scan; or after a minute: then watch it again."""
+    ListScans: _grpc.UnaryUnaryMultiCallable[_registration_pb2.ListScansRequest, _registration_pb2.ListScansResponse]
+    """Lists the scans that were started last, the newest first."""
+    CancelScan: _grpc.UnaryUnaryMultiCallable[_registration_pb2.CancelScanRequest, _registration_pb2.CancelScanResponse]
+    """Ends a scan. What it has found so far stays."""
+    Unregister: _grpc.UnaryUnaryMultiCallable[_registration_pb2.UnregisterRequest, _registration_pb2.UnregisterResponse]
+    """Has images removed from catalog, metadata, keystores and spool; their keys are destroyed. Scans by schedule leave them out from then on,
+    until they are sent or registered again. Returns when the removal is durably queued.
+    """
 
 @_typing.type_check_only
 class RegistrationServiceAsyncStub(RegistrationServiceStub):
@@ -63,6 +77,20 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     """Queues failed or quarantined registrations again, and published ones if asked."""
     ListConflicts: _aio.UnaryUnaryMultiCallable[_registration_pb2.ListConflictsRequest, _registration_pb2.ListConflictsResponse]  # type: ignore[assignment]
     """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify."""
+    StartScan: _aio.UnaryUnaryMultiCallable[_registration_pb2.StartScanRequest, _registration_pb2.StartScanResponse]  # type: ignore[assignment]
+    """Begins to look at every study of a scope, in the PACS and in the registry. What is new there is registered, what has changed is
+    described anew, what the PACS lacks twice is removed. Returns when the scan is durable; it goes on by itself.
+    """
+    WatchScan: _aio.UnaryStreamMultiCallable[_registration_pb2.WatchScanRequest, _registration_pb2.WatchScanResponse]  # type: ignore[assignment]
+    """Reports how far a scan is, whenever that changes, and ends with the scan; or after a minute: then watch it again."""
+    ListScans: _aio.UnaryUnaryMultiCallable[_registration_pb2.ListScansRequest, _registration_pb2.ListScansResponse]  # type: ignore[assignment]
+    """Lists the scans that were started last, the newest first."""
+    CancelScan: _aio.UnaryUnaryMultiCallable[_registration_pb2.CancelScanRequest, _registration_pb2.CancelScanResponse]  # type: ignore[assignment]
+    """Ends a scan. What it has found so far stays."""
+    Unregister: _aio.UnaryUnaryMultiCallable[_registration_pb2.UnregisterRequest, _registration_pb2.UnregisterResponse]  # type: ignore[assignment]
+    """Has images removed from catalog, metadata, keystores and spool; their keys are destroyed. Scans by schedule leave them out from then on,
+    until they are sent or registered again. Returns when the removal is durably queued.
+    """
 
 class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes images of the PACS visible in the catalog and the metadata. Most registrations start by themselves (auto-forward)."""
@@ -108,5 +136,49 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registration_pb2.ListConflictsResponse, _abc.Awaitable[_registration_pb2.ListConflictsResponse]]:
         """Lists metadata entries of patients, studies and series of which instances state different values. No values: they may identify."""
+
+    @_abc_1.abstractmethod
+    def StartScan(
+        self,
+        request: _registration_pb2.StartScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registration_pb2.StartScanResponse, _abc.Awaitable[_registration_pb2.StartScanResponse]]:
+        """Begins to look at every study of a scope, in the PACS and in the registry. What is new there is registered, what has changed is
+        described anew, what the PACS lacks twice is removed. Returns when the scan is durable; it goes on by itself.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchScan(
+        self,
+        request: _registration_pb2.WatchScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registration_pb2.WatchScanResponse], _abc.AsyncIterator[_registration_pb2.WatchScanResponse]]:
+        """Reports how far a scan is, whenever that changes, and ends with the scan; or after a minute: then watch it again."""
+
+    @_abc_1.abstractmethod
+    def ListScans(
+        self,
+        request: _registration_pb2.ListScansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registration_pb2.ListScansResponse, _abc.Awaitable[_registration_pb2.ListScansResponse]]:
+        """Lists the scans that were started last, the newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelScan(
+        self,
+        request: _registration_pb2.CancelScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registration_pb2.CancelScanResponse, _abc.Awaitable[_registration_pb2.CancelScanResponse]]:
+        """Ends a scan. What it has found so far stays."""
+
+    @_abc_1.abstractmethod
+    def Unregister(
+        self,
+        request: _registration_pb2.UnregisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registration_pb2.UnregisterResponse, _abc.Awaitable[_registration_pb2.UnregisterResponse]]:
+        """Has images removed from catalog, metadata, keystores and spool; their keys are destroyed. Scans by schedule leave them out from then on,
+        until they are sent or registered again. Returns when the removal is durably queued.
+        """
 
 def add_RegistrationServiceServicer_to_server(servicer: RegistrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

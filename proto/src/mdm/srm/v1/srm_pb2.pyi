@@ -60,6 +60,12 @@ class _StatusCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StatusCode
     """A defect here; the id in the explanation finds it in the log."""
     STATUS_CODE_INVALID_REQUEST: _StatusCode.ValueType  # 16
     """The request was made of invalid arguments."""
+    STATUS_CODE_REQUEST_SUSPENDED: _StatusCode.ValueType  # 17
+    """Of a request: its creator lets it wait."""
+    STATUS_CODE_REQUEST_TIMED_OUT: _StatusCode.ValueType  # 18
+    """Of a request: its life time ended before all files were ready."""
+    STATUS_CODE_TOO_MANY_RESULTS: _StatusCode.ValueType  # 19
+    """A directory holds more than one request or listing may."""
 
 class StatusCode(_StatusCode, metaclass=_StatusCodeEnumTypeWrapper):
     """Status of a request or a file; names and meaning as in SRM v2.2."""
@@ -98,7 +104,105 @@ STATUS_CODE_INTERNAL_ERROR: StatusCode.ValueType  # 15
 """A defect here; the id in the explanation finds it in the log."""
 STATUS_CODE_INVALID_REQUEST: StatusCode.ValueType  # 16
 """The request was made of invalid arguments."""
+STATUS_CODE_REQUEST_SUSPENDED: StatusCode.ValueType  # 17
+"""Of a request: its creator lets it wait."""
+STATUS_CODE_REQUEST_TIMED_OUT: StatusCode.ValueType  # 18
+"""Of a request: its life time ended before all files were ready."""
+STATUS_CODE_TOO_MANY_RESULTS: StatusCode.ValueType  # 19
+"""A directory holds more than one request or listing may."""
 Global___StatusCode: _TypeAlias = StatusCode  # noqa: Y015
+
+class _FileLocality:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FileLocalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileLocality.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FILE_LOCALITY_UNSPECIFIED: _FileLocality.ValueType  # 0
+    """Never sent."""
+    FILE_LOCALITY_ONLINE: _FileLocality.ValueType  # 1
+    """In the spool; the PACS does not answer now."""
+    FILE_LOCALITY_NEARLINE: _FileLocality.ValueType  # 2
+    """In the PACS: can be staged."""
+    FILE_LOCALITY_ONLINE_AND_NEARLINE: _FileLocality.ValueType  # 3
+    """In the spool and in the PACS."""
+    FILE_LOCALITY_LOST: _FileLocality.ValueType  # 4
+    """The registry has it no more: it is gone from the PACS, or may not be released."""
+    FILE_LOCALITY_NONE: _FileLocality.ValueType  # 5
+    """A directory or a link: it has no bytes."""
+    FILE_LOCALITY_UNAVAILABLE: _FileLocality.ValueType  # 6
+    """Cannot be staged now: the PACS is away, or the image is being described anew."""
+
+class FileLocality(_FileLocality, metaclass=_FileLocalityEnumTypeWrapper):
+    """Where the bytes of a file are, as in SRM v2.2."""
+
+FILE_LOCALITY_UNSPECIFIED: FileLocality.ValueType  # 0
+"""Never sent."""
+FILE_LOCALITY_ONLINE: FileLocality.ValueType  # 1
+"""In the spool; the PACS does not answer now."""
+FILE_LOCALITY_NEARLINE: FileLocality.ValueType  # 2
+"""In the PACS: can be staged."""
+FILE_LOCALITY_ONLINE_AND_NEARLINE: FileLocality.ValueType  # 3
+"""In the spool and in the PACS."""
+FILE_LOCALITY_LOST: FileLocality.ValueType  # 4
+"""The registry has it no more: it is gone from the PACS, or may not be released."""
+FILE_LOCALITY_NONE: FileLocality.ValueType  # 5
+"""A directory or a link: it has no bytes."""
+FILE_LOCALITY_UNAVAILABLE: FileLocality.ValueType  # 6
+"""Cannot be staged now: the PACS is away, or the image is being described anew."""
+Global___FileLocality: _TypeAlias = FileLocality  # noqa: Y015
+
+class _RequestKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RequestKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REQUEST_KIND_UNSPECIFIED: _RequestKind.ValueType  # 0
+    """Never sent."""
+    REQUEST_KIND_GET: _RequestKind.ValueType  # 1
+    """PrepareToGet."""
+    REQUEST_KIND_BRING_ONLINE: _RequestKind.ValueType  # 2
+    """BringOnline."""
+
+class RequestKind(_RequestKind, metaclass=_RequestKindEnumTypeWrapper):
+    """What a request asks for."""
+
+REQUEST_KIND_UNSPECIFIED: RequestKind.ValueType  # 0
+"""Never sent."""
+REQUEST_KIND_GET: RequestKind.ValueType  # 1
+"""PrepareToGet."""
+REQUEST_KIND_BRING_ONLINE: RequestKind.ValueType  # 2
+"""BringOnline."""
+Global___RequestKind: _TypeAlias = RequestKind  # noqa: Y015
+
+class _PathKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PathKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PathKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PATH_KIND_UNSPECIFIED: _PathKind.ValueType  # 0
+    """Never sent."""
+    PATH_KIND_FILE: _PathKind.ValueType  # 1
+    """A file."""
+    PATH_KIND_DIRECTORY: _PathKind.ValueType  # 2
+    """A directory."""
+    PATH_KIND_LINK: _PathKind.ValueType  # 3
+    """A symbolic link."""
+
+class PathKind(_PathKind, metaclass=_PathKindEnumTypeWrapper):
+    """Kind of an entry."""
+
+PATH_KIND_UNSPECIFIED: PathKind.ValueType  # 0
+"""Never sent."""
+PATH_KIND_FILE: PathKind.ValueType  # 1
+"""A file."""
+PATH_KIND_DIRECTORY: PathKind.ValueType  # 2
+"""A directory."""
+PATH_KIND_LINK: PathKind.ValueType  # 3
+"""A symbolic link."""
+Global___PathKind: _TypeAlias = PathKind  # noqa: Y015
 
 @_typing.final
 class PingRequest(_message.Message):
@@ -125,19 +229,23 @@ class PingResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the service."""
     site: _builtins.str
     """Name of the site."""
+    instance: _builtins.str
+    """Name of the instance of the site's dicom-srm that answers."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         site: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["site", b"site", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "site", b"site", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,21 +300,37 @@ class PrepareToGetRequest(_message.Message):
 
     SURLS_FIELD_NUMBER: _builtins.int
     PIN_SECONDS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    ALL_LEVELS_FIELD_NUMBER: _builtins.int
+    REQUEST_SECONDS_FIELD_NUMBER: _builtins.int
     pin_seconds: _builtins.int
     """How long files stay pinned once ready, in seconds; 0 means the site's default; capped by the site."""
+    description: _builtins.str
+    """For GetRequestTokens; at most 255 bytes."""
+    levels: _builtins.int
+    """Directories: how many levels below one are taken; 0 means 1, its own files."""
+    all_levels: _builtins.bool
+    """Directories: everything below."""
+    request_seconds: _builtins.int
+    """How long the request is worked on, in seconds; 0 means the site's default; capped by the site."""
     @_builtins.property
     def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 10,000, without repetition."""
+        """At most 10,000 files, those in directories counted, without repetition."""
 
     def __init__(
         self,
         *,
         surls: _abc.Iterable[_builtins.str] | None = ...,
         pin_seconds: _builtins.int = ...,
+        description: _builtins.str = ...,
+        levels: _builtins.int = ...,
+        all_levels: _builtins.bool = ...,
+        request_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pin_seconds", b"pin_seconds", "surls", b"surls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_levels", b"all_levels", "description", b"description", "levels", b"levels", "pin_seconds", b"pin_seconds", "request_seconds", b"request_seconds", "surls", b"surls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,7 +351,7 @@ class PrepareToGetResponse(_message.Message):
     """State of the request."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileStatus]:
-        """One per SURL, in the order asked."""
+        """One per file, in the order asked; those of a directory in order of path."""
 
     def __init__(
         self,
@@ -245,6 +369,86 @@ class PrepareToGetResponse(_message.Message):
 Global___PrepareToGetResponse: _TypeAlias = PrepareToGetResponse  # noqa: Y015
 
 @_typing.final
+class BringOnlineRequest(_message.Message):
+    """Request of BringOnline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURLS_FIELD_NUMBER: _builtins.int
+    PIN_SECONDS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    ALL_LEVELS_FIELD_NUMBER: _builtins.int
+    REQUEST_SECONDS_FIELD_NUMBER: _builtins.int
+    DEFERRED_SECONDS_FIELD_NUMBER: _builtins.int
+    pin_seconds: _builtins.int
+    """How long files stay pinned."""
+    description: _builtins.str
+    """For GetRequestTokens."""
+    levels: _builtins.int
+    """Levels below directories."""
+    all_levels: _builtins.bool
+    """Everything below directories."""
+    request_seconds: _builtins.int
+    """How long the request is worked on once it has begun."""
+    deferred_seconds: _builtins.int
+    """In how many seconds staging begins; 0: now. At most the site's longest pin time."""
+    @_builtins.property
+    def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in PrepareToGetRequest, and so are those below."""
+
+    def __init__(
+        self,
+        *,
+        surls: _abc.Iterable[_builtins.str] | None = ...,
+        pin_seconds: _builtins.int = ...,
+        description: _builtins.str = ...,
+        levels: _builtins.int = ...,
+        all_levels: _builtins.bool = ...,
+        request_seconds: _builtins.int = ...,
+        deferred_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_levels", b"all_levels", "deferred_seconds", b"deferred_seconds", "description", b"description", "levels", b"levels", "pin_seconds", b"pin_seconds", "request_seconds", b"request_seconds", "surls", b"surls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BringOnlineRequest: _TypeAlias = BringOnlineRequest  # noqa: Y015
+
+@_typing.final
+class BringOnlineResponse(_message.Message):
+    """Response of BringOnline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    status: Global___StatusCode.ValueType
+    """State of the request."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileStatus]:
+        """One per file, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        status: Global___StatusCode.ValueType = ...,
+        files: _abc.Iterable[Global___FileStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "status", b"status", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BringOnlineResponse: _TypeAlias = BringOnlineResponse  # noqa: Y015
+
+@_typing.final
 class FileStatus(_message.Message):
     """State of one file of a request."""
 
@@ -257,6 +461,7 @@ class FileStatus(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     PIN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     GUID_FIELD_NUMBER: _builtins.int
+    REMAINING_PIN_SECONDS_FIELD_NUMBER: _builtins.int
     surl: _builtins.str
     """Its SURL."""
     status: Global___StatusCode.ValueType
@@ -269,6 +474,8 @@ class FileStatus(_message.Message):
     """Size of the ciphertext in bytes once pinned."""
     guid: _builtins.str
     """GUID of the file, once known to be readable."""
+    remaining_pin_seconds: _builtins.int
+    """Seconds until the pin expires."""
     @_builtins.property
     def pin_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the pin expires."""
@@ -283,10 +490,11 @@ class FileStatus(_message.Message):
         size: _builtins.int = ...,
         pin_expire_time: _timestamp_pb2.Timestamp | None = ...,
         guid: _builtins.str = ...,
+        remaining_pin_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pin_expire_time", b"pin_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guid", b"guid", "pin_expire_time", b"pin_expire_time", "size", b"size", "status", b"status", "surl", b"surl", "turl", b"turl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guid", b"guid", "pin_expire_time", b"pin_expire_time", "remaining_pin_seconds", b"remaining_pin_seconds", "size", b"size", "status", b"status", "surl", b"surl", "turl", b"turl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,8 +530,20 @@ class StatusOfGetRequestResponse(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PIN_SECONDS_FIELD_NUMBER: _builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     status: Global___StatusCode.ValueType
     """State of the request."""
+    kind: Global___RequestKind.ValueType
+    """What was asked for."""
+    pin_seconds: _builtins.int
+    """How long each file is pinned once ready, in seconds."""
+    remaining_seconds: _builtins.int
+    """Seconds until the request times out; 0 when nothing waits any more."""
+    estimated_wait_seconds: _builtins.int
+    """In how many seconds the last file may be ready, by what was staged lately and who else waits; absent while that is not known."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileStatus]:
         """Every file, in the order asked."""
@@ -333,12 +553,18 @@ class StatusOfGetRequestResponse(_message.Message):
         *,
         status: Global___StatusCode.ValueType = ...,
         files: _abc.Iterable[Global___FileStatus] | None = ...,
+        kind: Global___RequestKind.ValueType = ...,
+        pin_seconds: _builtins.int = ...,
+        remaining_seconds: _builtins.int = ...,
+        estimated_wait_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_wait_seconds", b"_estimated_wait_seconds", "estimated_wait_seconds", b"estimated_wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_wait_seconds", b"_estimated_wait_seconds", "estimated_wait_seconds", b"estimated_wait_seconds", "files", b"files", "kind", b"kind", "pin_seconds", b"pin_seconds", "remaining_seconds", b"remaining_seconds", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated_wait_seconds: _TypeAlias = _typing.Literal["estimated_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_wait_seconds: _TypeAlias = _typing.Literal["_estimated_wait_seconds", b"_estimated_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_wait_seconds) -> _WhichOneofReturnType__estimated_wait_seconds | None: ...
 
 Global___StatusOfGetRequestResponse: _TypeAlias = StatusOfGetRequestResponse  # noqa: Y015
 
@@ -487,3 +713,752 @@ class AbortRequestResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AbortRequestResponse: _TypeAlias = AbortRequestResponse  # noqa: Y015
+
+@_typing.final
+class AbortFilesRequest(_message.Message):
+    """Request of AbortFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SURLS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    @_builtins.property
+    def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which files, at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        surls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["surls", b"surls", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbortFilesRequest: _TypeAlias = AbortFilesRequest  # noqa: Y015
+
+@_typing.final
+class AbortFilesResponse(_message.Message):
+    """Response of AbortFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileStatus]:
+        """One per SURL, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___FileStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbortFilesResponse: _TypeAlias = AbortFilesResponse  # noqa: Y015
+
+@_typing.final
+class ExtendFileLifeTimeRequest(_message.Message):
+    """Request of ExtendFileLifeTime."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SURLS_FIELD_NUMBER: _builtins.int
+    PIN_SECONDS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    pin_seconds: _builtins.int
+    """How long from now, in seconds; 0 means the site's default; capped by the site."""
+    @_builtins.property
+    def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which files; empty: all that are pinned."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        surls: _abc.Iterable[_builtins.str] | None = ...,
+        pin_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pin_seconds", b"pin_seconds", "surls", b"surls", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendFileLifeTimeRequest: _TypeAlias = ExtendFileLifeTimeRequest  # noqa: Y015
+
+@_typing.final
+class ExtendFileLifeTimeResponse(_message.Message):
+    """Response of ExtendFileLifeTime."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileStatus]:
+        """One per file concerned."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___FileStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendFileLifeTimeResponse: _TypeAlias = ExtendFileLifeTimeResponse  # noqa: Y015
+
+@_typing.final
+class SuspendRequestRequest(_message.Message):
+    """Request of SuspendRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendRequestRequest: _TypeAlias = SuspendRequestRequest  # noqa: Y015
+
+@_typing.final
+class SuspendRequestResponse(_message.Message):
+    """Response of SuspendRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    status: Global___StatusCode.ValueType
+    """State of the request after it."""
+    def __init__(
+        self,
+        *,
+        status: Global___StatusCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendRequestResponse: _TypeAlias = SuspendRequestResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRequestRequest(_message.Message):
+    """Request of ResumeRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequestRequest: _TypeAlias = ResumeRequestRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRequestResponse(_message.Message):
+    """Response of ResumeRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    status: Global___StatusCode.ValueType
+    """State of the request after it."""
+    def __init__(
+        self,
+        *,
+        status: Global___StatusCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequestResponse: _TypeAlias = ResumeRequestResponse  # noqa: Y015
+
+@_typing.final
+class GetRequestSummaryRequest(_message.Message):
+    """Request of GetRequestSummary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequestSummaryRequest: _TypeAlias = GetRequestSummaryRequest  # noqa: Y015
+
+@_typing.final
+class GetRequestSummaryResponse(_message.Message):
+    """Response of GetRequestSummary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestSummary]:
+        """One per token, in the order asked; of one that is no request of the caller's only status and token are set, INVALID_REQUEST."""
+
+    def __init__(
+        self,
+        *,
+        summaries: _abc.Iterable[Global___RequestSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequestSummaryResponse: _TypeAlias = GetRequestSummaryResponse  # noqa: Y015
+
+@_typing.final
+class RequestSummary(_message.Message):
+    """A request without its files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    status: Global___StatusCode.ValueType
+    """State of the request."""
+    kind: Global___RequestKind.ValueType
+    """What was asked for."""
+    description: _builtins.str
+    """As given."""
+    files: _builtins.int
+    """How many files it has."""
+    waiting: _builtins.int
+    """Files that wait or are in progress."""
+    pinned: _builtins.int
+    """Files that are pinned."""
+    finished: _builtins.int
+    """Files that were released or aborted, or whose pin expired."""
+    failed: _builtins.int
+    """Files that failed."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        status: Global___StatusCode.ValueType = ...,
+        kind: Global___RequestKind.ValueType = ...,
+        description: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        files: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        pinned: _builtins.int = ...,
+        finished: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "failed", b"failed", "files", b"files", "finished", b"finished", "kind", b"kind", "pinned", b"pinned", "status", b"status", "token", b"token", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestSummary: _TypeAlias = RequestSummary  # noqa: Y015
+
+@_typing.final
+class GetRequestTokensRequest(_message.Message):
+    """Request of GetRequestTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    description: _builtins.str
+    """Only requests with this description; empty: all."""
+    def __init__(
+        self,
+        *,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequestTokensRequest: _TypeAlias = GetRequestTokensRequest  # noqa: Y015
+
+@_typing.final
+class GetRequestTokensResponse(_message.Message):
+    """Response of GetRequestTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestToken]:
+        """Newest first, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___RequestToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequestTokensResponse: _TypeAlias = GetRequestTokensResponse  # noqa: Y015
+
+@_typing.final
+class RequestToken(_message.Message):
+    """A request's name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the request."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestToken: _TypeAlias = RequestToken  # noqa: Y015
+
+@_typing.final
+class LsRequest(_message.Message):
+    """Request of Ls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURLS_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    ALL_LEVELS_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    levels: _builtins.int
+    """How many levels below a directory are listed; 0: the directory itself, 1: what is in it."""
+    all_levels: _builtins.bool
+    """Everything below."""
+    full: _builtins.bool
+    """Owner, permissions, times, digest, and the caller's pin, too."""
+    offset: _builtins.int
+    """Leave out so many entries."""
+    count: _builtins.int
+    """Give so many; 0, and at most: 10,000. Where there are more, the last message says where to go on."""
+    @_builtins.property
+    def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,000 files and directories."""
+
+    def __init__(
+        self,
+        *,
+        surls: _abc.Iterable[_builtins.str] | None = ...,
+        levels: _builtins.int = ...,
+        all_levels: _builtins.bool = ...,
+        full: _builtins.bool = ...,
+        offset: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_levels", b"all_levels", "count", b"count", "full", b"full", "levels", b"levels", "offset", b"offset", "surls", b"surls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LsRequest: _TypeAlias = LsRequest  # noqa: Y015
+
+@_typing.final
+class LsResponse(_message.Message):
+    """Some entries of a listing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    status: Global___StatusCode.ValueType
+    """Set in the last message where there is more: TOO_MANY_RESULTS."""
+    next_offset: _builtins.int
+    """Where to go on; with `status`."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LsEntry]:
+        """In order of path; of several SURLs in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___LsEntry] | None = ...,
+        status: Global___StatusCode.ValueType = ...,
+        next_offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_offset", b"next_offset", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LsResponse: _TypeAlias = LsResponse  # noqa: Y015
+
+@_typing.final
+class LsEntry(_message.Message):
+    """A file or directory as the caller sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    GUID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MODIFY_TIME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    PIN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    surl: _builtins.str
+    """SURL by name; as it was asked where nothing was found."""
+    status: Global___StatusCode.ValueType
+    """SUCCESS, or INVALID_PATH."""
+    kind: Global___PathKind.ValueType
+    """What it is."""
+    guid: _builtins.str
+    """Of a file: its identifier."""
+    size: _builtins.int
+    """Bytes of the file that users get; absent while unknown."""
+    locality: Global___FileLocality.ValueType
+    """Where its bytes are."""
+    owner: _builtins.str
+    """Full listings: RFC 4514 subject of the owner."""
+    permissions: _builtins.int
+    """Full listings: what the caller may do, the bit set of mdm.acl.v1.AclEntry."""
+    sha256: _builtins.bytes
+    """Full listings: SHA-256 of the file that users get, where known."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Full listings: when it was created."""
+
+    @_builtins.property
+    def modify_time(self) -> _timestamp_pb2.Timestamp:
+        """Full listings: when it last changed."""
+
+    @_builtins.property
+    def pin_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Full listings: when the last of the caller's pins expires; absent without one."""
+
+    def __init__(
+        self,
+        *,
+        surl: _builtins.str = ...,
+        status: Global___StatusCode.ValueType = ...,
+        kind: Global___PathKind.ValueType = ...,
+        guid: _builtins.str = ...,
+        size: _builtins.int | None = ...,
+        locality: Global___FileLocality.ValueType = ...,
+        owner: _builtins.str = ...,
+        permissions: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        modify_time: _timestamp_pb2.Timestamp | None = ...,
+        sha256: _builtins.bytes = ...,
+        pin_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "create_time", b"create_time", "modify_time", b"modify_time", "pin_expire_time", b"pin_expire_time", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "create_time", b"create_time", "guid", b"guid", "kind", b"kind", "locality", b"locality", "modify_time", b"modify_time", "owner", b"owner", "permissions", b"permissions", "pin_expire_time", b"pin_expire_time", "sha256", b"sha256", "size", b"size", "status", b"status", "surl", b"surl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+Global___LsEntry: _TypeAlias = LsEntry  # noqa: Y015
+
+@_typing.final
+class CheckPermissionRequest(_message.Message):
+    """Request of CheckPermission."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def surls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        surls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["surls", b"surls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPermissionRequest: _TypeAlias = CheckPermissionRequest  # noqa: Y015
+
+@_typing.final
+class CheckPermissionResponse(_message.Message):
+    """Response of CheckPermission."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurlPermission]:
+        """One per SURL, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        permissions: _abc.Iterable[Global___SurlPermission] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPermissionResponse: _TypeAlias = CheckPermissionResponse  # noqa: Y015
+
+@_typing.final
+class SurlPermission(_message.Message):
+    """What the caller may do with a file or directory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    surl: _builtins.str
+    """As asked."""
+    status: Global___StatusCode.ValueType
+    """SUCCESS, or INVALID_PATH."""
+    permissions: _builtins.int
+    """The bit set of mdm.acl.v1.AclEntry."""
+    def __init__(
+        self,
+        *,
+        surl: _builtins.str = ...,
+        status: Global___StatusCode.ValueType = ...,
+        permissions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "status", b"status", "surl", b"surl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurlPermission: _TypeAlias = SurlPermission  # noqa: Y015
+
+@_typing.final
+class GetSpaceTokensRequest(_message.Message):
+    """Request of GetSpaceTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpaceTokensRequest: _TypeAlias = GetSpaceTokensRequest  # noqa: Y015
+
+@_typing.final
+class GetSpaceTokensResponse(_message.Message):
+    """Response of GetSpaceTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the instances that are serving, in order."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpaceTokensResponse: _TypeAlias = GetSpaceTokensResponse  # noqa: Y015
+
+@_typing.final
+class GetSpaceMetaDataRequest(_message.Message):
+    """Request of GetSpaceMetaData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,000; none: all."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpaceMetaDataRequest: _TypeAlias = GetSpaceMetaDataRequest  # noqa: Y015
+
+@_typing.final
+class GetSpaceMetaDataResponse(_message.Message):
+    """Response of GetSpaceMetaData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceMetaData]:
+        """In the order asked, else in order of name."""
+
+    def __init__(
+        self,
+        *,
+        spaces: _abc.Iterable[Global___SpaceMetaData] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spaces", b"spaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpaceMetaDataResponse: _TypeAlias = GetSpaceMetaDataResponse  # noqa: Y015
+
+@_typing.final
+class SpaceMetaData(_message.Message):
+    """A spool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    PINNED_BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    DEFAULT_PIN_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_PIN_SECONDS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Name of the instance."""
+    status: Global___StatusCode.ValueType
+    """SUCCESS, or INVALID_REQUEST for one that is not there."""
+    total_bytes: _builtins.int
+    """Most it may hold, in bytes."""
+    free_bytes: _builtins.int
+    """What staged files can still take, files without a pin counting as free."""
+    stored_bytes: _builtins.int
+    """Bytes of staged files."""
+    pinned_bytes: _builtins.int
+    """Bytes of those that are pinned."""
+    files: _builtins.int
+    """How many files there are."""
+    default_pin_seconds: _builtins.int
+    """Pin time unless one is asked for, in seconds."""
+    max_pin_seconds: _builtins.int
+    """Longest pin time, in seconds."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        status: Global___StatusCode.ValueType = ...,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        pinned_bytes: _builtins.int = ...,
+        files: _builtins.int = ...,
+        default_pin_seconds: _builtins.int = ...,
+        max_pin_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_pin_seconds", b"default_pin_seconds", "files", b"files", "free_bytes", b"free_bytes", "max_pin_seconds", b"max_pin_seconds", "pinned_bytes", b"pinned_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "token", b"token", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceMetaData: _TypeAlias = SpaceMetaData  # noqa: Y015

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class SrmServiceStub:
-    """Asynchronous staging of images. A file is named by its SURL; a request by its token, which only its creator may use.
-    There are no write operations: the PACS is the master.
+    """Asynchronous staging of images. A file is named by its SURL, by identifier (srm://authority/guid) or by name (srm://authority/vo/site/…,
+    percent-encoded); a request by its token, which only its creator may use. Any instance of the site answers for every request.
+    There are no write operations: the PACS is the master. docs/developer/srm.md maps the operations and codes of SRM v2.2.
     """
 
     def __init__(self, channel):
@@ -51,6 +52,11 @@ class SrmServiceStub:
                 request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.PrepareToGetRequest.SerializeToString,
                 response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.PrepareToGetResponse.FromString,
                 _registered_method=True)
+        self.BringOnline = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/BringOnline',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.BringOnlineRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.BringOnlineResponse.FromString,
+                _registered_method=True)
         self.StatusOfGetRequest = channel.unary_unary(
                 '/mdm.srm.v1.SrmService/StatusOfGetRequest',
                 request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.StatusOfGetRequestRequest.SerializeToString,
@@ -71,11 +77,62 @@ class SrmServiceStub:
                 request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortRequestRequest.SerializeToString,
                 response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortRequestResponse.FromString,
                 _registered_method=True)
+        self.AbortFiles = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/AbortFiles',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortFilesRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortFilesResponse.FromString,
+                _registered_method=True)
+        self.ExtendFileLifeTime = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/ExtendFileLifeTime',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ExtendFileLifeTimeRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ExtendFileLifeTimeResponse.FromString,
+                _registered_method=True)
+        self.SuspendRequest = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/SuspendRequest',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.SuspendRequestRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.SuspendRequestResponse.FromString,
+                _registered_method=True)
+        self.ResumeRequest = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/ResumeRequest',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ResumeRequestRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ResumeRequestResponse.FromString,
+                _registered_method=True)
+        self.GetRequestSummary = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/GetRequestSummary',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestSummaryRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestSummaryResponse.FromString,
+                _registered_method=True)
+        self.GetRequestTokens = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/GetRequestTokens',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestTokensRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestTokensResponse.FromString,
+                _registered_method=True)
+        self.Ls = channel.unary_stream(
+                '/mdm.srm.v1.SrmService/Ls',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.LsRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.LsResponse.FromString,
+                _registered_method=True)
+        self.CheckPermission = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/CheckPermission',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.CheckPermissionRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.CheckPermissionResponse.FromString,
+                _registered_method=True)
+        self.GetSpaceTokens = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/GetSpaceTokens',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceTokensRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceTokensResponse.FromString,
+                _registered_method=True)
+        self.GetSpaceMetaData = channel.unary_unary(
+                '/mdm.srm.v1.SrmService/GetSpaceMetaData',
+                request_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceMetaDataRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceMetaDataResponse.FromString,
+                _registered_method=True)
 
 
 class SrmServiceServicer:
-    """Asynchronous staging of images. A file is named by its SURL; a request by its token, which only its creator may use.
-    There are no write operations: the PACS is the master.
+    """Asynchronous staging of images. A file is named by its SURL, by identifier (srm://authority/guid) or by name (srm://authority/vo/site/…,
+    percent-encoded); a request by its token, which only its creator may use. Any instance of the site answers for every request.
+    There are no write operations: the PACS is the master. docs/developer/srm.md maps the operations and codes of SRM v2.2.
     """
 
     def Ping(self, request, context):
@@ -93,14 +150,22 @@ class SrmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PrepareToGet(self, request, context):
-        """Asks for files to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL does not fail the request.
+        """Asks for files, or all files in directories, to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL
+        does not fail the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BringOnline(self, request, context):
+        """As PrepareToGet, for files that are wanted later: they are pinned, without TURLs. May begin later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StatusOfGetRequest(self, request, context):
-        """Returns the present state of a request.
+        """Returns the present state of a request of either kind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +192,76 @@ class SrmServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AbortFiles(self, request, context):
+        """Ends files of a request; the others go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendFileLifeTime(self, request, context):
+        """Gives pins of a request another life time, from now on; capped by the site.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendRequest(self, request, context):
+        """Lets files of a request that are not staged yet wait until it is resumed; its life time goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRequest(self, request, context):
+        """Ends a suspension.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRequestSummary(self, request, context):
+        """Counts the files of requests by what became of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRequestTokens(self, request, context):
+        """Returns the tokens of the caller's requests, all of them or those with a description, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ls(self, request, context):
+        """Streams what the catalog lets the caller see of files and directories of this site, with where their bytes are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckPermission(self, request, context):
+        """Says what the caller may do with files and directories.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSpaceTokens(self, request, context):
+        """Names the spaces of the site: the spool of each instance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSpaceMetaData(self, request, context):
+        """Says how large spaces are, and how full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SrmServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -144,6 +279,11 @@ def add_SrmServiceServicer_to_server(servicer, server):
                     servicer.PrepareToGet,
                     request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.PrepareToGetRequest.FromString,
                     response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.PrepareToGetResponse.SerializeToString,
+            ),
+            'BringOnline': grpc.unary_unary_rpc_method_handler(
+                    servicer.BringOnline,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.BringOnlineRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.BringOnlineResponse.SerializeToString,
             ),
             'StatusOfGetRequest': grpc.unary_unary_rpc_method_handler(
                     servicer.StatusOfGetRequest,
@@ -165,6 +305,56 @@ def add_SrmServiceServicer_to_server(servicer, server):
                     request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortRequestRequest.FromString,
                     response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortRequestResponse.SerializeToString,
             ),
+            'AbortFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortFiles,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortFilesRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.AbortFilesResponse.SerializeToString,
+            ),
+            'ExtendFileLifeTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendFileLifeTime,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ExtendFileLifeTimeRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ExtendFileLifeTimeResponse.SerializeToString,
+            ),
+            'SuspendRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendRequest,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.SuspendRequestRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.SuspendRequestResponse.SerializeToString,
+            ),
+            'ResumeRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRequest,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ResumeRequestRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.ResumeRequestResponse.SerializeToString,
+            ),
+            'GetRequestSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRequestSummary,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestSummaryRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestSummaryResponse.SerializeToString,
+            ),
+            'GetRequestTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRequestTokens,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestTokensRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestTokensResponse.SerializeToString,
+            ),
+            'Ls': grpc.unary_stream_rpc_method_handler(
+                    servicer.Ls,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.LsRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.LsResponse.SerializeToString,
+            ),
+            'CheckPermission': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPermission,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.CheckPermissionRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.CheckPermissionResponse.SerializeToString,
+            ),
+            'GetSpaceTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSpaceTokens,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceTokensRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceTokensResponse.SerializeToString,
+            ),
+            'GetSpaceMetaData': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSpaceMetaData,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceMetaDataRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceMetaDataResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'mdm.srm.v1.SrmService', rpc_method_handlers)
@@ -174,8 +364,9 @@ def add_SrmServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SrmService:
-    """Asynchronous staging of images. A file is named by its SURL; a request by its token, which only its creator may use.
-    There are no write operations: the PACS is the master.
+    """Asynchronous staging of images. A file is named by its SURL, by identifier (srm://authority/guid) or by name (srm://authority/vo/site/…,
+    percent-encoded); a request by its token, which only its creator may use. Any instance of the site answers for every request.
+    There are no write operations: the PACS is the master. docs/developer/srm.md maps the operations and codes of SRM v2.2.
     """
 
     @staticmethod
@@ -249,6 +440,33 @@ class SrmService:
             '/mdm.srm.v1.SrmService/PrepareToGet',
             mdm_dot_srm_dot_v1_dot_srm__pb2.PrepareToGetRequest.SerializeToString,
             mdm_dot_srm_dot_v1_dot_srm__pb2.PrepareToGetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BringOnline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/BringOnline',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.BringOnlineRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.BringOnlineResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -357,6 +575,276 @@ class SrmService:
             '/mdm.srm.v1.SrmService/AbortRequest',
             mdm_dot_srm_dot_v1_dot_srm__pb2.AbortRequestRequest.SerializeToString,
             mdm_dot_srm_dot_v1_dot_srm__pb2.AbortRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/AbortFiles',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.AbortFilesRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.AbortFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendFileLifeTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/ExtendFileLifeTime',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.ExtendFileLifeTimeRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.ExtendFileLifeTimeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/SuspendRequest',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.SuspendRequestRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.SuspendRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/ResumeRequest',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.ResumeRequestRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.ResumeRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRequestSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/GetRequestSummary',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestSummaryRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRequestTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/GetRequestTokens',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestTokensRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetRequestTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/Ls',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.LsRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.LsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPermission(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/CheckPermission',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.CheckPermissionRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.CheckPermissionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSpaceTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/GetSpaceTokens',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceTokensRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSpaceMetaData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.SrmService/GetSpaceMetaData',
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceMetaDataRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_srm__pb2.GetSpaceMetaDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SrmServiceStub:
-    """Asynchronous staging of images. A file is named by its SURL; a request by its token, which only its creator may use.
-    There are no write operations: the PACS is the master.
+    """Asynchronous staging of images. A file is named by its SURL, by identifier (srm://authority/guid) or by name (srm://authority/vo/site/…,
+    percent-encoded); a request by its token, which only its creator may use. Any instance of the site answers for every request.
+    There are no write operations: the PACS is the master. docs/developer/srm.md maps the operations and codes of SRM v2.2.
     """
 
     @_typing.overload
@@ -40,20 +41,45 @@ class SrmServiceStub:
     GetTransferProtocols: _grpc.UnaryUnaryMultiCallable[_srm_pb2.GetTransferProtocolsRequest, _srm_pb2.GetTransferProtocolsResponse]
     """Lists the protocols in which TURLs are offered."""
     PrepareToGet: _grpc.UnaryUnaryMultiCallable[_srm_pb2.PrepareToGetRequest, _srm_pb2.PrepareToGetResponse]
-    """Asks for files to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL does not fail the request."""
+    """Asks for files, or all files in directories, to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL
+    does not fail the request.
+    """
+    BringOnline: _grpc.UnaryUnaryMultiCallable[_srm_pb2.BringOnlineRequest, _srm_pb2.BringOnlineResponse]
+    """As PrepareToGet, for files that are wanted later: they are pinned, without TURLs. May begin later."""
     StatusOfGetRequest: _grpc.UnaryUnaryMultiCallable[_srm_pb2.StatusOfGetRequestRequest, _srm_pb2.StatusOfGetRequestResponse]
-    """Returns the present state of a request."""
+    """Returns the present state of a request of either kind."""
     WatchGetRequest: _grpc.UnaryStreamMultiCallable[_srm_pb2.WatchGetRequestRequest, _srm_pb2.WatchGetRequestResponse]
     """Streams states as they change, the present ones first, and ends when no file is queued or in progress."""
     ReleaseFiles: _grpc.UnaryUnaryMultiCallable[_srm_pb2.ReleaseFilesRequest, _srm_pb2.ReleaseFilesResponse]
     """Releases the caller's own pins: those of a request, or every pin the caller has on the SURLs when no token is given."""
     AbortRequest: _grpc.UnaryUnaryMultiCallable[_srm_pb2.AbortRequestRequest, _srm_pb2.AbortRequestResponse]
     """Ends a request: queued files are dropped, pins released."""
+    AbortFiles: _grpc.UnaryUnaryMultiCallable[_srm_pb2.AbortFilesRequest, _srm_pb2.AbortFilesResponse]
+    """Ends files of a request; the others go on."""
+    ExtendFileLifeTime: _grpc.UnaryUnaryMultiCallable[_srm_pb2.ExtendFileLifeTimeRequest, _srm_pb2.ExtendFileLifeTimeResponse]
+    """Gives pins of a request another life time, from now on; capped by the site."""
+    SuspendRequest: _grpc.UnaryUnaryMultiCallable[_srm_pb2.SuspendRequestRequest, _srm_pb2.SuspendRequestResponse]
+    """Lets files of a request that are not staged yet wait until it is resumed; its life time goes on."""
+    ResumeRequest: _grpc.UnaryUnaryMultiCallable[_srm_pb2.ResumeRequestRequest, _srm_pb2.ResumeRequestResponse]
+    """Ends a suspension."""
+    GetRequestSummary: _grpc.UnaryUnaryMultiCallable[_srm_pb2.GetRequestSummaryRequest, _srm_pb2.GetRequestSummaryResponse]
+    """Counts the files of requests by what became of them."""
+    GetRequestTokens: _grpc.UnaryUnaryMultiCallable[_srm_pb2.GetRequestTokensRequest, _srm_pb2.GetRequestTokensResponse]
+    """Returns the tokens of the caller's requests, all of them or those with a description, newest first."""
+    Ls: _grpc.UnaryStreamMultiCallable[_srm_pb2.LsRequest, _srm_pb2.LsResponse]
+    """Streams what the catalog lets the caller see of files and directories of this site, with where their bytes are."""
+    CheckPermission: _grpc.UnaryUnaryMultiCallable[_srm_pb2.CheckPermissionRequest, _srm_pb2.CheckPermissionResponse]
+    """Says what the caller may do with files and directories."""
+    GetSpaceTokens: _grpc.UnaryUnaryMultiCallable[_srm_pb2.GetSpaceTokensRequest, _srm_pb2.GetSpaceTokensResponse]
+    """Names the spaces of the site: the spool of each instance."""
+    GetSpaceMetaData: _grpc.UnaryUnaryMultiCallable[_srm_pb2.GetSpaceMetaDataRequest, _srm_pb2.GetSpaceMetaDataResponse]
+    """Says how large spaces are, and how full."""
 
 @_typing.type_check_only
 class SrmServiceAsyncStub(SrmServiceStub):
-    """Asynchronous staging of images. A file is named by its SURL; a request by its token, which only its creator may use.
-    There are no write operations: the PACS is the master.
+    """Asynchronous staging of images. A file is named by its SURL, by identifier (srm://authority/guid) or by name (srm://authority/vo/site/…,
+    percent-encoded); a request by its token, which only its creator may use. Any instance of the site answers for every request.
+    There are no write operations: the PACS is the master. docs/developer/srm.md maps the operations and codes of SRM v2.2.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -62,19 +88,44 @@ class SrmServiceAsyncStub(SrmServiceStub):
     GetTransferProtocols: _aio.UnaryUnaryMultiCallable[_srm_pb2.GetTransferProtocolsRequest, _srm_pb2.GetTransferProtocolsResponse]  # type: ignore[assignment]
     """Lists the protocols in which TURLs are offered."""
     PrepareToGet: _aio.UnaryUnaryMultiCallable[_srm_pb2.PrepareToGetRequest, _srm_pb2.PrepareToGetResponse]  # type: ignore[assignment]
-    """Asks for files to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL does not fail the request."""
+    """Asks for files, or all files in directories, to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL
+    does not fail the request.
+    """
+    BringOnline: _aio.UnaryUnaryMultiCallable[_srm_pb2.BringOnlineRequest, _srm_pb2.BringOnlineResponse]  # type: ignore[assignment]
+    """As PrepareToGet, for files that are wanted later: they are pinned, without TURLs. May begin later."""
     StatusOfGetRequest: _aio.UnaryUnaryMultiCallable[_srm_pb2.StatusOfGetRequestRequest, _srm_pb2.StatusOfGetRequestResponse]  # type: ignore[assignment]
-    """Returns the present state of a request."""
+    """Returns the present state of a request of either kind."""
     WatchGetRequest: _aio.UnaryStreamMultiCallable[_srm_pb2.WatchGetRequestRequest, _srm_pb2.WatchGetRequestResponse]  # type: ignore[assignment]
     """Streams states as they change, the present ones first, and ends when no file is queued or in progress."""
     ReleaseFiles: _aio.UnaryUnaryMultiCallable[_srm_pb2.ReleaseFilesRequest, _srm_pb2.ReleaseFilesResponse]  # type: ignore[assignment]
     """Releases the caller's own pins: those of a request, or every pin the caller has on the SURLs when no token is given."""
     AbortRequest: _aio.UnaryUnaryMultiCallable[_srm_pb2.AbortRequestRequest, _srm_pb2.AbortRequestResponse]  # type: ignore[assignment]
     """Ends a request: queued files are dropped, pins released."""
+    AbortFiles: _aio.UnaryUnaryMultiCallable[_srm_pb2.AbortFilesRequest, _srm_pb2.AbortFilesResponse]  # type: ignore[assignment]
+    """Ends files of a request; the others go on."""
+    ExtendFileLifeTime: _aio.UnaryUnaryMultiCallable[_srm_pb2.ExtendFileLifeTimeRequest, _srm_pb2.ExtendFileLifeTimeResponse]  # type: ignore[assignment]
+    """Gives pins of a request another life time, from now on; capped by the site."""
+    SuspendRequest: _aio.UnaryUnaryMultiCallable[_srm_pb2.SuspendRequestRequest, _srm_pb2.SuspendRequestResponse]  # type: ignore[assignment]
+    """Lets files of a request that are not staged yet wait until it is resumed; its life time goes on."""
+    ResumeRequest: _aio.UnaryUnaryMultiCallable[_srm_pb2.ResumeRequestRequest, _srm_pb2.ResumeRequestResponse]  # type: ignore[assignment]
+    """Ends a suspension."""
+    GetRequestSummary: _aio.UnaryUnaryMultiCallable[_srm_pb2.GetRequestSummaryRequest, _srm_pb2.GetRequestSummaryResponse]  # type: ignore[assignment]
+    """Counts the files of requests by what became of them."""
+    GetRequestTokens: _aio.UnaryUnaryMultiCallable[_srm_pb2.GetRequestTokensRequest, _srm_pb2.GetRequestTokensResponse]  # type: ignore[assignment]
+    """Returns the tokens of the caller's requests, all of them or those with a description, newest first."""
+    Ls: _aio.UnaryStreamMultiCallable[_srm_pb2.LsRequest, _srm_pb2.LsResponse]  # type: ignore[assignment]
+    """Streams what the catalog lets the caller see of files and directories of this site, with where their bytes are."""
+    CheckPermission: _aio.UnaryUnaryMultiCallable[_srm_pb2.CheckPermissionRequest, _srm_pb2.CheckPermissionResponse]  # type: ignore[assignment]
+    """Says what the caller may do with files and directories."""
+    GetSpaceTokens: _aio.UnaryUnaryMultiCallable[_srm_pb2.GetSpaceTokensRequest, _srm_pb2.GetSpaceTokensResponse]  # type: ignore[assignment]
+    """Names the spaces of the site: the spool of each instance."""
+    GetSpaceMetaData: _aio.UnaryUnaryMultiCallable[_srm_pb2.GetSpaceMetaDataRequest, _srm_pb2.GetSpaceMetaDataResponse]  # type: ignore[assignment]
+    """Says how large spaces are, and how full."""
 
 class SrmServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Asynchronous staging of images. A file is named by its SURL; a request by its token, which only its creator may use.
-    There are no write operations: the PACS is the master.
+    """Asynchronous staging of images. A file is named by its SURL, by identifier (srm://authority/guid) or by name (srm://authority/vo/site/…,
+    percent-encoded); a request by its token, which only its creator may use. Any instance of the site answers for every request.
+    There are no write operations: the PACS is the master. docs/developer/srm.md maps the operations and codes of SRM v2.2.
     """
 
     @_abc_1.abstractmethod
@@ -99,7 +150,17 @@ class SrmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _srm_pb2.PrepareToGetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_srm_pb2.PrepareToGetResponse, _abc.Awaitable[_srm_pb2.PrepareToGetResponse]]:
-        """Asks for files to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL does not fail the request."""
+        """Asks for files, or all files in directories, to be retrieved, de-identified, encrypted and pinned. Returns at once. One bad SURL
+        does not fail the request.
+        """
+
+    @_abc_1.abstractmethod
+    def BringOnline(
+        self,
+        request: _srm_pb2.BringOnlineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.BringOnlineResponse, _abc.Awaitable[_srm_pb2.BringOnlineResponse]]:
+        """As PrepareToGet, for files that are wanted later: they are pinned, without TURLs. May begin later."""
 
     @_abc_1.abstractmethod
     def StatusOfGetRequest(
@@ -107,7 +168,7 @@ class SrmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _srm_pb2.StatusOfGetRequestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_srm_pb2.StatusOfGetRequestResponse, _abc.Awaitable[_srm_pb2.StatusOfGetRequestResponse]]:
-        """Returns the present state of a request."""
+        """Returns the present state of a request of either kind."""
 
     @_abc_1.abstractmethod
     def WatchGetRequest(
@@ -132,5 +193,85 @@ class SrmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_srm_pb2.AbortRequestResponse, _abc.Awaitable[_srm_pb2.AbortRequestResponse]]:
         """Ends a request: queued files are dropped, pins released."""
+
+    @_abc_1.abstractmethod
+    def AbortFiles(
+        self,
+        request: _srm_pb2.AbortFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.AbortFilesResponse, _abc.Awaitable[_srm_pb2.AbortFilesResponse]]:
+        """Ends files of a request; the others go on."""
+
+    @_abc_1.abstractmethod
+    def ExtendFileLifeTime(
+        self,
+        request: _srm_pb2.ExtendFileLifeTimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.ExtendFileLifeTimeResponse, _abc.Awaitable[_srm_pb2.ExtendFileLifeTimeResponse]]:
+        """Gives pins of a request another life time, from now on; capped by the site."""
+
+    @_abc_1.abstractmethod
+    def SuspendRequest(
+        self,
+        request: _srm_pb2.SuspendRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.SuspendRequestResponse, _abc.Awaitable[_srm_pb2.SuspendRequestResponse]]:
+        """Lets files of a request that are not staged yet wait until it is resumed; its life time goes on."""
+
+    @_abc_1.abstractmethod
+    def ResumeRequest(
+        self,
+        request: _srm_pb2.ResumeRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.ResumeRequestResponse, _abc.Awaitable[_srm_pb2.ResumeRequestResponse]]:
+        """Ends a suspension."""
+
+    @_abc_1.abstractmethod
+    def GetRequestSummary(
+        self,
+        request: _srm_pb2.GetRequestSummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.GetRequestSummaryResponse, _abc.Awaitable[_srm_pb2.GetRequestSummaryResponse]]:
+        """Counts the files of requests by what became of them."""
+
+    @_abc_1.abstractmethod
+    def GetRequestTokens(
+        self,
+        request: _srm_pb2.GetRequestTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.GetRequestTokensResponse, _abc.Awaitable[_srm_pb2.GetRequestTokensResponse]]:
+        """Returns the tokens of the caller's requests, all of them or those with a description, newest first."""
+
+    @_abc_1.abstractmethod
+    def Ls(
+        self,
+        request: _srm_pb2.LsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_srm_pb2.LsResponse], _abc.AsyncIterator[_srm_pb2.LsResponse]]:
+        """Streams what the catalog lets the caller see of files and directories of this site, with where their bytes are."""
+
+    @_abc_1.abstractmethod
+    def CheckPermission(
+        self,
+        request: _srm_pb2.CheckPermissionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.CheckPermissionResponse, _abc.Awaitable[_srm_pb2.CheckPermissionResponse]]:
+        """Says what the caller may do with files and directories."""
+
+    @_abc_1.abstractmethod
+    def GetSpaceTokens(
+        self,
+        request: _srm_pb2.GetSpaceTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.GetSpaceTokensResponse, _abc.Awaitable[_srm_pb2.GetSpaceTokensResponse]]:
+        """Names the spaces of the site: the spool of each instance."""
+
+    @_abc_1.abstractmethod
+    def GetSpaceMetaData(
+        self,
+        request: _srm_pb2.GetSpaceMetaDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_srm_pb2.GetSpaceMetaDataResponse, _abc.Awaitable[_srm_pb2.GetSpaceMetaDataResponse]]:
+        """Says how large spaces are, and how full."""
 
 def add_SrmServiceServicer_to_server(servicer: SrmServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,9 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from mdm.common.v1 import common_pb2 as mdm_dot_common_dot_v1_dot_common__pb2
+from mdm.srm.v1 import srm_pb2 as mdm_dot_srm_dot_v1_dot_srm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mdm/srm/v1/transfer.proto\x12\nmdm.srm.v1\"+\n\x0bReadRequest\x12\x0c\n\x04turl\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\x1c\n\x0cReadResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32S\n\x0fTransferService\x12@\n\x04Read\x12\x17.mdm.srm.v1.ReadRequest\x1a\x18.mdm.srm.v1.ReadResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mdm/srm/v1/transfer.proto\x12\nmdm.srm.v1\x1a\x1amdm/common/v1/common.proto\x1a\x14mdm/srm/v1/srm.proto\"+\n\x0bReadRequest\x12\x0c\n\x04turl\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\x1c\n\x0cReadResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"J\n\x10ReadFilesRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x18.mdm.srm.v1.FilePosition\",\n\x0c\x46ilePosition\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"F\n\x11ReadFilesResponse\x12#\n\x05parts\x18\x01 \x03(\x0b\x32\x14.mdm.srm.v1.FilePart\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x98\x01\n\x08\x46ilePart\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12&\n\x06status\x18\x05 \x01(\x0b\x32\x16.mdm.srm.v1.FileStatus\x12(\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x19.mdm.common.v1.ItemStatus2\xa4\x01\n\x0fTransferService\x12@\n\x04Read\x12\x17.mdm.srm.v1.ReadRequest\x1a\x18.mdm.srm.v1.ReadResponse\"\x03\x90\x02\x01\x30\x01\x12O\n\tReadFiles\x12\x1c.mdm.srm.v1.ReadFilesRequest\x1a\x1d.mdm.srm.v1.ReadFilesResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +35,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRANSFERSERVICE'].methods_by_name['Read']._loaded_options = None
   _globals['_TRANSFERSERVICE'].methods_by_name['Read']._serialized_options = b'\220\002\001'
-  _globals['_READREQUEST']._serialized_start=41
-  _globals['_READREQUEST']._serialized_end=84
-  _globals['_READRESPONSE']._serialized_start=86
-  _globals['_READRESPONSE']._serialized_end=114
-  _globals['_TRANSFERSERVICE']._serialized_start=116
-  _globals['_TRANSFERSERVICE']._serialized_end=199
+  _globals['_TRANSFERSERVICE'].methods_by_name['ReadFiles']._loaded_options = None
+  _globals['_TRANSFERSERVICE'].methods_by_name['ReadFiles']._serialized_options = b'\220\002\001'
+  _globals['_READREQUEST']._serialized_start=91
+  _globals['_READREQUEST']._serialized_end=134
+  _globals['_READRESPONSE']._serialized_start=136
+  _globals['_READRESPONSE']._serialized_end=164
+  _globals['_READFILESREQUEST']._serialized_start=166
+  _globals['_READFILESREQUEST']._serialized_end=240
+  _globals['_FILEPOSITION']._serialized_start=242
+  _globals['_FILEPOSITION']._serialized_end=286
+  _globals['_READFILESRESPONSE']._serialized_start=288
+  _globals['_READFILESRESPONSE']._serialized_end=358
+  _globals['_FILEPART']._serialized_start=361
+  _globals['_FILEPART']._serialized_end=513
+  _globals['_TRANSFERSERVICE']._serialized_start=516
+  _globals['_TRANSFERSERVICE']._serialized_end=680
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from mdm.common.v1 import common_pb2 as _common_pb2
+from mdm.srm.v1 import srm_pb2 as _srm_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -63,3 +67,135 @@ class ReadResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadResponse: _TypeAlias = ReadResponse  # noqa: Y015
+
+@_typing.final
+class ReadFilesRequest(_message.Message):
+    """Request of ReadFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Of a request of the caller."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePosition]:
+        """The files wanted, at most 10,000, each once; none: all of the request, from their first byte."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        files: _abc.Iterable[Global___FilePosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFilesRequest: _TypeAlias = ReadFilesRequest  # noqa: Y015
+
+@_typing.final
+class FilePosition(_message.Message):
+    """A file, and where to begin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    guid: _builtins.str
+    """Of the request."""
+    offset: _builtins.int
+    """First byte wanted."""
+    def __init__(
+        self,
+        *,
+        guid: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilePosition: _TypeAlias = FilePosition  # noqa: Y015
+
+@_typing.final
+class ReadFilesResponse(_message.Message):
+    """Parts of files: several small files whole, or a piece of a large one that ends where a segment of the ciphertext does, of which each
+    has 1 MiB. The parts of one file follow each other without gap, and without a part of another file between.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The bytes of all parts, one after the other. A sender writes this field last, so that a receiver may use its bytes in place."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePart]:
+        """In the order of their bytes in `data`."""
+
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___FilePart] | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFilesResponse: _TypeAlias = ReadFilesResponse  # noqa: Y015
+
+@_typing.final
+class FilePart(_message.Message):
+    """A part of a file, or what became of the file instead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    guid: _builtins.str
+    """Which file."""
+    offset: _builtins.int
+    """Of its first byte in the file."""
+    length: _builtins.int
+    """Its bytes in `data`. The file is complete where offset and length make its size."""
+    size: _builtins.int
+    """Bytes of the whole file."""
+    @_builtins.property
+    def status(self) -> _srm_pb2.FileStatus:
+        """Set where staging has ended otherwise, or where another instance of the site has the file, or is to have it: this one does not wait
+        for it then, and the TURL says which instance to ask.
+        """
+
+    @_builtins.property
+    def error(self) -> _common_pb2.ItemStatus:
+        """Set where the file cannot be read, or not to its end: `READ_REVOKED`, `NOT_PINNED`, `BAD_OFFSET`, `STAGED_FILE_GONE` and others."""
+
+    def __init__(
+        self,
+        *,
+        guid: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+        size: _builtins.int = ...,
+        status: _srm_pb2.FileStatus | None = ...,
+        error: _common_pb2.ItemStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "guid", b"guid", "length", b"length", "offset", b"offset", "size", b"size", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilePart: _TypeAlias = FilePart  # noqa: Y015

@@ -40,6 +40,11 @@ class TransferServiceStub:
                 request_serializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadRequest.SerializeToString,
                 response_deserializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadResponse.FromString,
                 _registered_method=True)
+        self.ReadFiles = channel.unary_stream(
+                '/mdm.srm.v1.TransferService/ReadFiles',
+                request_serializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadFilesRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadFilesResponse.FromString,
+                _registered_method=True)
 
 
 class TransferServiceServicer:
@@ -54,6 +59,16 @@ class TransferServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadFiles(self, request, context):
+        """Streams files of a request, each as soon as it is pinned. Rights are those of Read; of a file that cannot be read, or not to its end,
+        the stream says so and goes on. It ends when it has said of every file that is wanted what became of it.
+        It may also end before that, and break like any other: then ask again for what has not come, a file of which a part has come from
+        its next byte on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TransferServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +76,11 @@ def add_TransferServiceServicer_to_server(servicer, server):
                     servicer.Read,
                     request_deserializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadRequest.FromString,
                     response_serializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadResponse.SerializeToString,
+            ),
+            'ReadFiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadFiles,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadFilesRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadFilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +111,33 @@ class TransferService:
             '/mdm.srm.v1.TransferService/Read',
             mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadRequest.SerializeToString,
             mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mdm.srm.v1.TransferService/ReadFiles',
+            mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadFilesRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_transfer__pb2.ReadFilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,12 @@ class TransferServiceStub:
     """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
     and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
     """
+    ReadFiles: _grpc.UnaryStreamMultiCallable[_transfer_pb2.ReadFilesRequest, _transfer_pb2.ReadFilesResponse]
+    """Streams files of a request, each as soon as it is pinned. Rights are those of Read; of a file that cannot be read, or not to its end,
+    the stream says so and goes on. It ends when it has said of every file that is wanted what became of it.
+    It may also end before that, and break like any other: then ask again for what has not come, a file of which a part has come from
+    its next byte on.
+    """
 
 @_typing.type_check_only
 class TransferServiceAsyncStub(TransferServiceStub):
@@ -46,6 +52,12 @@ class TransferServiceAsyncStub(TransferServiceStub):
     Read: _aio.UnaryStreamMultiCallable[_transfer_pb2.ReadRequest, _transfer_pb2.ReadResponse]  # type: ignore[assignment]
     """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
     and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
+    """
+    ReadFiles: _aio.UnaryStreamMultiCallable[_transfer_pb2.ReadFilesRequest, _transfer_pb2.ReadFilesResponse]  # type: ignore[assignment]
+    """Streams files of a request, each as soon as it is pinned. Rights are those of Read; of a file that cannot be read, or not to its end,
+    the stream says so and goes on. It ends when it has said of every file that is wanted what became of it.
+    It may also end before that, and break like any other: then ask again for what has not come, a file of which a part has come from
+    its next byte on.
     """
 
 class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +71,18 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_transfer_pb2.ReadResponse], _abc.AsyncIterator[_transfer_pb2.ReadResponse]]:
         """Streams a staged file from an offset, in chunks of about 256 KiB. Only the creator of the request may read its TURLs,
         and while it holds `r`: the stream ends with PERMISSION_DENIED `READ_REVOKED` soon after that is taken away.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadFiles(
+        self,
+        request: _transfer_pb2.ReadFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_transfer_pb2.ReadFilesResponse], _abc.AsyncIterator[_transfer_pb2.ReadFilesResponse]]:
+        """Streams files of a request, each as soon as it is pinned. Rights are those of Read; of a file that cannot be read, or not to its end,
+        the stream says so and goes on. It ends when it has said of every file that is wanted what became of it.
+        It may also end before that, and break like any other: then ask again for what has not come, a file of which a part has come from
+        its next byte on.
         """
 
 def add_TransferServiceServicer_to_server(servicer: TransferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

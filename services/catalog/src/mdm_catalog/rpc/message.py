@@ -1,4 +1,4 @@
-"""Between the messages of the contract and the model."""
+"""Messages of the contract to model and back."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,15 +15,15 @@ from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.url import check_surl
 
 from mdm_catalog.rules import model, value
-from mdm_catalog.rules.pattern import Condition, check_pattern
 from mdm_catalog.rules.transaction import Operation
+from mdm_catalog.rules.value import Condition, check_pattern
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
 
 def target_from_proto(message: catalog_pb2.Target) -> model.Target:
-    """Return which entry a message names."""
+    """Return the target that a message names."""
     kind = message.WhichOneof("by")
     if kind == "lfn":
         return model.Target(lfn=path.parse(message.lfn))
@@ -31,7 +31,7 @@ def target_from_proto(message: catalog_pb2.Target) -> model.Target:
         return model.Target(guid=value.parse_uuid(message.guid, "guid"))
     if kind == "surl":
         return model.Target(surl=check_surl(message.surl))
-    raise Invalid("TARGET_MISSING", "Say which entry: an LFN, a GUID or a SURL.")
+    raise Invalid("TARGET_MISSING", "The target is missing: name an LFN, a GUID or a SURL.")
 
 
 def directory_from_proto(message: catalog_pb2.NewDirectory) -> model.NewDirectory:
@@ -63,7 +63,7 @@ def renaming_from_proto(message: catalog_pb2.Renaming) -> model.Renaming:
 
 
 def condition_from_proto(request: catalog_pb2.FindRequest) -> Condition:
-    """Return what a search looks for."""
+    """Return the condition of a search."""
     try:
         kinds = frozenset(model.EntryKind(kind) for kind in request.kinds)
     except ValueError:
@@ -108,7 +108,7 @@ def replica_change_from_proto(message: catalog_pb2.ReplicaChange) -> model.Repli
 
 
 def replica_search_from_proto(request: catalog_pb2.FindReplicasRequest) -> model.ReplicaSearch:
-    """Return which replicas are searched for."""
+    """Return a search for replicas."""
     return model.ReplicaSearch(
         set_name=value.check_set_name(request.set_name),
         host=value.check_host(request.host) if request.host else "",
@@ -120,7 +120,7 @@ def operation_from_proto(message: catalog_pb2.Operation) -> Operation:
     """Return an operation of a transaction."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise Invalid("OPERATION_MISSING", "Say what to do.")
+        raise Invalid("OPERATION_MISSING", "The operation is missing or unknown.")
     operation: Operation = _OPERATIONS[kind](getattr(message, kind))
     return operation
 
@@ -164,7 +164,7 @@ def replica_to_proto(replica: model.Replica) -> catalog_pb2.Replica:
 
 
 def replicas_to_proto(item: model.FileReplicas | MdmError) -> catalog_pb2.ReplicasResult:
-    """Return a file's replicas, or why they are not given."""
+    """Return a file's replicas, or the refusal."""
     if isinstance(item, MdmError):
         return catalog_pb2.ReplicasResult(status=status.failed(item))
     replicas = (replica_to_proto(replica) for replica in item.replicas)
@@ -178,7 +178,7 @@ def found_replica_to_proto(item: model.FileReplicas) -> catalog_pb2.FoundReplica
 
 
 def stat_to_proto(item: model.EntryView | MdmError) -> catalog_pb2.EntryResult:
-    """Return an entry as a caller sees it, or why it is not shown."""
+    """Return an entry as a caller sees it, or the refusal."""
     if isinstance(item, MdmError):
         return catalog_pb2.EntryResult(status=status.failed(item))
     return catalog_pb2.EntryResult(status=status.ok(), entry=entry_to_proto(item))
@@ -192,7 +192,7 @@ def access_to_proto(item: model.Node | MdmError) -> catalog_pb2.AccessResult:
 
 
 def usage_to_proto(usage: model.Usage) -> catalog_pb2.Usage:
-    """Return what is in a directory and below."""
+    """Return the usage of a directory."""
     return catalog_pb2.Usage(
         lfn=usage.lfn, files=usage.files, directories=usage.directories, links=usage.links, bytes=usage.bytes, closed=usage.closed
     )
@@ -205,11 +205,11 @@ def subtree_acl_to_proto(acl: model.SubtreeAcl) -> catalog_pb2.SubtreeAcl:
     )
 
 
-def subtree_result_to_proto(item: model.SubtreeAcl, outcome: Acl | MdmError) -> catalog_pb2.SubtreeAclResult:
+def subtree_result_to_proto(item: model.SubtreeAcl, changed: Acl | MdmError) -> catalog_pb2.SubtreeAclResult:
     """Return an ACL of a subtree as it is now, or why it was not changed."""
-    if isinstance(outcome, MdmError):
-        return catalog_pb2.SubtreeAclResult(status=status.failed(outcome), subtree_acl=subtree_acl_to_proto(item))
-    return catalog_pb2.SubtreeAclResult(status=status.ok(), subtree_acl=subtree_acl_to_proto(item), acl=acl_to_proto(outcome))
+    if isinstance(changed, MdmError):
+        return catalog_pb2.SubtreeAclResult(status=status.failed(changed), subtree_acl=subtree_acl_to_proto(item))
+    return catalog_pb2.SubtreeAclResult(status=status.ok(), subtree_acl=subtree_acl_to_proto(item), acl=acl_to_proto(changed))
 
 
 def _replica_status(number: int) -> model.ReplicaStatus:
@@ -231,7 +231,7 @@ def _acl_id(text: str) -> UUID | None:
 
 
 def resolution_to_proto(item: model.Resolution | MdmError) -> catalog_pb2.ResolveResult:
-    """Return where a file is, or why it is not given."""
+    """Return the replicas of a file, or the refusal."""
     if isinstance(item, MdmError):
         return catalog_pb2.ResolveResult(status=status.failed(item))
     return catalog_pb2.ResolveResult(status=status.ok(), guid=str(item.guid), lfn=item.lfn, surls=item.surls, size=item.size)

@@ -1,18 +1,15 @@
-"""What the catalog holds, and what callers ask of it: entries, replicas, changes of both."""
+"""The model of the catalog: entries, replicas, and the changes that callers ask for."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
-from mdm_wire.errors import MdmError
 from mdm_wire.path import Lfn
 from mdm_wire.permission import Permission
 
 ROOT_ID = 0
-# Why an item of a batch was not done; None where it was.
-Failure: TypeAlias = MdmError | None
 
 
 class EntryKind(IntEnum):
@@ -32,7 +29,7 @@ class ReplicaStatus(IntEnum):
 
 
 class ReplicaType(IntEnum):
-    """What a replica is to its file, numbered as in the protocol."""
+    """Role of a replica for its file, numbered as in the protocol."""
 
     PRIMARY = 1
     SECONDARY = 2
@@ -40,7 +37,7 @@ class ReplicaType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Where a copy of a file is. What follows `set_name` is the catalog's own knowledge."""
+    """A copy of a file. The catalog itself sets the fields after `set_name`."""
 
     surl: str
     status: ReplicaStatus
@@ -54,7 +51,7 @@ class Replica:
 
 
 class Node(NamedTuple):
-    """What is needed of an entry to find it and to decide about it; a tuple, because batches hold ten thousand."""
+    """The fields of an entry that lookup and access rules need; a tuple, because a batch has up to ten thousand."""
 
     id: int
     parent_id: int | None
@@ -115,7 +112,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a caller names: exactly one of the three."""
+    """The name of an entry: exactly one of the fields is set."""
 
     lfn: Lfn | None = None
     guid: UUID | None = None
@@ -155,7 +152,7 @@ class NewLink:
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
-    """A new path for an entry; `replace` removes what has it."""
+    """A new path for an entry; `replace` removes an entry that has this path."""
 
     source: Target
     lfn: Lfn
@@ -164,7 +161,7 @@ class Renaming:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """New attributes of a file: None leaves one as it is, an empty SHA-256 forgets it. Directories and links have a comment only."""
+    """New attributes of a file: None leaves one as it is, an empty SHA-256 clears it. Directories and links have a comment only."""
 
     target: Target
     size: int | None = None
@@ -176,7 +173,7 @@ class FileChange:
 
     @property
     def of_any_entry(self) -> bool:
-        """Whether it changes nothing that only a file has."""
+        """Whether it changes only attributes that entries of any kind have."""
         return (self.size, self.sha256, self.modify_time, self.access_time) == (None, None, None, None)
 
 
@@ -202,7 +199,7 @@ class ReplicaChange:
 
     @property
     def of_attributes(self) -> bool:
-        """Whether it changes more than the count of accesses."""
+        """Whether it changes anything besides the count of accesses."""
         return (self.status, self.type, self.set_name, self.host) != (None, None, None, None)
 
 
@@ -223,7 +220,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSearch:
-    """Which replicas are wanted: of a set, of a host, or both; no states means all."""
+    """A search for replicas: of a set, of a host, or both; no states means all."""
 
     set_name: str = ""
     host: str = ""
@@ -250,7 +247,7 @@ class AclAssignment:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Where a file can be read."""
+    """The replicas from which a file can be read."""
 
     guid: UUID
     lfn: Lfn
@@ -270,7 +267,7 @@ class SubtreeAcl:
 
 
 class SubtreeDirectory(NamedTuple):
-    """A directory of a subtree, and how many files in it are under which ACL."""
+    """A directory of a subtree, and the number of its files under each ACL."""
 
     id: int
     parent_id: int | None
@@ -280,7 +277,7 @@ class SubtreeDirectory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AccessHolder:
-    """Who holds permissions, on how many files, and the entries by which."""
+    """A subject with permissions, on how many files, and the ACL entries that grant them."""
 
     subject: str
     files: int
@@ -289,7 +286,7 @@ class AccessHolder:
 
 @dataclass(frozen=True, slots=True)
 class AccessReport:
-    """Who holds permissions below an entry; `hidden` files are under ACLs that the caller may not see."""
+    """The subjects with permissions below an entry; `hidden` counts files under ACLs that the caller may not see."""
 
     holders: tuple[AccessHolder, ...]
     files: int
@@ -298,7 +295,7 @@ class AccessReport:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is in a directory and everywhere below; `closed` counts directories that the caller may not look into."""
+    """The contents of a directory and of all below it, summed up; `closed` counts directories that the caller may not list."""
 
     lfn: Lfn
     files: int

@@ -10,15 +10,15 @@ from mdm_wire.path import Lfn
 from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.model import Chain, Entry, FileChange, Node, Replica, ReplicaChange, ReplicaSearch, SubtreeAcl, SubtreeDirectory
-from mdm_catalog.rules.pattern import Condition
+from mdm_catalog.rules.value import Condition
 
 T = TypeVar("T")
 # A name in a directory: the directory's id and the name.
 Place = tuple[int, str]
 
 
-class Reading(Protocol):
-    """One consistent view of the catalog."""
+class ReadTransaction(Protocol):
+    """Reads from the catalog, all on one consistent view."""
 
     def root(self) -> Node:
         """Return the root directory."""
@@ -30,7 +30,7 @@ class Reading(Protocol):
         """Return the chain of each directory that exists."""
 
     def children(self, places: Collection[Place]) -> dict[Place, Node]:
-        """Return what stands at these places."""
+        """Return the entries at these places."""
 
     def by_guid(self, guids: Collection[UUID]) -> dict[UUID, Node]:
         """Return the files that have these GUIDs."""
@@ -39,7 +39,7 @@ class Reading(Protocol):
         """Return the files that have replicas at these SURLs."""
 
     def rights(self, caller: Caller, acl_ids: Collection[UUID]) -> dict[UUID, Permission]:
-        """Return what `caller` holds under each ACL; nothing under one that does not exist."""
+        """Return the permissions of `caller` under each ACL; none under one that does not exist."""
 
     def entries(self, ids: Collection[int]) -> dict[int, Entry]:
         """Return entries in full."""
@@ -54,7 +54,7 @@ class Reading(Protocol):
         """Return the replicas at these SURLs, each with its file's id."""
 
     def replica_page(self, search: ReplicaSearch, after: str, limit: int) -> list[tuple[int, Replica]]:
-        """Return at most `limit` replicas that are searched for, each with its file's id, whose SURLs sort after `after` by bytes."""
+        """Return at most `limit` replicas that match, each with its file's id, whose SURLs sort after `after` by bytes."""
 
     def nodes_at(self, ids: Collection[int]) -> dict[int, Node]:
         """Return the entries of these ids that exist."""
@@ -81,8 +81,8 @@ class Reading(Protocol):
         """Return the distinct ACLs of an entry and of what the caller may list below it, by id, and how many directories it may not."""
 
 
-class Writing(Reading, Protocol):
-    """One transaction; what it locks stays as it is until the end."""
+class WriteTransaction(ReadTransaction, Protocol):
+    """Reads and changes in one transaction; locked objects cannot be changed by others until it ends."""
 
     def lock_directories(self, ids: Collection[int]) -> dict[int, Node]:
         """Lock directories in which something is to be made; return those that still exist."""
@@ -94,10 +94,10 @@ class Writing(Reading, Protocol):
         """Lock ACLs, so that nobody else changes them; return them as they are."""
 
     def replace_acls(self, acls: Sequence[Acl]) -> None:
-        """Give locked ACLs the owners and entries they have here. Raises Invalid where one would have more than 300 entries."""
+        """Store locked ACLs with the owners and entries that they have here. Raises Invalid where one would have more than 300 entries."""
 
     def lock_moves(self) -> None:
-        """Let no other transaction move a directory to another one until the end of this."""
+        """Keep other transactions from moving a directory to another one until this one ends."""
 
     def above(self, directory_id: int) -> list[int]:
         """Return the ids of a directory and of all directories above it."""
@@ -133,37 +133,37 @@ class Writing(Reading, Protocol):
         """Make links (parent, name, target, ACL) at free places of locked parents."""
 
     def move(self, entry_id: int, parent_id: int, name: str) -> None:
-        """Give a locked entry a free place in a locked directory, and count its `rev` up."""
+        """Move a locked entry to a free place in a locked directory, and increment its `rev`."""
 
     def insert_replicas(self, rows: Sequence[tuple[int, Replica]]) -> None:
-        """Add replicas to files. When another transaction took one of the SURLs meanwhile, the whole work starts again."""
+        """Add replicas to files. If another transaction has taken one of the SURLs meanwhile, the whole work starts again."""
 
     def lock_replicas(self, surls: Collection[str]) -> None:
-        """Let nobody else change the replicas at these SURLs."""
+        """Lock the replicas at these SURLs."""
 
     def update_replicas(self, changes: Collection[ReplicaChange]) -> None:
-        """Change replicas, each at most once, and count their `rev` up unless only accesses are reported."""
+        """Change replicas, each at most once, and increment their `rev` unless only accesses are reported."""
 
     def touch(self, ids: Collection[int]) -> None:
-        """Make now the access time of files."""
+        """Set the access time of files to now."""
 
     def remove_replicas(self, surls: Collection[str]) -> None:
         """Remove the replicas at these SURLs."""
 
     def update_files(self, changes: Collection[tuple[int, FileChange]]) -> None:
-        """Change attributes of locked files, each at most once, and count their `rev` up."""
+        """Change attributes of locked files, each at most once, and increment their `rev`."""
 
     def update_acls(self, changes: Collection[tuple[int, UUID, UUID | None]]) -> None:
-        """Point locked entries, each at most once, at an ACL and, unless None, a default ACL, and count their `rev` up."""
+        """Point locked entries, each at most once, at an ACL and, unless None, a default ACL, and increment their `rev`."""
 
 
 class Store(Protocol):
     """Runs work on the catalog."""
 
-    def read(self, work: Callable[[Reading], T]) -> T:
+    def read(self, work: Callable[[ReadTransaction], T]) -> T:
         """Return what `work` returns on one consistent view. Raises Unavailable without a database."""
 
-    def write(self, work: Callable[[Writing], T]) -> T:
+    def write(self, work: Callable[[WriteTransaction], T]) -> T:
         """Return what `work` returns, with everything it changed stored, or nothing.
 
         `work` may run several times, when others change the same things at once.
@@ -174,13 +174,13 @@ class Store(Protocol):
 
 
 class Subjects(Protocol):
-    """What the service knows of subjects without their being there."""
+    """Questions about subjects other than the caller."""
 
     def caller_for(self, subject: str) -> Caller:
         """Return the caller a subject would be. Raises Invalid: not a DN; Unauthenticated: banned."""
 
     def check_owner(self, subject: str) -> None:
-        """Check that a subject could come here. Raises Invalid: no authority may sign it, or it is banned."""
+        """Check that a subject could call this service. Raises Invalid: no authority may sign it, or it is banned."""
 
     def members_of(self, group: str) -> Collection[str]:
         """Return the subjects of a group."""

@@ -6,20 +6,20 @@ from dataclasses import replace
 from functools import partial
 
 from mdm_service.identity.caller import Caller
-from mdm_wire.errors import Aborted, Conflict, Exhausted, Invalid, MdmError
+from mdm_wire.errors import Aborted, Conflict, Exhausted, Failure, Invalid, MdmError
 from mdm_wire.permission import Permission
 
 from mdm_catalog.rules.access import Location, Rights, not_found
-from mdm_catalog.rules.model import EntryKind, Failure, FileReplicas, NewReplica, Replica, ReplicaChange, ReplicaSearch, Target
+from mdm_catalog.rules.model import EntryKind, FileReplicas, NewReplica, Replica, ReplicaChange, ReplicaSearch, Target
 from mdm_catalog.rules.namespace.lookup import locate
-from mdm_catalog.rules.port import Reading, Store, Writing
+from mdm_catalog.rules.port import ReadTransaction, Store, WriteTransaction
 from mdm_catalog.rules.value import MAX_REPLICAS
 
 PAGE = 1_000
 
 
-def add(writing: Writing, caller: Caller, wanted: Sequence[NewReplica]) -> list[Failure]:
-    """Add replicas to files; return what went wrong with each. One that is there already stays as it is."""
+def add(writing: WriteTransaction, caller: Caller, wanted: Sequence[NewReplica]) -> list[Failure]:
+    """Add replicas to files; return what went wrong with each. An existing replica is not changed."""
     rights = Rights(writing, caller)
     locations = locate(writing, rights, [item.file for item in wanted])
     locked = writing.lock_entries({item.node.id for item in locations if item.node is not None})
@@ -28,9 +28,9 @@ def add(writing: Writing, caller: Caller, wanted: Sequence[NewReplica]) -> list[
     counts = Counter({entry_id: len(replicas) for entry_id, replicas in writing.replicas(locked).items()})
     rows: list[tuple[int, Replica]] = []
 
-    def outcome(item: NewReplica, file: Location) -> Failure:
+    def failure_of(item: NewReplica, file: Location) -> Failure:
         current = replace(file, node=locked.get(file.node.id) if file.node else None)
-        refusal = rights.refusal(current, Permission.WRITE)
+        refusal = rights.why_refused(current, Permission.WRITE)
         if refusal is not None or current.node is None:
             return refusal or not_found()
         if current.node.kind != EntryKind.FILE:
@@ -47,21 +47,21 @@ def add(writing: Writing, caller: Caller, wanted: Sequence[NewReplica]) -> list[
             rows.append((owner, item.replica))
         return None
 
-    outcomes = [outcome(item, file) for item, file in zip(wanted, locations, strict=True)]
+    failures = [failure_of(item, file) for item, file in zip(wanted, locations, strict=True)]
     writing.insert_replicas(rows)
-    return outcomes
+    return failures
 
 
-def change(writing: Writing, caller: Caller, changes: Sequence[ReplicaChange]) -> list[Failure]:
+def change(writing: WriteTransaction, caller: Caller, changes: Sequence[ReplicaChange]) -> list[Failure]:
     """Change replicas, each at most once; return what went wrong with each."""
     surls = [item.surl for item in changes]
     rights, locations = _lock(writing, caller, surls)
     present = writing.replicas_at(surls)
     ready: dict[str, ReplicaChange] = {}
 
-    def outcome(item: ReplicaChange, file: Location) -> Failure:
+    def failure_of(item: ReplicaChange, file: Location) -> Failure:
         only_accesses = item.accesses > 0 and not item.of_attributes
-        refusal = rights.refusal(file, Permission.READ if only_accesses else Permission.WRITE)
+        refusal = rights.why_refused(file, Permission.READ if only_accesses else Permission.WRITE)
         if refusal is not None:
             return refusal
         if item.surl not in present:
@@ -73,33 +73,33 @@ def change(writing: Writing, caller: Caller, changes: Sequence[ReplicaChange]) -
         ready[item.surl] = item
         return None
 
-    outcomes = [outcome(item, file) for item, file in zip(changes, locations, strict=True)]
+    failures = [failure_of(item, file) for item, file in zip(changes, locations, strict=True)]
     writing.update_replicas(list(ready.values()))
     writing.touch({present[surl][0] for surl, item in ready.items() if item.accesses})
-    return outcomes
+    return failures
 
 
-def remove(writing: Writing, caller: Caller, surls: Sequence[str]) -> list[Failure]:
+def remove(writing: WriteTransaction, caller: Caller, surls: Sequence[str]) -> list[Failure]:
     """Remove replicas; return what went wrong with each."""
     rights, locations = _lock(writing, caller, surls)
     present = writing.replicas_at(surls)
-    refusals = [rights.refusal(file, Permission.WRITE) for file in locations]
-    outcomes = [refusal or (None if surl in present else not_found()) for surl, refusal in zip(surls, refusals, strict=True)]
-    writing.remove_replicas([surl for surl, outcome in zip(surls, outcomes, strict=True) if outcome is None])
-    return outcomes
+    refusals = [rights.why_refused(file, Permission.WRITE) for file in locations]
+    failures = [refusal or (None if surl in present else not_found()) for surl, refusal in zip(surls, refusals, strict=True)]
+    writing.remove_replicas([surl for surl, failure in zip(surls, failures, strict=True) if failure is None])
+    return failures
 
 
-def list_of(reading: Reading, caller: Caller, targets: Sequence[Target]) -> list[FileReplicas | MdmError]:
-    """Return the replicas of each file, or why not, in the order asked."""
+def list_of(reading: ReadTransaction, caller: Caller, targets: Sequence[Target]) -> list[FileReplicas | MdmError]:
+    """Return the replicas of each file, or the refusal, in the order asked."""
     rights = Rights(reading, caller)
     locations = locate(reading, rights, targets)
-    outcomes = [_seen_file(rights, item) for item in locations]
-    replicas = reading.replicas({item.node.id for item, outcome in zip(locations, outcomes, strict=True) if outcome is None and item.node})
-    return [outcome or _of(item, replicas) for item, outcome in zip(locations, outcomes, strict=True)]
+    failures = [_seen_file(rights, item) for item in locations]
+    replicas = reading.replicas({item.node.id for item, failure in zip(locations, failures, strict=True) if failure is None and item.node})
+    return [failure or _of(item, replicas) for item, failure in zip(locations, failures, strict=True)]
 
 
 def find(store: Store, caller: Caller, search: ReplicaSearch, after: str) -> Iterator[list[FileReplicas]]:
-    """Give the replicas that are searched for, each with its file, in order of SURL, as far as the caller may see the files.
+    """Yield the replicas that match, each with its file, in order of SURL, as far as the caller may see the files.
 
     Batches may be empty.
 
@@ -116,17 +116,17 @@ def find(store: Store, caller: Caller, search: ReplicaSearch, after: str) -> Ite
         after = last
 
 
-def _lock(writing: Writing, caller: Caller, surls: Sequence[str]) -> tuple[Rights, list[Location]]:
+def _lock(writing: WriteTransaction, caller: Caller, surls: Sequence[str]) -> tuple[Rights, list[Location]]:
     rights = Rights(writing, caller)
     writing.lock_replicas(surls)
     return rights, locate(writing, rights, [Target(surl=surl) for surl in surls])
 
 
 def _seen_file(rights: Rights, location: Location) -> Failure:
-    unseen = rights.unseen(location)
-    if unseen is None and location.node is not None and location.node.kind != EntryKind.FILE:
+    hidden = rights.why_hidden(location)
+    if hidden is None and location.node is not None and location.node.kind != EntryKind.FILE:
         return Invalid("NOT_A_FILE", "This is not a file.")
-    return unseen
+    return hidden
 
 
 def _of(location: Location, replicas: dict[int, tuple[Replica, ...]]) -> FileReplicas:
@@ -134,8 +134,8 @@ def _of(location: Location, replicas: dict[int, tuple[Replica, ...]]) -> FileRep
     return FileReplicas(location.lfn, location.node.guid, replicas.get(location.node.id, ()))
 
 
-def _find(caller: Caller, search: ReplicaSearch, after: str, reading: Reading) -> tuple[list[FileReplicas], str]:
-    """Return a page, and the SURL to go on after, empty at the end."""
+def _find(caller: Caller, search: ReplicaSearch, after: str, reading: ReadTransaction) -> tuple[list[FileReplicas], str]:
+    """Return a page, and the SURL after which the next one begins, empty at the end."""
     rights = Rights(reading, caller)
     page = reading.replica_page(search, after, PAGE)
     nodes = reading.nodes_at({entry_id for entry_id, _ in page})
@@ -145,6 +145,6 @@ def _find(caller: Caller, search: ReplicaSearch, after: str, reading: Reading) -
     rights.load_locations(locations.values())
     for entry_id, replica in page:
         file = locations[entry_id]
-        if rights.unseen(file) is None and file.node is not None and file.node.guid is not None:
+        if rights.why_hidden(file) is None and file.node is not None and file.node.guid is not None:
             found.append(FileReplicas(file.lfn, file.node.guid, (replica,)))
     return found, page[-1][1].surl if len(page) == PAGE else ""

@@ -1,30 +1,28 @@
-"""Access control of a subtree as a whole: its lists, one change of all of them, and who may do what."""
+"""Access control of a subtree: listing its ACLs, changing all of them, and reporting who has permissions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from mdm_service.access.acl import Acl
-from mdm_service.access.change import AclEdit
-from mdm_service.access.use import AclUse
+from mdm_service.access.acl import Acl, AclEdit, AclUse
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import OPERATOR
 from mdm_wire.errors import Exhausted, FailedPrecondition, Forbidden, MdmError, NotFound, Unauthenticated
 from mdm_wire.permission import AUTHENTICATED, Permission
 
-from mdm_catalog.rules.access import Location, Rights, not_found, outcome_of
+from mdm_catalog.rules.access import Location, Rights, entry_of, not_found
 from mdm_catalog.rules.model import AccessHolder, AccessReport, EntryKind, SubtreeAcl, SubtreeDirectory, Target
 from mdm_catalog.rules.namespace.lookup import locate
-from mdm_catalog.rules.port import Reading, Subjects, Writing
+from mdm_catalog.rules.port import ReadTransaction, Subjects, WriteTransaction
 
-# What a report may look at: subjects times directories.
+# The most decisions of one report: subjects times directories.
 _MOST_DECISIONS = 20_000_000
 _OWNER = "owner"
 
 
-def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
-    """Return the distinct ACLs of an entry and of what the caller may list below, and how much it was not shown.
+def list_acls(reading: ReadTransaction, caller: Caller, target: Target) -> tuple[list[SubtreeAcl], int]:
+    """Return the distinct ACLs of an entry and of what the caller may list below, and how many more there are.
 
-    Shown are ACLs with `g` or `p`, as everywhere; counted are the others, or the directories that the caller may not look into if
+    Returned are ACLs with `g` or `p`, as everywhere; counted are the others, or the directories that the caller may not list if
     these are more.
 
     Raises:
@@ -32,21 +30,23 @@ def list_acls(reading: Reading, caller: Caller, target: Target) -> tuple[list[Su
     """
     rights = Rights(reading, caller)
     [location] = locate(reading, rights, [target])
-    top = outcome_of(location, rights.unseen(location))
+    top = entry_of(location, rights.why_hidden(location))
     if isinstance(top, MdmError):
         raise top
     found, closed = reading.subtree_acls(caller, top.id)
     rights.load(acl.acl_id for acl in found)
-    shown = [acl for acl in found if rights.under(acl.acl_id) & (Permission.GET | Permission.CHANGE_ACL)]
+    shown = [acl for acl in found if rights.permissions_under(acl.acl_id) & (Permission.GET | Permission.CHANGE_ACL)]
     return shown, max(len(found) - len(shown), closed)
 
 
-def modify_acls(writing: Writing, caller: Caller, target: Target, edit: AclEdit) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
-    """Apply changes to every ACL that `list_acls` shows and the caller may change; return each, or why it stays as it is.
+def modify_acls(
+    writing: WriteTransaction, caller: Caller, target: Target, edit: AclEdit
+) -> tuple[list[tuple[SubtreeAcl, Acl | MdmError]], int]:
+    """Apply changes to every ACL that `list_acls` shows and the caller may change; return each, or why it was not changed.
 
     Raises:
         NotFound, Forbidden: the caller may not see the entry. Invalid: a list would be too long, or an owner is no DN or can never
-            come here; nothing is done.
+            call; nothing is done.
     """
     found, _ = list_acls(writing, caller, target)
     present = writing.lock_acls([item.acl_id for item in found])
@@ -69,21 +69,21 @@ def modify_acls(writing: Writing, caller: Caller, target: Target, edit: AclEdit)
 
 
 def report_access(
-    reading: Reading,
+    reading: ReadTransaction,
     caller: Caller,
     target: Target,
     needed: Permission,
     subjects: Subjects,
 ) -> AccessReport:
-    """Return who holds `needed` on the files at and below an entry and can get there.
+    """Return the subjects that have `needed` on the files at and below an entry and can reach them.
 
     Raises:
-        NotFound, Forbidden: the caller is no operator and does not hold `p` on the entry. Exhausted: the subtree is too large.
+        NotFound, Forbidden: the caller is not an operator and does not have `p` on the entry. Exhausted: the subtree is too large.
     """
     rights = Rights(reading, caller)
     [location] = locate(reading, rights, [target])
     operator = caller.has_role(OPERATOR)
-    refusal = None if operator and location.node is not None else rights.refusal(location, Permission.CHANGE_ACL)
+    refusal = None if operator and location.node is not None else rights.why_refused(location, Permission.CHANGE_ACL)
     if refusal is not None or location.node is None or location.chain is None:
         raise refusal or not_found()
     directories = _directories(reading, location)
@@ -93,17 +93,17 @@ def report_access(
     visible = (
         counted if operator else {item for item in counted if acls[item].permissions_of(caller) & (Permission.GET | Permission.CHANGE_ACL)}
     )
-    people = _holders(acls.values(), subjects)
-    if len(people) * len(directories) > _MOST_DECISIONS:
-        raise Exhausted("REPORT_TOO_LARGE", "Too many people and directories for one report: ask for parts of the subtree.")
-    holders = [_holder(subject, location.chain.acl_ids, directories, acls, visible, needed) for subject in people]
+    callers = _named_callers(acls.values(), subjects)
+    if len(callers) * len(directories) > _MOST_DECISIONS:
+        raise Exhausted("REPORT_TOO_LARGE", "Too many subjects and directories for one report: ask for parts of the subtree.")
+    holders = [_holder(subject, location.chain.acl_ids, directories, acls, visible, needed) for subject in callers]
     files = sum(count for item in directories for count in item.files.values())
     hidden = sum(count for item in directories for acl_id, count in item.files.items() if acl_id not in visible)
     return AccessReport(tuple(holder for holder in holders if holder.files), files, hidden)
 
 
-def _directories(reading: Reading, location: Location) -> list[SubtreeDirectory]:
-    """Return the directories at and below an entry; for a file one that stands for its own, with nothing else in it."""
+def _directories(reading: ReadTransaction, location: Location) -> list[SubtreeDirectory]:
+    """Return the directories at and below an entry; for a file, a directory that contains only this file."""
     assert location.node is not None and location.chain is not None
     if location.node.kind == EntryKind.DIRECTORY:
         return reading.subtree(location.node.id)
@@ -111,8 +111,8 @@ def _directories(reading: Reading, location: Location) -> list[SubtreeDirectory]
     return [SubtreeDirectory(location.chain.directory_id, None, location.chain.acl_ids[-1], files)]
 
 
-def _holders(acls: Iterable[Acl], subjects: Subjects) -> list[Caller]:
-    """Return everyone whom the ACLs name, banned ones left out, and a stranger; in order of name."""
+def _named_callers(acls: Iterable[Acl], subjects: Subjects) -> list[Caller]:
+    """Return all subjects that the ACLs name, except banned ones, in order of name, and a caller that no ACL names."""
     names: set[str] = set()
     groups: set[str] = set()
     for acl in acls:

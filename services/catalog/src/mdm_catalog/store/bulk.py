@@ -1,9 +1,7 @@
-"""What operators do with the whole catalog, in SQL: putting entries in as they were, counting anew, looking for what is wrong."""
+"""Operators' work on the whole catalog, in SQL: restoring entries, recounting directories, finding faults."""
 # ruff: noqa: S608 - statements are put together from literals of this module only
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -29,19 +27,6 @@ WITH RECURSIVE reached (id) AS (
 )
 SELECT e.id FROM entry e LEFT JOIN reached r ON r.id = CASE e.kind WHEN 1 THEN e.id ELSE e.parent_id END WHERE r.id IS NULL ORDER BY 1
 """
-_GIVEN: LiteralString = "CREATE TEMP TABLE given (guid uuid, since timestamptz, whole bool, own bool) ON COMMIT DROP"
-_UNDER_WAY: LiteralString = "CREATE TEMP TABLE under_way (guid uuid) ON COMMIT DROP"
-_FILES_WITHOUT: LiteralString = """
-SELECT e.guid FROM entry e WHERE e.kind = 2 AND NOT EXISTS (SELECT FROM given g WHERE g.guid = e.guid)
-AND e.create_time < now() - make_interval(secs => %(age)s)
-"""
-_FILES_SHORT: LiteralString = """
-SELECT DISTINCT e.guid FROM entry e JOIN given g USING (guid) WHERE NOT g.whole AND e.create_time < now() - make_interval(secs => %(age)s)
-"""
-_WITHOUT_FILE: LiteralString = """
-SELECT DISTINCT g.guid FROM given g WHERE g.own AND NOT EXISTS (SELECT FROM entry e WHERE e.guid = g.guid)
-AND NOT EXISTS (SELECT FROM under_way u WHERE u.guid = g.guid) AND (g.since IS NULL OR g.since < now() - make_interval(secs => %(age)s))
-"""
 _UNFINISHED: LiteralString = """
 SELECT r.surl FROM replica r WHERE r.status <> 1 AND r.create_time < now() - make_interval(secs => %s) ORDER BY 1
 """
@@ -50,19 +35,16 @@ SELECT e.guid FROM entry e WHERE e.kind = 2 AND NOT EXISTS (SELECT FROM replica 
 """
 
 
-def put_acls(connection: psycopg.Connection, acls: Iterable[Acl]) -> list[UUID]:
-    """Create ACLs; return those that exist with another owner or other entries, which stay as they are."""
-    different = []
-    for acl in acls:
-        if not acl_store.insert(connection, acl):
-            present = acl_store.load(connection, [acl.id])[acl.id]
-            if (present.owner, set(present.entries)) != (acl.owner, set(acl.entries)):
-                different.append(acl.id)
-    return different
+def put_acl(connection: psycopg.Connection, acl: Acl) -> bool:
+    """Create an ACL; return False, changing nothing, if it exists with another owner or other entries."""
+    if acl_store.insert(connection, acl):
+        return True
+    present = acl_store.load(connection, [acl.id])[acl.id]
+    return (present.owner, set(present.entries)) == (acl.owner, set(acl.entries))
 
 
 def put_entries(connection: psycopg.Connection, entries: Sequence[Entry]) -> dict[tuple[int, str], tuple[int, UUID | None]]:
-    """Put entries into their directories where place and GUID are free; return id and GUID of what then stands at each place."""
+    """Put entries into their directories where place and GUID are free; return id and GUID of the entry then at each place."""
     columns = "parent_id, name, kind, guid, size, sha256, comment, acl_id, default_acl_id, create_time, modify_time, rev, link, access_time"
     types = "bigint, text, smallint, uuid, bigint, bytea, text, uuid, uuid, timestamptz, timestamptz, bigint, text, timestamptz"
     arrays = ", ".join(f"%b::{name}[]" for name in types.split(", "))
@@ -84,7 +66,7 @@ def put_entries(connection: psycopg.Connection, entries: Sequence[Entry]) -> dic
 
 
 def put_replicas(connection: psycopg.Connection, rows: Sequence[tuple[int, Replica]]) -> set[str]:
-    """Add replicas where their SURLs are free; return the SURLs that are another file's."""
+    """Add replicas whose SURLs are free; return the SURLs that belong to another file."""
     if not rows:
         return set()
     values: list[tuple[Any, ...]] = [
@@ -111,98 +93,34 @@ def directory_at(connection: psycopg.Connection, parent_id: int, name: str) -> i
 
 
 def miscounted(connection: psycopg.Connection) -> list[int]:
-    """Return the directories of which something else is counted than is there; -1 stands for what holds the root."""
+    """Return the ids of directories whose counts are wrong; -1 stands for the parent of the root."""
     return [row[0] for row in connection.execute(_DIFFERENT)]
 
 
 def recount(connection: psycopg.Connection) -> None:
-    """Count anew what is in each directory; nobody else changes entries meanwhile."""
+    """Recount what is in each directory, with entries locked against changes."""
     connection.execute("LOCK TABLE entry IN SHARE ROW EXCLUSIVE MODE")
     connection.execute("DELETE FROM directory_content")
     connection.execute(f"INSERT INTO directory_content {_COUNTED}")
 
 
 def unreachable(connection: psycopg.Connection) -> list[int]:
-    """Return the ids of entries to which no path from the root leads."""
+    """Return the ids of entries that cannot be reached from the root."""
     return [row[0] for row in connection.execute(_UNREACHABLE)]
 
 
 def without_replica(connection: psycopg.Connection) -> Iterator[UUID]:
-    """Give the GUIDs of files of which no copy is known."""
+    """Yield the GUIDs of files without a replica."""
     return _streamed(connection, _WITHOUT_REPLICA)
 
 
 def unfinished_replicas(connection: psycopg.Connection, min_age: float) -> Iterator[str]:
-    """Give the SURLs of replicas, at least `min_age` seconds old, that are being populated or deleted."""
+    """Yield the SURLs of replicas, at least `min_age` seconds old, that are being populated or deleted."""
     return _streamed(connection, _UNFINISHED, (min_age,))
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Something that another service holds of a file: since when, whether all of it, and whether the site's own registration made it."""
-
-    guid: UUID
-    since: datetime | None = None
-    whole: bool = True
-    own: bool = True
-
-
-class Difference:
-    """GUIDs that are on one side only; streamed whenever iterated, in order."""
-
-    def __init__(self, connection: psycopg.Connection, query: LiteralString, min_age: float) -> None:
-        self._connection = connection
-        self._query = query
-        self._values = {"age": min_age}
-
-    def __iter__(self) -> Iterator[UUID]:
-        return _streamed(self._connection, f"{self._query} ORDER BY 1", self._values)
-
-    def count(self) -> int:
-        """Return how many there are."""
-        row = self._connection.execute(f"SELECT count(*) FROM ({self._query}) AS found", self._values).fetchone()
-        return int(row[0]) if row else 0
-
-
-class Given:
-    """What another service holds, for the rest of a transaction, beside the files of the catalog."""
-
-    def __init__(self, connection: psycopg.Connection, min_age: float) -> None:
-        self.files_without = Difference(connection, _FILES_WITHOUT, min_age)
-        self.files_short = Difference(connection, _FILES_SHORT, min_age)
-        self.without_file = Difference(connection, _WITHOUT_FILE, min_age)
-
-
-def gather(connection: psycopg.Connection, held: Iterable[Held], under_way: Iterable[UUID], min_age: float) -> Given:
-    """Take in what another service holds, and the GUIDs of files that are being registered, without ever holding it in memory.
-
-    What is found different is at least `min_age` seconds old, as far as its age is known.
-    """
-    connection.execute(_GIVEN)
-    with connection.cursor() as cursor, cursor.copy("COPY given FROM STDIN") as copy:
-        for item in held:
-            copy.write_row((item.guid, item.since, item.whole, item.own))
-    # Afterwards: what is made meanwhile is among these, or in the catalog by now.
-    connection.execute(_UNDER_WAY)
-    with connection.cursor() as cursor, cursor.copy("COPY under_way FROM STDIN") as copy:
-        for guid in under_way:
-            copy.write_row((guid,))
-    connection.execute("ANALYZE given, under_way")
-    return Given(connection, min_age)
-
-
-def files_among(connection: psycopg.Connection, guids: Sequence[UUID]) -> set[UUID]:
-    """Return the GUIDs that are of files of the catalog now."""
-    return {row[0] for row in connection.execute("SELECT guid FROM entry WHERE guid = ANY (%b)", (list(guids),))}
-
-
-def remove_files(connection: psycopg.Connection, guids: Sequence[UUID]) -> int:
-    """Remove files from the catalog; return how many."""
-    return connection.execute("DELETE FROM entry WHERE guid = ANY (%b)", (list(guids),)).rowcount
-
-
 def _streamed(connection: psycopg.Connection, query: LiteralString, values: Any = ()) -> Iterator[Any]:
-    """Give the only column of a query's rows from a cursor of the server's, within a transaction."""
+    """Yield the only column of a query's rows from a server-side cursor, within a transaction."""
     with connection.cursor(name=f"found_{uuid4().hex}") as cursor:
         cursor.itersize = 1_000
         cursor.execute(query, values)

@@ -25,8 +25,8 @@ from mdm_catalog.rules.model import (
     SubtreeAcl,
     SubtreeDirectory,
 )
-from mdm_catalog.rules.pattern import Condition
 from mdm_catalog.rules.port import Place
+from mdm_catalog.rules.value import Condition
 
 NODE = "e.id, e.parent_id, e.name, e.kind, e.acl_id, e.default_acl_id, e.guid, e.size, e.rev, e.link"
 _ENTRY = (
@@ -150,8 +150,8 @@ FROM inside i ORDER BY i.acl_id
 """
 
 
-class PostgresReading:
-    """Reading on one connection."""
+class PostgresReadTransaction:
+    """The port `ReadTransaction` on one connection."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         # Binary results, and binary (%b) arrays as parameters: quoting the elements of text arrays is slow in large batches.
@@ -228,7 +228,7 @@ class PostgresReading:
 
     def page(self, directory_id: int, after: str, limit: int, condition: Condition | None = None) -> list[Entry]:
         if not self._paging:
-            # A page must come off the index in order: reading a directory of a million names to sort them would be paid per page.
+            # A page must come off the index in order: otherwise every page would read and sort a directory of a million names.
             self.cursor.execute("SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)")
             self._paging = True
         values: dict[str, Any] = {"directory": directory_id, "after": after, "limit": limit}
@@ -269,11 +269,11 @@ class PostgresReading:
         return [SubtreeAcl(*row[:-1]) for row in rows], rows[0][-1] if rows else 0
 
     def nodes(self, query: LiteralString, values: Sequence[Any] = (), *, when: Collection[object] = (None,)) -> list[Node]:
-        """Return the nodes that a query for `NODE` gives, none without asking when the collection it is about is empty."""
+        """Return the nodes that a query for `NODE` gives; none, without a query, if the collection `when` is empty."""
         return [_node(row) for row in self.rows(query, values, when=when)]
 
     def rows(self, query: LiteralString, values: Sequence[Any], *, when: Collection[object] = (None,)) -> list[Any]:
-        """Return the rows of a query, none without asking when the collection it is about is empty."""
+        """Return the rows of a query; none, without a query, if the collection `when` is empty."""
         return self.cursor.execute(query, values).fetchall() if when else []
 
 

@@ -9,16 +9,16 @@ from uuid import UUID
 
 import psycopg
 from mdm_service.access import store as acl_store
-from mdm_service.access.acl import Acl
-from mdm_service.access.use import AclScope, AclUse, of_one
+from mdm_service.access.acl import Acl, AclUse
+from mdm_service.access.store import AclScope
 from mdm_wire.errors import Aborted
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable, SerializationFailure
 from psycopg_pool import ConnectionPool
 
 from mdm_catalog.rules.model import ROOT_ID, EntryKind
-from mdm_catalog.rules.port import Reading, Writing
-from mdm_catalog.store.reading import PostgresReading
-from mdm_catalog.store.writing import PostgresWriting, RaceLost
+from mdm_catalog.rules.port import ReadTransaction, WriteTransaction
+from mdm_catalog.store.reading import PostgresReadTransaction
+from mdm_catalog.store.writing import PostgresWriteTransaction, RaceLost
 
 T = TypeVar("T")
 _ATTEMPTS = 5
@@ -34,18 +34,18 @@ class PostgresStore:
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
 
-    def read(self, work: Callable[[Reading], T]) -> T:
+    def read(self, work: Callable[[ReadTransaction], T]) -> T:
         """Run `work` on one snapshot."""
         with self._pool.connection() as connection, _snapshot(connection):
-            return work(PostgresReading(connection))
+            return work(PostgresReadTransaction(connection))
 
-    def write(self, work: Callable[[Writing], T]) -> T:
-        """Run `work` in one transaction, again when the database could not serialise it with others."""
+    def write(self, work: Callable[[WriteTransaction], T]) -> T:
+        """Run `work` in one transaction, again if the database could not serialise it with others."""
         for attempt in range(_ATTEMPTS):
             try:
                 with self._pool.connection() as connection:
                     connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-                    return work(PostgresWriting(connection))
+                    return work(PostgresWriteTransaction(connection))
             except _AGAIN:
                 time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, nothing secret
         raise Aborted("BUSY", "Others keep changing the same entries; nothing was changed, retry.")
@@ -63,18 +63,18 @@ class PostgresStore:
 
 
 class CatalogAclUses:
-    """Counts files, directories and links; see `mdm_service.access.use.AclUses`.
+    """Counts files, directories and links; see `mdm_service.access.store.AclUses`.
 
-    The scope is not read: who means more than one entry names a subtree, see `subtree.modify_acls`.
+    The scope is ignored: a change for more than one entry names a subtree, see `subtree.modify_acls`.
     """
 
     def count(self, connection: psycopg.Connection, acl_id: UUID, scope: AclScope) -> AclUse:
-        """Return how many entries refer to an ACL, one of which is meant."""
+        """Return how many entries refer to an ACL; a change is meant for one of them."""
         row = connection.execute(
             "SELECT coalesce(sum(files + directories + links + defaults), 0)::bigint FROM directory_content WHERE acl_id = %s", (acl_id,)
         ).fetchone()
         assert row is not None
-        return of_one(row[0])
+        return AclUse.of_one(row[0])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from mdm_service.access.acl import Acl
 
 from mdm_catalog.rules.model import FileChange, Node, Replica, ReplicaChange
 from mdm_catalog.rules.port import Place
-from mdm_catalog.store.reading import NODE, PostgresReading
+from mdm_catalog.store.reading import NODE, PostgresReadTransaction
 
 _MOVE_LOCK = 0x4D444D02  # two directories that move below each other at once would leave the tree
 
@@ -45,11 +45,11 @@ WHERE p.id = ANY (%b)
 
 
 class RaceLost(Exception):
-    """Another transaction took what this one was about to take; starting again shows who has it."""
+    """Another transaction has taken a name, GUID or SURL meanwhile; a new attempt finds who has it."""
 
 
-class PostgresWriting(PostgresReading):
-    """Reading and Writing on one connection."""
+class PostgresWriteTransaction(PostgresReadTransaction):
+    """The port `WriteTransaction` on one connection."""
 
     def lock_directories(self, ids: Collection[int]) -> dict[int, Node]:
         return self._lock("AND e.kind = 1 ORDER BY e.id FOR NO KEY UPDATE", ids)

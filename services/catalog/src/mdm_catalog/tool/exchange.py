@@ -16,17 +16,17 @@ from mdm_wire.permission import canonical_principal, format_permissions, parse_p
 from mdm_catalog.rules import model, value
 from mdm_catalog.rules.model import Entry, EntryKind, Replica, ReplicaStatus, ReplicaType
 from mdm_catalog.rules.namespace.listing import PAGE
-from mdm_catalog.rules.port import Reading
+from mdm_catalog.rules.port import ReadTransaction
 
 VERSION = 1
 _KINDS = {EntryKind.DIRECTORY: "directory", EntryKind.FILE: "file", EntryKind.SYMLINK: "link"}
 _NUMBERS = {name: kind for kind, name in _KINDS.items()}
 
 
-def export(reading: Reading, after: Lfn | None) -> Iterator[str]:
-    """Give the lines of an export: a header, every entry but the root in order of path, each ACL before its first use, and an end.
+def export(reading: ReadTransaction, after: Lfn | None) -> Iterator[str]:
+    """Yield the lines of an export: a header, every entry but the root in order of path, each ACL before its first use, and an end.
 
-    With `after` only what follows that path, without a header: the rest of an export that broke off there.
+    With `after`, return only the entries after that path, without a header: the rest of an export that was interrupted there.
     """
     if after is None:
         yield _line(type="catalog", version=VERSION)
@@ -45,18 +45,14 @@ def export(reading: Reading, after: Lfn | None) -> Iterator[str]:
     yield _line(type="end", entries=count)
 
 
-def last_path(lines: Iterator[str]) -> Lfn | None:
-    """Return the path of the last entry of an export, None if it has no entry."""
-    last: Lfn | None = None
-    for line in lines:
-        fields = json.loads(line)
-        if fields["type"] in _NUMBERS:
-            last = path.parse(fields["lfn"])
-    return last
+def path_in(line: str) -> Lfn | None:
+    """Return the path of the entry in a line of an export, None if the line has no entry."""
+    fields = json.loads(line)
+    return path.parse(fields["lfn"]) if fields["type"] in _NUMBERS else None
 
 
 def parse_acl(fields: dict[str, Any]) -> Acl:
-    """Return the ACL of a line. Raises Invalid, KeyError, ValueError, TypeError where it cannot be one."""
+    """Return the ACL of a line. Raises Invalid, KeyError, ValueError or TypeError if it is malformed."""
     entries = (AclEntry(canonical_principal(who), parse_permissions(letters)) for who, letters in fields["entries"].items())
     return Acl(UUID(fields["id"]), canonical(fields["owner"]), tuple(sorted(entries, key=lambda entry: entry.principal)))
 
@@ -89,8 +85,8 @@ def parse_entry(fields: dict[str, Any]) -> tuple[Lfn, Entry, tuple[Replica, ...]
     return lfn, entry, tuple(_parse_replica(item) for item in fields.get("replicas", ()))
 
 
-def _walk(reading: Reading, after: Lfn | None) -> Iterator[list[tuple[Lfn, Entry]]]:
-    """Give pages of everything below the root, a directory before its contents; of the memory only a page per level is used."""
+def _walk(reading: ReadTransaction, after: Lfn | None) -> Iterator[list[tuple[Lfn, Entry]]]:
+    """Yield pages of everything below the root, a directory before its contents; only a page per level is in memory."""
     stack: list[tuple[Lfn, int, str, list[Entry]]] = [(ROOT, model.ROOT_ID, "", [])]
     for name in names(after) if after is not None else ():
         lfn, directory, _, _ = stack.pop()

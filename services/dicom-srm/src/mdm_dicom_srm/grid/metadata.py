@@ -1,16 +1,15 @@
 """The metadata service, for registration."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
 from mdm_wire.errors import Conflict, MdmError, NotFound
 
-from mdm_dicom_srm.grid.acl import GrpcAcls, outcomes, refuse_but
-from mdm_dicom_srm.grid.error import calling
+from mdm_dicom_srm.grid.call import GridService, outcomes, refuse_but
+from mdm_dicom_srm.register.rules.model import Value
 from mdm_dicom_srm.register.rules.port import Attribute, Collection, Entry
-from mdm_dicom_srm.register.rules.statement import Value
 
 _TYPES = {
     "int": pb.ATTRIBUTE_TYPE_INT,
@@ -21,43 +20,64 @@ _TYPES = {
 }
 
 
-class GridMetadata(GrpcAcls):
-    """Stores entries; see `register.port.Metadata`."""
+class GridMetadata(GridService):
+    """Stores entries; see `Metadata` for each method."""
 
     def __init__(self, channel: grpc.Channel, timeout: float = 30.0) -> None:
         super().__init__("metadata", channel, timeout)
         self._metadata = metadata_pb2_grpc.MetadataServiceStub(channel)
 
     def ensure_collections(self, collections: Sequence[Collection]) -> None:
-        """Create the collections that are missing.
-
-        Raises:
-            MdmError: one cannot be made, or exists with other attributes.
-        """
+        """Create the collections that are missing, and add attributes that are; one that exists with other attributes is an error."""
         request = pb.CreateCollectionsRequest(collections=[_collection(item) for item in collections])
-        with calling(self.place):
-            response = self._metadata.CreateCollections(request, timeout=self.timeout)
+        response = self.call(self._metadata.CreateCollections, request)
         for collection, error in zip(collections, outcomes(response.statuses), strict=True):
             # Collections above the site's may belong to another site of the same VO.
-            if error is not None and not (isinstance(error, Conflict) and not collection.attributes):
+            if isinstance(error, Conflict):
+                if collection.attributes and not self._add_missing(collection):
+                    raise error
+            elif error is not None:
                 raise error
+
+    def _add_missing(self, collection: Collection) -> bool:
+        """Add the attributes that a collection of an earlier configuration lacks; return whether there are any and nothing else differs."""
+        page = self.call(self._metadata.ListCollections, pb.ListCollectionsRequest(path=collection.path, page_size=1))
+        known = {item.name.casefold(): item for found in page.collections if found.path == collection.path for item in found.attributes}
+        missing = [item for item in map(_attribute, collection.attributes) if item.name.casefold() not in known]
+        same = all(
+            (there.type, there.length) == (item.type, item.length)
+            for item in map(_attribute, collection.attributes)
+            if (there := known.get(item.name.casefold())) is not None
+        )
+        if not known or not missing or not same:
+            return False
+        for item in missing:
+            self.call(self._metadata.AlterCollection, pb.AlterCollectionRequest(path=collection.path, add_attribute=item))
+        return True
 
     def upsert(self, collection: str, entries: Sequence[Entry]) -> list[MdmError | None]:
         """Insert or update entries."""
         request = pb.UpsertEntriesRequest(collection=collection, entries=[_entry(item) for item in entries])
-        with calling(self.place):
-            response = self._metadata.UpsertEntries(request, timeout=self.timeout)
+        response = self.call(self._metadata.UpsertEntries, request)
         return outcomes(response.statuses)
 
     def remove(self, collection: str, keys: Sequence[str]) -> None:
-        """Remove entries; see `register.port.Metadata`.
-
-        Raises:
-            MdmError: one cannot be removed.
-        """
-        with calling(self.place):
-            response = self._metadata.DeleteEntries(pb.DeleteEntriesRequest(collection=collection, keys=keys), timeout=self.timeout)
+        """Remove entries."""
+        response = self.call(self._metadata.DeleteEntries, pb.DeleteEntriesRequest(collection=collection, keys=keys))
         refuse_but(outcomes(response.statuses), NotFound)
+
+    def keys(self, collection: str) -> Iterator[str]:
+        """Yield the keys of a collection's entries, in order of their bytes; none if there is no such collection."""
+        token = ""
+        while True:
+            try:
+                page = self.call(self._metadata.ListEntryKeys, pb.ListEntryKeysRequest(collection=collection, page_token=token))
+            except NotFound:
+                return
+            yield from page.keys
+            token = page.next_page_token
+            if not token:
+                return
 
 
 def _collection(item: Collection) -> pb.Collection:

@@ -1,11 +1,18 @@
-"""Incremental reader of multipart/related bodies (RFC 2046 section 5.1, RFC 2387)."""
+"""Incremental reader of multipart/related bodies (RFC 2046 section 5.1, RFC 2387), into shared memory."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
+
+from mdm_dicom_srm.shared_memory import Block, BlockPool, Piece
 
 _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d+)[ \t]*\r?$")
 _MAX_HEADERS = 16 * 1024
+# What follows a part of known length has room behind it.
+_TAIL = 4 * 1024
+
+#: Receives bytes into a view and returns how many; 0 at the end.
+ReadInto = Callable[[memoryview], int]
 
 
 class MultipartBroken(ValueError):
@@ -26,85 +33,143 @@ def boundary_of(content_type: str) -> bytes:
     return boundary.encode("ascii", "replace")
 
 
-def parts(chunks: Iterable[bytes], boundary: bytes) -> Iterator[bytes]:
-    """Yield the content of each part as soon as it is complete; part headers are used for Content-Length only.
-
-    A part with a Content-Length is taken by length, any other up to the next delimiter; bytes are copied twice at most.
+def whole(read_into: ReadInto, limit: int, pool: BlockPool) -> Piece:
+    """Return a body that is not multipart, of at most `limit` bytes.
 
     Raises:
-        MultipartBroken: the body ends before its closing delimiter, or is malformed.
+        MultipartBroken: it has more.
     """
-    reader = _Reader(chunks)
+    reader = _Reader(read_into, pool)
+    try:
+        while reader.more():
+            if reader.size > limit:
+                raise MultipartBroken("the answer is too long")
+        return reader.take(reader.size)
+    finally:
+        reader.close()
+
+
+def parts(read_into: ReadInto, boundary: bytes, limit: int, pool: BlockPool) -> Iterator[Piece]:
+    """Yield the content of each part, of at most `limit` bytes, as soon as it is complete; of its headers only Content-Length is used.
+
+    A part with a Content-Length is taken by length, any other up to the next delimiter. Bytes are received where they stay; only a part
+    that does not fit into the rest of its block, and has begun there, is copied.
+
+    Raises:
+        MultipartBroken: the body ends before its closing delimiter, or is malformed, or a part has more bytes.
+    """
+    reader = _Reader(read_into, pool)
     delimiter = b"\r\n--" + boundary
-    # The first delimiter may stand at the very start, without the line break.
-    reader.skip_past(b"--" + boundary)
-    while True:
-        ending = reader.line()
-        if ending.startswith(b"--"):
-            return
-        headers = ending if ending.strip() else b""
-        headers += reader.until_blank_line()
-        match = _LENGTH.search(headers)
-        if match:
-            content = reader.exactly(int(match.group(1)))
-            reader.skip_past(delimiter)
-        else:
-            content = reader.until(delimiter)
-        yield content
+    try:
+        # The first delimiter may stand at the very start, without the line break.
+        reader.skip_past(b"--" + boundary)
+        while True:
+            ending = reader.line()
+            if ending.startswith(b"--"):
+                return
+            headers = ending if ending.strip() else b""
+            headers += reader.until_blank_line()
+            match = _LENGTH.search(headers)
+            if match:
+                if int(match.group(1)) > limit:
+                    raise MultipartBroken("a part is too long")
+                content = reader.exactly(int(match.group(1)))
+                reader.skip_past(delimiter)
+            else:
+                content = reader.take(reader.find(delimiter, limit))
+                reader.skip(len(delimiter))
+            yield content
+    finally:
+        reader.close()
 
 
 class _Reader:
-    """Takes bytes from chunks; the buffer begins at the reading position."""
+    """Receives into blocks; what was received and not yet taken lies between two positions of the present one."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._buffer = bytearray()
+    def __init__(self, read_into: ReadInto, pool: BlockPool) -> None:
+        self._read_into = read_into
+        self._pool = pool
+        self._block: Block = pool.take()
+        self._start = self._end = 0
 
-    def exactly(self, length: int) -> bytes:
+    @property
+    def size(self) -> int:
+        """How many bytes were received and not yet taken."""
+        return self._end - self._start
+
+    def close(self) -> None:
+        """Give the block up."""
+        self._block.release()
+
+    def more(self) -> bool:
+        """Receive more; return whether there was any."""
+        if self._end == self._block.size:
+            self._move(2 * self.size)
+        count = self._read_into(self._block.view[self._end :])
+        self._end += count
+        return count > 0
+
+    def take(self, length: int) -> Piece:
+        """Take bytes that were received."""
+        piece = self._block.piece(self._start, length)
+        self._start += length
+        return piece
+
+    def skip(self, length: int) -> None:
+        """Leave bytes out that were received."""
+        self._start += length
+
+    def exactly(self, length: int) -> Piece:
         """Return the next `length` bytes."""
-        while len(self._buffer) < length:
-            self._more()
-        return self._take(length)
+        if self._start + length > self._block.size:
+            self._move(length + _TAIL)
+        self._need(length)
+        return self.take(length)
 
-    def until(self, mark: bytes, limit: int | None = None) -> bytes:
-        """Return what stands before `mark` and go past it."""
+    def find(self, mark: bytes, limit: int) -> int:
+        """Return how far away the next `mark` is."""
         searched = 0
-        while (found := self._buffer.find(mark, searched)) < 0:
-            searched = max(0, len(self._buffer) - len(mark) + 1)
-            if limit is not None and searched > limit:
-                raise MultipartBroken("a part has endless headers")
-            self._more()
-        content = self._take(found)
-        del self._buffer[: len(mark)]
-        return content
+        while (found := self._block.find(mark, self._start + searched, self._end)) < 0:
+            searched = max(0, self.size - len(mark) + 1)
+            if searched > limit:
+                raise MultipartBroken("a part, or its headers, has no end")
+            self._need(self.size + 1)
+        return found - self._start
 
     def skip_past(self, mark: bytes) -> None:
         """Go past the next `mark`."""
-        self.until(mark)
+        self._until(mark)
 
     def line(self) -> bytes:
         """Return the rest of a delimiter's line; the closing one may end without a line break."""
-        while len(self._buffer) < 2:
-            self._more()
-        return b"--" if self._buffer.startswith(b"--") else self.until(b"\r\n", _MAX_HEADERS)
+        self._need(2)
+        return b"--" if self._begins_with(b"--") else self._until(b"\r\n")
 
     def until_blank_line(self) -> bytes:
         """Return a part's headers and go past the blank line that ends them."""
-        while len(self._buffer) < 2:
-            self._more()
-        if self._buffer.startswith(b"\r\n"):
-            del self._buffer[:2]
+        self._need(2)
+        if self._begins_with(b"\r\n"):
+            self.skip(2)
             return b""
-        return self.until(b"\r\n\r\n", _MAX_HEADERS)
+        return self._until(b"\r\n\r\n")
 
-    def _take(self, length: int) -> bytes:
-        with memoryview(self._buffer) as view:
-            content = bytes(view[:length])
-        del self._buffer[:length]
+    def _until(self, mark: bytes) -> bytes:
+        length = self.find(mark, _MAX_HEADERS)
+        content = bytes(self._block.view[self._start : self._start + length])
+        self.skip(length + len(mark))
         return content
 
-    def _more(self) -> None:
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            raise MultipartBroken("the answer ends before its last part is complete")
-        self._buffer += chunk
+    def _begins_with(self, mark: bytes) -> bool:
+        return self._block.view[self._start : self._start + len(mark)] == mark
+
+    def _need(self, length: int) -> None:
+        while self.size < length:
+            if not self.more():
+                raise MultipartBroken("the answer ends before its last part is complete")
+
+    def _move(self, size: int) -> None:
+        """Go on in another block, of at least `size` bytes."""
+        left, block = self.size, self._pool.take(size)
+        block.view[:left] = self._block.view[self._start : self._end]
+        self._block.release()
+        self._block, self._start, self._end = block, 0, left

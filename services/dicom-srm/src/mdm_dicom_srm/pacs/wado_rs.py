@@ -1,133 +1,184 @@
 """Retrieval by DICOMweb WADO-RS (PS3.18 section 10.4)."""
 
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from urllib.parse import quote
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from http import HTTPStatus
 
-import httpx
-from mdm_wire.errors import Invalid, Unavailable
+from mdm_deid.encoding.header import Header
+from mdm_wire.errors import Unavailable
 
-from mdm_dicom_srm.pacs.multipart import MultipartBroken, boundary_of, parts
-from mdm_dicom_srm.pacs.part10 import Header, header_of, headers_of, sop_instance_uid
-from mdm_dicom_srm.pacs.port import InstanceLocator, RetrievedInstance
+from mdm_dicom_srm.pacs import query
+from mdm_dicom_srm.pacs.dicomweb import DicomWeb, accepted, segment
+from mdm_dicom_srm.pacs.header import headers_of, sop_instance_uid
+from mdm_dicom_srm.pacs.http import Answer
+from mdm_dicom_srm.pacs.multipart import MultipartBroken, boundary_of, parts, whole
+from mdm_dicom_srm.pacs.port import NOT_IN_PACS, InstanceLocator, ListedInstance, MissingInstance, RetrievedInstance, Scope
+from mdm_dicom_srm.shared_memory import BlockPool, Piece
 
 # With `*` the server sends each instance in the transfer syntax it stores (PS3.18 section 8.7.3.5.2).
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.NO_CONTENT)
+_LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+_FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
 # From this share of a series on, one request for all of it is cheaper than one per instance.
 _WHOLE_SERIES_SHARE = 0.5
 _FEW = 3
-_NUMBER_OF_SERIES_INSTANCES = "00201209"
+_MAX_FAILURES = 3  # in a row, then the server counts as away
+_PAUSE = 0.5
+_SURPLUS = 1000  # instances that nobody asked for, then the answer is left
+
+
+class _Absent(Exception):
+    """The server says that it does not have what is asked for."""
+
+
+class _NotSent(Exception):
+    """The server answers, but does not send what is asked for."""
 
 
 class WadoRs:
     """A PACS behind DICOMweb; safe for several threads."""
 
-    def __init__(self, url: str, *, user: str = "", password: str = "", timeout: float = 60.0) -> None:
-        self._client = httpx.Client(
-            base_url=url.rstrip("/") + "/",
-            auth=(user, password) if user else None,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=8),
-            # Images hardly compress; a server that tries anyway (Orthanc) becomes several times slower.
-            headers={"Accept-Encoding": "identity"},
-            trust_env=False,
-        )
+    def __init__(self, web: DicomWeb, *, name: str = "", max_instance_bytes: int = 4 * 1024**3) -> None:
+        self._web, self._name = web, name
+        self._limit = max_instance_bytes
+        self._pool = BlockPool()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._web.close()
 
-    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance]:
+    def retrieve(self, instances: Sequence[InstanceLocator]) -> Iterator[RetrievedInstance | MissingInstance]:
         """Yield the instances; see `Pacs.retrieve`."""
-        by_series: dict[tuple[str, str], dict[str, InstanceLocator]] = defaultdict(dict)
+        by_series: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
         for locator in instances:
-            by_series[locator.study_uid, locator.series_uid][locator.sop_uid] = locator
+            by_series[locator.study_uid, locator.series_uid][locator.sop_uid] = None
         for (study_uid, series_uid), wanted in by_series.items():
-            path = f"studies/{_segment(study_uid)}/series/{_segment(series_uid)}"
+            path = f"studies/{segment(study_uid)}/series/{segment(series_uid)}"
             if self._whole_series_pays(study_uid, series_uid, len(wanted)):
-                yield from self._wanted(path, set(wanted))
-            else:
-                for sop_uid in wanted:
-                    yield from self._wanted(f"{path}/instances/{_segment(sop_uid)}", {sop_uid})
+                try:
+                    yield from self._series(path, wanted)
+                except _Absent:
+                    yield from (MissingInstance(sop_uid, NOT_IN_PACS) for sop_uid in wanted)
+                    continue
+                except (_NotSent, Unavailable):
+                    time.sleep(_PAUSE)
+            # What is asked for alone, or did not come with its series: the answer says of each whether it is there.
+            yield from self._one_by_one(path, wanted)
 
-    def headers(self, study_uid: str) -> Iterator[Header]:
+    def headers(self, study_uid: str) -> Iterator[tuple[Header, str]]:
         """Yield the headers of a study; see `Pacs.headers`."""
-        yield from headers_of(self._parts(f"studies/{_segment(study_uid)}"))
+        try:
+            for header in headers_of(piece.view for piece in self._parts(f"studies/{segment(study_uid)}")):
+                yield header, self._name
+        except _Absent:
+            return
+        except _NotSent:
+            raise Unavailable("PACS_NOT_DELIVERED", "The PACS does not send this study; check its log.") from None
+
+    def studies(self, scope: Scope) -> Iterator[str]:
+        """Yield the studies of a scope; see `Pacs.studies`."""
+        return query.studies(self._web, scope)
+
+    def listing(self, study_uid: str) -> Iterator[ListedInstance]:
+        """Yield the instances of a study; see `Pacs.listing`."""
+        return query.listing(self._web, study_uid, self._name)
 
     def ping(self) -> None:
         """Return when the DICOMweb service answers a query; see `Pacs.ping`."""
-        try:
-            self._client.get("studies", params={"limit": "1"}, headers={"Accept": "application/dicom+json"}).raise_for_status()
-        except httpx.HTTPError as error:
-            raise _unavailable(error) from None
+        self._web.ping()
 
-    def _wanted(self, path: str, sop_uids: set[str]) -> Iterator[RetrievedInstance]:
-        for part10 in self._parts(path):
-            sop_uid = _sop_uid(part10, sop_uids)
-            if sop_uid in sop_uids:
-                sop_uids.discard(sop_uid)
-                yield RetrievedInstance(sop_uid, part10)
-            if not sop_uids:
-                return
-
-    def _parts(self, path: str) -> Iterator[bytes]:
-        try:
-            with self._client.stream("GET", path, headers={"Accept": _ACCEPT}) as response:
-                if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE, httpx.codes.NO_CONTENT):
-                    return
-                response.raise_for_status()
-                content_type = response.headers.get("content-type", "")
-                if content_type.startswith("application/dicom"):
-                    yield response.read()
+    def _series(self, path: str, wanted: dict[str, None]) -> Iterator[RetrievedInstance]:
+        """Yield what is wanted of a series and take it out of `wanted`."""
+        surplus = 10 * len(wanted) + _SURPLUS
+        with closing(self._parts(path)) as files:
+            for piece in files:
+                part10 = piece.view
+                sop_uid = sop_instance_uid(part10, wanted.keys())
+                if sop_uid in wanted:
+                    del wanted[sop_uid]
+                    yield RetrievedInstance(sop_uid, part10, self._name, piece)
                 else:
-                    yield from parts(response.iter_raw(), boundary_of(content_type))
-        except (httpx.HTTPError, MultipartBroken) as error:
-            raise _unavailable(error) from None
+                    surplus -= 1
+                if not wanted or surplus < 0:
+                    return
+
+    def _one_by_one(self, path: str, wanted: Collection[str]) -> Iterator[RetrievedInstance | MissingInstance]:
+        """Yield single instances. One that breaks the connection does not hold up the others, unless several in a row do.
+
+        Raises:
+            Unavailable: the server is away.
+        """
+        failures, most = 0, min(_MAX_FAILURES, len(wanted))
+        for sop_uid in list(wanted):
+            try:
+                yield self._one(f"{path}/instances/{segment(sop_uid)}", sop_uid)
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                if error.reason not in ("PACS_BROKE_OFF", "PACS_TIMEOUT") or failures == most:
+                    raise
+                yield MissingInstance(sop_uid, error.reason)
+
+    def _one(self, path: str, sop_uid: str) -> RetrievedInstance | MissingInstance:
+        try:
+            with closing(self._parts(path)) as files:
+                piece = next(files, None)
+        except _Absent:
+            return MissingInstance(sop_uid, NOT_IN_PACS)
+        except _NotSent:
+            piece = None
+        if piece is None or not piece.size:
+            return MissingInstance(sop_uid, "PACS_NOT_DELIVERED")
+        part10 = piece.view
+        if sop_instance_uid(part10, {sop_uid}) != sop_uid:
+            return MissingInstance(sop_uid, "PACS_SENT_ANOTHER")
+        return RetrievedInstance(sop_uid, part10, self._name, piece)
+
+    def _parts(self, path: str) -> Generator[Piece, None, None]:
+        """Yield the files that the server sends.
+
+        Raises:
+            _Absent, _NotSent: it does not send them.
+            Unavailable: it is away, refuses us or breaks off.
+        """
+        for last in (False, True):
+            with self._web.get(path, _ACCEPT) as answer:
+                if answer.status in _LATER and not last:
+                    pause = _PAUSE
+                else:
+                    yield from self._files(answer)
+                    return
+            time.sleep(pause)
+
+    def _files(self, answer: Answer) -> Iterator[Piece]:
+        if answer.status in _ABSENT:
+            raise _Absent
+        if answer.status in (*_LATER, *_FORBIDDEN):
+            accepted(answer)
+        if answer.status != HTTPStatus.OK and answer.status != HTTPStatus.PARTIAL_CONTENT:
+            raise _NotSent
+        content_type = answer.header("Content-Type")
+        try:
+            if content_type.startswith("application/dicom") and "json" not in content_type:
+                yield whole(answer.read_into, self._limit, self._pool)
+            else:
+                yield from parts(answer.read_into, boundary_of(content_type), self._limit, self._pool)
+        except MultipartBroken:
+            raise Unavailable("PACS_BROKE_OFF", "The PACS broke off a DICOMweb answer; try again later.") from None
 
     def _whole_series_pays(self, study_uid: str, series_uid: str, count: int) -> bool:
+        """Return whether to ask for a whole series to get `count` instances of it; where its size is not known, it does."""
         if count <= _FEW:
             return False
-        size = self._series_size(study_uid, series_uid)
-        return size is None or count >= size * _WHOLE_SERIES_SHARE
-
-    def _series_size(self, study_uid: str, series_uid: str) -> int | None:
-        """Return how many instances the series has, None if the server does not tell."""
-        parameters = {"SeriesInstanceUID": series_uid, "includefield": _NUMBER_OF_SERIES_INSTANCES}
+        keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "NumberOfSeriesRelatedInstances": ""}
         try:
-            response = self._client.get(
-                f"studies/{_segment(study_uid)}/series", params=parameters, headers={"Accept": "application/dicom+json"}
-            )
-            if response.status_code != httpx.codes.OK:
-                return None
-            return int(response.json()[0][_NUMBER_OF_SERIES_INSTANCES]["Value"][0])
-        except httpx.HTTPError as error:
-            raise _unavailable(error) from None
-        except (ValueError, LookupError, TypeError):
-            return None
-
-
-def _segment(uid: str) -> str:
-    """Return a UID as one path segment, whatever it holds."""
-    return quote(uid, safe="")
-
-
-def _sop_uid(part10: bytes, wanted: set[str]) -> str:
-    """Return the SOP Instance UID of a file: by its meta information, or by its data set where that names another."""
-    try:
-        uid = sop_instance_uid(part10)
-        return uid if uid in wanted else header_of(part10).sop_uid
-    except Invalid:
-        return ""
-
-
-def _unavailable(error: Exception) -> Unavailable:
-    if isinstance(error, httpx.HTTPStatusError):
-        code = error.response.status_code
-        return Unavailable(
-            "PACS_REFUSED", f"The PACS answered a DICOMweb request with HTTP {code}; check its log and our credentials there."
-        )
-    if isinstance(error, httpx.TimeoutException):
-        return Unavailable("PACS_TIMEOUT", "The PACS did not answer a DICOMweb request in time; try again later.")
-    if isinstance(error, MultipartBroken):
-        return Unavailable("PACS_BROKE_OFF", "The PACS broke off a DICOMweb answer; try again later.")
-    return Unavailable("PACS_UNAVAILABLE", "The PACS cannot be reached by DICOMweb; check that it is running and try again.")
+            series = next((match for match in self._web.find(query.SERIES, keys) if match["SeriesInstanceUID"] == series_uid), None)
+        except Unavailable as error:
+            if error.reason == "PACS_UNAVAILABLE":
+                raise
+            return True
+        size = series["NumberOfSeriesRelatedInstances"] if series else ""
+        return not size.isdigit() or count >= int(size) * _WHOLE_SERIES_SHARE

@@ -1,4 +1,4 @@
-"""What keystores send each other, between protobuf and model; both ends of a call use it."""
+"""Converters of the messages between keystores; both ends of a call use them."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -11,28 +11,25 @@ from mdm_crypto.audit import SignedHead, WitnessedHead
 from mdm_crypto.resharing import Sharing, Subshare
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_wire import dn, status
-from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.errors import Conflict, FailedPrecondition, Failure, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import canonical_principal, valid_permissions
+from mdm_wire.url import canonical_uuid
 
-from mdm_keystore.rules.model import Failure
 from mdm_keystore.rules.resharing.model import Deal, HeldKey, HeldSharing, Part, Parts, Unprepared
 
 _canonical = lru_cache(maxsize=1024)(dn.canonical)  # the same few creators stand in thousands of parts
 _OF_THE_REQUEST = (Invalid, NotFound, Conflict, Forbidden, FailedPrecondition)
 
 
-def uuid_from_proto(text: str) -> UUID:
-    """Read a UUID in its one canonical spelling.
+def uuid_from_proto(text: str, reason: str = "UUID_MALFORMED", what: str = "GUID or id") -> UUID:
+    """Return a UUID from its canonical text.
 
     Raises:
-        Invalid: UUID_MALFORMED.
+        Invalid: it is not one, with this reason; `what` names it.
     """
-    try:
-        found = UUID(text)
-    except ValueError:
-        found = None
-    if found is None or str(found) != text:
-        raise Invalid("UUID_MALFORMED", "A GUID or id must be a UUID in canonical lower-case text.")
+    found = canonical_uuid(text)
+    if found is None:
+        raise Invalid(reason, f"The {what} must be a UUID in canonical lower-case text.")
     return found
 
 
@@ -43,7 +40,7 @@ def failure_from_proto(message: common_pb2.ItemStatus) -> Failure:
 
 
 def peer_failure(error: MdmError) -> MdmError:
-    """Return an error that another keystore answered if it is about the keys; of another kind, one that may pass."""
+    """Return another keystore's error unchanged if it is about the keys, any other as a transient one."""
     return error if isinstance(error, _OF_THE_REQUEST) else Unavailable(error.reason, error.message)
 
 
@@ -64,7 +61,7 @@ def sharing_from_proto(message: peer_pb2.Sharing) -> Sharing:
 
 
 def held_key_to_proto(key: HeldKey) -> peer_pb2.HeldKey:
-    """Return what is not secret about a key as it is sent."""
+    """Return the description of a key as it is sent, without secrets."""
     current, previous = (None if held is None else sharing_to_proto(held.sharing, held.readable) for held in (key.current, key.previous))
     return peer_pb2.HeldKey(guid=str(key.guid), epoch=key.epoch, confirmed=key.confirmed, current=current, previous=previous)
 
@@ -130,7 +127,7 @@ def parts_from_proto(request: peer_pb2.TakeSubsharesRequest) -> Parts:
 
 
 def prepared_to_proto(result: Sharing | Unprepared) -> peer_pb2.PreparedResult:
-    """Return what became of preparing a key."""
+    """Return the result of preparing a key as it is sent."""
     if isinstance(result, Unprepared):
         failed = status.failed(FailedPrecondition(result.reason, result.message))
         return peer_pb2.PreparedResult(status=failed, guilty=result.guilty)
@@ -138,7 +135,7 @@ def prepared_to_proto(result: Sharing | Unprepared) -> peer_pb2.PreparedResult:
 
 
 def prepared_from_proto(message: peer_pb2.PreparedResult) -> Sharing | Unprepared:
-    """Return what a target says of preparing a key."""
+    """Return a received result of preparing a key."""
     if message.status.code:
         return Unprepared(message.status.reason, message.status.message, message.guilty)
     return sharing_from_proto(message.sharing)
@@ -159,11 +156,8 @@ def head_from_proto(message: admin_pb2.SignedHead) -> SignedHead:
         Invalid: HEAD_MALFORMED.
     """
     lengths = (len(message.hash), len(message.signature), len(message.signing_key))
-    try:
-        chain_id = UUID(message.chain_id)
-    except ValueError:
-        chain_id = UUID(int=0)
-    if str(chain_id) != message.chain_id or lengths != (32, 64, 32) or not 1 <= message.share_index <= 16 or message.seq >= 1 << 63:
+    chain_id = canonical_uuid(message.chain_id)
+    if chain_id is None or lengths != (32, 64, 32) or not 1 <= message.share_index <= 16 or message.seq >= 1 << 63:
         raise Invalid("HEAD_MALFORMED", "This is not the signed head of an audit chain.")
     time = datetime.fromtimestamp(0, UTC) + timedelta(seconds=message.time.seconds, microseconds=message.time.nanos // 1000)
     return SignedHead(message.share_index, chain_id, message.seq, message.hash, time, message.signature, message.signing_key)

@@ -1,1 +1,1 @@
-"""Between messages and the model: no rules, no SQL."""
+"""Converters between messages and the model: no rules, no SQL."""

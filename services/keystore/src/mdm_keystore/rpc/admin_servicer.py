@@ -21,7 +21,7 @@ _KINDS = {kind.value: kind for kind in Kind}
 
 
 class AdminServicer(admin_pb2_grpc.KeystoreAdminServiceServicer):
-    """Translates the calls of operators."""
+    """Converts messages of operators and calls the rules."""
 
     def __init__(self, jobs: JobControl, rewrapping: Rewrapping, trail: AuditTrail) -> None:
         self._jobs = jobs
@@ -31,7 +31,7 @@ class AdminServicer(admin_pb2_grpc.KeystoreAdminServiceServicer):
     def BeginResharing(self, request: admin_pb2.BeginResharingRequest, context: grpc.ServicerContext) -> admin_pb2.BeginResharingResponse:
         """Begin a job."""
         if request.kind not in _KINDS:
-            raise Invalid("RESHARING_INVALID", "A job refreshes, repairs or reshares.", fields={"kind": "unknown"})
+            raise Invalid("RESHARING_INVALID", "Unknown kind of job: it must refresh, repair or reshare.", fields={"kind": "unknown"})
         job = self._jobs.begin(
             current_caller(), uuid_from_proto(request.id), _KINDS[request.kind], request.threshold, request.total, tuple(request.lost)
         )
@@ -65,10 +65,10 @@ class AdminServicer(admin_pb2_grpc.KeystoreAdminServiceServicer):
     def ListWitnessedHeads(
         self, request: admin_pb2.ListWitnessedHeadsRequest, context: grpc.ServicerContext
     ) -> admin_pb2.ListWitnessedHeadsResponse:
-        """Show the countersigned heads of others; the token is the number of the last one of the page before."""
+        """Show the countersigned heads of others; the token is the number of the last head of the page before."""
         limit = _page_size(request.page_size)
         if len(request.page_token) > 18 or not (request.page_token or "0").isdecimal():
-            raise Invalid("PAGE_TOKEN_WRONG", "The page token is not one of this service's.", fields={"page_token": "malformed"})
+            raise Invalid("PAGE_TOKEN_WRONG", "The page token is not one that this service returned.", fields={"page_token": "malformed"})
         found = self._trail.witnessed(min(request.share_index, 32), int(request.page_token or "0"), limit)
         heads = [message.witnessed_head_to_proto(head) for _, head in found]
         token = str(found[-1][0]) if len(found) == limit else ""

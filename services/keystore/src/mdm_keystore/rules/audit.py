@@ -1,4 +1,4 @@
-"""The audit trail as its readers and witnesses see it: pages of the chain, signed heads, heads of others countersigned."""
+"""The audit trail: pages of the chain, signed heads, and countersigned heads of other keystores."""
 
 import logging
 import os
@@ -11,9 +11,8 @@ from uuid import UUID
 
 from mdm_crypto.audit import AuditEntry, ChainedEntry, HeadSigner, SignedHead, WitnessedHead
 from mdm_service.identity.caller import Caller
-from mdm_wire.errors import Conflict, Forbidden, Invalid, MdmError
+from mdm_wire.errors import Conflict, Failure, Forbidden, Invalid, MdmError
 
-from mdm_keystore.rules.model import Failure
 from mdm_keystore.rules.seal import SealBroken, Sealer
 
 MAX_PAGE = 10_000
@@ -22,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which chain this is, and the sealed seed of its signing key (none before the first start)."""
+    """The id of the chain and the sealed seed of its signing key (none before the first start)."""
 
     chain_id: UUID
     sealed: bytes | None
@@ -38,7 +37,7 @@ class End:
 
 
 class TrailChange(Protocol):
-    """One atomic change of what is kept beside the chain."""
+    """One atomic change of identity and witnessed heads."""
 
     def identity(self) -> Identity:
         """Return the identity."""
@@ -57,22 +56,22 @@ class TrailChange(Protocol):
 
 
 class Trail(Protocol):
-    """Where the chain is kept."""
+    """The store of the chain."""
 
     def trail_change(self) -> AbstractContextManager[TrailChange]:
         """Open a change: committed when the block ends, undone when it raises."""
 
     def entries(self, after: int, limit: int) -> tuple[Sequence[ChainedEntry], End]:
-        """Return the next entries behind `after` and the end of the chain, both as of one moment."""
+        """Return the next entries after `after` and the end of the chain, both as of one moment."""
 
     def end(self) -> End:
         """Return the end of the chain."""
 
     def showing(self) -> AbstractContextManager[bool]:
-        """Be the only one that shows heads during the block, among all processes of this keystore; False: another one is."""
+        """Make this process the only one of the keystore that shows heads during the block; yield False if another one does."""
 
     def witnessed(self, share_index: int, after: int, limit: int) -> Sequence[tuple[int, WitnessedHead]]:
-        """Return the next countersigned heads (of one keystore, 0: of all) behind number `after`, with their numbers."""
+        """Return the next countersigned heads (of one keystore, 0: of all) after number `after`, with their numbers."""
 
 
 class Witness(Protocol):
@@ -97,7 +96,7 @@ class AuditTrail:
         self._shown: dict[int, tuple[UUID, int]] = {}
 
     def page(self, after: int, limit: int) -> tuple[Sequence[ChainedEntry], SignedHead]:
-        """Return the entries behind `after` and the signed head of the whole chain, both as of one moment."""
+        """Return the entries after `after` and the signed head of the whole chain, both as of one moment."""
         entries, end = self._trail.entries(after, limit)
         return entries, self._signed(end)
 
@@ -131,7 +130,7 @@ class AuditTrail:
         return countersigned
 
     def show_head(self) -> None:
-        """Have every witness countersign the present head that has not seen it; who is away sees a later one.
+        """Have each witness that has not seen the present head countersign it; one that cannot be reached gets a later head.
 
         Only one process at a time does so: an earlier head that arrives behind a later one would look like a chain that was cut.
         """
@@ -166,7 +165,7 @@ class AuditTrail:
         return signer.sign(chain_id, end.seq, end.hash, datetime.now(UTC))
 
     def _signing(self) -> tuple[HeadSigner, UUID]:
-        """Return the signer and the chain's id; a seed that does not open any more is replaced, which verifying the audit shows."""
+        """Return the signer and the chain's id; a seed that no longer opens is replaced, which verification of the audit reports."""
         with self._trail.trail_change() as change:
             found = change.identity()
             seed = None
@@ -191,7 +190,7 @@ def audit_entries(caller: Caller, action: str, guids: Sequence[UUID], failures: 
 
 
 def _continues(earlier: SignedHead, later: SignedHead) -> bool:
-    """Return whether a head can be of the same chain as an earlier one, as far as heads alone show."""
+    """Return whether a head may belong to the same chain as an earlier one; the heads alone cannot prove it."""
     if earlier.signing_key != later.signing_key or later.seq < earlier.seq:
         return False
     return later.seq > earlier.seq or later.hash == earlier.hash

@@ -1,23 +1,16 @@
-"""What a keystore holds, sealed shares in two states, and what callers ask of it."""
+"""The model of a keystore: sealed shares in two states, and what callers ask for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import TypeAlias
 from uuid import UUID
 
 from mdm_crypto.shamir import Share
-from mdm_wire.errors import Invalid, MdmError
 from mdm_wire.permission import Permission
-
-MAX_BATCH = 1_000
-#: Why an item of a batch was not done; None where it was.
-Failure: TypeAlias = MdmError | None
 
 
 class KeyState(IntEnum):
-    """Life of a key on one server; the values are those of the protocol and of the database."""
+    """State of a key on one server; the values are those of the protocol and of the database."""
 
     PENDING = 1
     CONFIRMED = 2
@@ -59,7 +52,7 @@ class KeyRef:
 
 @dataclass(frozen=True, slots=True)
 class AclAssignment:
-    """A key and the ACL that is to guard it."""
+    """The assignment of an ACL to a key."""
 
     guid: UUID
     acl_id: UUID
@@ -74,8 +67,8 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A live (confirmed or unexpired) key and what the caller may do with it; while its shares are replaced, the one before too."""
+class LiveKey:
+    """A live (confirmed or unexpired) key with the caller's permissions; while its shares are replaced, with its previous share too."""
 
     record: KeyRecord
     granted: Permission
@@ -88,13 +81,3 @@ class Released:
 
     share: Share
     previous: Share | None = None
-
-
-def check_batch(items: Sequence[object]) -> None:
-    """Check the size of a batch.
-
-    Raises:
-        Invalid: there are more than 1,000 items.
-    """
-    if len(items) > MAX_BATCH:
-        raise Invalid("BATCH_TOO_LARGE", f"At most {MAX_BATCH} keys a call.")

@@ -10,11 +10,11 @@ from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Unavailable
 from mdm_wire.permission import Permission
 
-from mdm_keystore.rules.model import AclAssignment, Held, KeyRecord
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, LiveKey
 
 
 class AuditUnavailable(Unavailable):
-    """The audit log refused an entry, therefore nothing was released or changed; safe to retry."""
+    """The audit log refused an entry, so nothing was released or changed; safe to retry."""
 
     def __init__(self) -> None:
         super().__init__("AUDIT_UNAVAILABLE", "The audit log cannot be written, so nothing was done; try again later.")
@@ -23,11 +23,11 @@ class AuditUnavailable(Unavailable):
 class Change(Protocol):
     """One atomic change; changes run one after the other, so what it reads stays true until it ends."""
 
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
+    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, LiveKey]:
         """Return the live keys among `guids`."""
 
     def acl_rights(self, caller: Caller, acl_ids: Sequence[UUID]) -> Mapping[UUID, Permission]:
-        """Return what the caller may do under those of the ACLs that exist."""
+        """Return the caller's permissions under those of the ACLs that exist."""
 
     def put(self, records: Sequence[KeyRecord]) -> None:
         """Store records, replacing any of the same GUIDs."""
@@ -39,7 +39,7 @@ class Change(Protocol):
         """Destroy keys."""
 
     def remove_prepared(self, caller: Caller | None, guids: Sequence[UUID]) -> Sequence[UUID]:
-        """Destroy what is prepared for keys that are not here yet and `caller` may delete (None: all); return their GUIDs."""
+        """Destroy prepared shares of keys that are not here yet and that `caller` may delete (None: all); return their GUIDs."""
 
     def assign(self, assignments: Sequence[AclAssignment]) -> None:
         """Point keys at other ACLs."""
@@ -56,9 +56,9 @@ class Change(Protocol):
 
 
 class Release(Protocol):
-    """What a release needs of its transaction."""
+    """A transaction that releases shares."""
 
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
+    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, LiveKey]:
         """Return the live keys among `guids`."""
 
     def audit(self, entries: Sequence[AuditEntry]) -> None:
@@ -70,16 +70,16 @@ class Release(Protocol):
 
 
 class Keys(Protocol):
-    """Where keys and the audit chain are kept."""
+    """The store of keys and of the audit chain."""
 
     def change(self) -> AbstractContextManager[Change]:
         """Open a change: committed when the block ends, undone when it raises."""
 
     def release(self) -> AbstractContextManager[Release]:
-        """Open a transaction that looks keys up and audits; committed when the block ends."""
+        """Open a transaction that looks up keys and audits; committed when the block ends."""
 
-    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, Held]:
+    def held(self, caller: Caller, guids: Sequence[UUID]) -> Mapping[UUID, LiveKey]:
         """Return the live keys among `guids`."""
 
     def page(self, caller: Caller | None, after: UUID | None, limit: int) -> Sequence[KeyRecord]:
-        """Return up to `limit` live keys behind `after` in order of GUID: those `caller` may list, None: all."""
+        """Return at most `limit` live keys after `after` in order of GUID: those `caller` may list or made as a dicom-srm, None: all."""

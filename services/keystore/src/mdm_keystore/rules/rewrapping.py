@@ -1,4 +1,4 @@
-"""Replacing the key-encryption key while serving: what is sealed under an old one is sealed anew, batch by batch."""
+"""Replacing the key-encryption key while serving: shares sealed under an old key are sealed anew, batch by batch."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +17,7 @@ BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class SealedShare:
-    """A share as it is sealed, and its place."""
+    """A sealed share and its place."""
 
     guid: UUID
     epoch: int
@@ -29,7 +29,7 @@ class SealedShare:
 
 @dataclass(frozen=True, slots=True)
 class Rewrapped:
-    """What a batch did, what is left to do, and what cannot be opened."""
+    """How many shares a batch sealed anew, how many are left, and how many cannot be opened."""
 
     rewrapped: int
     remaining: int
@@ -40,7 +40,7 @@ class SealChange(Protocol):
     """One atomic change; changes run one after the other."""
 
     def sealed_otherwise(self, table: str, kek_id: str, after: UUID | None, limit: int) -> Sequence[SealedShare]:
-        """Return the next shares of a table behind `after`, in order of GUID, that are sealed under another key than `kek_id`."""
+        """Return the next shares of a table after `after`, in order of GUID, that are sealed under another key than `kek_id`."""
 
     def reseal(self, table: str, shares: Sequence[SealedShare]) -> None:
         """Store the sealed values of these shares anew."""
@@ -53,7 +53,7 @@ class SealChange(Protocol):
 
 
 class Seals(Protocol):
-    """Where sealed shares are kept."""
+    """The store of sealed shares."""
 
     tables: Sequence[str]
 
@@ -71,7 +71,7 @@ class Rewrapping:
     def rewrap(self, caller: Caller, batch: int = BATCH) -> Rewrapped:
         """Seal up to `batch` shares anew under the first key of the file; each is audited. Safe to interrupt and to repeat.
 
-        It holds the lock of all changes, under which shares are sealed: nothing is sealed under an old key behind its back.
+        It locks out all other changes, so nothing is sealed under an old key meanwhile.
         """
         with self._seals.seal_change() as change:
             current = self._sealer.current

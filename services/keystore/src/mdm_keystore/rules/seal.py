@@ -13,8 +13,8 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mdm_crypto.shamir import Share
-from mdm_service.errors import ConfigurationError
 from mdm_service.identity.trust import WatchedFile
+from mdm_service.settings import ConfigurationError
 
 from mdm_keystore.rules.model import KeyRecord, KeyState
 
@@ -24,14 +24,14 @@ _LINE = re.compile(r"^[0-9a-fA-F]{64}$")
 
 
 class SealBroken(Exception):
-    """A sealed share that does not open: another key-encryption key, or altered, or moved from another key's row."""
+    """A sealed share does not open: it has another key-encryption key, was altered, or was moved from another key's row."""
 
 
 class Sealer:
     """AES-256-GCM under the first of several key-encryption keys; opens what any of them sealed.
 
     The associated data binds a sealed share to its place: GUID (16 bytes) ‖ epoch (4, big-endian) ‖ x (1) ‖, from version 1 on,
-    version (4, big-endian). Used by threads; the keys may change at any time.
+    version (4, big-endian). Safe for threads; the keys may change at any time.
     """
 
     def __init__(self, keys: Callable[[], Sequence[bytes]] | Sequence[bytes]) -> None:
@@ -43,11 +43,11 @@ class Sealer:
     def from_file(cls, path: Path) -> "Sealer":
         """Read keys of 64 hexadecimal digits, one a line (`openssl rand -hex 32`); the first one seals.
 
-        The file is read again when it changes; while it cannot be used, the keys that were read before are. A file that everybody on
-        the machine may read is used, with a warning in the log.
+        The file is read again when it changes; while it is unusable, the keys read before are used. A file that everybody on the
+        machine may read is used, with a warning in the log.
 
         Raises:
-            ConfigurationError: the file cannot be read, or a line of it is no key.
+            ConfigurationError: the file cannot be read, or a line is not a key.
         """
         file = WatchedFile(path, _parse)
         try:
@@ -87,7 +87,7 @@ class Sealer:
         return self._seal(value, _place(guid, epoch, x, version))
 
     def seal_signing_key(self, seed: bytes, chain_id: UUID) -> tuple[bytes, str]:
-        """Seal the seed of the key that signs an audit chain; never opens as a share, nor a share as this."""
+        """Seal the seed of the key that signs an audit chain; it cannot be opened as a share, nor a share as a signing key."""
         return self._seal(seed, _signing_place(chain_id))
 
     def open_signing_key(self, sealed: bytes, kek_id: str, chain_id: UUID) -> bytes:
@@ -99,7 +99,7 @@ class Sealer:
         return self._open(sealed, kek_id, _signing_place(chain_id))
 
     def seal_parts(self, parts: bytes, round_id: UUID, helper: int) -> tuple[bytes, str]:
-        """Seal what a helper has dealt in a round of new shares; opens as nothing else."""
+        """Seal what a helper has dealt in a round; it cannot be opened as anything else."""
         return self._seal(parts, _dealing_place(round_id, helper))
 
     def open_parts(self, sealed: bytes, kek_id: str, round_id: UUID, helper: int) -> bytes:
@@ -130,7 +130,7 @@ class Sealer:
         try:
             return cipher.decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], place)
         except InvalidTag:
-            raise SealBroken("what was sealed is not authentic") from None
+            raise SealBroken("the sealed value is not authentic") from None
 
     def _ciphers(self) -> dict[str, AESGCM]:
         keys = self._keys()
@@ -144,7 +144,7 @@ class Sealer:
 def seal_share(
     sealer: Sealer, share: Share, *, state: KeyState, creator: str, acl_id: UUID, create_time: datetime, expire_time: datetime | None
 ) -> KeyRecord:
-    """Return the record of a share, sealed, as it is stored."""
+    """Return the sealed record of a share, as it is stored."""
     sealed, kek_id = sealer.seal(share.value, share.guid, share.epoch, share.x, share.version)
     return KeyRecord(
         guid=share.guid,
@@ -165,7 +165,7 @@ def seal_share(
 
 
 def open_share(sealer: Sealer, record: KeyRecord) -> Share | None:
-    """Return the share of a record, None where it does not open."""
+    """Return the share in a record, None if it does not open."""
     try:
         value = sealer.open(record.sealed, record.kek_id, record.guid, record.epoch, record.x, record.version)
     except SealBroken:
@@ -176,7 +176,7 @@ def open_share(sealer: Sealer, record: KeyRecord) -> Share | None:
 def _parse(content: bytes) -> Sequence[bytes]:
     lines = content.decode("ascii").split()
     if not lines or not all(_LINE.match(line) for line in lines):
-        raise ValueError("not lines of 64 hexadecimal digits")
+        raise ValueError("each line must have 64 hexadecimal digits")
     return [bytes.fromhex(line) for line in lines]
 
 
@@ -186,12 +186,12 @@ def _place(guid: UUID, epoch: int, x: int, version: int) -> bytes:
 
 
 def _signing_place(chain_id: UUID) -> bytes:
-    """Return associated data of a length that no share's has."""
+    """Return the associated data of a signing key; its length differs from that of a share's."""
     return b"mdm keystore audit signing key\0" + chain_id.bytes
 
 
 def _dealing_place(round_id: UUID, helper: int) -> bytes:
-    """Return associated data of a length that neither a share's nor a signing key's has."""
+    """Return the associated data of parts; its length differs from that of a share's and of a signing key's."""
     return b"mdm keystore parts\0" + round_id.bytes + helper.to_bytes(1, "big")
 
 

@@ -9,23 +9,22 @@ from uuid import UUID
 from mdm_crypto import shamir
 from mdm_crypto.shamir import Share, ShareError
 from mdm_service.identity.caller import Caller
-from mdm_service.policy import OPERATOR
-from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_service.policy import DICOM_SRM, OPERATOR
+from mdm_wire.batch import MAX_KEYS, check_batch
+from mdm_wire.errors import Conflict, FailedPrecondition, Failure, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import Permission
 
 from mdm_keystore.rules.audit import audit_entries
-from mdm_keystore.rules.model import AclAssignment, Failure, Held, KeyRecord, KeyRef, KeyState, NewKey, Released, check_batch
+from mdm_keystore.rules.model import AclAssignment, KeyRecord, KeyRef, KeyState, LiveKey, NewKey, Released
 from mdm_keystore.rules.port import Keys
 from mdm_keystore.rules.seal import Sealer, open_share, seal_share
 
 EXPIRY = "service:expiry"
-
-
 _log = logging.getLogger(__name__)
 
 
 class KeystoreService:
-    """One keystore. Every method takes and returns batches, one outcome per item, in the order asked."""
+    """One keystore. Every method processes a batch and returns one result per item, in the order asked."""
 
     def __init__(self, keys: Keys, sealer: Sealer, *, name: str, index: int, pending_ttl: timedelta) -> None:
         self._keys = keys
@@ -37,9 +36,9 @@ class KeystoreService:
     def create_keys(self, caller: Caller, keys: Sequence[NewKey]) -> list[Failure]:
         """Store verified shares as pending; needs `w` on the ACL.
 
-        The same share again succeeds. A pending key is replaced by its own creator; a confirmed one never.
+        The same share again succeeds. Only its creator can replace a pending key, and nobody a confirmed one.
         """
-        check_batch(keys)
+        check_batch(keys, MAX_KEYS)
         failures: list[Failure] = [self._refusal_of(key.share) for key in keys]
         now = datetime.now(UTC)
         with self._keys.change() as change:
@@ -60,7 +59,7 @@ class KeystoreService:
 
     def confirm_keys(self, caller: Caller, refs: Sequence[KeyRef]) -> list[Failure]:
         """Make the caller's own pending keys readable; confirming again succeeds."""
-        check_batch(refs)
+        check_batch(refs, MAX_KEYS)
         with self._keys.change() as change:
             held = change.held(caller, [ref.guid for ref in refs])
             failures = [_refusal_of_confirmation(caller, ref, held.get(ref.guid)) for ref in refs]
@@ -78,7 +77,7 @@ class KeystoreService:
         Raises:
             AuditUnavailable: the log refused the entries; safe to retry.
         """
-        check_batch(guids)
+        check_batch(guids, MAX_KEYS)
         with self._keys.release() as release:
             held = release.held(caller, guids)
             results = [self._release(held.get(guid)) for guid in guids]
@@ -89,10 +88,10 @@ class KeystoreService:
     def delete_keys(self, caller: Caller, keys: Sequence[UUID | KeyRef]) -> list[Failure]:
         """Destroy shares: needs `d`, or being the creator of a pending key, or an operator.
 
-        A key given by reference is deleted only if it is still that key. What a round has prepared is destroyed too, so that a key
+        A key given by reference is deleted only if it is still that key. Shares that a round has prepared are destroyed too, so that a key
         deleted while it gets new shares does not come back.
         """
-        check_batch(keys)
+        check_batch(keys, MAX_KEYS)
         guids = [key.guid if isinstance(key, KeyRef) else key for key in keys]
         with self._keys.change() as change:
             held = change.held(caller, guids)
@@ -105,7 +104,7 @@ class KeystoreService:
 
     def assign_acls(self, caller: Caller, assignments: Sequence[AclAssignment]) -> list[Failure]:
         """Point keys at other ACLs: needs `p` under the present one; the new one must exist here."""
-        check_batch(assignments)
+        check_batch(assignments, MAX_KEYS)
         with self._keys.change() as change:
             held = change.held(caller, [assignment.guid for assignment in assignments])
             existing = change.acl_rights(caller, list({assignment.acl_id for assignment in assignments}))
@@ -121,13 +120,13 @@ class KeystoreService:
         return failures
 
     def key_attributes(self, caller: Caller, guids: Sequence[UUID]) -> list[KeyRecord | MdmError]:
-        """Return what is not secret: needs `g` or `r`, or being an operator, or the creator of a pending key."""
-        check_batch(guids)
+        """Return what is not secret: needs `g` or `r`, being an operator, the creator of a pending key, or the dicom-srm that made it."""
+        check_batch(guids, MAX_KEYS)
         held = self._keys.held(caller, guids)
         return [_attributes(caller, held.get(guid)) for guid in guids]
 
     def list_keys(self, caller: Caller, after: UUID | None, limit: int) -> Sequence[KeyRecord]:
-        """Return the next keys behind `after` that the caller may list (`l`); an operator may list all."""
+        """Return the next keys after `after` that the caller may list (`l`); an operator may list all, a dicom-srm those it made."""
         return self._keys.page(None if caller.has_role(OPERATOR) else caller, after, limit)
 
     def purge_expired(self) -> int:
@@ -160,7 +159,7 @@ class KeystoreService:
             expire_time=now + self._pending_ttl,
         )
 
-    def _release(self, found: Held | None) -> Released | MdmError:
+    def _release(self, found: LiveKey | None) -> Released | MdmError:
         if found is None or not _is_confirmed(found) or not found.granted & Permission.READ:
             return _not_found()
         share = self._open(found.record)
@@ -176,9 +175,9 @@ class KeystoreService:
         return share
 
 
-def _refusal_of_creation(caller: Caller, key: NewKey, found: Held | None, rights: Mapping[UUID, Permission], repeated: bool) -> Failure:
+def _refusal_of_creation(caller: Caller, key: NewKey, found: LiveKey | None, rights: Mapping[UUID, Permission], repeated: bool) -> Failure:
     if repeated:
-        return Invalid("GUID_TWICE", "The GUID stands twice in this batch.")
+        return Invalid("GUID_TWICE", "The GUID occurs twice in this batch.")
     if not rights.get(key.acl_id, Permission.NONE) & Permission.WRITE:
         return _acl_not_found()
     if found is None or (found.record.creator == caller.dn and _is_same(found.record, key)):
@@ -190,7 +189,7 @@ def _refusal_of_creation(caller: Caller, key: NewKey, found: Held | None, rights
     return None
 
 
-def _refusal_of_confirmation(caller: Caller, ref: KeyRef, found: Held | None) -> Failure:
+def _refusal_of_confirmation(caller: Caller, ref: KeyRef, found: LiveKey | None) -> Failure:
     if found is None or found.record.creator != caller.dn:
         return _not_found()
     if (found.record.epoch, found.record.public_key) != (ref.epoch, ref.public_key):
@@ -198,7 +197,7 @@ def _refusal_of_confirmation(caller: Caller, ref: KeyRef, found: Held | None) ->
     return None
 
 
-def _refusal_of_deletion(caller: Caller, key: UUID | KeyRef, found: Held | None) -> Failure:
+def _refusal_of_deletion(caller: Caller, key: UUID | KeyRef, found: LiveKey | None) -> Failure:
     if found is None:
         return _not_found()
     own_pending = found.record.state is KeyState.PENDING and found.record.creator == caller.dn
@@ -208,8 +207,8 @@ def _refusal_of_deletion(caller: Caller, key: UUID | KeyRef, found: Held | None)
     return failure
 
 
-def _lacking(found: Held, needed: Permission, action: str) -> Failure:
-    """Refuse openly only those who may know of the key."""
+def _lacking(found: LiveKey, needed: Permission, action: str) -> Failure:
+    """Return why the caller may not do this; Forbidden only if it may know of the key, else NotFound."""
     if found.granted & needed:
         return None
     if found.granted & (Permission.READ | Permission.GET | Permission.LIST):
@@ -217,16 +216,16 @@ def _lacking(found: Held, needed: Permission, action: str) -> Failure:
     return _not_found()
 
 
-def _attributes(caller: Caller, found: Held | None) -> KeyRecord | MdmError:
+def _attributes(caller: Caller, found: LiveKey | None) -> KeyRecord | MdmError:
     if found is None:
         return _not_found()
-    own_pending = found.record.state is KeyState.PENDING and found.record.creator == caller.dn
-    if found.granted & (Permission.GET | Permission.READ) or own_pending or caller.has_role(OPERATOR):
+    own = found.record.creator == caller.dn and (found.record.state is KeyState.PENDING or caller.has_role(DICOM_SRM))
+    if found.granted & (Permission.GET | Permission.READ) or own or caller.has_role(OPERATOR):
         return found.record
     return _not_found()
 
 
-def _is_confirmed(found: Held | None) -> bool:
+def _is_confirmed(found: LiveKey | None) -> bool:
     return found is not None and found.record.state is KeyState.CONFIRMED
 
 

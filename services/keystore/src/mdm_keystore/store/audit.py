@@ -13,7 +13,7 @@ from mdm_service.identity.caller import Caller
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.rules.audit import End, Identity
-from mdm_keystore.store.store import PostgresChange
+from mdm_keystore.store.key import PostgresChange, head_held, hold_head
 
 _SHOWING_LOCK = 0x4D444B53  # "MDKS": one process at a time per database
 _HEAD = "share_index, chain_id, seq, hash, time, signature, signing_key"
@@ -29,13 +29,10 @@ class PostgresTrail:
 
     @contextmanager
     def trail_change(self) -> Iterator["PostgresTrailChange"]:
-        """Open a transaction that holds the audit head."""
-        with self._pool.connection() as connection:
-            connection.execute("SELECT FROM audit_head FOR UPDATE")
+        with head_held(self._pool) as connection:
             yield PostgresTrailChange(connection, self._index)
 
     def entries(self, after: int, limit: int) -> tuple[Sequence[ChainedEntry], End]:
-        """Return the next entries and the end of the chain, from one snapshot."""
         with self._pool.connection() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             rows = connection.execute(
@@ -44,16 +41,13 @@ class PostgresTrail:
             return [ChainedEntry(row[0], AuditEntry(*row[1:6]), row[6]) for row in rows], _end(connection)
 
     def end(self) -> End:
-        """Return the end of the chain."""
         with self._pool.connection() as connection:
             return _end(connection)
 
     def showing(self) -> AbstractContextManager[bool]:
-        """Be the only one that shows heads during the block, unless another process does."""
         return lock_held(self._pool, _SHOWING_LOCK)
 
     def witnessed(self, share_index: int, after: int, limit: int) -> Sequence[tuple[int, WitnessedHead]]:
-        """Return the next countersigned heads with their numbers."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 f"""SELECT number, {_WITNESSED} FROM witnessed_head
@@ -71,17 +65,14 @@ class PostgresTrailChange(PostgresChange):
         self._index = index
 
     def identity(self) -> Identity:
-        """Return the identity."""
         row = self._connection.execute("SELECT chain_id, sealed, kek_id FROM audit_identity").fetchone()
         assert row is not None
         return Identity(*row)
 
     def put_identity(self, identity: Identity) -> None:
-        """Store its sealed seed."""
         self._connection.execute("UPDATE audit_identity SET (sealed, kek_id) = (%s, %s)", (identity.sealed, identity.kek_id))
 
     def last_witnessed(self, share_index: int, chain_id: UUID) -> WitnessedHead | None:
-        """Return the newest head of a chain that was countersigned here."""
         row = self._connection.execute(
             f"""SELECT {_WITNESSED} FROM witnessed_head WHERE share_index = %s AND chain_id = %s
                 ORDER BY number DESC LIMIT 1""".encode(),  # noqa: S608  # fixed parts only
@@ -90,7 +81,6 @@ class PostgresTrailChange(PostgresChange):
         return None if row is None else _witnessed(row, self._index)
 
     def add_witnessed(self, head: WitnessedHead) -> None:
-        """Store a countersigned head."""
         seen = head.head
         self._connection.execute(
             f"INSERT INTO witnessed_head ({_WITNESSED}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)".encode(),  # noqa: S608
@@ -102,8 +92,8 @@ class ChainedAclAudit:
     """Records what is done to ACLs in the audit chain."""
 
     def begin(self, connection: psycopg.Connection) -> None:
-        """Hold the audit head, as every change does before it locks anything else."""
-        connection.execute("SELECT FROM audit_head FOR UPDATE")
+        """Lock the audit head, as every change does before it locks anything else."""
+        hold_head(connection)
 
     def record(self, connection: psycopg.Connection, caller: Caller, action: str, acl_id: UUID, outcome: str) -> None:
         """Append to the chain.

@@ -12,7 +12,7 @@ from mdm_wire.errors import Conflict
 from psycopg_pool import ConnectionPool
 
 from mdm_keystore.rules.resharing.model import Job, JobState, Kind, Round, RoundState
-from mdm_keystore.store.store import PostgresChange
+from mdm_keystore.store.key import PostgresChange, head_held
 
 _JOB = "id, kind, state, threshold, total, lost, begun_by, begin_time, end_time, cursor, keys_done, keys_failed, message"
 _DRIVING_LOCK = 0x4D444B44  # "MDKD": one driver at a time per database
@@ -26,13 +26,10 @@ class PostgresJobs:
         self._pool = pool
 
     def driving(self) -> AbstractContextManager[bool]:
-        """Be the only one that drives jobs during the block, unless another process does."""
         return lock_held(self._pool, _DRIVING_LOCK)
 
     def begin(self, job: Job, entry: AuditEntry) -> Job | None:
-        """Store a new job and audit it, unless it or another one is there."""
-        with self._pool.connection() as connection:
-            change = _locked(connection)
+        with head_held(self._pool) as connection:
             known = connection.execute(f"SELECT {_JOB} FROM resharing WHERE id = %s OR state IN (1, 2)".encode(), (job.id,)).fetchall()  # noqa: S608
             if known:
                 return next((found for found in map(_job, known) if found.id == job.id), None)
@@ -41,70 +38,59 @@ class PostgresJobs:
                    VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
                 (job.id, int(job.kind), int(job.state), job.threshold, job.total, list(job.lost), job.begun_by, job.begin_time),
             )
-            change.audit([entry])
+            PostgresChange(connection).audit([entry])
             return job
 
     def get(self, job_id: UUID | None) -> Job | None:
-        """Return a job, None: the one begun last."""
         if job_id is not None:
             return self._one("id = %s", (job_id,))
         return self._one("true ORDER BY number DESC LIMIT 1", ())
 
     def running(self) -> Job | None:
-        """Return the job that has not ended."""
         return self._one("state IN (1, 2)", ())
 
     def failures(self, job_id: UUID, limit: int) -> Sequence[tuple[UUID, str]]:
-        """Return the first keys that failed, with reasons."""
         with self._pool.connection() as connection:
             query = "SELECT guid, reason FROM resharing_failure WHERE resharing_id = %s ORDER BY guid LIMIT %s"
             return connection.execute(query, (job_id, limit)).fetchall()
 
     def set_state(self, job_id: UUID, state: JobState, entry: AuditEntry) -> None:
-        """Change the state of a job that has not ended, and audit that."""
-        with self._pool.connection() as connection:
-            change = _locked(connection)
+        with head_held(self._pool) as connection:
             done = connection.execute(
                 """UPDATE resharing SET state = %s, message = '', end_time = CASE WHEN %s IN (3, 4) THEN now() END
                    WHERE id = %s AND state IN (1, 2)""",
                 (int(state), int(state), job_id),
             )
             if done.rowcount:
-                change.audit([entry])
+                PostgresChange(connection).audit([entry])
 
     def set_message(self, job_id: UUID, message: str) -> None:
-        """Note what a job waits for."""
         with self._pool.connection() as connection:
             connection.execute("UPDATE resharing SET message = %s WHERE id = %s AND state IN (1, 2)", (message, job_id))
 
     def audit(self, entry: AuditEntry) -> None:
-        """Append to the audit chain what changes nothing."""
-        with self._pool.connection() as connection:
-            _locked(connection).audit([entry])
+        with head_held(self._pool) as connection:
+            PostgresChange(connection).audit([entry])
 
     def rounds(self, job_id: UUID) -> Sequence[Round]:
-        """Return the rounds under way, in the order in which they were opened."""
         with self._pool.connection() as connection:
             query = f"SELECT {_ROUND} FROM resharing_round WHERE resharing_id = %s ORDER BY number"  # noqa: S608  # fixed parts only
             return [_round(row) for row in connection.execute(query.encode(), (job_id,))]
 
     def round(self, round_id: UUID) -> Round | None:
-        """Return a round under way."""
         with self._pool.connection() as connection:
             row = connection.execute(f"SELECT {_ROUND} FROM resharing_round WHERE id = %s".encode(), (round_id,)).fetchone()  # noqa: S608
             return None if row is None else _round(row)
 
     def open_page(self, new: Round, cursor: UUID) -> None:
-        """Open a round for the next keys, and move its job's cursor behind them."""
         with self._pool.connection() as connection:
             _insert(connection, new)
             connection.execute("UPDATE resharing SET cursor = %s WHERE id = %s", (cursor, new.job_id))
 
     def replace(self, old: Round, new: Sequence[Round], failures: Mapping[UUID, str], keys_done: int = 0) -> None:
-        """Put rounds in the place of one, note failures and count keys that are done."""
         with self._pool.connection() as connection:
             if not connection.execute("DELETE FROM resharing_round WHERE id = %s AND state = %s", (old.id, int(old.state))).rowcount:
-                raise Conflict("ROUND_CHANGED", "Another process of this keystore has got further with the round.")
+                raise Conflict("ROUND_CHANGED", "Another process of this keystore has advanced the round.")
             for opened in new:
                 _insert(connection, opened)
             connection.execute(
@@ -121,11 +107,6 @@ class PostgresJobs:
         with self._pool.connection() as connection:
             row = connection.execute(f"SELECT {_JOB} FROM resharing WHERE {condition}".encode(), parameters).fetchone()  # noqa: S608
             return None if row is None else _job(row)
-
-
-def _locked(connection: psycopg.Connection) -> PostgresChange:
-    connection.execute("SELECT FROM audit_head FOR UPDATE")
-    return PostgresChange(connection)
 
 
 def _insert(connection: psycopg.Connection, new: Round) -> None:

@@ -1,5 +1,5 @@
 """The change feed, and read-only copies made from it.
 
-What travels is the stored form: it goes from one database to another without being understood on the way. `origin` reads it, `servicer`
-streams it, `subscription` fetches it at the other end, `copy` applies it there.
+It carries the stored form of entries from one database to another, unchanged. At the origin `store.feed_origin` reads it and
+`rpc.feed_servicer` streams it; at the copy `subscription` fetches it and `store.feed_copy` applies it.
 """

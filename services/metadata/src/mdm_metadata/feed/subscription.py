@@ -19,21 +19,21 @@ from mdm_metadata.store.feed_copy import ReplicaCopy
 _log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
-#: Until it is looked again whether another process of this service has stopped following.
+#: Seconds until the next check whether another process of this service has stopped following.
 OTHER_PROCESS_PAUSE = 2.0
-#: Longer than any call at the origin may take without a sign.
+#: Seconds of silence after which the connection to the origin is probed.
 SILENCE_SECONDS = 30.0
 
 
 class Subscription:
     """One subtree of one origin, copied in a thread of its own until `stop`.
 
-    Several processes on one database may run it: one of them follows, and another one when that has ended. Should two follow for a
-    moment, a step is applied where the copy stands and nowhere else.
+    Several processes on one database may run it: one of them follows the origin, and another one when that has ended. Should two follow
+    for a moment, each step is still applied once, at the copy's position.
     """
 
     def __init__(self, pool: ConnectionPool, origin: str, addresses: Sequence[str], subtree: str, tls: TlsSettings) -> None:
-        """Follow `subtree` at one of `addresses`, whose certificate has to be of an authority in `tls.ca`."""
+        """Follow `subtree` at one of `addresses`, whose certificate must be of an authority in `tls.ca`."""
         self._copy = ReplicaCopy(pool, origin, subtree)
         self._subtree = subtree
         self._addresses = list(addresses)
@@ -43,11 +43,11 @@ class Subscription:
         self._thread = threading.Thread(target=self._run, name=f"replica {origin}", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what was applied stays."""
+        """Stop the thread; applied steps remain."""
         self._stopping.set()
         if self._call is not None:
             self._call.cancel()
@@ -60,7 +60,7 @@ class Subscription:
                 with self._copy.following() as mine:
                     if mine and again:
                         self._copy.begin_again()
-                    again = False  # if another one follows, it finds out by itself
+                    again = False  # another process that follows finds out by itself
                     if mine:
                         self._follow(self._addresses[turn % len(self._addresses)])
                 if not mine:
@@ -74,7 +74,7 @@ class Subscription:
                 reason = error.reason
             except (psycopg.Error, PoolTimeout):
                 reason = "DATABASE_UNAVAILABLE"
-            except Exception as error:  # the thread goes on, whatever an origin sends
+            except Exception as error:  # nothing that an origin sends ends the thread
                 reason = type(error).__name__
             turn += 1
             self._report(reason)
@@ -82,7 +82,7 @@ class Subscription:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _follow(self, address: str) -> None:
-        """Apply what one stream brings."""
+        """Apply the steps of one stream."""
         with secure_channel(address, self._tls, [("grpc.keepalive_time_ms", int(SILENCE_SECONDS * 1000))]) as channel:
             stub = feed_pb2_grpc.MetadataFeedServiceStub(channel)
             call = stub.Subscribe(pb.SubscribeRequest(subtree=self._subtree, position=self._copy.position()), timeout=600)
@@ -92,7 +92,7 @@ class Subscription:
                     if self._stopping.is_set():
                         return
                     if not self._copy.apply(step):
-                        self._stopping.wait(1)  # another process of this service is at it
+                        self._stopping.wait(1)  # another process of this service applies it
                         return
             finally:
                 call.cancel()
@@ -102,6 +102,6 @@ class Subscription:
             return
         _log.warning("a replica does not go on", extra={"reason": reason})
         try:
-            self._copy.tell(reason)
+            self._copy.note_problem(reason)
         except (psycopg.Error, PoolTimeout):
             return

@@ -21,35 +21,35 @@ MAX_STREAMS = 8
 
 
 class Origin(Protocol):
-    """Where the steps of a feed come from, in the form in which they are sent."""
+    """The source of a feed's steps, in the form in which they are sent."""
 
     def step(self, subtree: str, position: pb.FeedPosition) -> pb.SubscribeResponse:
-        """Return what follows a position in a subtree; nothing where the position is the end."""
+        """Return the step that follows a position in a subtree; an empty one at the end."""
         ...
 
     def is_sensitive(self, path: str) -> bool:
-        """Return whether a subtree is a collection of which nothing is ever sent."""
+        """Return whether a subtree is a sensitive collection, which is never sent."""
         ...
 
 
 class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
-    """MetadataFeedService over gRPC. `subscribers` says which subtrees, folded, each subject may have; streams end at `stopping`."""
+    """MetadataFeedService over gRPC. `subscribers` are the folded subtrees that each subject may copy; streams end at `stopping`."""
 
     def __init__(
         self,
         origin: Origin,
-        list_copies: Callable[[], Sequence[pb.Replica]],
+        list_replicas: Callable[[], Sequence[pb.Replica]],
         subscribers: Mapping[str, frozenset[str]],
         stopping: threading.Event,
     ) -> None:
         self._origin = origin
-        self._list_copies = list_copies
+        self._list_replicas = list_replicas
         self._subscribers = subscribers
         self._stopping = stopping
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
 
     def Subscribe(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> Iterator[pb.SubscribeResponse]:
-        """Stream steps until the client or this service goes, or some minutes are over."""
+        """Stream steps until the client disconnects, this service stops, or five minutes are over."""
         self._check(current_caller(), request.subtree)
         if not self._streams.acquire(blocking=False):
             raise Exhausted("TOO_MANY_SUBSCRIBERS", f"At most {MAX_STREAMS} subscriptions at once: try again later.")
@@ -72,12 +72,12 @@ class FeedServicer(feed_pb2_grpc.MetadataFeedServiceServicer):
                 self._stopping.wait(POLL_SECONDS)
 
     def ListReplicas(self, request: pb.ListReplicasRequest, context: grpc.ServicerContext) -> pb.ListReplicasResponse:
-        """List the copies that are kept here."""
-        return pb.ListReplicasResponse(replicas=self._list_copies())
+        """List the replicas on this service."""
+        return pb.ListReplicasResponse(replicas=self._list_replicas())
 
     def _check(self, caller: Caller, subtree: str) -> None:
         wanted = fold_path(subtree)
         for allowed in self._subscribers.get(caller.dn, ()):
             if (wanted == allowed or wanted.startswith(allowed.rstrip("/") + "/")) and not self._origin.is_sensitive(wanted):
                 return
-        raise NotFound("SUBTREE_NOT_FOUND", "No such subtree is published for you.")
+        raise NotFound("SUBTREE_NOT_FOUND", "No such subtree, or it is not published to you.")

@@ -22,7 +22,7 @@ from mdm_metadata.rules.model import (
     View,
     ViewAttribute,
 )
-from mdm_metadata.rules.query.partial import Combination, Merge, Merged, MergeExpression
+from mdm_metadata.rules.query.merge import MergeCall, MergedColumn, MergeExpression, MergePlan
 from mdm_metadata.rules.query.syntax.tree import Constant, Literal, Output
 from mdm_metadata.rules.schema.alteration import AttributeChange
 
@@ -69,7 +69,7 @@ def scalar_from_proto(message: pb.Value) -> Scalar:
 
 
 def assignment_from_proto(message: pb.AclAssignment) -> Assignment:
-    """Return a wish to point an entry at another ACL."""
+    """Return an assignment of another ACL to an entry."""
     acl_id = acl_id_from_proto(message.acl_id)
     if acl_id is None:
         raise Invalid("ACL_ID_MALFORMED", "An ACL id is a UUID.")
@@ -135,7 +135,7 @@ def view_from_proto(message: pb.View) -> View:
 
 
 def attribute_change_from_proto(message: pb.AttributeChange) -> AttributeChange:
-    """Return what an attribute shall be like."""
+    """Return a change of an attribute."""
 
     def given(name: str) -> Any:
         return getattr(message, name) if message.HasField(name) else None  # type: ignore[arg-type]
@@ -144,12 +144,12 @@ def attribute_change_from_proto(message: pb.AttributeChange) -> AttributeChange:
     return AttributeChange(message.name, **{name: given(name) for name in names})
 
 
-def header_to_proto(outputs: Sequence[Output], merge: Merge | None = None) -> pb.QueryHeader:
-    """Return the columns of an answer, and how it is merged with others."""
+def header_to_proto(outputs: Sequence[Output], merge: MergePlan | None = None) -> pb.QueryHeader:
+    """Return the columns of an answer, and its merge plan if it is one of several."""
     return pb.QueryHeader(columns=[_column_to_proto(output) for output in outputs], merge=None if merge is None else _merge_to_proto(merge))
 
 
-def _merge_to_proto(merge: Merge) -> pb.MergePlan:
+def _merge_to_proto(merge: MergePlan) -> pb.MergePlan:
     columns = [
         pb.MergeColumn(
             kind=pb.MergeKind.ValueType(column.kind),
@@ -171,11 +171,11 @@ def _merge_to_proto(merge: Merge) -> pb.MergePlan:
 def _expression_to_proto(item: MergeExpression) -> pb.MergeExpression:
     kind = pb.AttributeType.ValueType(item.type)
     match item:
-        case Merged(number):
+        case MergedColumn(number):
             return pb.MergeExpression(column=number, type=kind)
         case Literal(value):
             return pb.MergeExpression(constant=_constant_to_proto(value), type=kind)
-        case Combination(operation, arguments):
+        case MergeCall(operation, arguments):
             call = pb.MergeCall(operation=operation, arguments=[_expression_to_proto(argument) for argument in arguments])
             return pb.MergeExpression(call=call, type=kind)
 
@@ -199,7 +199,7 @@ def _constant_to_proto(value: Constant) -> pb.Value:
 
 
 def column_fields(outputs: Sequence[Output]) -> list[str]:
-    """Return the field of ColumnData that holds each column's values."""
+    """Return the field of ColumnData for each column's values."""
     return [_FIELDS.get(output.type, "texts") for output in outputs]
 
 

@@ -1,4 +1,4 @@
-"""Protobuf to model and back."""
+"""MetadataService: converts messages and calls the rules."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -7,8 +7,8 @@ import grpc
 from mdm.metadata.v1 import metadata_pb2 as pb
 from mdm.metadata.v1 import metadata_pb2_grpc
 from mdm_service.identity.caller import current_caller
-from mdm_service.server.batch import answer_batch
 from mdm_wire import status
+from mdm_wire.batch import answer_batch
 from mdm_wire.errors import Invalid, MdmError
 
 from mdm_metadata.rpc.message import (
@@ -25,14 +25,14 @@ from mdm_metadata.rpc.message import (
     scalar_from_proto,
     view_from_proto,
 )
-from mdm_metadata.rules import change, entry
-from mdm_metadata.rules.answer import Queries
+from mdm_metadata.rules import entry
 from mdm_metadata.rules.cancellation import Cancellation
 from mdm_metadata.rules.entry import MAX_ENTRIES
+from mdm_metadata.rules.execution import Queries, change
 from mdm_metadata.rules.model import Check, Scalar
 from mdm_metadata.rules.port import Store
-from mdm_metadata.rules.query.compiler import Membership
-from mdm_metadata.rules.schema import collection, sequence, view
+from mdm_metadata.rules.query.compilation import Membership
+from mdm_metadata.rules.schema import collection, sequence
 from mdm_metadata.rules.schema.alteration import Alterations
 
 FULL_NAME = "mdm.metadata.v1.MetadataService"
@@ -95,7 +95,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
         return pb.AssignAclsResponse(statuses=map(status.to_item, failures))
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> Iterator[pb.QueryResponse]:
-        """Stream the answer to a query; when the call ends early, so does the database's work."""
+        """Stream the answer to a query; if the call ends early, the database stops its work."""
         with self._queries.query(current_caller(), request.sql, _scalars(request.parameters), partial=request.partial) as answer:
             if not context.add_callback(answer.cancel):
                 return
@@ -110,7 +110,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
     def Change(self, request: pb.ChangeRequest, context: grpc.ServicerContext) -> pb.ChangeResponse:
         """Carry out an UPDATE or DELETE."""
-        changed = change.change(self._store, current_caller(), request.sql, _scalars(request.parameters), _cancellation(context))
+        changed = change(self._store, current_caller(), request.sql, _scalars(request.parameters), _cancellation(context))
         columns = list(zip(*changed.rows, strict=True))
         rows = next(batches_to_proto(column_fields(changed.outputs), columns)) if columns else None
         return pb.ChangeResponse(count=changed.count, header=header_to_proto(changed.outputs), rows=rows)
@@ -138,13 +138,15 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
             case "acls":
                 alterations.set_acls(acl_id_from_proto(request.acls.acl_id), acl_id_from_proto(request.acls.default_acl_id))
             case _:
-                raise Invalid("CHANGE_MISSING", "Name one change.")
+                raise Invalid("CHANGE_MISSING", "The change is missing: name exactly one.")
         return pb.AlterCollectionResponse()
 
     def CreateViews(self, request: pb.CreateViewsRequest, context: grpc.ServicerContext) -> pb.CreateViewsResponse:
         """Create views and links, in order."""
         views = [_read(view_from_proto, message) for message in request.views]
-        return pb.CreateViewsResponse(statuses=[status.to_item(item) for item in view.create_views(self._store, current_caller(), views)])
+        return pb.CreateViewsResponse(
+            statuses=[status.to_item(item) for item in collection.create_views(self._store, current_caller(), views)]
+        )
 
     def CreateSequence(self, request: pb.CreateSequenceRequest, context: grpc.ServicerContext) -> pb.CreateSequenceResponse:
         """Create a sequence."""
@@ -170,7 +172,7 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
 
 
 def _cancellation(context: grpc.ServicerContext) -> Cancellation:
-    """Return what is set as soon as the call has ended, by whichever side."""
+    """Return a cancellation that is set as soon as the call has ended, for whatever reason."""
     cancellation = Cancellation()
     if not context.add_callback(cancellation.set):
         cancellation.set()

@@ -4,21 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
+from mdm_service.identity.caller import Caller
 from mdm_wire.errors import FailedPrecondition, Forbidden, Invalid, MdmError, NotFound
 from mdm_wire.permission import Permission
 
-from mdm_metadata.rules.model import StoredCollection, StoredEntry
+from mdm_metadata.rules.model import StoredCollection, StoredEntry, check_path, fold_path
+from mdm_metadata.rules.port import Transaction
 
-#: What lets a caller know that something is there.
+#: Any of these lets a caller know that an object exists.
 VISIBLE = Permission.LIST | Permission.GET | Permission.READ
 
-#: Why an item of a batch was not done; None where it was.
+#: Why an item of a batch failed; None if it was done.
 Failure: TypeAlias = MdmError | None
 T = TypeVar("T")
 
 
 def failure_of(act: Callable[[T], None], item: T) -> Failure:
-    """Return the error that `act` raises for an item, None when it raises none."""
+    """Return the error that `act` raises for an item; None if it raises none."""
     try:
         act(item)
     except MdmError as error:
@@ -26,11 +28,26 @@ def failure_of(act: Callable[[T], None], item: T) -> Failure:
     return None
 
 
-def allowed(found: StoredCollection | None, wanted: Permission, letter: str) -> StoredCollection:
-    """Return a collection if its permissions suffice; unknown and invisible ones give one error.
+def find_collection(transaction: Transaction, caller: Caller, path: str) -> StoredCollection | None:
+    """Return the collection at a path, with what the caller may do there; None if there is none.
 
     Raises:
-        Forbidden, NotFound: they do not.
+        Invalid: the path is malformed.
+    """
+    check_path(path)
+    return transaction.collections([fold_path(path)], caller).get(fold_path(path))
+
+
+def writable_collection(transaction: Transaction, caller: Caller, path: str) -> StoredCollection:
+    """Return the collection at a path, of entries of its own, on which the caller has `w`; errors as `allowed_original`."""
+    return allowed_original(find_collection(transaction, caller, path), Permission.WRITE, "w")
+
+
+def allowed(found: StoredCollection | None, wanted: Permission, letter: str) -> StoredCollection:
+    """Return a collection if its permissions suffice; unknown and invisible ones give the same error.
+
+    Raises:
+        Forbidden, NotFound: they do not suffice.
     """
     if found is not None and found.permissions & wanted:
         return found
@@ -50,7 +67,7 @@ def allowed_original(found: StoredCollection | None, wanted: Permission, letter:
 
 
 def entry_refusal(found: StoredEntry | None, wanted: Permission, letter: str) -> Failure:
-    """Return why an entry may not be changed; unknown and invisible ones give one error."""
+    """Return why an entry may not be changed; unknown and invisible ones give the same error."""
     if found is not None and found.permissions & wanted:
         return None
     if found is not None and found.permissions & VISIBLE:

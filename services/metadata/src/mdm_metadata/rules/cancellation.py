@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Between one attempt to stop the work and the next.
+#: Seconds between attempts to stop the work.
 PAUSE_SECONDS = 0.1
 
 
 class Cancellation:
-    """The end of one call before its work is done: `set`, from any thread, when the caller has disconnected."""
+    """Whether one call was cancelled: `set`, from any thread, when the caller has disconnected."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,11 +19,11 @@ class Cancellation:
 
     @property
     def is_set(self) -> bool:
-        """Nobody waits any more."""
+        """Whether the caller no longer waits."""
         return self._set
 
     def set(self) -> None:
-        """Note that nobody waits any more, and stop what runs; returns at once."""
+        """Record that the caller no longer waits, and stop the work; returns at once."""
         with self._lock:
             if self._set:
                 return
@@ -33,7 +33,7 @@ class Cancellation:
 
     @contextmanager
     def stopping(self, stop: Callable[[], object]) -> Iterator[None]:
-        """Call `stop` when this is set before the block ends; again and again, for one statement may follow another. Blocks do not nest."""
+        """Call `stop` if this is set before the block ends, repeatedly, as one statement may follow another. Blocks do not nest."""
         with self._lock:
             self._stop = stop
             if self._set:
@@ -41,7 +41,7 @@ class Cancellation:
         try:
             yield
         finally:
-            with self._lock:  # no `stop` is under way from here on
+            with self._lock:  # no `stop` runs after this
                 self._stop = None
 
     def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""Collections, attributes and entries: what they are and what they must fulfil."""
+"""The model: collections, attributes and entries, and the rules that they must fulfil."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class AttributeType(IntEnum):
     UUID = 9
 
 
-#: Letter that starts the stored name of an attribute, so that one stored name has one type in every collection.
+#: The first letter of a slot, so that a slot has the same type in every collection.
 LETTERS: Mapping[AttributeType, str] = {
     AttributeType.INT: "i",
     AttributeType.FLOAT: "f",
@@ -77,10 +77,10 @@ class Attribute:
         return self.name.lower()
 
     def check(self) -> None:
-        """Check what an attribute must fulfil by itself.
+        """Check the attribute by itself.
 
         Raises:
-            Invalid: it does not; the message names the attribute.
+            Invalid: it breaks a rule; the message names the attribute.
         """
         if not _NAME.fullmatch(self.name):
             raise Invalid("ATTRIBUTE_NAME", "An attribute's name is a letter, then letters, digits or underscores, at most 63 in all.")
@@ -96,18 +96,18 @@ class Attribute:
                 f"Attribute {self.name}: at most {MAX_UNIT} characters of unit and {MAX_DESCRIPTION} of description.",
             )
         if self.references and self.type not in (AttributeType.TEXT, AttributeType.VARCHAR, AttributeType.UUID):
-            raise Invalid("ATTRIBUTE_REFERENCE", f"Attribute {self.name}: a reference is TEXT, VARCHAR or UUID, for it holds keys.")
+            raise Invalid("ATTRIBUTE_REFERENCE", f"Attribute {self.name}: a reference must be TEXT, VARCHAR or UUID, as keys are.")
         if self.references and not self.indexed:
             raise Invalid("ATTRIBUTE_REFERENCE", f"Attribute {self.name}: a reference needs an index.")
         if not (self.unit + self.description).isprintable():
-            raise Invalid("ATTRIBUTE_DESCRIPTION", f"Attribute {self.name}: unit and description are one printable line each.")
+            raise Invalid("ATTRIBUTE_DESCRIPTION", f"Attribute {self.name}: unit and description must be one printable line each.")
 
 
 @dataclass(frozen=True)
 class StoredAttribute:
-    """An attribute together with the name its values are stored under.
+    """An attribute with its slot.
 
-    `position` never changes. Values are also written under `moving_to` where that is not empty. `reference_id` is the collection whose
+    `position` never changes. Values are also written to the slot `moving_to` unless that is empty. `reference_id` is the collection whose
     keys the values are.
     """
 
@@ -136,7 +136,7 @@ class ViewAttribute:
 
 @dataclass(frozen=True)
 class View:
-    """What a view shows of its target, as its creator describes it; a link shows all, under the reader's own rights."""
+    """A view as its creator describes it; a link shows all of its target, under the reader's own permissions."""
 
     path: str
     target: str
@@ -149,7 +149,7 @@ class View:
 
 @dataclass(frozen=True)
 class StoredView:
-    """A view as it is stored; `definer` is the subject under whose rights it reads, None for a link."""
+    """A view as it is stored; `definer` is the subject under whose permissions it reads, None for a link."""
 
     target_id: int
     target_path: str
@@ -179,7 +179,7 @@ class Collection:
         """Check path and schema.
 
         Raises:
-            Invalid: they cannot be; the message names the attribute.
+            Invalid: they break a rule; the message names the attribute.
         """
         check_path(self.path)
         check_min_cell(self.min_cell)
@@ -206,9 +206,9 @@ def _comparable(attribute: Attribute) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class StoredCollection:
-    """A collection as it is stored, with what the caller may do with it; `shown` is what a view shows of its target.
+    """A collection as it is stored, with the caller's permissions; `shown` is what a view shows of its target.
 
-    `rev` counts the changes of its schema, `target_rev` those of what a view shows: what the two name never changes.
+    `rev` counts the changes of its schema, `target_rev` those of a view's target: the schema of one id and these numbers never changes.
     """
 
     id: int
@@ -231,7 +231,7 @@ class StoredCollection:
 
 @dataclass(frozen=True)
 class SequenceState:
-    """A sequence: the number it gives next, and the step to the one after; a step of 0 where the caller may know neither."""
+    """A sequence: its next number and its step; a step of 0 if the caller may know neither."""
 
     name: str
     next: int = 0
@@ -240,7 +240,7 @@ class SequenceState:
 
 @dataclass(frozen=True)
 class Validation:
-    """Constraints that hold for writers already and are tried on all entries: those of the attribute at `position`, or a check."""
+    """Constraints that already hold for writers and are validated on all entries: those of the attribute at `position`, or a check."""
 
     number: int
     collection_id: int
@@ -263,7 +263,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class EntryWrite:
-    """An entry that passed validation: values by stored name; `unique` are digests by stored name, None where the value is removed."""
+    """An entry that was checked: values by slot; `unique` are digests by slot, None where the value is removed."""
 
     key: str
     acl_id: UUID
@@ -273,7 +273,7 @@ class EntryWrite:
 
 @dataclass(frozen=True)
 class StoredEntry:
-    """Who guards an entry, and what the caller may do with it."""
+    """The ACL of an entry, and the caller's permissions on the entry."""
 
     acl_id: UUID
     permissions: int
@@ -281,7 +281,7 @@ class StoredEntry:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A wish to point one entry at another ACL."""
+    """The assignment of another ACL to one entry."""
 
     collection: str
     key: str
@@ -289,12 +289,12 @@ class Assignment:
 
 
 def fold_path(path: str) -> str:
-    """Return a path in the form in which paths are compared."""
+    """Return a path in the form that is used for comparison."""
     return path.casefold()
 
 
 def parent_of(path: str) -> str:
-    """Return the path of the collection that holds `path`."""
+    """Return the path of the parent collection."""
     return path.rpartition("/")[0] or "/"
 
 
@@ -314,13 +314,13 @@ def check_path(path: str) -> None:
 
 
 def check_min_cell(min_cell: int) -> None:
-    """Check a minimum cell size: 0 gives no counts, 1 would give all.
+    """Check a minimum cell size: 0 allows no counts, and 1, which would allow all, is refused.
 
     Raises:
         Invalid: it is neither 0 nor 2 to 1,000,000.
     """
     if not 0 <= min_cell <= MAX_CELL or min_cell == 1:
-        raise Invalid("MIN_CELL", "A minimum cell size is 0 (nothing is counted) or 2 to 1,000,000.")
+        raise Invalid("MIN_CELL", "A minimum cell size must be 0 (no counts) or 2 to 1,000,000.")
 
 
 def check_key(key: str) -> None:
@@ -334,7 +334,7 @@ def check_key(key: str) -> None:
 
 
 def assign_slots(attributes: Sequence[Attribute]) -> tuple[StoredAttribute, ...]:
-    """Give each attribute the name its values are stored under: letter of its type and a number that an index has, or a higher one.
+    """Give each attribute a slot: the letter of its type, and a number that has an index or a higher one.
 
     Raises:
         Invalid: more indexed attributes of one type than there are indexes.

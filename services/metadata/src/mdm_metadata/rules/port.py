@@ -1,4 +1,4 @@
-"""What the use cases need of the database."""
+"""The ports: what the use cases need from the database."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,8 +20,8 @@ from mdm_metadata.rules.model import (
     Validation,
     View,
 )
-from mdm_metadata.rules.query.compiled import CompiledQuery
-from mdm_metadata.rules.query.sql.compile import Statement
+from mdm_metadata.rules.query.cache import CompiledQuery
+from mdm_metadata.rules.query.sql.statement import Statement
 from mdm_metadata.rules.query.syntax.tree import Expression
 
 Batch = Sequence[tuple[object, ...]]
@@ -37,7 +37,7 @@ class Transaction(Protocol):
         """Return collections at and below a folded path that the caller may list or get, those after `after`, by folded path."""
 
     def acl_permissions(self, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
-        """Return what the caller may do under each ACL that exists."""
+        """Return the caller's permissions under each ACL that exists."""
 
     def insert_collections(self, collections: Sequence[Collection]) -> set[str]:
         """Insert collections, parents before children; return the folded paths of those that did not exist."""
@@ -52,13 +52,14 @@ class Transaction(Protocol):
         """Return at most `limit` keys that follow `after`, in order of their bytes."""
 
     def holders(self, collection_id: int, digests: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], str]:
-        """Return which entry holds each unique value (slot, digest)."""
+        """Return the entry that has each unique value (slot, digest)."""
 
     def write(self, collection_id: int, entries: Sequence[EntryWrite]) -> None:
         """Insert entries or merge their values into those that exist; a None removes a value.
 
         Raises:
-            Aborted: another transaction took a unique value meanwhile; repeat the whole.
+            Aborted: another transaction stored the same unique value meanwhile; repeat the transaction.
+            Invalid: an entry would become too large.
         """
 
     def assign(self, collection_id: int, acls: Mapping[str, UUID]) -> None:
@@ -68,7 +69,7 @@ class Transaction(Protocol):
         """Delete entries."""
 
     def violations(self, collection_id: int, entries: Sequence[EntryWrite], checks: Sequence[Expression]) -> dict[str, int]:
-        """Return the number of the first check that an entry, as it would be after being written, does not fulfil, by key."""
+        """Return, by key, the number of the first check that an entry would not fulfil once written."""
 
     def visible_keys(self, collection_id: int, keys: Iterable[str], caller: Caller) -> set[str]:
         """Return which entries exist that the caller may list, get or read; they cannot be deleted until the transaction ends."""
@@ -77,7 +78,7 @@ class Transaction(Protocol):
         """Return which entries others refer to by a reference attribute."""
 
     def select_changed(self, statement: Statement) -> list[tuple[Any, ...]]:
-        """Lock the entries that a change concerns and return key and new values of each.
+        """Lock the entries that a change concerns, and return the key and the new values of each.
 
         Raises:
             Invalid: a value cannot be computed.
@@ -91,25 +92,25 @@ class Transaction(Protocol):
 
 
 class Alteration(Protocol):
-    """One database transaction that holds a collection's schema alone: nobody writes entries or changes the schema meanwhile."""
+    """One database transaction that locks a collection: nobody else writes its entries or changes its schema meanwhile."""
 
     def collection(self, path: str, caller: Caller) -> StoredCollection | None:
-        """Return the collection at a folded path, now locked; None if it does not exist."""
+        """Lock and return the collection at a folded path; None if it does not exist."""
 
     def held(self, collection_id: int) -> StoredCollection | None:
-        """Return a collection by id, now locked, whatever the rights; None if it does not exist."""
+        """Lock and return a collection by id, whatever the caller's permissions; None if it does not exist."""
 
     def begin(self, validation: Validation) -> None:
-        """Note that a validation is under way."""
+        """Record that a validation is running."""
 
     def end(self, number: int) -> None:
-        """Forget a validation."""
+        """Delete the record of a validation."""
 
     def visible(self, path: str, caller: Caller) -> StoredCollection | None:
-        """Return another collection, which is not locked alone."""
+        """Return a collection, locked only against being dropped."""
 
     def acl_permissions(self, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
-        """Return what the caller may do under each ACL that exists."""
+        """Return the caller's permissions under each ACL that exists."""
 
     def is_empty(self, collection_id: int) -> bool:
         """Return whether a collection has no entries."""
@@ -118,7 +119,7 @@ class Alteration(Protocol):
         """Return the conditions of the views of a collection."""
 
     def used_slots(self, collection_id: int) -> set[str]:
-        """Return every stored name in use, or with values that are still to be erased."""
+        """Return every slot in use, or with values that are still to be erased."""
 
     def new_number(self, collection_id: int) -> int:
         """Return a number that no attribute of the collection ever had."""
@@ -127,50 +128,50 @@ class Alteration(Protocol):
         """Add an attribute."""
 
     def update_attribute(self, collection_id: int, attribute: StoredAttribute) -> None:
-        """Give the attribute at a position another description, place or constraint."""
+        """Update the description, slots and constraints of the attribute at a position."""
 
     def remove_attribute(self, collection_id: int, attribute: StoredAttribute) -> None:
         """Remove an attribute; its values are still to be erased."""
 
     def retire_slot(self, collection_id: int, slot: str) -> None:
-        """Note that the values under a stored name are to be erased."""
+        """Record that the values in a slot are to be erased."""
 
     def forget_unique(self, collection_id: int, slot: str) -> None:
-        """Remove what is known of the values of an attribute that was unique."""
+        """Remove the digests of an attribute that was unique."""
 
     def move_unique(self, collection_id: int, slot: str, target: str) -> None:
-        """Note the values of a unique attribute under its new stored name."""
+        """Move the digests of a unique attribute to its new slot."""
 
     def set_checks(self, collection_id: int, checks: Sequence[Check]) -> None:
         """Replace the checks of a collection."""
 
     def set_min_cell(self, collection_id: int, min_cell: int) -> None:
-        """Set the smallest count that may be given."""
+        """Set the minimum cell size."""
 
     def set_acls(self, collection_id: int, acl_id: UUID, default_acl_id: UUID) -> None:
         """Point a collection at other ACLs."""
 
     def insert_view(self, parent_id: int, view: View, stored: StoredView, acls: tuple[UUID, UUID], sensitive: bool) -> bool:
-        """Insert a view; False when something is at its path."""
+        """Insert a view; False if its path is taken."""
 
 
 class Backfill(Protocol):
     """Batches of entries, each in a transaction of its own, so that writers wait for one batch at most."""
 
     def copy(self, collection_id: int, source: str, target: str) -> None:
-        """Copy the values under one stored name to another."""
+        """Copy the values in one slot to another."""
 
     def erase(self, collection_id: int) -> None:
-        """Erase the values under all stored names that are to be erased."""
+        """Erase the values in all slots that are to be erased."""
 
     def lacks_value(self, collection_id: int, slot: str) -> bool:
-        """Return whether an entry has no value under a stored name."""
+        """Return whether an entry has no value in a slot."""
 
     def longest(self, collection_id: int, slot: str) -> int:
-        """Return the length of the longest text under a stored name."""
+        """Return the length of the longest text in a slot."""
 
     def fill_unique(self, collection_id: int, attribute: StoredAttribute) -> bool:
-        """Note the values of a unique attribute; False when two entries share one."""
+        """Store the digests of a unique attribute; False when two entries share a value."""
 
     def breaks(self, collection_id: int, check: Expression) -> bool:
         """Return whether an entry does not fulfil a check."""
@@ -186,7 +187,7 @@ class Sequences(Protocol):
         """Create a sequence; False when there is one of this name."""
 
     def resume(self, collection_id: int, name: str, start: int, step: int) -> bool:
-        """Create a sequence, or let one go on at `start` where that is further; False when it has another step."""
+        """Create a sequence, or let an existing one go on at `start` if that is further; False when it has another step."""
 
     def drop(self, collection_id: int, name: str) -> bool:
         """Drop a sequence; False if it does not exist."""
@@ -211,7 +212,7 @@ class QuerySession(Protocol):
     def rows(self, query: CompiledQuery) -> Iterator[Batch] | None:
         """Run a statement in one snapshot and yield its rows in batches, each as a list of columns.
 
-        None, and nothing is run, where in that snapshot the questions it rests on have other answers.
+        None, and nothing is run, if the query's condition does not hold in that snapshot.
 
         Raises:
             Invalid: a value cannot be computed. Exhausted: too slow, or too many rows. Cancelled: `cancel` was called.
@@ -221,7 +222,7 @@ class QuerySession(Protocol):
         """Return PostgreSQL's plan of a statement, line by line."""
 
     def cancel(self) -> None:
-        """Stop what runs, from any thread; without effect when nothing does."""
+        """Stop the query, from any thread; without effect when none runs."""
 
 
 class Store(Protocol):
@@ -231,7 +232,7 @@ class Store(Protocol):
         """Begin a transaction.
 
         Raises:
-            Cancelled: the cancellation came before its end: nothing is changed, and the database works on it no more.
+            Cancelled: the cancellation came before its end: nothing is changed, and the database has stopped working on it.
         """
 
     def writing(self, cancellation: Cancellation | None = None) -> Iterator[AbstractContextManager[Transaction]]:
@@ -244,13 +245,13 @@ class Store(Protocol):
         """Begin a transaction that changes a schema."""
 
     def backfill(self) -> Backfill:
-        """Return the way to work through all entries of a collection."""
+        """Return an object that works through all entries of a collection."""
 
     def hold(self, number: int) -> AbstractContextManager[bool]:
-        """Hold a validation's number until the block ends or this process dies; False when somebody else holds it."""
+        """Hold a validation's number until the block ends or this process dies; False when another process holds it."""
 
     def validations(self) -> list[Validation]:
-        """Return the validations that are under way or were left by a crash."""
+        """Return the validations that are running or were interrupted by a crash."""
 
     def unerased(self) -> list[int]:
         """Return the collections in which values are still to be erased."""

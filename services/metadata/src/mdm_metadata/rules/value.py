@@ -33,7 +33,7 @@ def parse_int(value: object) -> int:
 
 
 def parse_float(value: object) -> float:
-    """Return a double; integers within its exact range are taken too; ValueError for anything else."""
+    """Return a double; integers within its exact range are accepted too; ValueError for anything else."""
     if type(value) is int and abs(value) <= 2**53:
         return float(value)
     if type(value) is not float:
@@ -144,6 +144,13 @@ def to_stored(attribute: Attribute, value: Scalar) -> Scalar:
     return stored
 
 
+def to_scalar(kind: AttributeType, given: object) -> Scalar:
+    """Return a value that PostgreSQL computed, in the form that callers use."""
+    if kind is AttributeType.FLOAT and isinstance(given, int):
+        return float(given)
+    return given if given is None or isinstance(given, int | float | bool) else str(given)
+
+
 def _check_length(attribute: Attribute, text: str) -> None:
     limit = attribute.length or (MAX_INDEXED_TEXT if attribute.indexed else MAX_TEXT)
     if attribute.type in (AttributeType.TEXT, AttributeType.VARCHAR) and len(text) > limit:
@@ -151,7 +158,7 @@ def _check_length(attribute: Attribute, text: str) -> None:
 
 
 def digest(attribute: Attribute, stored: Scalar) -> bytes:
-    """Return what two equal values of one attribute share: the SHA-256 of a normal form of the stored value."""
+    """Return the SHA-256 of a normal form of the stored value; equal values of one attribute have equal digests."""
     if attribute.type is AttributeType.NUMERIC:
         stored = format(Decimal(str(stored)).normalize(), "f")
     if stored == 0:

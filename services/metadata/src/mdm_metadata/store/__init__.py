@@ -1,4 +1,4 @@
-"""PostgreSQL: the only SQL besides what the query room compiles."""
+"""PostgreSQL: the only SQL besides that which `rules.query` compiles."""
 
 from mdm_metadata.store.store import PostgresStore
 

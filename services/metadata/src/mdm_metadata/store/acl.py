@@ -1,14 +1,18 @@
-"""What access control lists guard in the metadata."""
+"""Access control lists in the metadata database: callers' permissions, and the objects that each list guards."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 import psycopg
-from mdm_service.access.use import MOST_COUNTED, AclScope, AclUse, of_one
+from mdm_service.access import store as acl_store
+from mdm_service.access.acl import MOST_COUNTED, Acl, AclUse
+from mdm_service.access.store import AclScope
+from mdm_service.identity.caller import Caller
 
 from mdm_metadata.rules.model import fold_path
 
-# A collection counts once, whether the list guards it or what is made in it. Entries are counted collection by collection, so that the
-# millions of one that is meant are not read to find the others.
+# A collection counts once, whether the ACL guards it or is its default ACL. Entries are counted collection by collection, so that the
+# millions of entries of the collection in the scope are not read to find others.
 _COUNT = """
 WITH place AS (
     SELECT id, acl_id, default_acl_id, folded_path = %(path)s AS is_top,
@@ -34,12 +38,12 @@ SELECT count(*) FILTER (WHERE is_meant), least(count(*) FILTER (WHERE NOT is_mea
 
 
 class MetadataAclUses:
-    """Counts collections, views and entries; see `mdm_service.access.use.AclUses`."""
+    """Counts collections, views and entries; see `mdm_service.access.store.AclUses`."""
 
     def count(self, connection: psycopg.Connection, acl_id: UUID, scope: AclScope) -> AclUse:
-        """Return what an ACL guards: what is meant by the scope and others, without a scope one and others.
+        """Return how many objects an ACL guards within the scope and outside it; without a scope, one and the others.
 
-        A collection stands for what is in it and below it, unless the scope names keys: then for these entries alone.
+        A collection includes what is in it and below it, unless the scope names keys: then it is these entries alone.
         """
         path = fold_path(scope.path)
         values = {
@@ -52,4 +56,26 @@ class MetadataAclUses:
         }
         row = connection.execute(_COUNT, values).fetchone()
         assert row is not None
-        return AclUse(*row) if path else of_one(row[1])
+        return AclUse(*row) if path else AclUse.of_one(row[1])
+
+
+def permissions(connection: psycopg.Connection, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
+    """Return the caller's permissions under each ACL that exists."""
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    rows = connection.execute(
+        "SELECT id, acl_permissions(id, %s, %s) FROM acl WHERE id = ANY (%s) FOR KEY SHARE",
+        (caller.dn, sorted(caller.principals), wanted),
+    )
+    return dict(rows.fetchall())
+
+
+def ensure_root(connection: psycopg.Connection, acl: Acl) -> None:
+    """Create the root collection if it is missing, under exactly this ACL."""
+    acl_store.ensure(connection, acl)
+    connection.execute(
+        "INSERT INTO collection (path, folded_path, acl_id, default_acl_id) VALUES ('/', '/', %(acl)s, %(acl)s)"
+        " ON CONFLICT (folded_path) DO UPDATE SET acl_id = excluded.acl_id, default_acl_id = excluded.default_acl_id",
+        {"acl": acl.id},
+    )

@@ -7,56 +7,47 @@ import psycopg
 from mdm_service.identity.caller import Caller
 
 from mdm_metadata.rules.model import Check, StoredAttribute, StoredCollection, StoredView, Validation, View, fold_path
-from mdm_metadata.store import schema
+from mdm_metadata.store import acl, schema
 
 
 class PostgresAlteration:
-    """One transaction that holds a schema alone. See the port for what each method does."""
+    """One transaction that locks a schema; its port describes each method."""
 
     def __init__(self, connection: psycopg.Connection, cache: schema.SchemaCache) -> None:
         self._connection = connection
         self._cache = cache
 
     def collection(self, path: str, caller: Caller) -> StoredCollection | None:
-        """Return the collection at a folded path, locked against writers of entries and other changes."""
         self._connection.execute("SELECT FROM collection WHERE folded_path = %s FOR UPDATE", (path,))
         return self.visible(path, caller)
 
     def held(self, collection_id: int) -> StoredCollection | None:
-        """Return a collection by id, locked against writers of entries and other changes."""
         row = self._connection.execute("SELECT folded_path FROM collection WHERE id = %s FOR UPDATE", (collection_id,)).fetchone()
         return None if row is None else self.visible(row[0], Caller(""))
 
     def begin(self, validation: Validation) -> None:
-        """Note that a validation is under way."""
         self._connection.execute(
-            "INSERT INTO trial VALUES (%s, %s, %s, nullif(%s, ''), %s)",
+            "INSERT INTO validation VALUES (%s, %s, %s, nullif(%s, ''), %s)",
             (validation.number, validation.collection_id, validation.position, validation.check, sorted(validation.constraints)),
         )
 
     def end(self, number: int) -> None:
-        """Forget a validation."""
-        self._connection.execute("DELETE FROM trial WHERE number = %s", (number,))
+        self._connection.execute("DELETE FROM validation WHERE number = %s", (number,))
 
     def visible(self, path: str, caller: Caller) -> StoredCollection | None:
-        """Return a collection, kept from being dropped."""
         return schema.find_collections(self._connection, self._cache, [path], caller).get(path)
 
     def acl_permissions(self, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
-        """Return what the caller may do under each ACL that exists."""
-        return schema.acl_permissions(self._connection, ids, caller)
+        return acl.permissions(self._connection, ids, caller)
 
     def is_empty(self, collection_id: int) -> bool:
-        """Return whether a collection has no entries."""
         return self._connection.execute("SELECT FROM entry WHERE collection_id = %s LIMIT 1", (collection_id,)).fetchone() is None
 
     def dependent_conditions(self, collection_id: int) -> list[str]:
-        """Return the conditions of the views of a collection."""
         rows = self._connection.execute("SELECT condition FROM view WHERE target_id = %s AND condition IS NOT NULL", (collection_id,))
         return [condition for (condition,) in rows]
 
     def used_slots(self, collection_id: int) -> set[str]:
-        """Return every stored name in use, or with values that are still to be erased."""
         rows = self._connection.execute(
             "SELECT unnest(ARRAY[slot, moving_to]) FROM attribute WHERE collection_id = %(id)s"
             " UNION SELECT slot FROM retired_slot WHERE collection_id = %(id)s",
@@ -65,7 +56,6 @@ class PostgresAlteration:
         return {slot for (slot,) in rows if slot}
 
     def new_number(self, collection_id: int) -> int:
-        """Return a number that no attribute of the collection ever had."""
         row = self._connection.execute(
             "UPDATE collection SET next_number = next_number + 1 WHERE id = %s RETURNING next_number - 1", (collection_id,)
         ).fetchone()
@@ -73,12 +63,10 @@ class PostgresAlteration:
         return int(row[0])
 
     def add_attribute(self, collection_id: int, attribute: StoredAttribute) -> None:
-        """Add an attribute."""
         schema.insert_attributes(self._connection, [(collection_id, attribute)])
         self._changed(collection_id)
 
     def update_attribute(self, collection_id: int, attribute: StoredAttribute) -> None:
-        """Give the attribute at a position another description, place or constraint."""
         described = attribute.attribute
         self._connection.execute(
             "UPDATE attribute SET slot = %s, moving_to = nullif(%s, ''), reference_id = %s, name = %s, unit = %s, description = %s,"
@@ -100,7 +88,6 @@ class PostgresAlteration:
         self._changed(collection_id)
 
     def remove_attribute(self, collection_id: int, attribute: StoredAttribute) -> None:
-        """Remove an attribute; its values are still to be erased."""
         self._connection.execute("DELETE FROM attribute WHERE collection_id = %s AND position = %s", (collection_id, attribute.position))
         for slot in (attribute.slot, attribute.moving_to):
             if slot:
@@ -109,19 +96,15 @@ class PostgresAlteration:
         self._changed(collection_id)
 
     def retire_slot(self, collection_id: int, slot: str) -> None:
-        """Note that the values under a stored name are to be erased."""
         self._connection.execute("INSERT INTO retired_slot VALUES (%s, %s) ON CONFLICT DO NOTHING", (collection_id, slot))
 
     def forget_unique(self, collection_id: int, slot: str) -> None:
-        """Remove what is known of the values of an attribute that was unique."""
         self._connection.execute("DELETE FROM unique_value WHERE collection_id = %s AND slot = %s", (collection_id, slot))
 
     def move_unique(self, collection_id: int, slot: str, target: str) -> None:
-        """Note the values of a unique attribute under its new stored name."""
         self._connection.execute("UPDATE unique_value SET slot = %s WHERE collection_id = %s AND slot = %s", (target, collection_id, slot))
 
     def set_checks(self, collection_id: int, checks: Sequence[Check]) -> None:
-        """Replace the checks of a collection."""
         self._connection.execute("DELETE FROM check_constraint WHERE collection_id = %s", (collection_id,))
         self._connection.execute(
             "INSERT INTO check_constraint SELECT %s, * FROM unnest(%s::text[], %s::text[])",
@@ -130,17 +113,14 @@ class PostgresAlteration:
         self._changed(collection_id)
 
     def set_min_cell(self, collection_id: int, min_cell: int) -> None:
-        """Set the smallest count that may be given."""
         self._connection.execute("UPDATE collection SET min_cell = %s WHERE id = %s", (min_cell, collection_id))
 
     def set_acls(self, collection_id: int, acl_id: UUID, default_acl_id: UUID) -> None:
-        """Point a collection at other ACLs."""
         self._connection.execute(
             "UPDATE collection SET acl_id = %s, default_acl_id = %s WHERE id = %s", (acl_id, default_acl_id, collection_id)
         )
 
     def insert_view(self, parent_id: int, view: View, stored: StoredView, acls: tuple[UUID, UUID], sensitive: bool) -> bool:
-        """Insert a view; False when something is at its path."""
         row = self._connection.execute(
             "INSERT INTO collection (parent_id, path, folded_path, acl_id, default_acl_id, sensitive) VALUES (%s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (folded_path) DO NOTHING RETURNING id",

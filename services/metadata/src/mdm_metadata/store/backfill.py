@@ -1,28 +1,35 @@
-"""Work on all entries of a collection, in batches of their own transactions."""
+"""Work on all entries of a collection, each batch in its own transaction; and the thread that resumes it after a crash."""
 
+import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from mdm_wire.errors import MdmError
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from mdm_metadata.rules import value
 from mdm_metadata.rules.model import StoredAttribute
-from mdm_metadata.rules.query.sql.compile import compile_checks
+from mdm_metadata.rules.port import Store
+from mdm_metadata.rules.query.sql.statement import compile_checks
 from mdm_metadata.rules.query.syntax.tree import Expression
+from mdm_metadata.rules.schema.validation import recover
 
+_log = logging.getLogger(__name__)
+#: A killed process's statement may run on for a while; until it ends, its validation seems to have another process.
+_RECOVERY_SECONDS = 10.0
 BATCH = 2_000
 _KEYS = "SELECT key FROM entry WHERE collection_id = %(collection)s AND key > %(after)s ORDER BY key LIMIT %(batch)s FOR NO KEY UPDATE"
 
 
 class PostgresBackfill:
-    """Batches over a collection. See the port for what each method does."""
+    """Batches over a collection; the port describes each method."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
 
     def copy(self, collection_id: int, source: str, target: str) -> None:
-        """Copy the values under one stored name to another."""
         self._each(
             "UPDATE entry SET attributes = attributes || jsonb_build_object(%(target)s::text, attributes->%(source)s)"
             " WHERE collection_id = %(collection)s AND key = ANY (%(keys)s) AND attributes ? %(source)s"
@@ -31,7 +38,6 @@ class PostgresBackfill:
         )
 
     def erase(self, collection_id: int) -> None:
-        """Erase the values under all stored names that are to be erased."""
         with self._pool.connection() as connection:
             slots = [slot for (slot,) in connection.execute("SELECT slot FROM retired_slot WHERE collection_id = %s", (collection_id,))]
         if not slots:
@@ -45,11 +51,9 @@ class PostgresBackfill:
             connection.execute("DELETE FROM retired_slot WHERE collection_id = %s AND slot = ANY (%s)", (collection_id, slots))
 
     def lacks_value(self, collection_id: int, slot: str) -> bool:
-        """Return whether an entry has no value under a stored name."""
         return self._exists("SELECT FROM entry WHERE collection_id = %s AND attributes->>%s IS NULL LIMIT 1", (collection_id, slot))
 
     def longest(self, collection_id: int, slot: str) -> int:
-        """Return the length of the longest text under a stored name."""
         with self._pool.connection() as connection:
             row = connection.execute(
                 "SELECT coalesce(max(length(attributes->>%s)), 0) FROM entry WHERE collection_id = %s", (slot, collection_id)
@@ -57,7 +61,6 @@ class PostgresBackfill:
         return int(row[0]) if row else 0
 
     def fill_unique(self, collection_id: int, attribute: StoredAttribute) -> bool:
-        """Note the values of a unique attribute; False when two entries share one."""
         after = ""
         while True:
             with self._pool.connection() as connection:
@@ -68,12 +71,11 @@ class PostgresBackfill:
                 ).fetchall()
                 if not rows:
                     return True
-                if not _note_unique(connection, collection_id, attribute, rows):
+                if not _store_unique(connection, collection_id, attribute, rows):
                     return False
             after = rows[-1][0]
 
     def breaks(self, collection_id: int, check: Expression) -> bool:
-        """Return whether an entry does not fulfil a check."""
         sql, parameters = compile_checks([check])
         return self._exists(
             f"SELECT FROM entry AS e WHERE e.collection_id = %(collection)s AND {sql} IS NOT NULL LIMIT 1",
@@ -81,7 +83,6 @@ class PostgresBackfill:
         )
 
     def dangles(self, collection_id: int, attribute: StoredAttribute) -> bool:
-        """Return whether a value of a reference is the key of no entry."""
         return self._exists(
             "SELECT FROM entry AS e WHERE e.collection_id = %s AND e.attributes->>%s IS NOT NULL AND NOT EXISTS"
             " (SELECT FROM entry AS t WHERE t.collection_id = %s AND t.key = e.attributes->>%s) LIMIT 1",
@@ -103,7 +104,37 @@ class PostgresBackfill:
             after = rows[-1][0]
 
 
-def _note_unique(connection: psycopg.Connection, collection_id: int, attribute: StoredAttribute, rows: list[Any]) -> bool:
+class Recovery:
+    """A thread that finishes schema changes that a crash interrupted, here or in another process of the service.
+
+    It looks for them at the start, and every ten seconds until `stop`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the running change."""
+        self._stopping.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if ended := recover(self._store):
+                    _log.info("changes of schemas were ended after a crash", extra={"count": ended})
+            except (MdmError, psycopg.Error, PoolTimeout) as error:
+                _log.warning("what a crash left is still undone", extra={"reason": type(error).__name__})
+            self._stopping.wait(_RECOVERY_SECONDS)
+
+
+def _store_unique(connection: psycopg.Connection, collection_id: int, attribute: StoredAttribute, rows: list[Any]) -> bool:
     digests = {value.digest(attribute.attribute, given): key for key, given in rows}
     if len(digests) != len(rows):
         return False

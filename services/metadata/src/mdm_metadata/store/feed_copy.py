@@ -1,4 +1,4 @@
-"""The other end of a feed: steps applied to PostgreSQL, each wholly and once."""
+"""The copy's end of a feed: each step is applied to PostgreSQL completely, and only once."""
 
 import hashlib
 import re
@@ -33,21 +33,21 @@ class ReplicaCopy:
         self._key = (origin, self._subtree)
 
     def following(self) -> AbstractContextManager[bool]:
-        """Be the only one that follows the origin during the block, among all processes of this service; False: another one does."""
+        """Make this process the only one of the service that follows the origin during the block; yield False if another one does."""
         digest = hashlib.sha256("\0".join(self._key).encode()).digest()
         return lock_held(self._pool, int.from_bytes(digest[:8], "big", signed=True))
 
     def position(self) -> pb.FeedPosition:
-        """Return how far the copy is; the beginning for a new one."""
+        """Return the copy's position in the feed; the beginning for a new one."""
         with self._pool.connection() as connection:
             connection.execute("INSERT INTO replica (origin, subtree) VALUES (%s, %s) ON CONFLICT DO NOTHING", self._key)
             return _position(connection, self._key)
 
     def apply(self, step: pb.SubscribeResponse) -> bool:
-        """Apply a step in one transaction; False, changing nothing, when the copy is not where the step begins.
+        """Apply a step in one transaction; False, changing nothing, when the step does not begin at the copy's position.
 
         Raises:
-            FailedPrecondition: something that is no copy is in the way.
+            FailedPrecondition: a path of the subtree is taken by a collection that is not a copy.
         """
         with self._pool.connection() as connection:
             if _position(connection, self._key) != getattr(step, "from"):
@@ -66,7 +66,7 @@ class ReplicaCopy:
         return True
 
     def begin_again(self) -> None:
-        """Throw the copy away, to be made anew."""
+        """Discard the copy; it is made again from the beginning."""
         with self._pool.connection() as connection:
             connection.execute(
                 "UPDATE replica SET sequence = 0, copying = true, copied_path = '', copied_key = '' WHERE (origin, subtree) = (%s, %s)",
@@ -75,13 +75,13 @@ class ReplicaCopy:
             self._drop_all(connection)
 
     def remove(self) -> None:
-        """Throw the copy away for good."""
+        """Remove the copy."""
         with self._pool.connection() as connection:
             connection.execute("DELETE FROM replica WHERE (origin, subtree) = (%s, %s)", self._key)
             self._drop_all(connection)
 
-    def tell(self, problem: str) -> None:
-        """Note why the copy does not go on."""
+    def note_problem(self, problem: str) -> None:
+        """Record why the copy makes no progress."""
         with self._pool.connection() as connection:
             connection.execute("UPDATE replica SET problem = %s WHERE (origin, subtree) = (%s, %s)", (problem, *self._key))
 
@@ -143,12 +143,12 @@ class ReplicaCopy:
             (item.path, folded, *acls, item.min_cell, parent_of(folded)),
         ).fetchone()
         if row is None:
-            raise FailedPrecondition("REPLICA_PATH_TAKEN", "A collection of this service is where a copy should be.")
+            raise FailedPrecondition("REPLICA_PATH_TAKEN", "A path of the copy is taken by a collection of this service.")
         connection.execute("INSERT INTO replica_collection VALUES (%s, %s, %s)", (self._origin, item.id, row[0]))
         return int(row[0])
 
     def _make_ancestors(self, connection: psycopg.Connection, folded: str, path: str) -> None:
-        """Make what is missing above the subtree, under the root's default ACL."""
+        """Make the collections missing above the subtree, under the root's default ACL."""
         names = path.split("/")[1:-1]
         for depth in range(1, len(names) + 1):
             above = "/" + "/".join(names[:depth])
@@ -189,7 +189,7 @@ class ReplicaCopy:
 
 
 def _checked(item: pb.FeedAttribute) -> StoredAttribute:
-    """Return an attribute as it is stored. What an origin sends is no more trusted than what a caller sends: its slot becomes part of SQL.
+    """Return an attribute as it is stored. An origin is trusted no more than a caller: the slot that it sends becomes part of SQL.
 
     Raises:
         Invalid: it is malformed.
@@ -205,7 +205,7 @@ def _checked(item: pb.FeedAttribute) -> StoredAttribute:
 
 
 def remove_others(pool: ConnectionPool, kept: Mapping[str, Sequence[str]]) -> None:
-    """Remove the copies that are not among the subtrees to be `kept` of each origin, with what others made of them here."""
+    """Remove the copies of subtrees that are not `kept`, which has them by origin, and the views made of them here."""
     wanted = {(origin, fold_path(subtree)) for origin, subtrees in kept.items() for subtree in subtrees}
     for found in list_replicas(pool):
         if (found.origin, found.subtree) in wanted:
@@ -217,7 +217,7 @@ def remove_others(pool: ConnectionPool, kept: Mapping[str, Sequence[str]]) -> No
 
 
 def list_replicas(pool: ConnectionPool) -> list[pb.Replica]:
-    """Return the copies that are kept here, and how far each is."""
+    """Return the copies on this service, and the position of each."""
     with pool.connection() as connection:
         rows = connection.execute(
             "SELECT origin, subtree, sequence, copying, copied_path, copied_key, head,"

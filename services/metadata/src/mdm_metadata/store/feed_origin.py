@@ -25,13 +25,13 @@ _PUBLISHED = (
 
 
 class FeedOrigin:
-    """Reads steps of the feed, each in a snapshot of its own. They hold the present state, so a later step may repeat an earlier one."""
+    """Reads steps of the feed, each in a snapshot of its own. They contain the present state, so a later step may repeat an earlier one."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
 
     def configure(self, subtrees: Iterable[str], keep_days: int) -> None:
-        """Publish exactly these subtrees, and throw away what is older than `keep_days`."""
+        """Publish exactly these subtrees, and discard changes older than `keep_days`."""
         folded = sorted({fold_path(path) for path in subtrees})
         with self._pool.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (0x4D4446,))
@@ -51,16 +51,16 @@ class FeedOrigin:
             connection.execute("DELETE FROM change_set WHERE seq <= (SELECT trimmed FROM feed_head)")
 
     def is_sensitive(self, subtree: str) -> bool:
-        """Return whether the subtree is a collection of which nothing is ever sent."""
+        """Return whether the subtree is a sensitive collection, which is never sent."""
         with self._pool.connection() as connection:
             found = connection.execute("SELECT sensitive FROM collection WHERE folded_path = %s", (fold_path(subtree),)).fetchone()
         return bool(found and found[0])
 
     def step(self, subtree: str, position: pb.FeedPosition) -> pb.SubscribeResponse:
-        """Return the step that follows a position; an empty one when there is nothing.
+        """Return the step that follows a position; an empty one at the end.
 
         Raises:
-            FailedPrecondition: FEED_TRIMMED: what follows was thrown away; copy everything again.
+            FailedPrecondition: FEED_TRIMMED: the changes that follow were discarded; copy everything again.
         """
         with self._pool.connection() as connection:
             connection.isolation_level = IsolationLevel.REPEATABLE_READ
@@ -90,7 +90,9 @@ class _Step:
         if beginning:
             self._step.to.sequence = self._step.head
         elif self._from.sequence < trimmed or self._from.sequence > self._step.head:
-            raise FailedPrecondition("FEED_TRIMMED", "What follows is no longer kept, or this is another database: copy everything again.")
+            raise FailedPrecondition(
+                "FEED_TRIMMED", "The changes that follow were discarded, or this is another database: copy everything again."
+            )
         if self._from.copying:
             self._copy()
         else:
@@ -113,7 +115,7 @@ class _Step:
         self._step.to.path, self._step.to.key = row[1], ""
 
     def _add_entries_after(self, path: str, key: str) -> bool:
-        # The subscriber says where it is: also a collection it names has to be of its subtree.
+        # The position comes from the subscriber: a collection that it names must be in its subtree.
         rows = self._connection.execute(
             "SELECT e.collection_id, e.key, e.acl_id, e.attributes::text FROM entry AS e WHERE e.key > %(key)s AND e.collection_id ="  # noqa: S608
             f" (SELECT c.id {_PUBLISHED} AND c.folded_path = %(named)s) ORDER BY e.key LIMIT %(limit)s".encode(),
@@ -125,7 +127,7 @@ class _Step:
         return bool(added)
 
     def _changes(self) -> None:
-        """Add what the next change sets of the subtree concern, as it is now; a large one in several steps."""
+        """Add the present state of the entries that the next change sets changed; a large set is sent in several steps."""
         sets = self._connection.execute(
             "SELECT s.id, s.seq, s.kind, s.collection_id, s.acl_id, (SELECT count(*) FROM change WHERE change.set_id = s.id)"
             " FROM change_set AS s WHERE s.seq > %(after)s"
@@ -171,7 +173,7 @@ class _Step:
         return added
 
     def _add_collections(self, ids: Sequence[int]) -> None:
-        """Add collections that are there and published; the subscriber is to remove the others."""
+        """Add the collections that exist and are published; the subscriber removes the others."""
         rows = self._connection.execute(
             f"SELECT c.id, c.path, c.acl_id, c.default_acl_id, c.min_cell {_PUBLISHED} AND c.id = ANY (%(ids)s)"
             " ORDER BY c.folded_path".encode(),
@@ -194,7 +196,7 @@ class _Step:
         self._step.dropped.extend(sorted(set(ids) - {row[0] for row in rows}, reverse=True))  # children were made after their parents
 
     def _used_acls(self, ids: Sequence[Any]) -> set[str]:
-        """Return which changed ACLs the subtree refers to."""
+        """Return the changed ACLs that the subtree refers to."""
         where = (
             f"{_PUBLISHED} AND (a.id IN (c.acl_id, c.default_acl_id)"
             " OR EXISTS (SELECT FROM entry AS e WHERE e.acl_id = a.id AND e.collection_id = c.id))"

@@ -36,7 +36,9 @@ _VIEWS = (
     " LEFT JOIN LATERAL (SELECT rev FROM collection WHERE id = v.target_id OFFSET 0) AS t ON true"
 )
 _FROM = f"collection AS c {_VIEWS}"
-#: One page, found along the index whatever else there is: what is below a path stands between it and its `0`, the character behind `/`.
+#: One page, read along the index: paths below a path sort between the path with `/` and the path with `0`, the next character.
+#: The condition on ACLs is that of the SQL function `acl_permissions`, the definition, written as the set of granting ACLs so that it is
+#: evaluated once and not for each collection.
 _PAGE = (
     "SELECT * FROM collection WHERE folded_path >= %(path)s AND folded_path < %(below)s || '0' AND folded_path > %(after)s"
     " AND (folded_path = %(path)s OR folded_path > %(below)s || '/')"
@@ -49,7 +51,7 @@ Row = tuple[int, str, UUID, UUID, bool, int, int, int, int | None, int | None, b
 
 @dataclass(frozen=True)
 class Schema:
-    """What a collection has besides rights: attributes and checks, or what a view shows of its target."""
+    """Attributes and checks of a collection, or the attributes of its target that a view shows."""
 
     attributes: tuple[StoredAttribute, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -57,9 +59,9 @@ class Schema:
 
 
 class SchemaCache:
-    """Schemas by collection id and the number of changes so far; what that names never changes, so nothing here becomes stale.
+    """Schemas by collection id and the number of changes so far. The schema of one such pair never changes, so nothing becomes stale.
 
-    At most `size` attributes are held, a collection without any counting as one.
+    At most `size` attributes are cached; a collection without any counts as one.
     """
 
     def __init__(self, size: int = 100_000) -> None:
@@ -137,7 +139,7 @@ def select_collections(
 
 
 def with_schemas(connection: psycopg.Connection, cache: SchemaCache, rows: psycopg.Cursor[Any]) -> dict[str, StoredCollection]:
-    """Return what `select_collections` asked for, by folded path."""
+    """Return the collections of an answer to `select_collections`, by folded path."""
     return {collection.collection.folded: collection for collection in _stored(connection, cache, rows.fetchall())}
 
 
@@ -274,15 +276,3 @@ def _shown(view: StoredView, target: Schema) -> tuple[tuple[StoredAttribute, ...
     found = [(name, by_position[position]) for name, position in view.names if position in by_position]
     attributes = tuple(replace(stored, attribute=replace(stored.attribute, name=name)) for name, stored in found)
     return attributes, tuple(ViewAttribute(name, stored.attribute.name) for name, stored in found)
-
-
-def acl_permissions(connection: psycopg.Connection, ids: Iterable[UUID], caller: Caller) -> dict[UUID, int]:
-    """Return what the caller may do under each ACL that exists."""
-    wanted = list(ids)
-    if not wanted:
-        return {}
-    rows = connection.execute(
-        "SELECT id, acl_permissions(id, %s, %s) FROM acl WHERE id = ANY (%s) FOR KEY SHARE",
-        (caller.dn, sorted(caller.principals), wanted),
-    )
-    return dict(rows.fetchall())

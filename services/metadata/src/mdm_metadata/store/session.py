@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from mdm_service.database import DatabaseSettings, open_reading_pool
+from mdm_service.database import open_reading_pool
 from mdm_service.identity.caller import Caller
+from mdm_service.settings import DatabaseSettings
 from mdm_wire.errors import Cancelled, Exhausted, Invalid
 from psycopg.types.string import TextLoader
 from psycopg_pool import ConnectionPool
 
 from mdm_metadata.rules.model import AttributeType, StoredCollection
-from mdm_metadata.rules.query.compiled import CompiledQuery
-from mdm_metadata.rules.query.sql.compile import Statement
+from mdm_metadata.rules.query.cache import CompiledQuery
+from mdm_metadata.rules.query.sql.statement import Statement
 from mdm_metadata.store.schema import SchemaCache, select_collections, with_schemas
 
 Rows = list[tuple[Any, ...]]
@@ -53,7 +54,7 @@ _VALUE_ERRORS = {
 
 @dataclass(frozen=True)
 class QueryLimits:
-    """What one query may cost: seconds until each batch of rows is there, and rows in all."""
+    """Limits of one query: seconds for each batch of rows, and rows in all."""
 
     statement_seconds: float = 30.0
     rows: int = 10_000_000
@@ -72,7 +73,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 class PostgresQuerySession:
-    """A connection of the reading pool. See the port for what each method does."""
+    """A connection of the reading pool; its port describes each method."""
 
     def __init__(self, connection: psycopg.Connection, cache: SchemaCache, limits: QueryLimits) -> None:
         self._connection = connection
@@ -83,7 +84,7 @@ class PostgresQuerySession:
         self._cancelled = False
 
     def end(self) -> None:
-        """Give the connection back as it was; close it if `cancel` was called, lest the cancel reaches its next user."""
+        """Return the connection as it was; close it if `cancel` was called, so that the cancel does not reach its next user."""
         with self._lock:
             self._running = False
         if self._cancelled or self._connection.closed:
@@ -92,28 +93,24 @@ class PostgresQuerySession:
             self._connection.rollback()
 
     def cancel(self) -> None:
-        """Stop what runs, from any thread."""
         with self._lock:
             if self._running and not self._cancelled:
                 self._cancelled = True
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def collections(self, paths: Iterable[str], caller: Caller) -> dict[str, StoredCollection]:
-        """Return the collections that exist among folded paths at this moment."""
         return with_schemas(self._connection, self._cache, select_collections(self._connection, paths, caller))
 
     def rows(self, query: CompiledQuery) -> Iterator[Columns] | None:
-        """Run a statement in one snapshot and return its rows in batches, each as a list of columns."""
         with self._translated():
-            rows = self._few(query) if _is_few(query.statement) else self._many(query)
+            rows = self._at_once(query) if _fits_in_memory(query.statement) else self._by_cursor(query)
         return None if rows is None else self._batches(query.statement, rows)
 
     def explain(self, statement: Statement) -> list[str]:
-        """Return PostgreSQL's plan of a statement, line by line."""
         rows = self._connection.execute(f"EXPLAIN {statement.sql}".encode(), statement.parameters)
         return [str(line) for (line,) in rows]
 
-    def _few(self, query: CompiledQuery) -> Iterator[Rows] | None:
+    def _at_once(self, query: CompiledQuery) -> Iterator[Rows] | None:
         """Return all rows, asked for in one round trip."""
         rows = _cursor(self._connection, query.statement).execute(query.whole, query.parameters).fetchall()
         holds, found, *_ = rows[0]
@@ -121,7 +118,7 @@ class PostgresQuerySession:
             return None
         return iter([[row[2:] for row in rows]] if found else [])
 
-    def _many(self, query: CompiledQuery) -> Iterator[Rows] | None:
+    def _by_cursor(self, query: CompiledQuery) -> Iterator[Rows] | None:
         """Return rows as a cursor gives them."""
         cursor = _cursor(self._connection, query.statement)
         with self._connection.pipeline():  # one round trip
@@ -161,20 +158,20 @@ class PostgresQuerySession:
 
 
 def _cursor(connection: psycopg.Connection, statement: Statement) -> psycopg.Cursor[Any]:
-    """Return a cursor that gives values in the form in which they are sent."""
+    """Return a cursor that returns values in the form in which they are sent."""
     cursor = connection.cursor()
     for kind in {output.type for output in statement.outputs} & _TEXT_TYPES.keys():
         cursor.adapters.register_loader(_TEXT_TYPES[kind], TextLoader)
     return cursor
 
 
-def _is_few(statement: Statement) -> bool:
-    """Return whether all rows may be held at the same time."""
+def _fits_in_memory(statement: Statement) -> bool:
+    """Return whether all rows may be in memory at the same time."""
     return statement.limit is not None and statement.limit <= statement.batch
 
 
 def _pieces(cursor: psycopg.Cursor[Any], size: int) -> Iterator[Rows]:
-    """Yield the rows of the statement that was declared, so many at a time."""
+    """Yield the rows of the statement that was declared, `size` at a time."""
     fetch = f"FETCH FORWARD {size} FROM answer".encode()
     while rows := cursor.execute(fetch).fetchall():
         yield rows
@@ -186,11 +183,11 @@ def read_all(connection: psycopg.Connection, statement: Statement, seconds: floa
     """Return the rows of a statement within a transaction, in the form a session gives; outputs begin at `first`.
 
     Raises:
-        Invalid: a value cannot be computed. Exhausted: it takes longer than `seconds`, or the rows are too large together.
+        Invalid: a value cannot be computed. Exhausted: it does not finish within `seconds`, or the rows are too large together.
     """
     timestamps = {index + first for index, output in enumerate(statement.outputs) if output.type is AttributeType.TIMESTAMP}
     try:
-        rows = _held(connection, statement, seconds)
+        rows = _fetched(connection, statement, seconds)
     except psycopg.errors.QueryCanceled:
         raise Exhausted("QUERY_TIMEOUT", f"Not done in {seconds:g} s: make the condition more selective.") from None
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
@@ -202,8 +199,8 @@ def read_all(connection: psycopg.Connection, statement: Statement, seconds: floa
     return [tuple(_iso(str(v)) if i in timestamps and v is not None else v for i, v in enumerate(row)) for row in rows]
 
 
-def _held(connection: psycopg.Connection, statement: Statement, seconds: float) -> Rows:
-    cursor, few = _cursor(connection, statement), _is_few(statement)
+def _fetched(connection: psycopg.Connection, statement: Statement, seconds: float) -> Rows:
+    cursor, few = _cursor(connection, statement), _fits_in_memory(statement)
     rows: Rows = []
     with connection.pipeline():  # one round trip
         connection.execute(_SETTINGS, (_milliseconds(seconds),))

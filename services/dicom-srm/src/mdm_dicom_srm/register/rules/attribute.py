@@ -9,13 +9,13 @@ from typing import Any
 
 from mdm_deid.rules.date import read_date
 from mdm_deid.rules.value import DUMMY_BY_VR
-from mdm_service.errors import ConfigurationError
+from mdm_service.settings import ConfigurationError
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
+from mdm_dicom_srm.register.rules.model import Value
 from mdm_dicom_srm.register.rules.port import Attribute
-from mdm_dicom_srm.register.rules.statement import Value
 
 COLLECTIONS = ("studies", "series", "images")
 _TYPES = frozenset({"int", "float", "text", "date"})
@@ -72,7 +72,7 @@ def values(dataset: Dataset, attributes: tuple[Attribute, ...]) -> dict[str, Val
 
 
 def stated(original: Dataset, anonymous: Dataset, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
-    """Return the anonymous values of what the original says; None where it says nothing: a dummy that the type demands is no statement."""
+    """Return the anonymous values of what the original has, None for the rest: a dummy that the type requires states nothing."""
     return {item.name: value(anonymous, item) if _given(original, item.name) else None for item in attributes}
 
 
@@ -118,7 +118,7 @@ def _float(raw: Any, _: int) -> float | None:
 
 
 def _date(raw: Any, _: int) -> str | None:
-    """Return a date in ISO 8601; what stands for a date that was removed is none."""
+    """Return a date in ISO 8601; a dummy that stands for a removed date is none."""
     day = read_date(str(raw).encode("utf-8", "replace"))
     return None if day is None or day == _DUMMY_DATE else day.isoformat()
 

@@ -1,21 +1,26 @@
 """From a judged header to what the grid keeps of it: the verdict, the anonymous entries, the patient's entry, the LFN."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 import pydicom
 from mdm_deid import Outcome
+from mdm_deid.encoding.codec import skip
+from mdm_deid.encoding.part10 import Part10, open_part10
+from mdm_deid.outcome import Malformed
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 
 from mdm_dicom_srm.register.rules import attribute
-from mdm_dicom_srm.register.rules.model import Job, State
+from mdm_dicom_srm.register.rules.model import PATIENTS, SERIES, STUDIES, Job, State, Statement, Value
 from mdm_dicom_srm.register.rules.names import Names, file_name
 from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
-from mdm_dicom_srm.register.rules.statement import PATIENTS, SERIES, STUDIES, Statement, Value
 
 IMAGES = "images"
+_NEEDED = frozenset({"SpecificCharacterSet", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber"})
 INSTANCES = "NumberOfSeriesRelatedInstances"
 _LONG, _SHORT = 1023, 64
 
@@ -25,27 +30,17 @@ _PATIENT_ATTRIBUTES = (
     Attribute("IssuerOfPatientID", "text", _SHORT),
     Attribute("PatientBirthDate", "date"),
 )
+_PATIENT = Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True)
+_STUDY = Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True)
+_SERIES = Attribute("series", "text", _SHORT, description="Pseudonymous Series Instance UID", indexed=True)
+_DIRECTORY = Attribute("lfn", "text", _LONG, description="Directory")
+_FILE = Attribute("lfn", "text", _LONG, description="Logical file name")
+_GUID = Attribute("guid", "uuid", description="Name of the file in the grid", indexed=True)
 _LINKS = {
-    PATIENTS: (Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),),
-    STUDIES: (
-        Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),
-        Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True),
-        Attribute("lfn", "text", _LONG, description="Directory"),
-    ),
-    SERIES: (
-        Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),
-        Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True),
-        Attribute("series", "text", _SHORT, description="Pseudonymous Series Instance UID", indexed=True),
-        Attribute("lfn", "text", _LONG, description="Directory"),
-        Attribute(INSTANCES, "int", description="Instances registered"),
-    ),
-    IMAGES: (
-        Attribute("guid", "uuid", description="Name of the file in the grid", indexed=True),
-        Attribute("patient", "text", _SHORT, description="Pseudonym", indexed=True),
-        Attribute("study", "text", _SHORT, description="Pseudonymous Study Instance UID", indexed=True),
-        Attribute("series", "text", _SHORT, description="Pseudonymous Series Instance UID", indexed=True),
-        Attribute("lfn", "text", _LONG, description="Logical file name"),
-    ),
+    PATIENTS: (_PATIENT,),
+    STUDIES: (_PATIENT, _STUDY, _DIRECTORY),
+    SERIES: (_PATIENT, _STUDY, _SERIES, _DIRECTORY, Attribute(INSTANCES, "int", description="Instances registered")),
+    IMAGES: (_GUID, _PATIENT, _STUDY, _SERIES, _FILE),
 }
 
 
@@ -59,10 +54,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the grid keeps about one image; of `statements` only that about the patient identifies.
-
-    `patient_key` is the pseudonym.
-    """
+    """What the grid keeps about one image. Of `statements` only the patient's identifies; `patient_key` is the pseudonym."""
 
     guid: UUID
     acl_id: UUID
@@ -79,6 +71,8 @@ class Describer:
     def __init__(self, names: Names, attributes: Mapping[str, tuple[Attribute, ...]]) -> None:
         self._names = names
         self._attributes = attributes
+        keywords = {item.name for of_level in attributes.values() for item in of_level} | {item.name for item in _PATIENT_ATTRIBUTES}
+        self._wanted = frozenset(tag for keyword in keywords | _NEEDED if (tag := tag_for_keyword(keyword)) is not None)
 
     def collections(self) -> list[Collection]:
         """Return the site's collections, ancestors first."""
@@ -100,10 +94,10 @@ class Describer:
         judgement = job.judgement
         if judgement is not None and judgement.outcome is not Outcome.RELEASED:
             return Verdict(State(judgement.outcome.value), judgement.reason)
-        # Without these the PACS cannot be asked for it.
+        # Without these UIDs it cannot be retrieved.
         if judgement is None or job.header is None or not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
-        original, anonymous = _read(job.header), _read(judgement.header)
+        original, anonymous = (_read(header, self._wanted) for header in (job.header, judgement.header))
         anonymous.TransferSyntaxUID = anonymous.file_meta.TransferSyntaxUID
         return self._description(job, original, anonymous)
 
@@ -127,8 +121,8 @@ class Describer:
         identifying = {"patient": patient, **attribute.values(original, _PATIENT_ATTRIBUTES)}
         statements = [Statement(PATIENTS, patient, self._names.site_acl("patients"), identifying)]
         for level, key in ((STUDIES, study), (SERIES, series)):
-            said = attribute.stated(original, anonymous, self._attributes[level])
-            statements.append(Statement(level, key, acl_id, {**said, **links[level]}))
+            values = attribute.stated(original, anonymous, self._attributes[level])
+            statements.append(Statement(level, key, acl_id, {**values, **links[level]}))
         directory = self._names.site_acl("directory")
         return Description(
             guid=job.guid,
@@ -147,5 +141,25 @@ class Describer:
         )
 
 
-def _read(part10: bytes) -> Dataset:
-    return pydicom.dcmread(io.BytesIO(part10), force=True)
+def _read(part10: bytes, wanted: frozenset[int]) -> Dataset:
+    """Return the elements of a header that are wanted. pydicom does not see the others: it takes long for each."""
+    content = part10
+    with suppress(Malformed):
+        opened = open_part10(part10, any_syntax=True)
+        if not opened.deflated:
+            content = b"".join([opened.envelope, *_elements(part10, opened, wanted)])
+    return pydicom.dcmread(io.BytesIO(content), force=True)
+
+
+def _elements(part10: bytes, opened: Part10, wanted: frozenset[int]) -> Iterator[bytes]:
+    """Yield the bytes of wanted elements of the top level."""
+    encoding, pos, limit, last = opened.encoding, opened.start, len(part10), max(wanted)
+    while pos < limit:
+        head = encoding.header(part10, pos, limit)
+        tag, _, value, length = head
+        if tag > last:
+            return
+        end = value + length if length <= limit - value else skip(opened.data, head, limit, encoding)
+        if tag in wanted:
+            yield part10[pos:end]
+        pos = end

@@ -1,18 +1,27 @@
-"""Names that registration gives: GUIDs, ACL ids, tokens, LFNs, SURLs, collections."""
+"""Names that registration gives: GUIDs, ACL ids, tokens, LFNs, SURLs, collections; and the digest by which equal headers are known."""
 
 import hmac
+import struct
+from collections.abc import Mapping
 from uuid import UUID
 
 from mdm_deid import Patient, Pseudonymiser
+from mdm_deid.encoding.codec import ITEM_END, UNDEFINED, Element, Encoding, items, skip, standard_vr
+from mdm_deid.encoding.header import Header
+from mdm_deid.encoding.part10 import open_part10
+from mdm_deid.outcome import Malformed
 from mdm_wire.url import surl
 
-from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import InstanceLocator
-from mdm_dicom_srm.record_seal import derive_key
-from mdm_dicom_srm.register.rules.digest import digest
+from mdm_dicom_srm.register.rules.facts import listing_digest, read
 from mdm_dicom_srm.register.rules.model import Candidate
+from mdm_dicom_srm.site_secret import derive_key
 
 _DIGITS = 4
+_PIXEL_GROUP = 0x7FE00000
+_TRAILING_PADDING = 0xFFFCFFFC
+_PADDING = b" \0"
+_TAG, _HEAD = struct.Struct(">I").pack, struct.Struct(">II").pack
 
 
 class Names:
@@ -26,21 +35,38 @@ class Names:
         self._token_key = derive_key(site_secret, "token")
         self._acl_key = derive_key(site_secret, "acl")
         self._digest_key = derive_key(site_secret, "header")
+        self._listing_key = derive_key(site_secret, "listing")
 
-    def candidate(self, header: Header) -> Candidate:
-        """Return the registration of an instance that has a SOP Instance UID, not yet judged."""
+    def candidate(self, header: Header, pacs: str = "") -> Candidate:
+        """Return the registration of an instance that has a SOP Instance UID, not yet judged, bound to the PACS that has it."""
+        locator = InstanceLocator(header.study_uid, header.series_uid, header.sop_uid, pacs)
+        facts, attributes = read(header.part10)
         return Candidate(
-            instance=self._pseudonymiser.guid(header.sop_uid),
+            instance=self.instance(header.sop_uid),
             study_token=self.study_token(header.study_uid),
-            series_token=self._token("series", header.study_uid, header.series_uid),
-            locator=InstanceLocator(header.study_uid, header.series_uid, header.sop_uid),
+            series_token=self.series_token(header.study_uid, header.series_uid),
+            locator=locator,
             header=header.part10,
             digest=self.header_digest(header.part10),
             size=header.size,
+            listing=self.listing_digest(locator, attributes),
+            facts=facts,
         )
 
+    def instance(self, sop_uid: str) -> UUID:
+        """Return the GUID of an instance's generation 0, by which the registry knows it."""
+        return self._pseudonymiser.guid(sop_uid)
+
+    def series_token(self, study_uid: str, series_uid: str) -> bytes:
+        """Return the keyed hash under which the instances of a series are taken together."""
+        return self._token("series", study_uid, series_uid)
+
+    def listing_digest(self, locator: InstanceLocator, attributes: Mapping[str, str]) -> bytes:
+        """Return the keyed hash by which an equal listing is known; see `facts.listing_digest`."""
+        return listing_digest(self._listing_key, locator, attributes)
+
     def header_digest(self, part10: bytes) -> bytes:
-        """Return the keyed hash by which equal headers are known; see `digest.digest`."""
+        """Return the keyed hash by which equal headers are known; see `digest`."""
         return digest(self._digest_key, part10)
 
     def guid(self, sop_uid: str, generation: int) -> UUID:
@@ -56,16 +82,12 @@ class Names:
         return hmac.digest(self._digest_key, b"statement" + content, "sha256")
 
     def entry_id(self, collection: str, key: str) -> UUID:
-        """Return what stands for a metadata entry where something is bound to it."""
+        """Return the id to which sealed records of a metadata entry are bound."""
         return UUID(bytes=self._token("entry", collection, key))
 
     def study_token(self, study_uid: str) -> bytes:
         """Return the keyed hash under which a study is counted."""
         return self._token("study", study_uid)
-
-    def series_token(self, locator: InstanceLocator) -> bytes:
-        """Return the keyed hash under which a series is counted."""
-        return self._token("series", locator.study_uid, locator.series_uid)
 
     def study_acl(self, study_uid: str) -> UUID:
         """Return the id of the ACL that guards a study in every service."""
@@ -80,7 +102,7 @@ class Names:
         return f"{self.root}/{name}"
 
     def directories_above(self, lfn: str) -> list[str]:
-        """Return the directories of series, study and patient of an image's LFN; none of an LFN that is not of this form."""
+        """Return the directories of series, study and patient of an image's LFN; none if the LFN has another form."""
         parts = lfn.split("/")
         if not lfn.startswith(f"{self.root}/") or len(parts) != self.root.count("/") + 5:
             return []
@@ -89,11 +111,6 @@ class Names:
     def surl(self, guid: UUID) -> str:
         """Return the storage URL of an image."""
         return surl(self._authority, guid)
-
-    @property
-    def host(self) -> str:
-        """The name under which replicas give their host."""
-        return self._authority
 
     def _token(self, *parts: str) -> bytes:
         return _mac(self._token_key, parts)[:16]
@@ -118,3 +135,42 @@ def file_name(number: int | None, guid: UUID) -> str:
 def _mac(key: bytes, parts: tuple[str, ...]) -> bytes:
     encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
     return hmac.digest(key, b"".join(len(part).to_bytes(4, "big") + part for part in encoded), "sha256")
+
+
+def digest(key: bytes, part10: bytes) -> bytes:
+    """Return the HMAC-SHA-256 of transfer syntax, tags and values of a Part 10 file's header, sequences included.
+
+    Left out is what changes from one transfer to the next: file meta information, group lengths, padding, and whether lengths of
+    sequences and items are defined. What cannot be read with certainty is hashed byte for byte.
+    """
+    try:
+        opened = open_part10(part10)
+        parts = [opened.transfer_syntax.encode()]
+        # Slices of bytes cost a third of those of a memoryview.
+        _gather(parts, bytes(opened.data), opened.start, len(opened.data), opened.encoding, 0)
+    except Malformed:
+        parts = [part10]
+    return hmac.digest(key, b"".join(parts), "sha256")
+
+
+def _gather(parts: list[bytes], data: bytes, pos: int, limit: int, encoding: Encoding, depth: int) -> None:
+    """Append tags and values of the elements from `pos` to `limit`, or to the item's delimiter."""
+    while pos < limit:
+        head = encoding.header(data, pos, limit)
+        tag, vr, value, length = head
+        if tag == ITEM_END:
+            return
+        pos = value + length if length <= limit - value else skip(data, head, limit, encoding, depth)
+        if tag & 0xFFFF == 0 or tag == _TRAILING_PADDING or (depth == 0 and tag >= _PIXEL_GROUP):
+            continue
+        if vr == b"SQ" or length == UNDEFINED or (not vr and standard_vr(tag) == b"SQ"):
+            parts.append(_TAG(tag) + b"[")
+            for item in items(memoryview(data), Element(tag, vr, value, value, length, pos), encoding, depth):
+                parts.append(b"{")
+                _gather(parts, data, item.start, item.limit, item.encoding, depth + 1)
+                parts.append(b"}")
+            parts.append(b"]")
+        else:
+            text = data[value:pos].rstrip(_PADDING)
+            parts.append(_HEAD(tag, len(text)))
+            parts.append(text)

@@ -1,6 +1,7 @@
-"""What registration needs of others: a queue, the grid's keystores, metadata and catalog, and staged copies."""
+"""What registration needs from outside: a judge, the registry in PostgreSQL, and the grid's keystores, metadata and catalog."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,8 +13,7 @@ from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm.judgement import Judgement
 from mdm_dicom_srm.pacs.port import InstanceLocator
-from mdm_dicom_srm.register.rules.model import Batch, Candidate, Conflict, Job, Page, Queued, State
-from mdm_dicom_srm.register.rules.statement import Key, SharedEntry, Statement, Value
+from mdm_dicom_srm.register.rules.model import Batch, Candidate, Conflict, Job, Key, Page, SharedEntry, State, Statement, Value
 
 #: By item: None where it succeeded, else why not.
 Outcomes = Mapping[UUID, MdmError | None]
@@ -33,7 +33,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A metadata collection to be there."""
+    """A metadata collection that has to exist."""
 
     path: str
     attributes: tuple[Attribute, ...]
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A catalog directory to be there."""
+    """A catalog directory that has to exist."""
 
     lfn: str
     acl_id: UUID | None = None
@@ -61,7 +61,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A catalog file to be there; `acl_id` guards it where it does not inherit it, `size` is in bytes."""
+    """A catalog file that has to exist; `acl_id` guards it where it does not inherit its ACL, `size` is in bytes."""
 
     guid: UUID
     lfn: str
@@ -90,11 +90,15 @@ class Keys(AclHolder, Protocol):
         ...
 
     def missing(self, guids: Sequence[UUID]) -> set[UUID]:
-        """Return those of which no keystore has a key. Raises MdmError when one of them does not answer."""
+        """Return the files whose key no keystore has.
+
+        Raises:
+            MdmError: a keystore does not answer, and no other has the key.
+        """
         ...
 
     def move(self, guids: Sequence[UUID], acl_id: UUID) -> Outcomes:
-        """Have keys that this service made guarded by another ACL, on every keystore."""
+        """Put keys that this service made under another ACL, on every keystore."""
         ...
 
     def destroy(self, guids: Sequence[UUID]) -> Outcomes:
@@ -114,7 +118,7 @@ class Metadata(AclHolder, Protocol):
         ...
 
     def remove(self, collection: str, keys: Sequence[str]) -> None:
-        """Remove entries; those that are not there are no error."""
+        """Remove entries; those that do not exist are no error."""
         ...
 
 
@@ -126,45 +130,58 @@ class Catalog(AclHolder, Protocol):
         ...
 
     def register(self, files: Sequence[File]) -> list[MdmError | None]:
-        """Register files with their replica; one outcome for each, in order. Those that are there under this name stay as they are."""
+        """Register files with their replica; one outcome for each, in order. Those that exist under this name stay as they are."""
         ...
 
     def replace(self, files: Sequence[File]) -> list[MdmError | None]:
-        """Register files, and give those that are there the name, the size and, in another study, the ACL they should have."""
+        """Register files; bring those that exist to the name, the size and, in another study, the ACL that they should have."""
         ...
 
     def lfns(self, guids: Sequence[UUID]) -> dict[UUID, str]:
-        """Return the names of files; those that are not there are left out."""
+        """Return the names of files; those that do not exist are left out."""
         ...
 
     def remove(self, guids: Sequence[UUID]) -> None:
-        """Remove files; those that are not there are no error."""
+        """Remove files; those that do not exist are no error."""
         ...
 
     def prune(self, directories: Sequence[str]) -> None:
-        """Remove directories that are empty, the deepest first; those that are not, or are not there, are no error."""
+        """Remove directories that are empty, the deepest first; those that are not empty or do not exist are no error."""
         ...
 
     def set_sizes(self, sizes: Mapping[UUID, int]) -> None:
-        """Set the sizes of files; those that are not there are no error."""
+        """Set the sizes of files; those that do not exist are no error."""
         ...
 
 
 class StagedCopies(Protocol):
-    """What staging has of files."""
+    """The staged copies of files."""
 
     def forget(self, guids: Sequence[UUID]) -> None:
-        """Remove staged copies at once, those that are being made included, pinned or not."""
+        """Remove staged copies at once, pinned or not, and those that are being made."""
         ...
 
 
 class Judge(Protocol):
     """Decides about whole instances; `rules` names the rules by which, so that a judgement made under others is known to be void."""
 
-    rules: str
+    @property
+    def rules(self) -> str: ...
 
-    def judge(self, part10: bytes, patient: Patient | None) -> Judgement:
-        """Return what becomes of a complete Part 10 file of a study of `patient`, None where the file does not say of which study it is.
+    def begin(self, part10: bytes | memoryview, patient: Patient | None) -> "Future[Judgement]":
+        """Begin to judge an instance, whatever a curator has settled.
+
+        Raises:
+            RuntimeError: the service is being stopped.
+        """
+        ...
+
+    def is_settled(self, judgement: Judgement, part10: bytes | memoryview) -> bool:
+        """Return whether a curator has settled the reason for which an instance with this header is held back."""
+        ...
+
+    def judge(self, part10: bytes | memoryview, patient: Patient | None) -> Judgement:
+        """Return what becomes of a complete Part 10 file of a study of `patient`, None where the file does not say which study.
 
         Raises:
             MdmError: it cannot be judged now.
@@ -183,29 +200,36 @@ class Grid:
 
 
 class Queue(Protocol):
-    """The durable queue; `register.store.RegistrationStore` has each method's contract."""
+    """The durable queue; `QueueStore` has each method's contract."""
 
-    def due(self, candidates: Sequence[Candidate], *, restore: bool = False) -> set[UUID]: ...
-    def enqueue(self, candidates: Sequence[Candidate], *, restore: bool = False) -> Queued: ...
-    def claim(self, limit: int, lease_seconds: int) -> Batch | None: ...
+    def enqueue(self, candidates: Sequence[Candidate], *, restore: bool = False) -> set[UUID]: ...
+    def claim(self, limit: int, lease_seconds: int, own: Sequence[bytes] = ()) -> Batch | None: ...
     def renew(self, lease_ids: Sequence[UUID], lease_seconds: int) -> None: ...
-    def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State) -> set[UUID]: ...
+    def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State, lfns: Mapping[UUID, str] | None = None) -> set[UUID]: ...
     def note_lfns(self, lfns: Mapping[UUID, str]) -> None: ...
     def settle(self, lease_id: UUID, reasons: Mapping[UUID, str], state: State) -> None: ...
-    def keep(self, lease_id: UUID, job: Job) -> None: ...
+    def keep(self, lease_id: UUID, jobs: Sequence[Job]) -> None: ...
     def end_generation(self, lease_id: UUID, job: Job, state: State, reason: str = "") -> None: ...
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None: ...
     def release(self, lease_id: UUID) -> None: ...
+    def retry(self, guids: Sequence[UUID], subject: str) -> Mapping[UUID, MdmError | None]: ...
+
+
+class Registrations(Protocol):
+    """What is known of registrations beside their course; `RegistrationStore` has each method's contract."""
+
     def summary(self, study_tokens: Sequence[bytes]) -> Mapping[State, int]: ...
-    def page(self, state: State | None, after: UUID | None, limit: int) -> Page: ...
-    def retry(self, guids: Sequence[UUID]) -> Mapping[UUID, MdmError | None]: ...
+    def rules(self) -> Mapping[str, int]: ...
+    def page(self, state: State | None, after: UUID | None, limit: int, study_tokens: Sequence[bytes] = (), reason: str = "") -> Page: ...
     def published(self, guids: Sequence[UUID]) -> Mapping[UUID, InstanceLocator]: ...
+    def sizes_of(self, guids: Sequence[UUID]) -> Mapping[UUID, int | None]: ...
+    def note_sizes(self, sizes: Mapping[UUID, int]) -> None: ...
 
 
-class Statements(Protocol):
-    """What instances state together; `register.store.shared.SharedStore` has each method's contract."""
+class SharedEntryStore(Protocol):
+    """The patients of studies, and what instances state of shared entries; the store has each method's contract."""
 
-    def patient_at_arrival(self, study_uid: str, instance: UUID, said: Patient) -> Patient: ...
+    def patient_at_arrival(self, study_uid: str, instance: UUID, said: Patient) -> tuple[Patient, bool]: ...
     def decide_patient(self, study_uid: str, said: Mapping[UUID, Patient]) -> Patient: ...
     def state(self, lease_id: UUID, statements: Mapping[UUID, Sequence[Statement]]) -> set[Key]: ...
     def withdraw(self, guids: Sequence[UUID]) -> set[Key]: ...
@@ -213,3 +237,12 @@ class Statements(Protocol):
     def left(self) -> list[Key]: ...
     def turn(self, level: str, key: str) -> AbstractContextManager[SharedEntry | None]: ...
     def conflicts(self, after: Key | None, limit: int) -> list[Conflict]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The site's registry: every instance that registration knows, in PostgreSQL."""
+
+    queue: Queue
+    registrations: Registrations
+    shared: SharedEntryStore

@@ -4,70 +4,97 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from uuid import UUID
 
-from mdm_deid import Patient
+from mdm_deid.encoding.header import Header
 from mdm_deid.rules.patient import patient_of
 from mdm_wire.errors import Invalid, MdmError, NotFound
 
-from mdm_dicom_srm.pacs.part10 import Header
 from mdm_dicom_srm.pacs.port import InstanceLocator, Pacs
+from mdm_dicom_srm.register.rules.arrival import Arrivals
 from mdm_dicom_srm.register.rules.model import Candidate, Conflict, Page, Queued, State
 from mdm_dicom_srm.register.rules.names import Names
-from mdm_dicom_srm.register.rules.port import Judge, Queue, Statements
+from mdm_dicom_srm.register.rules.policy import SitePolicy
+from mdm_dicom_srm.register.rules.port import Judge, Registry
 
 _log = logging.getLogger(__name__)
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9.1
-_CHUNK = 50
 MAX_STUDIES = 100
 MAX_PAGE = 1000
 
 
 class RegistrationService:
-    """Judges and queues instances and tells what became of them. `wake` is called when something was queued."""
+    """Queues instances, has them judged, and reports what became of them. `wake` is called when something was queued."""
 
-    def __init__(self, queue: Queue, statements: Statements, names: Names, pacs: Pacs, judge: Judge, wake: Callable[[], None]) -> None:
-        self._queue = queue
-        self._statements = statements
+    def __init__(
+        self,
+        registry: Registry,
+        names: Names,
+        pacs: Pacs,
+        judge: Judge,
+        arrivals: Arrivals,
+        wake: Callable[[], None],
+        policy: SitePolicy | None = None,
+    ) -> None:
+        self._queue, self._registrations, self._shared = registry.queue, registry.registrations, registry.shared
         self._names = names
         self._pacs = pacs
         self._judge = judge
+        self._arrivals = arrivals
         self._wake = wake
+        self.policy = policy or SitePolicy()
 
-    def enqueue(self, headers: Sequence[Header], *, restore: bool = False) -> Queued:
-        """Judge instances and queue them durably; known ones are left unless they changed, or what the grid has is to be restored.
+    def enqueue(self, headers: Sequence[Header], *, pacs: str = "", calling_ae: str = "", restore: bool = False) -> Queued:
+        """Queue instances of the PACS of the name `pacs` durably and have them judged. `calling_ae` sent them, "" if they were retrieved.
+
+        What the site policy leaves out is noted without being judged. Nothing happens to known ones unless they changed or `restore`
+        is asked for; an equal one of another PACS is known. While too many bytes wait to be judged this waits, too.
 
         Raises:
             Invalid: NO_SOP_INSTANCE_UID, one of them has no name; none is queued.
             Unavailable: one of them cannot be judged now; none is queued.
         """
-        return self._enqueue([self._candidate(header, restore) for header in headers], restore)
-
-    def _enqueue(self, candidates: Sequence[Candidate | None], restore: bool) -> Queued:
-        result = self._queue.enqueue([candidate for candidate in candidates if candidate is not None], restore=restore)
-        if result.queued:
+        arriving = [(self._candidate(header, pacs, calling_ae), header.whole) for header in headers]
+        expected: list[tuple[Candidate, bytes | memoryview]] = []
+        try:
+            for candidate, whole in arriving:
+                if not candidate.rule and candidate.judgement is None and self._arrivals.expect(candidate, len(whole)):
+                    expected.append((candidate, whole))
+            candidates = [replace(candidate, arriving=candidate.judgement is None) for candidate, _ in arriving]
+            queued = self._queue.enqueue(candidates, restore=restore)
+        except BaseException:
+            for candidate, _ in expected:
+                self._arrivals.discard(candidate.version)
+            raise
+        for candidate, whole in expected:
+            if candidate.instance in queued:
+                self._arrivals.begin(candidate.version, partial(self._judge.begin, whole, candidate.judged_as))
+            else:
+                self._arrivals.discard(candidate.version)
+        if queued:
             self._wake()
-        return Queued(result.queued, len(candidates) - result.queued)
+        return Queued(len(queued), len(headers) - len(queued))
 
-    def _candidate(self, header: Header, restore: bool) -> Candidate | None:
-        """Return the registration of an instance with its judgement, or None: what is known already is not even judged."""
+    def _candidate(self, header: Header, pacs: str, calling_ae: str) -> Candidate:
+        """Return an instance with what the site policy says of it, and of whom it is; judged where it cannot be retrieved for that."""
         if not header.sop_uid:
             raise Invalid("NO_SOP_INSTANCE_UID", "The instance has no SOP Instance UID.")
-        candidate = self._names.candidate(header)
-        if not self._queue.due([candidate], restore=restore):
-            return None
-        return replace(candidate, judgement=self._judge.judge(header.whole, self._patient(header, candidate.instance)))
-
-    def _patient(self, header: Header, instance: UUID) -> Patient | None:
-        """Return of whom the study of an instance is, which the first instance of a study decides."""
+        candidate = self._names.candidate(header, pacs)
+        rule = self.policy.leaves_out(candidate.facts, calling_ae)
+        candidate = replace(candidate, calling_ae=calling_ae, policy=self.policy.fingerprint, rule=rule)
+        if rule:
+            return candidate
+        if not (header.study_uid and header.series_uid):
+            return replace(candidate, judgement=self._judge.judge(header.whole, None))
         said = patient_of(header.part10)
-        if said is None or not header.study_uid:
-            return None
-        return self._statements.patient_at_arrival(header.study_uid, instance, said[1])
+        if said is None:
+            return candidate
+        patient, agrees = self._shared.patient_at_arrival(header.study_uid, candidate.instance, said[1])
+        return replace(candidate, judged_as=patient, agrees=agrees)
 
     def register_study(self, study_uid: str) -> Queued:
-        """Queue every instance of a study that the PACS holds, published ones too: what the grid has lost of them is restored.
+        """Queue every instance of a study that the PACS holds, published ones too, so that what the grid has lost is restored.
 
         Raises:
             Invalid: not a UID, or the PACS sent instances that are not DICOM; the others are queued.
@@ -77,10 +104,8 @@ class RegistrationService:
         if not _UID.fullmatch(study_uid):
             raise Invalid("STUDY_UID_MALFORMED", "Not a Study Instance UID: digits and dots, at most 64.")
         result = Queued()
-        # Each is judged as it comes, so that no more than one is in memory with its pixels.
-        candidates = (self._candidate(header, restore=True) for header in self._pacs.headers(study_uid))
-        while chunk := list(islice(candidates, _CHUNK)):
-            result += self._enqueue(chunk, restore=True)
+        for header, pacs in self._pacs.headers(study_uid):
+            result += self.enqueue([header], pacs=pacs, restore=True)
         if result == Queued():
             raise NotFound("STUDY_NOT_FOUND", "The PACS does not have this study.")
         return result
@@ -110,28 +135,37 @@ class RegistrationService:
         """
         if len(study_uids) > MAX_STUDIES:
             raise Invalid("BATCH_SIZE", f"Ask for at most {MAX_STUDIES} studies.")
-        return self._queue.summary([self._names.study_token(uid) for uid in study_uids])
+        return self._registrations.summary([self._names.study_token(uid) for uid in study_uids])
 
-    def page(self, state: State | None, after: UUID | None, size: int) -> Page:
-        """Return a page of registrations in order of GUID; size 0 means the largest.
+    def rules(self) -> Mapping[str, int]:
+        """Count what the site policy leaves out, by rule."""
+        return self._registrations.rules()
+
+    def page(self, state: State | None, after: UUID | None, size: int, study_uids: Sequence[str] = (), reason: str = "") -> Page:
+        """Return a page of registrations in order of GUID, those of some studies and for one reason if given; size 0 means the largest.
 
         Raises:
-            Invalid: the size is out of range.
+            Invalid: the size is out of range, or too many studies are asked for.
         """
+        if len(study_uids) > MAX_STUDIES:
+            raise Invalid("BATCH_SIZE", f"Ask for at most {MAX_STUDIES} studies.")
         if not 0 <= size <= MAX_PAGE:
             raise Invalid("PAGE_SIZE", f"A page has 1 to {MAX_PAGE} registrations.")
-        return self._queue.page(state, after, size or MAX_PAGE)
+        tokens = [self._names.study_token(uid) for uid in study_uids]
+        return self._registrations.page(state, after, size or MAX_PAGE, tokens, reason)
 
-    def retry(self, guids: Sequence[UUID], *, published: bool = False) -> Mapping[UUID, MdmError | None]:
-        """Queue failed or quarantined registrations again; with `published` those that are published, too, to restore what was lost.
+    def retry(self, guids: Sequence[UUID], subject: str, *, published: bool = False) -> Mapping[UUID, MdmError | None]:
+        """Queue failed or quarantined registrations again, as `subject` decided; with `published` those that are published, too.
+
+        The latter restores what was lost of them.
 
         Raises:
             Invalid: too many are asked for.
         """
         if len(guids) > MAX_PAGE:
             raise Invalid("BATCH_SIZE", f"Retry at most {MAX_PAGE} registrations at once.")
-        locators = self._queue.published(guids) if published else {}
-        outcomes = dict(self._queue.retry([guid for guid in guids if guid not in locators]))
+        locators = self._registrations.published(guids) if published else {}
+        outcomes = dict(self._queue.retry([guid for guid in guids if guid not in locators], subject))
         outcomes |= self._restore(locators)
         self._wake()
         return outcomes
@@ -144,20 +178,20 @@ class RegistrationService:
         """
         if not 0 <= size <= MAX_PAGE:
             raise Invalid("PAGE_SIZE", f"A page has 1 to {MAX_PAGE} entries.")
-        return self._statements.conflicts(after, size or MAX_PAGE)
+        return self._shared.conflicts(after, size or MAX_PAGE)
 
     def _restore(self, locators: Mapping[UUID, InstanceLocator]) -> dict[UUID, MdmError | None]:
-        """Queue published instances again, with the headers that the PACS has of them."""
+        """Queue published instances again, with the headers that the PACS has."""
         outcomes: dict[UUID, MdmError | None] = {}
         for study_uid in sorted({locator.study_uid for locator in locators.values()}):
             wanted = {locator.sop_uid: guid for guid, locator in locators.items() if locator.study_uid == study_uid}
-            gone = NotFound("NOT_IN_PACS", "The PACS does not have this instance any more.")
-            outcomes |= dict.fromkeys(wanted.values(), gone)
+            absent = NotFound("NOT_IN_PACS", "The PACS does not have this instance any more.")
+            outcomes |= dict.fromkeys(wanted.values(), absent)
             try:
-                for header in self._pacs.headers(study_uid):
+                for header, pacs in self._pacs.headers(study_uid):
                     if header.sop_uid in wanted:
-                        self.enqueue([header], restore=True)
+                        self.enqueue([header], pacs=pacs, restore=True)
                         outcomes[wanted[header.sop_uid]] = None
             except MdmError as error:
-                outcomes |= {guid: error for guid in wanted.values() if outcomes[guid] is gone}
+                outcomes |= {guid: error for guid in wanted.values() if outcomes[guid] is absent}
         return outcomes

@@ -11,39 +11,45 @@ from psycopg import Connection
 from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.record_seal import RecordSealer
-from mdm_dicom_srm.register.rules.model import OPEN, RETRIABLE, Batch, Candidate, Job, Queued, State
+from mdm_dicom_srm.register.rules.model import OPEN, RETRIABLE, Action, Batch, Candidate, Job, Removal, State
 from mdm_dicom_srm.register.rules.names import Names
-from mdm_dicom_srm.register.store.record import open_header, open_judgement, open_locator, seal_header, seal_judgement, seal_locator
-from mdm_dicom_srm.register.store.shared import freeing_conflicts
-from mdm_dicom_srm.register.store.view import RegistrationView
+from mdm_dicom_srm.register.rules.policy import SITE_POLICY
+from mdm_dicom_srm.register.store.content import begin_removal
+from mdm_dicom_srm.register.store.decision import decide
+from mdm_dicom_srm.register.store.registration import RowSealer
+from mdm_dicom_srm.register.store.shared_entry import freeing_conflicts
+from mdm_dicom_srm.site_secret import RecordSealer
 
 _CLAIM_LOCK = 0x4D444D02  # claims take turns, so that no two workers hold one series
 _OPEN = [str(state) for state in OPEN]
-_BACK_OFF_CAP_SECONDS = 300
 _ENDED = (State.REMOVING, State.REMOVED)
-_ENQUEUE_TRIES = 10
+_ENQUEUE_TRIES, _BACK_OFF_CAP_SECONDS = 10, 300
+_ARRIVING_SECONDS = 5.0  # in which the process where an instance arrived takes it on itself
 _INSERT = """
-INSERT INTO registration (guid, instance, generation, state, study_token, series_token, locator, header, judgement, digest, size,
-    patient_token)
-VALUES (%s, %s, %s, 'RECEIVED', %s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO registration (guid, instance, generation, state, reason, due_at, study_token, series_token, locator, header, judgement, digest,
+    size, patient_token, listing, facts, calling_ae, policy, rule)
+VALUES (%s, %s, %s, %s, %s, now() + make_interval(secs => %s), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
-# What is published stays so until it is described anew; a lease stays too, but is not for this version.
+# The same for an instance that was never seen: one statement, which is its own transaction.
+_INSERT_NEW = (
+    _INSERT.replace("VALUES (", "SELECT ").strip().removesuffix(")")  # noqa: S608 - fixed parts only
+    + " WHERE NOT EXISTS (SELECT FROM registration WHERE instance = %s) ON CONFLICT DO NOTHING RETURNING guid"
+)
+# What is published stays so until it is described anew; a lease stays, too, but does not hold this version.
 _UPDATE = """
-UPDATE registration SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(), version = version + 1,
-    study_token = %s, series_token = %s, locator = %s, header = %s, judgement = %s, digest = %s, size = %s, patient_token = %s,
+UPDATE registration SET state = %s, reason = %s, attempts = 0, due_at = now() + make_interval(secs => %s), modified_at = now(),
+    version = version + 1, study_token = %s, series_token = %s, locator = %s, header = %s, judgement = %s, digest = %s, size = %s,
+    patient_token = %s, listing = %s, facts = %s, calling_ae = %s, policy = %s, rule = %s, missing_since = NULL,
     changed = changed OR (keyed AND %s), restoring = restoring OR %s
 WHERE guid = %s
 """
-
-
-# Ended is what a lease holds for this version, or, without one, what is published.
+# Ends what a lease holds of this version, or, without a lease, what is published.
 _END = """
 UPDATE registration SET state = 'REMOVING', reason = '', attempts = 0, due_at = now(), modified_at = now(), header = NULL,
     judgement = NULL, lease_id = NULL, lease_until = NULL
 WHERE guid = %(guid)s AND CASE WHEN %(lease)s::uuid IS NULL THEN state = 'PUBLISHED'
     ELSE lease_id = %(lease)s AND lease_version = version END
-RETURNING instance, generation + 1, study_token, series_token, digest, patient_token, against
+RETURNING instance, generation + 1, study_token, series_token, digest, patient_token, against, listing, calling_ae, policy, facts
 """
 
 
@@ -55,6 +61,7 @@ class _Latest:
     generation: int
     state: State
     digest: bytes | None
+    left_out: bool
 
     def due(self, candidate: Candidate, restore: bool) -> bool:
         """Return whether an instance that arrives is to be queued: it is new, changed, failed, or is to be restored."""
@@ -62,91 +69,113 @@ class _Latest:
         return self.state in _ENDED or self.digest != candidate.digest or again
 
 
-class RegistrationStore(RegistrationView):
+class QueueStore:
     """Every method is one transaction; safe for several threads and processes."""
 
     def __init__(self, pool: ConnectionPool[Any], sealer: RecordSealer, names: Names) -> None:
-        super().__init__(pool, sealer)
+        self._pool = pool
+        self._rows = RowSealer(sealer)
         self._names = names
 
-    def due(self, candidates: Sequence[Candidate], *, restore: bool = False) -> set[UUID]:
-        """Return the instances that `enqueue` would queue now; the others need not even be judged."""
-        with self._pool.connection() as connection:
-            known = self._latest(connection, [candidate.instance for candidate in candidates])
-        return {c.instance for c in candidates if (latest := known.get(c.instance)) is None or latest.due(c, restore)}
+    def enqueue(self, candidates: Sequence[Candidate], *, restore: bool = False) -> set[UUID]:
+        """Queue instances durably; return those that were.
 
-    def enqueue(self, candidates: Sequence[Candidate], *, restore: bool = False) -> Queued:
-        """Queue instances durably. A new one is registered, a changed one described anew; an equal one is left as it is.
-
-        An equal one that FAILED is tried again; with `restore` so is every one that is not under way, and what the grid has lost of it
-        is put back.
+        A new one is registered, a changed one described anew; an equal one is left as it is.
+        An equal one that FAILED is tried again. With `restore` every one that is not under way is, so that what the grid has lost of
+        it is put back.
         """
         unique = {candidate.instance: candidate for candidate in candidates}
+        if len(unique) == 1 and self._insert_new(*unique.values()):
+            return set(unique)
         for _ in range(_ENQUEUE_TRIES):
             try:
-                queued = self._enqueue(unique, restore)
-                return Queued(queued, len(candidates) - queued)
+                return self._enqueue(unique, restore)
             except (UniqueViolation, DeadlockDetected):
-                continue  # somebody else has just queued one of them, or ended its generation: look again
+                continue  # another caller has just queued one of them, or ended its generation: look again
         raise Aborted("REGISTRATION_CONTENDED", "Others are queueing these instances at the same time; try again.")
 
-    def _enqueue(self, candidates: Mapping[UUID, Candidate], restore: bool) -> int:
+    def _insert_new(self, candidate: Candidate) -> bool:
+        """Queue an instance if it is new; return whether it was."""
+        guid = self._names.guid(candidate.locator.sop_uid, 0)
+        row = (guid, candidate.instance, 0, *_begin(candidate), *self._content(guid, candidate), candidate.instance)
+        with self._pool.connection() as connection:
+            connection.autocommit = True
+            try:
+                return connection.execute(_INSERT_NEW.encode(), row, prepare=True).fetchone() is not None
+            finally:
+                connection.autocommit = False
+
+    def _enqueue(self, candidates: Mapping[UUID, Candidate], restore: bool) -> set[UUID]:
+        queued: set[UUID] = set()
         inserts: list[tuple[object, ...]] = []
         updates: list[tuple[object, ...]] = []
         with self._pool.connection() as connection, connection.cursor() as cursor:
             known = self._latest(connection, list(candidates), lock=True)
             for instance, candidate in sorted(candidates.items()):
                 latest = known.get(instance)
-                if latest is None or latest.state in _ENDED:
+                # What the site policy leaves out from now on ends its generation, so that whatever the grid has of it goes.
+                ends = latest is not None and bool(candidate.rule) and not latest.left_out and latest.due(candidate, restore)
+                if latest is None or latest.state in _ENDED or ends:
+                    if latest is not None and ends:
+                        begin_removal(connection, [latest.guid], Removal.SITE_POLICY)
                     generation = latest.generation + 1 if latest else 0
                     guid = self._names.guid(candidate.locator.sop_uid, generation)
-                    inserts.append((guid, instance, generation, *self._content(guid, candidate)))
-                    continue
-                if latest.due(candidate, restore):
-                    changed = latest.digest != candidate.digest
-                    updates.append((*self._content(latest.guid, candidate), changed, restore, latest.guid))
+                    queued.add(instance)
+                    inserts.append((guid, instance, generation, *_begin(candidate), *self._content(guid, candidate)))
+                elif latest.due(candidate, restore):
+                    row = (*_begin(candidate), *self._content(latest.guid, candidate), latest.digest != candidate.digest, restore)
+                    queued.add(instance)
+                    updates.append((*row, latest.guid))
             cursor.executemany(_INSERT, inserts)
             cursor.executemany(_UPDATE, updates)
-        return len(inserts) + len(updates)
+        return queued
 
     @staticmethod
     def _latest(connection: Connection[Any], instances: Sequence[UUID], *, lock: bool = False) -> dict[UUID, "_Latest"]:
-        sql = "SELECT instance, guid, generation, state, digest FROM registration WHERE instance = ANY(%s) ORDER BY instance, generation"
+        sql = "SELECT instance, guid, generation, state, digest, rule FROM registration WHERE instance = ANY(%s) ORDER BY 1, 3"
         rows = connection.execute(f"{sql}{' FOR UPDATE' if lock else ''}".encode(), (list(instances),)).fetchall()
         return {
-            instance: _Latest(guid, generation, State(state), digest and bytes(digest))
-            for instance, guid, generation, state, digest in rows
+            instance: _Latest(guid, generation, State(state), digest and bytes(digest), bool(rule))
+            for instance, guid, generation, state, digest, rule in rows
         }
 
     def _content(self, guid: UUID, candidate: Candidate) -> tuple[object, ...]:
-        judgement = candidate.judgement
-        # What may be released counts for its study's patient from now on, so that the next instance meets the same one.
-        patient = judgement.patient if judgement is not None and judgement.outcome is Outcome.RELEASED else None
+        header = None if candidate.rule else candidate.header
+        # It counts for its study's patient from now on, so that the next instance meets the same one.
+        patient = candidate.judged_as if candidate.agrees else None
         return (
             candidate.study_token,
             candidate.series_token,
-            seal_locator(self._sealer, guid, candidate.locator),
-            seal_header(self._sealer, guid, candidate.header),
-            seal_judgement(self._sealer, guid, judgement),
+            *self._rows.seal(guid, candidate.locator, header, candidate.judgement),
             candidate.digest,
             candidate.size,
             None if patient is None else self._names.patient_token(patient),
+            candidate.listing,
+            self._rows.seal_facts(guid, candidate.facts),
+            candidate.calling_ae,
+            candidate.policy,
+            candidate.rule,
         )
 
-    def claim(self, limit: int, lease_seconds: int) -> Batch | None:
-        """Take at most `limit` due registrations of one series that nobody else holds, or None if nothing is due."""
+    def claim(self, limit: int, lease_seconds: int, own: Sequence[bytes] = ()) -> Batch | None:
+        """Take at most `limit` due registrations of one series that nobody else holds, or None if nothing is due.
+
+        `own` are tokens of series of which this process has instances that have just arrived: they are due for it before they are for
+        others.
+        """
         lease_id = uuid4()
         with self._pool.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CLAIM_LOCK,))
             found = connection.execute(
                 """
                 SELECT series_token FROM registration AS r
-                WHERE state = ANY(%s) AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+                WHERE state = ANY(%s) AND (due_at <= now() OR (series_token = ANY(%s) AND attempts = 0))
+                  AND (lease_until IS NULL OR lease_until < now())
                   AND NOT EXISTS (SELECT FROM registration AS held WHERE held.series_token = r.series_token
                                   AND held.lease_id IS NOT NULL AND held.lease_until >= now())
                 ORDER BY due_at LIMIT 1
                 """,
-                (_OPEN,),
+                (_OPEN, list(own)),
             ).fetchone()
             if found is None:
                 return None
@@ -154,22 +183,22 @@ class RegistrationStore(RegistrationView):
                 """
                 WITH due AS (
                     SELECT guid FROM registration
-                    WHERE series_token = %s AND state = ANY(%s) AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+                    WHERE series_token = %s AND state = ANY(%s) AND (due_at <= now() OR (series_token = ANY(%s) AND attempts = 0))
+                        AND (lease_until IS NULL OR lease_until < now())
                     ORDER BY guid LIMIT %s FOR UPDATE SKIP LOCKED)
                 UPDATE registration AS r SET lease_id = %s, lease_version = version, lease_until = now() + make_interval(secs => %s)
                 FROM due WHERE r.guid = due.guid
                 RETURNING r.guid, r.generation, r.state, r.locator, r.header, r.judgement, r.size, r.keyed, r.changed, r.restoring,
-                    coalesce(r.lfn, ''), coalesce(r.patient_key, '')
+                    coalesce(r.lfn, ''), coalesce(r.patient_key, ''), r.digest
                 """,
-                (found[0], _OPEN, limit, lease_id, lease_seconds),
+                (found[0], _OPEN, list(own), limit, lease_id, lease_seconds),
             ).fetchall()
         jobs = tuple(self._job(*row) for row in rows)
         return Batch(lease_id, found[0], jobs) if jobs else None
 
     def _job(self, guid: UUID, generation: int, state: str, locator: bytes, header: bytes, judgement: bytes, *rest: Any) -> Job:
-        sealer = self._sealer
-        opened = open_locator(sealer, guid, locator), open_header(sealer, guid, header), open_judgement(sealer, guid, judgement)
-        return Job(guid, generation, State(state), *opened, *rest)
+        values: tuple[Any, ...] = (*self._rows.open(guid, locator, header, judgement), *rest[:-1], rest[-1] and bytes(rest[-1]))
+        return Job(guid, generation, State(state), *values)
 
     def renew(self, lease_ids: Sequence[UUID], lease_seconds: int) -> None:
         """Prolong leases that still exist."""
@@ -179,31 +208,45 @@ class RegistrationStore(RegistrationView):
                 (lease_seconds, list(lease_ids)),
             )
 
-    def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State) -> set[UUID]:
+    def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State, lfns: Mapping[UUID, str] | None = None) -> set[UUID]:
         """Bring registrations to the next state; return those that this lease still held and that did not change meanwhile.
 
-        PUBLISHED and REMOVED end lease, header and judgement.
+        PUBLISHED and REMOVED end lease, header and judgement. `lfns` are the names that the catalog has of files since this step.
         """
+        names = lfns or {}
         over = state in (State.PUBLISHED, State.REMOVED)
         with self._pool.connection() as connection:
             rows = connection.execute(
                 """
-                UPDATE registration SET state = %(state)s, reason = '', attempts = 0, modified_at = now(),
+                UPDATE registration AS r SET state = %(state)s, reason = '', attempts = 0, modified_at = now(),
+                    lfn = coalesce(named.lfn, r.lfn),
                     keyed = keyed OR %(keyed)s, changed = changed AND NOT %(over)s, restoring = restoring AND NOT %(over)s,
                     header = CASE WHEN %(over)s THEN NULL ELSE header END,
                     judgement = CASE WHEN %(over)s THEN NULL ELSE judgement END,
                     lease_id = CASE WHEN %(over)s THEN NULL ELSE lease_id END,
                     lease_until = CASE WHEN %(over)s THEN NULL ELSE lease_until END
-                WHERE lease_id = %(lease)s AND lease_version = version AND guid = ANY(%(guids)s) RETURNING guid
+                FROM unnest(%(guids)s::uuid[], %(lfns)s::text[]) AS named (guid, lfn)
+                WHERE lease_id = %(lease)s AND lease_version = version AND r.guid = named.guid RETURNING r.guid
                 """,
-                {"state": str(state), "keyed": state is State.KEYED, "over": over, "lease": lease_id, "guids": list(guids)},
+                {
+                    "state": str(state),
+                    "keyed": state is State.KEYED,
+                    "over": over,
+                    "lease": lease_id,
+                    "guids": list(guids),
+                    "lfns": [names.get(guid) for guid in guids],
+                },
             ).fetchall()
             if state is State.KEYED:
                 # What changed meanwhile has a key, too: it must not be forgotten if the instance may not be released any more.
                 condition = "lease_id = %s AND lease_version <> version AND guid = ANY(%s)"
                 sql = f"UPDATE registration SET keyed = true, changed = true WHERE {condition}"  # noqa: S608 - fixed parts only
                 connection.execute(sql.encode(), (lease_id, list(guids)))
-        return {row[0] for row in rows}
+        advanced = {row[0] for row in rows}
+        changed = {guid: lfn for guid, lfn in names.items() if guid not in advanced}
+        if changed:
+            self.note_lfns(changed)
+        return advanced
 
     def note_lfns(self, lfns: Mapping[UUID, str]) -> None:
         """Keep under which names the catalog has files."""
@@ -223,17 +266,23 @@ class RegistrationStore(RegistrationView):
                 [(str(state), reason, *[state is State.FILTERED] * 2, lease_id, guid) for guid, reason in reasons.items()],
             )
 
-    def keep(self, lease_id: UUID, job: Job) -> None:
-        """Keep header, size and judgement of a job that was judged anew, unless the lease has ended or the instance changed meanwhile."""
-        header, judgement = seal_header(self._sealer, job.guid, job.header), seal_judgement(self._sealer, job.guid, job.judgement)
-        digest = None if job.header is None else self._names.header_digest(job.header)
-        with self._pool.connection() as connection:
-            connection.execute(
+    def keep(self, lease_id: UUID, jobs: Sequence[Job]) -> None:
+        """Keep what was found of jobs that were judged, unless the lease has ended or the instance changed meanwhile.
+
+        That is the header, its size, the judgement, and the PACS that has the instance.
+        """
+        rows = []
+        for job in jobs:
+            locator, header, judgement = self._rows.seal(job.guid, job.locator, job.header, job.judgement)
+            digest = None if job.header is None else self._names.header_digest(job.header)
+            rows.append((locator, header, judgement, job.size, digest, lease_id, job.guid))
+        with self._pool.connection() as connection, connection.cursor() as cursor:
+            cursor.executemany(
                 """
-                UPDATE registration SET header = %s, judgement = %s, size = %s, digest = coalesce(%s, digest)
+                UPDATE registration SET locator = %s, header = %s, judgement = %s, size = %s, digest = coalesce(%s, digest)
                 WHERE lease_id = %s AND lease_version = version AND guid = %s
                 """,
-                (header, judgement, job.size, digest, lease_id, job.guid),
+                rows,
             )
 
     def end_generation(self, lease_id: UUID, job: Job, state: State, reason: str = "") -> None:
@@ -248,8 +297,8 @@ class RegistrationStore(RegistrationView):
         """Take a published instance back by what staging found; return whether it was published. From then on nothing stages it.
 
         One that is FILTERED or QUARANTINED ends its generation: the grid forgets it, and the next generation has the reason. One that
-        FAILED may have suffered on its way from the PACS: its name, metadata and key stay. What was kept of it is void: a retry, or the
-        instance when it arrives again, is judged anew.
+        FAILED may have been damaged on its way from the PACS: its name, metadata and key stay. What was kept of it is void: at a retry,
+        or when the instance arrives again, it is judged anew.
         """
         with self._pool.connection() as connection, freeing_conflicts(connection, [guid]):
             row = connection.execute(
@@ -258,7 +307,7 @@ class RegistrationStore(RegistrationView):
             if row is None:
                 return False
             if outcome is not Outcome.FAILED:
-                job = Job(guid, row[0], State.PUBLISHED, open_locator(self._sealer, guid, row[1]), None, None, row[2])
+                job = Job(guid, row[0], State.PUBLISHED, self._rows.open_locator(guid, row[1]), None, None, row[2])
                 return self._end(connection, job, State(outcome.value), reason)
             done = connection.execute(
                 """
@@ -274,31 +323,33 @@ class RegistrationStore(RegistrationView):
         ended = connection.execute(_END, {"guid": job.guid, "lease": lease_id}).fetchone()
         if ended is None:
             return False
-        instance, generation, study_token, series_token, digest, patient_token, against = ended
+        instance, generation, study_token, series_token, digest, patient_token, against, listing, calling_ae, policy, facts = ended
         guid = self._names.guid(job.locator.sop_uid, generation)
         kept = state is not State.FILTERED
         connection.execute(
             """
             INSERT INTO registration (guid, state, reason, locator, header, judgement, size, instance, generation, study_token,
-                series_token, digest, patient_token, against)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                series_token, digest, patient_token, against, listing, calling_ae, policy, facts)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             (
                 guid,
                 str(state),
                 reason,
-                seal_locator(self._sealer, guid, job.locator),
-                seal_header(self._sealer, guid, job.header if kept else None),
-                seal_judgement(self._sealer, guid, job.judgement if kept else None),
+                *self._rows.seal(guid, job.locator, job.header if kept else None, job.judgement if kept else None),
                 job.size,
                 instance,
                 generation,
                 study_token,
                 series_token,
-                # What the PACS has is not what was registered, whatever its header says.
+                # What the PACS has is not what was registered, even if its header is equal.
                 None if lease_id is None else digest,
                 None if reason else patient_token,
                 against,
+                listing,
+                calling_ae,
+                policy,
+                self._rows.move_facts(job.guid, guid, facts),
             ),
         )
         return True
@@ -306,7 +357,7 @@ class RegistrationStore(RegistrationView):
     def postpone(self, lease_id: UUID, reasons: Mapping[UUID, str], max_attempts: int) -> None:
         """Try registrations again later, with pauses that double up to five minutes; the last attempt makes them FAILED.
 
-        A removal is tried for ever.
+        A removal is repeated until it succeeds.
         """
         with self._pool.connection() as connection, connection.cursor() as cursor:
             cursor.executemany(
@@ -320,27 +371,27 @@ class RegistrationStore(RegistrationView):
             )
 
     def release(self, lease_id: UUID) -> None:
-        """Give back what a lease still holds, as it is."""
+        """End a lease; what it still holds stays as it is."""
         with self._pool.connection() as connection:
             connection.execute("UPDATE registration SET lease_id = NULL, lease_until = NULL WHERE lease_id = %s", (lease_id,))
 
-    def retry(self, guids: Sequence[UUID]) -> dict[UUID, MdmError | None]:
-        """Queue failed or quarantined registrations again; one that is under way or published is FailedPrecondition.
+    def retry(self, guids: Sequence[UUID], subject: str) -> dict[UUID, MdmError | None]:
+        """Queue failed or quarantined registrations again and note that `subject` decided so; others are FailedPrecondition.
 
-        What a judgement ended is judged anew; where a step failed, it is the step that is repeated.
+        What a judgement ended is judged anew; where a step failed, the step is repeated.
         """
         with self._pool.connection() as connection:
-            rows = connection.execute(
-                """
-                UPDATE registration SET state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(),
-                    judgement = CASE WHEN attempts = 0 THEN NULL ELSE judgement END
-                WHERE guid = ANY(%s) AND state = ANY(%s) RETURNING guid
-                """,
-                (list(guids), [str(state) for state in RETRIABLE]),
-            ).fetchall()
+            queued = decide(connection, Action.RETRIED, dict.fromkeys(guids), RETRIABLE, subject)
             known = connection.execute("SELECT guid FROM registration WHERE guid = ANY(%s)", (list(guids),)).fetchall()
-        queued, existing = {row[0] for row in rows}, {row[0] for row in known}
+        existing = {row[0] for row in known}
         return {guid: None if guid in queued else _not_queued(guid in existing) for guid in guids}
+
+
+def _begin(candidate: Candidate) -> tuple[str, str, float]:
+    """Return state and reason in which a candidate begins, and after how many seconds others than this process take it on."""
+    if candidate.rule:
+        return str(State.FILTERED), SITE_POLICY, 0
+    return str(State.RECEIVED), "", _ARRIVING_SECONDS if candidate.arriving else 0
 
 
 def _not_queued(exists: bool) -> MdmError:

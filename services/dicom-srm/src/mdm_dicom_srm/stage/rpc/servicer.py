@@ -1,107 +1,140 @@
 """SrmService: protobuf to staging and back."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
-from mdm.srm.v1 import srm_pb2, srm_pb2_grpc
+from mdm.srm.v1 import srm_pb2 as pb
+from mdm.srm.v1 import srm_pb2_grpc
 from mdm_service.identity.caller import current_caller
-from mdm_wire.url import TURL_SCHEME, turl
+from mdm_wire.url import TURL_SCHEME
 
-from mdm_dicom_srm.stage.rules.model import StagedFile, State
+from mdm_dicom_srm.stage.rpc.message import (
+    Messages,
+    code,
+    entry_to_proto,
+    kind_to_proto,
+    moment,
+    permission_to_proto,
+    space_to_proto,
+    summary_to_proto,
+    wish_from_proto,
+)
+from mdm_dicom_srm.stage.rules.control import RequestControl
+from mdm_dicom_srm.stage.rules.listing import Extent, Listing
+from mdm_dicom_srm.stage.rules.model import Kind
 from mdm_dicom_srm.stage.rules.service import StagingService
+from mdm_dicom_srm.stage.rules.space import Spaces
 
-#: What a person reads; programs read the status and, first in the explanation, the reason.
-_EXPLANATIONS = {
-    State.INVALID_PATH: "no such file, or not for you",
-    State.INVALID_REQUEST: "the SURL is given twice",
-    State.NO_FREE_SPACE: "the spool is full of pinned files; release some or try again later",
-    State.FILE_LIFETIME_EXPIRED: "the pin has expired; ask for the file again",
-    State.FILE_LOST: "the image is not there any more",
-    State.FILE_UNAVAILABLE: "cannot be staged now; try again later",
-    State.FAILURE: "the image may not be released",
-    State.INTERNAL_ERROR: "a defect of the service; its log has more under this code",
-}
+
+@dataclass(frozen=True, slots=True)
+class SrmRules:
+    """The use cases behind `SrmService`."""
+
+    service: StagingService
+    control: RequestControl
+    listing: Listing
+    spaces: Spaces
 
 
 class SrmServicer(srm_pb2_grpc.SrmServiceServicer):
-    """Answers for `site`; the rules are in `StagingService`."""
+    """Answers for one instance of a site; the rules decide."""
 
-    def __init__(self, service: StagingService, site: str) -> None:
-        self._service = service
+    def __init__(self, rules: SrmRules, authority: str, site: str, instance: str) -> None:
+        self._service = rules.service
+        self._control = rules.control
+        self._listing = rules.listing
+        self._spaces = rules.spaces
         self._site = site
+        self._instance = instance
+        self._messages = Messages(authority)
         self._version = version("mdm-dicom-srm")
 
-    def Ping(self, request: srm_pb2.PingRequest, context: grpc.ServicerContext) -> srm_pb2.PingResponse:
-        """See the proto."""
-        return srm_pb2.PingResponse(version=self._version, site=self._site)
+    def Ping(self, request: pb.PingRequest, context: grpc.ServicerContext) -> pb.PingResponse:
+        """See the proto, as for each method."""
+        return pb.PingResponse(version=self._version, site=self._site, instance=self._instance)
 
     def GetTransferProtocols(
-        self,
-        request: srm_pb2.GetTransferProtocolsRequest,
-        context: grpc.ServicerContext,
-    ) -> srm_pb2.GetTransferProtocolsResponse:
-        """See the proto."""
-        return srm_pb2.GetTransferProtocolsResponse(protocols=[TURL_SCHEME])
+        self, request: pb.GetTransferProtocolsRequest, context: grpc.ServicerContext
+    ) -> pb.GetTransferProtocolsResponse:
+        return pb.GetTransferProtocolsResponse(protocols=[TURL_SCHEME])
 
-    def PrepareToGet(
-        self,
-        request: srm_pb2.PrepareToGetRequest,
-        context: grpc.ServicerContext,
-    ) -> srm_pb2.PrepareToGetResponse:
-        """See the proto."""
-        token, view = self._service.prepare(current_caller().dn, list(request.surls), request.pin_seconds)
-        return srm_pb2.PrepareToGetResponse(token=token, status=_code(view.state), files=self._files(view.files, token))
+    def PrepareToGet(self, request: pb.PrepareToGetRequest, context: grpc.ServicerContext) -> pb.PrepareToGetResponse:
+        token, status = self._service.prepare(current_caller().dn, wish_from_proto(request, Kind.GET))
+        return pb.PrepareToGetResponse(token=token, status=code(status.state), files=self._messages.files_of(status, token))
 
-    def StatusOfGetRequest(
-        self,
-        request: srm_pb2.StatusOfGetRequestRequest,
-        context: grpc.ServicerContext,
-    ) -> srm_pb2.StatusOfGetRequestResponse:
-        """See the proto."""
-        view = self._service.status(current_caller().dn, request.token)
-        return srm_pb2.StatusOfGetRequestResponse(status=_code(view.state), files=self._files(view.files, request.token))
+    def BringOnline(self, request: pb.BringOnlineRequest, context: grpc.ServicerContext) -> pb.BringOnlineResponse:
+        wish = replace(wish_from_proto(request, Kind.BRING_ONLINE), deferred_seconds=request.deferred_seconds)
+        token, status = self._service.prepare(current_caller().dn, wish)
+        return pb.BringOnlineResponse(token=token, status=code(status.state), files=self._messages.files_of(status, token))
 
-    def WatchGetRequest(
-        self, request: srm_pb2.WatchGetRequestRequest, context: grpc.ServicerContext
-    ) -> Iterator[srm_pb2.WatchGetRequestResponse]:
-        """See the proto."""
-        gone = threading.Event()
-        if not context.add_callback(gone.set):
+    def StatusOfGetRequest(self, request: pb.StatusOfGetRequestRequest, context: grpc.ServicerContext) -> pb.StatusOfGetRequestResponse:
+        status = self._service.status(current_caller().dn, request.token)
+        estimate = self._service.estimate(status)
+        return pb.StatusOfGetRequestResponse(
+            status=code(status.state),
+            files=self._messages.files_of(status, request.token),
+            kind=kind_to_proto(status.kind),
+            pin_seconds=status.pin_seconds,
+            remaining_seconds=max(0, round(status.deadline - status.now)) if status.pending else 0,
+            estimated_wait_seconds=None if estimate is None else round(estimate),
+        )
+
+    def WatchGetRequest(self, request: pb.WatchGetRequestRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchGetRequestResponse]:
+        disconnected = threading.Event()
+        if not context.add_callback(disconnected.set):
             return
-        for view in self._service.watch(current_caller().dn, request.token, gone):
-            yield srm_pb2.WatchGetRequestResponse(status=_code(view.state), files=self._files(view.files, request.token))
+        for status in self._service.watch(current_caller().dn, request.token, disconnected):
+            yield pb.WatchGetRequestResponse(status=code(status.state), files=self._messages.files_of(status, request.token))
 
-    def ReleaseFiles(
-        self,
-        request: srm_pb2.ReleaseFilesRequest,
-        context: grpc.ServicerContext,
-    ) -> srm_pb2.ReleaseFilesResponse:
-        """See the proto."""
-        files = self._service.release(current_caller().dn, request.token, list(request.surls))
-        return srm_pb2.ReleaseFilesResponse(files=self._files(files, request.token))
+    def ReleaseFiles(self, request: pb.ReleaseFilesRequest, context: grpc.ServicerContext) -> pb.ReleaseFilesResponse:
+        files = self._control.release(current_caller().dn, request.token, list(request.surls))
+        return pb.ReleaseFilesResponse(files=self._messages.files(files))
 
-    def AbortRequest(
-        self,
-        request: srm_pb2.AbortRequestRequest,
-        context: grpc.ServicerContext,
-    ) -> srm_pb2.AbortRequestResponse:
-        """See the proto."""
-        return srm_pb2.AbortRequestResponse(status=_code(self._service.abort(current_caller().dn, request.token)))
+    def AbortRequest(self, request: pb.AbortRequestRequest, context: grpc.ServicerContext) -> pb.AbortRequestResponse:
+        return pb.AbortRequestResponse(status=code(self._control.abort(current_caller().dn, request.token)))
 
-    def _files(self, files: Iterable[StagedFile], token: str) -> Iterator[srm_pb2.FileStatus]:
-        for file in files:
-            status = srm_pb2.FileStatus(surl=file.surl, status=_code(file.state), guid=str(file.guid) if file.guid else "")
-            if file.state is State.FILE_PINNED and file.guid is not None:
-                status.turl = turl(self._service.authority, token, file.guid)
-                status.size = file.size
-                status.pin_expire_time.CopyFrom(Timestamp(seconds=int(file.pin_until)))
-            elif file.state in _EXPLANATIONS:
-                status.explanation = f"{file.reason or file.state}: {_EXPLANATIONS[file.state]}"
-            yield status
+    def AbortFiles(self, request: pb.AbortFilesRequest, context: grpc.ServicerContext) -> pb.AbortFilesResponse:
+        files = self._control.abort_files(current_caller().dn, request.token, list(request.surls))
+        return pb.AbortFilesResponse(files=self._messages.files(files))
 
+    def ExtendFileLifeTime(self, request: pb.ExtendFileLifeTimeRequest, context: grpc.ServicerContext) -> pb.ExtendFileLifeTimeResponse:
+        now, files = self._control.extend(current_caller().dn, request.token, list(request.surls), request.pin_seconds)
+        return pb.ExtendFileLifeTimeResponse(files=self._messages.files(files, now))
 
-def _code(state: State) -> srm_pb2.StatusCode.ValueType:
-    return srm_pb2.StatusCode.Value(f"STATUS_CODE_{state}")
+    def SuspendRequest(self, request: pb.SuspendRequestRequest, context: grpc.ServicerContext) -> pb.SuspendRequestResponse:
+        return pb.SuspendRequestResponse(status=code(self._control.suspend(current_caller().dn, request.token)))
+
+    def ResumeRequest(self, request: pb.ResumeRequestRequest, context: grpc.ServicerContext) -> pb.ResumeRequestResponse:
+        return pb.ResumeRequestResponse(status=code(self._control.resume(current_caller().dn, request.token)))
+
+    def GetRequestSummary(self, request: pb.GetRequestSummaryRequest, context: grpc.ServicerContext) -> pb.GetRequestSummaryResponse:
+        found = self._control.summaries(current_caller().dn, list(request.tokens))
+        return pb.GetRequestSummaryResponse(summaries=map(summary_to_proto, request.tokens, found))
+
+    def GetRequestTokens(self, request: pb.GetRequestTokensRequest, context: grpc.ServicerContext) -> pb.GetRequestTokensResponse:
+        found = self._control.tokens(current_caller().dn, request.description)
+        return pb.GetRequestTokensResponse(tokens=(pb.RequestToken(token=item.token, create_time=moment(item.created)) for item in found))
+
+    def Ls(self, request: pb.LsRequest, context: grpc.ServicerContext) -> Iterator[pb.LsResponse]:
+        extent = Extent(None if request.all_levels else request.levels, request.offset, request.count).check()
+        more = threading.Event()
+        for batch in self._listing.entries(current_caller().dn, list(request.surls), extent, more.set):
+            if not context.is_active():
+                return
+            yield pb.LsResponse(entries=(entry_to_proto(item, request.full) for item in batch))
+        if more.is_set():
+            yield pb.LsResponse(status=pb.STATUS_CODE_TOO_MANY_RESULTS, next_offset=extent.offset + extent.count)
+
+    def CheckPermission(self, request: pb.CheckPermissionRequest, context: grpc.ServicerContext) -> pb.CheckPermissionResponse:
+        found = self._listing.permissions(current_caller().dn, list(request.surls))
+        return pb.CheckPermissionResponse(permissions=map(permission_to_proto, request.surls, found))
+
+    def GetSpaceTokens(self, request: pb.GetSpaceTokensRequest, context: grpc.ServicerContext) -> pb.GetSpaceTokensResponse:
+        return pb.GetSpaceTokensResponse(tokens=[space.instance for space in self._spaces.all()])
+
+    def GetSpaceMetaData(self, request: pb.GetSpaceMetaDataRequest, context: grpc.ServicerContext) -> pb.GetSpaceMetaDataResponse:
+        found = self._spaces.named(list(request.tokens))
+        return pb.GetSpaceMetaDataResponse(spaces=(space_to_proto(name, space) for name, space in found.items()))

@@ -1,21 +1,25 @@
 """The spool on a local disk: ciphertext of staged files, within a quota, least recently used first out."""
 
 import fcntl
+import math
 import os
 import re
 import shutil
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
-from mdm_service.errors import ConfigurationError
+from mdm_service.settings import ConfigurationError
 
 from mdm_dicom_srm.stage.rules.port import NoSpace, Slot, Usage
 
 _NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# So long others may fill the disk unnoticed; a file that then has no room fails as one that finds the disk full.
+_MEASURE_SECONDS = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -30,9 +34,9 @@ class _Entry:
 class LocalSpool:
     """A directory (mode 0700) of files (mode 0600) named by GUID.
 
-    A file appears complete, by rename, or not at all. What an earlier process left is taken over, except parts, and except
-    everything when `generation` changed (the rules of de-identification) or the machine was restarted since: nothing is
-    synchronised to the disk, because every file can be made again.
+    A file appears complete, by rename, or not at all. What an earlier process left is taken over, except parts. If `generation` (the
+    rules of de-identification) has changed, or the machine was restarted, everything is removed: nothing is synchronised to the disk,
+    because every file can be made again.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class LocalSpool:
         quota: int,
         *,
         generation: str = "",
+        instance: str = "",
         keep_free: int = 0,
         disk_free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
@@ -50,6 +55,7 @@ class LocalSpool:
             ConfigurationError: the directory cannot be used, or another process uses it.
         """
         self._directory = directory
+        self._instance = instance
         self._quota = quota
         self._keep_free = keep_free
         self._disk_free = disk_free
@@ -60,6 +66,8 @@ class LocalSpool:
         self._reserved = 0
         self._slots: dict[Path, Slot] = {}
         self._parts = 0
+        # Bytes that can be reserved until the disk is measured again, and when it was.
+        self._room, self._measured = 0, -math.inf
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
@@ -77,7 +85,7 @@ class LocalSpool:
         os.close(self._claim)
 
     def reserve(self, guid: UUID, size: int) -> Slot:
-        """Set aside `size` bytes, evicting files without a pin if need be; end with `commit` or `discard`.
+        """Set aside `size` bytes, evicting files without a pin if needed; end with `commit` or `discard`.
 
         Raises:
             NoSpace: pinned files fill the quota, or the disk is full.
@@ -88,6 +96,7 @@ class LocalSpool:
                     raise NoSpace
                 self._drop(next(iter(self._idle)))
             self._reserved += size
+            self._room -= size
             self._parts += 1
             slot = Slot(guid, size, self._directory / f"{guid}.{self._parts}.part")
             self._slots[slot.path] = slot
@@ -97,7 +106,7 @@ class LocalSpool:
         """Make the written part visible as the file of its GUID, pinned by `holder`.
 
         Raises:
-            OSError: the part is not there; nothing changed, and the slot still is to be discarded.
+            OSError: the part does not exist; nothing changed, and the slot still has to be discarded.
         """
         with self._lock:
             slot.path.rename(self._path(slot.guid))
@@ -132,13 +141,23 @@ class LocalSpool:
             return entry.size
 
     def unpin(self, guid: UUID, holder: Hashable) -> None:
-        """Take back a pin; a pin that is not there is no error."""
+        """Take back a pin; one that does not exist is no error."""
         with self._lock:
             entry = self._entries.get(guid)
             if entry is not None and holder in entry.holders:
                 entry.holders.discard(holder)
                 if not entry.holders:
                     self._idle[guid] = None
+
+    def found(self) -> list[UUID]:
+        """Return every file."""
+        with self._lock:
+            return list(self._entries)
+
+    def holds(self, guids: Iterable[UUID]) -> set[UUID]:
+        """Return which files are here."""
+        with self._lock:
+            return {guid for guid in guids if guid in self._entries}
 
     def open(self, guid: UUID) -> BinaryIO | None:
         """Return the file for reading, or None if it is not here. An open file stays readable when it is evicted."""
@@ -147,8 +166,19 @@ class LocalSpool:
         except FileNotFoundError:
             return None
 
+    def open_beside(self, instance: str, guid: UUID) -> BinaryIO | None:
+        """Return a file of another worker of this instance, which has its spool beside this one; None if it is not there."""
+        base, _, number = instance.rpartition(".")
+        mine, _, own_number = self._instance.rpartition(".")
+        if not number.isdecimal() or not own_number.isdecimal() or base != mine:
+            return None
+        try:
+            return (self._directory.parent / number / str(guid)).open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+
     def forget(self, guids: Iterable[UUID]) -> None:
-        """Remove files, pinned or not: what they hold must not be given out any more."""
+        """Remove files, pinned or not: their content must not be given out any more."""
         with self._lock:
             for guid in guids:
                 if guid in self._entries:
@@ -164,9 +194,13 @@ class LocalSpool:
         return self._directory / str(guid)
 
     def _disk_is_short(self, size: int) -> bool:
-        # What of a part is written is missing from the disk already. Parts are looked at first: one that grows meanwhile counts twice.
-        to_come = sum(max(0, slot.size - _size_of(slot.path)) for slot in self._slots.values())
-        return self._disk_free(self._directory) < to_come + size + self._keep_free
+        """Return whether the disk lacks room. It is measured now and then, and when room runs out; between, what is reserved counts."""
+        now = time.monotonic()
+        if size > self._room or now - self._measured >= _MEASURE_SECONDS:
+            # What has been written of a part is no longer free on the disk. Sizes of parts are read first: growth since then counts twice.
+            to_come = sum(max(0, slot.size - _size_of(slot.path)) for slot in self._slots.values())
+            self._room, self._measured = self._disk_free(self._directory) - to_come - self._keep_free, now
+        return size > self._room
 
     def _give_back(self, slot: Slot) -> None:
         del self._slots[slot.path]
@@ -194,6 +228,8 @@ class LocalSpool:
             self._entries[guid] = _Entry(size)
             self._idle[guid] = None
             self._stored += size
+        while self._stored > self._quota:  # it is smaller than before
+            self._drop(next(iter(self._idle)))
         marker.write_text(wanted)
         marker.chmod(0o600)
 

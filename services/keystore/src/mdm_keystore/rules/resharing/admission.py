@@ -1,4 +1,4 @@
-"""What a target of a round takes: new shares that are proven, of keys that it knows or that all helpers describe alike."""
+"""Admission: a target of a round accepts only proven shares, of keys that it knows or that all helpers describe alike."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -9,19 +9,19 @@ from mdm_crypto.shamir import MAX_VERSION, Share, ShareError, verify
 from mdm_service.access.acl import Acl
 
 from mdm_keystore.rules.model import KeyRecord, KeyState
-from mdm_keystore.rules.resharing.model import Part, RoundParts, Unprepared
+from mdm_keystore.rules.resharing.model import Part, RoundParts, Shareholders, Unprepared
 from mdm_keystore.rules.seal import Sealer, open_share, seal_share
 
 Own = tuple[KeyRecord, KeyRecord | None]
 
 
 class Admission:
-    """Checks, for one keystore, what other ones deal to it."""
+    """Checks what others deal to one keystore."""
 
-    def __init__(self, sealer: Sealer, index: int, minimum_threshold: int) -> None:
+    def __init__(self, sealer: Sealer, shareholders: Shareholders) -> None:
         self._sealer = sealer
-        self._index = index
-        self._minimum_threshold = minimum_threshold
+        self._index = shareholders.index
+        self._minimum_threshold = shareholders.minimum_threshold
 
     def assemble(self, guid: UUID, round_parts: RoundParts) -> Share | Unprepared:
         """Return the sum of the helpers' parts of a key, proven, unsealed."""
@@ -50,10 +50,10 @@ class Admission:
         present_acls: Mapping[UUID, Acl],
         dealt_acls: Mapping[UUID, Acl],
     ) -> KeyRecord | Unprepared:
-        """Hold a new share against what this server knows of the key, and seal it.
+        """Check a new share against what this server knows of the key, and seal it.
 
-        A server that holds the sharing dealt from keeps the key's ACL as it has it. Otherwise anybody may have put a record or an ACL of
-        that id here meanwhile: then all helpers must agree on ACL and creator, and what is here must not contradict them.
+        A server that holds the sharing dealt from keeps the key's ACL as it has it. Otherwise anybody may have put a record or an ACL with
+        that id here meanwhile: all helpers must agree on ACL and creator, and what is here must not contradict them.
         """
         if isinstance(share, Unprepared):
             return share
@@ -83,7 +83,7 @@ class Admission:
         return share is not None and verify(share)
 
     def _holds(self, base: Sharing, own: Own | None) -> bool:
-        """Return whether a confirmed share of a sharing is here and opens; only who dealt it can have put it here."""
+        """Return whether a confirmed share of a sharing is here and opens; only its dealer can have put it here."""
         records = [record for record in own or () if record is not None and record.state is KeyState.CONFIRMED]
         return any(sharing_of(record) == base and open_share(self._sealer, record) is not None for record in records)
 

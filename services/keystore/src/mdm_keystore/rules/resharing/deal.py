@@ -1,4 +1,4 @@
-"""Which sharing of each key to deal from, by whom and for whom, chosen from what all keystores report that they hold."""
+"""Choosing the deals: which sharing of each key to deal from, the helpers and the targets, from the reports of all keystores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from mdm_crypto.shamir import MAX_VERSION
 from mdm_keystore.rules.resharing.model import Deal, HeldKey, Job, Kind
 
 #: What each keystore, by index, holds of the keys of a batch.
-Held = Mapping[int, Mapping[UUID, HeldKey]]
+HeldKeys = Mapping[int, Mapping[UUID, HeldKey]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class DealGroup:
 
 @dataclass
 class Deals:
-    """The deals of a batch, and why a key has no deal; a key in neither needs nothing."""
+    """The deals of a batch, and the reasons of keys that cannot be dealt; a key in neither needs no deal."""
 
     groups: list[DealGroup] = field(default_factory=list)
     failures: dict[UUID, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Unshareable(Exception):
         self.reason = reason
 
 
-def choose_deals(job: Job, guids: Sequence[UUID], held: Held, distrusted: frozenset[int] = frozenset()) -> Deals:
+def choose_deals(job: Job, guids: Sequence[UUID], held: HeldKeys, distrusted: frozenset[int] = frozenset()) -> Deals:
     """Choose the deals of a batch. Keys that were deleted, are being created, or that a repair finds sound are left out.
 
     Only a repair gives a share to a keystore that lacks the key, and only to those that it names: on any other one its owner may have
@@ -88,7 +88,7 @@ def _choose(
 
 
 def _holders(confirmed: Mapping[int, HeldKey]) -> dict[Sharing, set[int]]:
-    """Return who holds a share that it can open, by sharing."""
+    """Return, by sharing, the keystores that hold a share of it that they can open."""
     holders: dict[Sharing, set[int]] = {}
     for index, key in confirmed.items():
         for held in key.sharings:

@@ -1,8 +1,8 @@
-"""Driving a job to its end: batch after batch, in two phases, from wherever the last process left it.
+"""Driving a job to its end: batch after batch, in two phases, continuing where the last process stopped.
 
-A batch is a round: keys are dealt and prepared everywhere; then the driver writes down which of them every target has prepared alike,
-which decides the round; then those are committed everywhere, and then old shares are retired. A round that was not decided is given up
-and begun again under another id; one that was is carried through.
+A batch is a round: keys are dealt and prepared everywhere; then the driver records which of them every target has prepared alike,
+which decides the round; then those are committed everywhere, and then old shares are retired. An undecided round is abandoned
+and begun again under another id; a decided one is carried through.
 """
 
 import logging
@@ -17,15 +17,15 @@ from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
 from mdm_wire.errors import MdmError, NotFound
 
-from mdm_keystore.rules.resharing.deal import DealGroup, Held, choose_deals
+from mdm_keystore.rules.resharing.deal import DealGroup, HeldKeys, choose_deals
 from mdm_keystore.rules.resharing.model import Job, JobState, Kind, Round, RoundState, RoundTerms, Unprepared
 from mdm_keystore.rules.resharing.participant import Participant
 from mdm_keystore.rules.resharing.port import Jobs, Peer
 
 BATCH = 500
 MAX_ATTEMPTS = 5
-#: What a key may be failed by that another attempt can mend, with other helpers or because somebody was in between.
-_PASSING = frozenset({"PARTS_MISSING", "RESHARING_UNDER_WAY", "SHARING_ABSENT", "SHARE_UNREADABLE", "VERSION_OLD", "KEY_NOT_FOUND"})
+#: Reasons that another attempt may overcome, with other helpers or once another change has ended.
+_RETRIED = frozenset({"PARTS_MISSING", "RESHARING_UNDER_WAY", "SHARING_ABSENT", "SHARE_UNREADABLE", "VERSION_OLD", "KEY_NOT_FOUND"})
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Driver:
     def __init__(
         self, jobs: Jobs, participant: Participant, executor: Executor | None = None, batch: int = BATCH, pause: float = 0.1
     ) -> None:
-        """Take `pause` in seconds: how long before the first repetition for keys that failed in passing; it doubles."""
+        """Take as `pause` the seconds before keys are tried again; it doubles with each attempt."""
         self._jobs = jobs
         self._participant = participant
         self._executor = executor
@@ -48,7 +48,7 @@ class Driver:
     def step(self) -> bool:
         """Do the next piece of the job that runs; return whether there may be more to do at once.
 
-        What a keystore that is away or refuses prevents is said in the job's message, and is tried again by the next step.
+        If a keystore does not answer or refuses, the job's message says so, and the next step tries again.
         """
         if self._jobs.running() is None:
             self._distrusted.clear()
@@ -94,15 +94,15 @@ class Driver:
             self._carry_through(job, current)
 
     def _next_page(self, cursor: UUID | None) -> list[UUID]:
-        """Return the next GUIDs that any keystore holds; up to where the shortest full page ends all of them have listed everything."""
+        """Return the next GUIDs that any keystore has, up to the end of the shortest full page, so that none is missing."""
         pages = self._everywhere(lambda peer: peer.held_page(cursor, self._batch)).values()
         limit = min((page[-1].guid for page in pages if len(page) == self._batch), default=UUID(int=(1 << 128) - 1))
         return sorted({key.guid for page in pages for key in page if key.guid <= limit})[: self._batch]
 
     def _begin(self, job: Job, current: Round) -> None:
-        """Choose the deals of a round, put a round for each group of like keys in its place, and take those as far as they go."""
+        """Choose the deals of a round, replace it by a round for each group of similar keys, and drive these as far as possible."""
         found = self._everywhere(lambda peer: peer.held_keys(current.guids))
-        held: Held = {index: {key.guid: key for key in keys} for index, keys in found.items()}
+        held: HeldKeys = {index: {key.guid: key for key in keys} for index, keys in found.items()}
         deals = choose_deals(job, current.guids, held, frozenset(self._distrusted))
         rounds = [
             Round(uuid4(), job.id, RoundState.DEALING, current.attempt, tuple(deal.guid for deal in group.deals), group.total)
@@ -126,15 +126,15 @@ class Driver:
             own = self._participant.index
             answers = self._ask(range(1, group.total + 1), lambda peer: peer.prepare(current.id, own, group.helpers, dealt))
             for guid, *of_targets in zip(dealt, *answers.values(), strict=True):
-                reason = self._judged(of_targets, group.helpers)
+                reason = self._refusal_of(of_targets, group.helpers)
                 if reason is None:
                     good.append(guid)
                 else:
                     reasons[guid] = reason
         return self._record(current, good, reasons)
 
-    def _judged(self, answers: Sequence[Sharing | Unprepared], helpers: Sequence[int]) -> str | None:
-        """Return why targets have not all prepared the same sharing of a key, None if they have; remember helpers that cheat."""
+    def _refusal_of(self, answers: Sequence[Sharing | Unprepared], helpers: Sequence[int]) -> str | None:
+        """Return why targets have not all prepared the same sharing of a key, None if they have; distrust helpers that cheat."""
         for answer in answers:
             if isinstance(answer, Unprepared):
                 if answer.guilty in helpers and answer.guilty not in self._distrusted:
@@ -144,9 +144,9 @@ class Driver:
         return None if len(set(answers)) == 1 else "HELPERS_DISAGREE"
 
     def _record(self, current: Round, good: Sequence[UUID], reasons: dict[UUID, str]) -> Round | None:
-        """Write the decision down; keys with a passing failure go into a round of their own."""
+        """Record the decision; keys that another attempt may get through go into a round of their own."""
         last = current.attempt + 1 >= MAX_ATTEMPTS
-        again = [] if last else [guid for guid, reason in reasons.items() if reason in _PASSING or reason == "HELPER_GUILTY"]
+        again = [] if last else [guid for guid, reason in reasons.items() if reason in _RETRIED or reason == "HELPER_GUILTY"]
         decided = Round(current.id, current.job_id, RoundState.COMMITTING, current.attempt, tuple(good), current.total) if good else None
         new = [decided] if decided else []
         if again:
@@ -187,7 +187,7 @@ class Driver:
         self._jobs.replace(current, [], reasons, len(guids) - len(reasons))
 
     def _discard(self, current: Round) -> None:
-        """Have a given-up round forgotten; who is away asks about it when it matters."""
+        """Have every keystore forget an abandoned round; one that cannot be reached asks about it before it prepares those keys again."""
         for peer in self._participant.peers.values():
             try:
                 peer.discard(current.id)
@@ -195,7 +195,9 @@ class Driver:
                 _log.info("discard is left to the keystore", extra={"reason": error.reason})
 
     def _end(self, job: Job, state: JobState) -> None:
-        entry = AuditEntry(datetime.now(UTC), self._participant.subject, f"{name_of(job.kind)}-{state.name.lower()}", job.id, "OK")
+        entry = AuditEntry(
+            datetime.now(UTC), self._participant.shareholders.subject, f"{name_of(job.kind)}-{state.name.lower()}", job.id, "OK"
+        )
         self._jobs.set_state(job.id, state, entry)
 
     def _everywhere(self, ask: Callable[[Peer], Result]) -> dict[int, Result]:

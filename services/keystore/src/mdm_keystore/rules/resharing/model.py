@@ -1,6 +1,6 @@
-"""What keystores send each other when keys get new shares, and the jobs that make them do so."""
+"""The model of resharing: jobs, rounds, and what keystores send each other when keys get new shares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -8,6 +8,8 @@ from uuid import UUID
 
 from mdm_crypto.resharing import Sharing, Subshare
 from mdm_service.access.acl import Acl
+from mdm_service.identity.caller import Caller
+from mdm_wire.errors import Forbidden
 
 from mdm_keystore.rules.model import KeyRecord
 
@@ -21,7 +23,7 @@ class Kind(IntEnum):
 
 
 class JobState(IntEnum):
-    """Life of a job; the values are those of the protocol and of the database."""
+    """State of a job; the values are those of the protocol and of the database."""
 
     RUNNING = 1
     CANCELLING = 2
@@ -30,7 +32,7 @@ class JobState(IntEnum):
 
 
 class RoundState(IntEnum):
-    """Life of a batch; the values are those of the database."""
+    """State of a batch; the values are those of the database."""
 
     DEALING = 1
     COMMITTING = 2
@@ -38,8 +40,35 @@ class RoundState(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Shareholders:
+    """The keystores as this one knows them: its own share index, every one's certificate subject by share index (its own included),
+    and the lowest threshold that it accepts.
+    """
+
+    index: int
+    subjects: Mapping[int, str]
+    minimum_threshold: int = 2
+
+    @property
+    def subject(self) -> str:
+        """This keystore's own subject."""
+        return self.subjects[self.index]
+
+    def index_of(self, caller: Caller) -> int:
+        """Return the share index of the keystore that calls.
+
+        Raises:
+            Forbidden: PEER_WRONG.
+        """
+        for index, subject in self.subjects.items():
+            if subject == caller.dn:
+                return index
+        raise Forbidden("PEER_WRONG", "The caller is not among this keystore's peers.")
+
+
+@dataclass(frozen=True, slots=True)
 class HeldSharing:
-    """A sharing of which a server holds a share, and whether it can open it."""
+    """A sharing of which a server has a share, and whether it can open the share."""
 
     sharing: Sharing
     readable: bool
@@ -47,7 +76,7 @@ class HeldSharing:
 
 @dataclass(frozen=True, slots=True)
 class HeldKey:
-    """What is not secret about a key that a server holds."""
+    """A key that a server has a share of, without secrets."""
 
     guid: UUID
     epoch: int
@@ -63,7 +92,7 @@ class HeldKey:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """A key to give new shares: from which sharing, and the number of the new one."""
+    """A key to give new shares: the sharing to deal from, and the number of the new one."""
 
     guid: UUID
     base: Sharing
@@ -72,7 +101,7 @@ class Deal:
 
 @dataclass(frozen=True, slots=True)
 class RoundTerms:
-    """What a round is to do: its id, who deals, and k and n of the new sharing."""
+    """The terms of a round: its id, the helpers, and k and n of the new sharing."""
 
     id: UUID
     helpers: tuple[int, ...]
@@ -82,7 +111,7 @@ class RoundTerms:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A helper's subshare for one target and key, with what a target that lacks the key must know of it."""
+    """A helper's subshare for one target and key, with the facts about the key for a target that lacks it."""
 
     deal: Deal
     subshare: Subshare
@@ -94,7 +123,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All that one helper sends one target in a round."""
+    """All parts that one helper sends one target in a round."""
 
     round_id: UUID
     helper: int
@@ -105,7 +134,7 @@ class Parts:
 
 
 class RoundParts:
-    """What all helpers of a round have dealt to this target."""
+    """The parts that all helpers of a round have sent this target."""
 
     def __init__(self, by_helper: Sequence[Parts]) -> None:
         first = by_helper[0]
@@ -127,7 +156,7 @@ class RoundParts:
         return {helper: parts[guid] for helper, parts in self._parts.items() if guid in parts}
 
     def first(self, guid: UUID) -> Part | None:
-        """Return any part of a key; where all helpers agree it speaks for all."""
+        """Return any part of a key; representative if all helpers agree."""
         return next(iter(self.parts(guid).values()), None)
 
     def base(self, guid: UUID) -> Sharing:
@@ -156,7 +185,7 @@ class PreparedShare:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of a round: while it is undecided nothing may be concluded; otherwise `guids` are committed and the rest is not."""
+    """The decision on a round: unless `undecided`, the keys `guids` are committed and the others are not."""
 
     undecided: bool
     guids: tuple[UUID, ...] = ()
@@ -185,7 +214,7 @@ class Job:
 class Round:
     """A batch of a job under way.
 
-    `guids` are the keys to do or, once decided, those that are committed; `deleted` are those that their owners deleted meanwhile.
+    `guids` are the keys to do or, once decided, those that are committed; `deleted` are those that their owners have deleted meanwhile.
     """
 
     id: UUID

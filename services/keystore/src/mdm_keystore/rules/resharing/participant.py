@@ -1,6 +1,6 @@
-"""One keystore's part in giving keys new shares: as helper it deals, as target it prepares, commits and retires.
+"""One keystore's role in resharing: as helper it deals, as target it prepares, commits and retires.
 
-It trusts no other keystore alone. What it stores is proven against the commitments it knows or, for a key it lacks, that all k
+It trusts no other keystore alone. Shares that it stores are proven against the commitments it knows or, for a key it lacks, that all k
 helpers agree on; and it destroys an old share only after it has itself seen the new sharing on every target.
 """
 
@@ -13,10 +13,11 @@ from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
 from mdm_crypto.shamir import MAX_SHARES, ShareError
 from mdm_service.identity.caller import Caller
-from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
+from mdm_wire.batch import MAX_KEYS, check_batch
+from mdm_wire.errors import Conflict, FailedPrecondition, Failure, Forbidden, Invalid, MdmError, NotFound, Unavailable
 
 from mdm_keystore.rules.audit import audit_entries
-from mdm_keystore.rules.model import Failure, KeyRecord, KeyState, check_batch
+from mdm_keystore.rules.model import KeyRecord, KeyState
 from mdm_keystore.rules.resharing.admission import Admission, reason_of, sharing_of
 from mdm_keystore.rules.resharing.model import (
     Deal,
@@ -29,6 +30,7 @@ from mdm_keystore.rules.resharing.model import (
     RoundParts,
     RoundState,
     RoundTerms,
+    Shareholders,
     Unprepared,
 )
 from mdm_keystore.rules.resharing.port import Jobs, PartStore, Peer, Sharings
@@ -36,49 +38,37 @@ from mdm_keystore.rules.seal import Sealer, open_share
 
 
 class Participant:
-    """This keystore among its peers. `subjects` maps each keystore's share index, this one's included, to its certificate's subject."""
+    """This keystore among its peers."""
 
-    def __init__(
-        self,
-        sharings: Sharings,
-        jobs: Jobs,
-        part_store: PartStore,
-        sealer: Sealer,
-        *,
-        index: int,
-        subjects: Mapping[int, str],
-        minimum_threshold: int = 2,
-    ) -> None:
+    def __init__(self, sharings: Sharings, jobs: Jobs, part_store: PartStore, sealer: Sealer, shareholders: Shareholders) -> None:
         self._sharings = sharings
         self._jobs = jobs
         self._sealer = sealer
-        self._indexes = {subject: peer for peer, subject in subjects.items()}
-        self._minimum_threshold = minimum_threshold
-        self._admission = Admission(sealer, index, minimum_threshold)
+        self._admission = Admission(sealer, shareholders)
         self._part_store = part_store
-        self.index = index
-        self.subject = subjects[index]
+        self.shareholders = shareholders
+        self.index = shareholders.index
         #: Every keystore by index, this one included; set once, when they are all made.
         self.peers: Mapping[int, Peer] = {}
 
     def held_keys(self, guids: Sequence[UUID]) -> list[HeldKey]:
-        """Return what is not secret about these keys, those unknown left out, in order of GUID."""
-        check_batch(guids)
+        """Return these keys without secrets, in order of GUID; unknown ones are left out."""
+        check_batch(guids, MAX_KEYS)
         found = self._sharings.records(guids)
         return [self._held(*found[guid]) for guid in sorted(found)]
 
     def held_page(self, after: UUID | None, limit: int) -> list[HeldKey]:
-        """Return the keys behind `after`, in order of GUID."""
+        """Return the keys after `after`, in order of GUID."""
         return [self._held(*pair) for pair in self._sharings.page(after, limit).values()]
 
     def deal(self, caller: Caller, terms: RoundTerms, deals: Sequence[Deal]) -> list[Failure]:
         """Split shares anew and send each target its parts; audited before anything leaves.
 
         Raises:
-            PeerUnavailable: a target cannot take its parts.
+            PeerUnavailable: a target does not accept its parts now.
         """
-        self.index_of(caller)
-        check_batch(deals)
+        self.shareholders.index_of(caller)
+        check_batch(deals, MAX_KEYS)
         self._check_terms(terms)
         found = self._sharings.records([deal.guid for deal in deals])
         failures: list[Failure] = []
@@ -103,13 +93,13 @@ class Participant:
         return failures
 
     def take(self, caller: Caller, parts: Parts) -> None:
-        """Keep a helper's parts until Prepare.
+        """Store a helper's parts until Prepare.
 
         Raises:
-            Forbidden: PEER_WRONG, the caller is not the helper that it says.
+            Forbidden: PEER_WRONG, the caller is not the helper that it claims to be.
         """
         self._check_peer(caller, parts.helper)
-        check_batch(parts.parts)
+        check_batch(parts.parts, MAX_KEYS)
         if parts.total < self.index:
             raise Invalid("TARGET_WRONG", "This keystore is not among the targets.")
         self._part_store.put(parts)
@@ -124,10 +114,10 @@ class Participant:
             PeerUnavailable: an earlier round is in doubt and its coordinator cannot be asked.
         """
         self._check_peer(caller, coordinator)
-        check_batch(guids)
+        check_batch(guids, MAX_KEYS)
         by_helper = self._part_store.of(round_id)
         if not set(helpers) <= by_helper.keys() or not helpers:
-            raise FailedPrecondition("PARTS_MISSING", "The parts of this round are not all here: begin it again.")
+            raise FailedPrecondition("PARTS_MISSING", "Parts of this round are missing: begin it again.")
         round_parts = RoundParts([by_helper[helper] for helper in helpers])
         assembled = {guid: self._admission.assemble(guid, round_parts) for guid in guids}
         blocked = self._settle_doubts(round_id, guids)
@@ -152,24 +142,24 @@ class Participant:
         return [result if isinstance(result, Unprepared) else sharing_of(result) for result in results]
 
     def commit(self, caller: Caller, round_id: UUID, guids: Sequence[UUID]) -> list[Failure]:
-        """Make prepared shares the present ones, keep the old ones as previous, forget what else the round prepared.
+        """Make prepared shares the present ones, keep the old ones as previous, delete the other shares that the round has prepared.
 
         Repeating it changes nothing. NotFound: the key was deleted meanwhile.
         """
-        check_batch(guids)
-        coordinator = self.index_of(caller)
+        check_batch(guids, MAX_KEYS)
+        coordinator = self.shareholders.index_of(caller)
         return self._commit(caller, round_id, coordinator, guids)
 
     def retire(self, caller: Caller, total: int, guids: Sequence[UUID]) -> list[Failure]:
-        """Destroy old shares of keys whose new sharing every target holds; where this server is no target, its present ones.
+        """Destroy old shares of keys whose new sharing every target has; if this server is not a target, its present ones.
 
         Raises:
             PeerUnavailable: a target cannot be asked.
         """
-        check_batch(guids)
-        self.index_of(caller)
+        check_batch(guids, MAX_KEYS)
+        self.shareholders.index_of(caller)
         if not 2 <= total <= MAX_SHARES or any(x not in self.peers for x in range(1, total + 1)):
-            raise Invalid("TARGETS_WRONG", "Not every target is known here.")
+            raise Invalid("TARGETS_WRONG", "A target is not among this keystore's peers.")
         seen = self._sharings_of_others(total, guids)
         with self._sharings.change() as change:
             records = change.records(guids)
@@ -183,15 +173,15 @@ class Participant:
         return failures
 
     def discard(self, caller: Caller, round_id: UUID) -> None:
-        """Forget what a round of the caller's prepared."""
-        coordinator = self.index_of(caller)
+        """Delete the shares that a round of the caller has prepared."""
+        coordinator = self.shareholders.index_of(caller)
         self._part_store.forget(round_id)
         with self._sharings.change() as change:
             change.discard(round_id, coordinator)
             change.audit([AuditEntry(datetime.now(UTC), caller.dn, "discard", round_id, "OK")])
 
     def decision(self, round_id: UUID) -> Decision:
-        """Report what became of a round that this keystore coordinates; one it does not know is given up."""
+        """Return the decision on a round that this keystore coordinates; one that it does not know was abandoned."""
         found = self._jobs.round(round_id)
         if found is None:
             return Decision(False)
@@ -220,7 +210,7 @@ class Participant:
         return record, [Part(deal, s, record.epoch, record.creator, record.acl_id, record.create_time) for s in subshares]
 
     def _settle_doubts(self, round_id: UUID, guids: Sequence[UUID]) -> set[UUID]:
-        """Carry through or forget what earlier rounds left prepared, as their coordinators say; return what is still undecided."""
+        """Commit or delete shares left prepared by earlier rounds, as their coordinators decided; return the keys still undecided."""
         with self._sharings.change() as change:
             others = [share for share in change.prepared(guids) if share.round_id != round_id]
         blocked: set[UUID] = set()
@@ -229,7 +219,7 @@ class Participant:
             if decision.undecided:
                 blocked |= {share.record.guid for share in others if share.round_id == other_round}
             else:
-                self._commit(Caller(self.subject), other_round, coordinator, decision.guids)
+                self._commit(Caller(self.shareholders.subject), other_round, coordinator, decision.guids)
         return blocked
 
     def _commit(self, caller: Caller, round_id: UUID, coordinator: int, guids: Sequence[UUID]) -> list[Failure]:
@@ -246,31 +236,22 @@ class Participant:
         return {guid: [of_target.get(guid) for of_target in present] for guid in guids}
 
     def _check_terms(self, terms: RoundTerms) -> None:
-        if not self._minimum_threshold <= terms.threshold <= terms.total <= MAX_SHARES:
-            raise Invalid("THRESHOLD_INVALID", f"Needs {self._minimum_threshold} ≤ threshold ≤ total ≤ {MAX_SHARES}.")
+        least = self.shareholders.minimum_threshold
+        if not least <= terms.threshold <= terms.total <= MAX_SHARES:
+            raise Invalid("THRESHOLD_INVALID", f"Needs {least} ≤ threshold ≤ total ≤ {MAX_SHARES}.")
         unknown = [x for x in range(1, terms.total + 1) if x not in self.peers]
         if unknown:
             raise FailedPrecondition("PEERS_UNKNOWN", f"Keystore {unknown[0]} is not among the peers that keystore {self.index} knows.")
 
     def _check_peer(self, caller: Caller, index: int) -> None:
-        if self.index_of(caller) != index:
+        if self.shareholders.index_of(caller) != index:
             raise Forbidden("PEER_WRONG", "The caller is not the keystore of this share index.")
-
-    def index_of(self, caller: Caller) -> int:
-        """Return the share index of the keystore that calls.
-
-        Raises:
-            Forbidden: PEER_WRONG.
-        """
-        if caller.dn not in self._indexes:
-            raise Forbidden("PEER_WRONG", "The caller is not a keystore that this one knows.")
-        return self._indexes[caller.dn]
 
 
 def _refusal_of_retirement(
     own: tuple[KeyRecord, KeyRecord | None] | None, index: int, total: int, others: Sequence[Sharing | None]
 ) -> Failure:
-    """Refuse unless all targets that know the key hold one and the same new sharing, and are enough to read it."""
+    """Refuse unless all targets that know the key have the same new sharing, and are enough to read it."""
     if own is None:
         return None
     record = own[0]

@@ -1,4 +1,4 @@
-"""What giving keys new shares needs of the world: this server's store, and the other servers."""
+"""The ports of resharing: this server's store, and the other servers."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,14 +8,14 @@ from uuid import UUID
 from mdm_crypto.audit import AuditEntry
 from mdm_crypto.resharing import Sharing
 from mdm_service.access.acl import Acl
-from mdm_wire.errors import Unavailable
+from mdm_wire.errors import Failure, Unavailable
 
-from mdm_keystore.rules.model import Failure, KeyRecord
+from mdm_keystore.rules.model import KeyRecord
 from mdm_keystore.rules.resharing.model import Deal, Decision, HeldKey, Job, JobState, Parts, PreparedShare, Round, RoundTerms, Unprepared
 
 
 class PeerUnavailable(Unavailable):
-    """Another keystore cannot be asked now; safe to repeat."""
+    """Another keystore does not answer now; safe to retry."""
 
     def __init__(self, index: int, why: str) -> None:
         super().__init__("PEER_UNAVAILABLE", f"Keystore {index} cannot be asked ({why}); it must be up.")
@@ -25,7 +25,7 @@ class Peer(Protocol):
     """One keystore, for another one; see KeystorePeerService for what each call does.
 
     Raises:
-        PeerUnavailable: it cannot be asked now. MdmError: it refuses the whole call.
+        PeerUnavailable: it does not answer now. MdmError: it refuses the whole call.
     """
 
     def held_keys(self, guids: Sequence[UUID]) -> list[HeldKey]:
@@ -50,10 +50,10 @@ class Peer(Protocol):
         """Make it destroy old shares, once it has seen that every target has its new one."""
 
     def discard(self, round_id: UUID) -> None:
-        """Make it forget what a round prepared."""
+        """Make it forget what a round has prepared."""
 
     def decision(self, round_id: UUID) -> Decision:
-        """Ask what became of a round that it coordinates."""
+        """Return the decision on a round that it coordinates."""
 
 
 class SharingChange(Protocol):
@@ -86,7 +86,7 @@ class SharingChange(Protocol):
         """Destroy keys."""
 
     def discard(self, round_id: UUID, coordinator: int) -> None:
-        """Forget what a round prepared."""
+        """Forget what a round has prepared."""
 
     def audit(self, entries: Sequence[AuditEntry]) -> None:
         """Append to the audit chain, as part of the change."""
@@ -122,7 +122,7 @@ class Jobs(Protocol):
     """The jobs that this server drives and their rounds."""
 
     def driving(self) -> AbstractContextManager[bool]:
-        """Be the only one that drives jobs during the block, among all processes of this keystore; False: another one is."""
+        """Hold the right to drive jobs during the block, which one process of this keystore has at a time; False: another one has it."""
 
     def begin(self, job: Job, entry: AuditEntry) -> Job | None:
         """Store a new job and audit it. Return the job of that id if there is one; None if another one runs."""
@@ -143,7 +143,7 @@ class Jobs(Protocol):
         """Note what a job waits for."""
 
     def audit(self, entry: AuditEntry) -> None:
-        """Append to the audit chain what changes nothing."""
+        """Append to the audit chain what changes nothing else."""
 
     def rounds(self, job_id: UUID) -> Sequence[Round]:
         """Return the rounds under way, in the order in which they were opened."""
@@ -158,5 +158,5 @@ class Jobs(Protocol):
         """Put rounds in the place of one (one of the same id: its next state), note failures and count keys that are done; all at once.
 
         Raises:
-            Conflict: ROUND_CHANGED, another process has got further with it.
+            Conflict: ROUND_CHANGED, another process has advanced it.
         """

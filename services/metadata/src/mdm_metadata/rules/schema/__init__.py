@@ -1,1 +1,1 @@
-"""What a collection is: creating and dropping collections, changing their schemas, views, sequences."""
+"""Schemas: creating and dropping collections, changing their schemas, views, sequences."""

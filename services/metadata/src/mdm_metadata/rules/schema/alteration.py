@@ -1,4 +1,4 @@
-"""Changes of a collection's schema, on filled collections and beside writers."""
+"""Changes of a collection's schema, also while it has entries and others write to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from mdm_metadata.rules.model import (
     fold_path,
 )
 from mdm_metadata.rules.port import Alteration, Store
-from mdm_metadata.rules.query.binding.change import bind_condition, presented
+from mdm_metadata.rules.query.binding.change import bind_condition, collection_of
 from mdm_metadata.rules.schema.validation import new_number, validate
 
 MAX_CHECKS = 50
@@ -32,7 +32,7 @@ MAX_CHECKS = 50
 
 @dataclass(frozen=True)
 class AttributeChange:
-    """What an attribute shall be like; None leaves a property as it is. An empty `references` removes a reference."""
+    """A change of an attribute; None leaves a property as it is. An empty `references` removes a reference."""
 
     name: str
     new_name: str | None = None
@@ -54,10 +54,10 @@ class Alterations:
         self._path = fold_path(path)
 
     def add_attribute(self, attribute: Attribute) -> None:
-        """Add an attribute; the same again is done already.
+        """Add an attribute; adding the same again has no effect.
 
         Raises:
-            MdmError: it cannot be; also where it must have a value and the collection has entries.
+            MdmError: it is not valid, or it must have a value and the collection has entries.
         """
         attribute.check()
         with self._store.altering() as alteration:
@@ -70,7 +70,9 @@ class Alterations:
             if len(collection.attributes) >= MAX_ATTRIBUTES:
                 raise Invalid("TOO_MANY_ATTRIBUTES", f"A collection has at most {MAX_ATTRIBUTES} attributes.")
             if attribute.not_null and not alteration.is_empty(collection.id):
-                raise FailedPrecondition("COLLECTION_NOT_EMPTY", "Add it without NOT NULL, fill it, and then set NOT NULL.")
+                raise FailedPrecondition(
+                    "COLLECTION_NOT_EMPTY", "The collection has entries: add the attribute without NOT NULL, fill it, then set NOT NULL."
+                )
             number = alteration.new_number(collection.id)
             slot = self._slot(alteration, collection, attribute, number)
             reference = self._target(alteration, collection, attribute.name, attribute.references)
@@ -80,7 +82,7 @@ class Alterations:
         """Remove an attribute with its values; views no longer show it.
 
         Raises:
-            FailedPrecondition: a check or a view's condition speaks of it.
+            FailedPrecondition: a check or a view's condition uses it.
         """
         with self._store.altering() as alteration:
             collection = self._alterable(alteration)
@@ -90,12 +92,12 @@ class Alterations:
         self._store.backfill().erase(collection.id)
 
     def change_attribute(self, change: AttributeChange) -> None:
-        """Change name, description, constraints or index of an attribute. Writers are not held up while an index is built.
+        """Change name, description, constraints or index of an attribute. Writers do not wait while an index is built.
 
-        A new constraint holds for writers at once and is then tried on all entries; it is taken back when one breaks it.
+        A new constraint holds for writers at once and is then validated on all entries; it is undone if one breaks it.
 
         Raises:
-            MdmError: it cannot be, or entries do not fulfil the constraint.
+            MdmError: the change is not valid, or entries do not fulfil the constraint.
         """
         number = new_number()
         with self._store.hold(number):
@@ -113,10 +115,10 @@ class Alterations:
                 validate(self._store, validation, before.attribute)
 
     def add_check(self, check: Check) -> None:
-        """Add a condition that every entry fulfils; NULL counts as fulfilled. The same again is done already.
+        """Add a condition that every entry fulfils; NULL counts as fulfilled. Adding the same again has no effect.
 
         Raises:
-            MdmError: it is no condition, or an entry does not fulfil it.
+            MdmError: it is not a condition, or an entry does not fulfil it.
         """
         if not check.name.isidentifier() or not check.name.isascii() or len(check.name) > 63:
             raise Invalid("CHECK_NAME", "A check's name is a letter, then letters, digits or underscores, at most 63 in all.")
@@ -165,7 +167,7 @@ class Alterations:
             if collection.is_replica:
                 allowed_original(collection, Permission.CHANGE_ACL, "p")
             if self._path == "/":
-                raise Invalid("ROOT", "The root collection's ACL is configuration.")
+                raise Invalid("ROOT", "The ACL of the root collection is set in the configuration.")
             acl, default = acl_id or collection.collection.acl_id, default_acl_id or collection.collection.default_acl_id
             assert acl is not None and default is not None
             known = alteration.acl_permissions({acl, default}, self._caller)
@@ -229,7 +231,7 @@ class Alterations:
         return target.id
 
     def _check_dependents(self, alteration: Alteration, collection: StoredCollection, attributes: Sequence[StoredAttribute]) -> None:
-        shape = presented("/", attributes)
+        shape = collection_of(attributes)
         conditions = [check.condition for check in collection.checks] + alteration.dependent_conditions(collection.id)
         for condition in conditions:
             try:

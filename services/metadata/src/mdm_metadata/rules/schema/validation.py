@@ -1,4 +1,4 @@
-"""What a change of a schema does with all entries: constraints tried, indexes built; and what becomes of it after a crash."""
+"""Validation: constraints tested on all entries, indexes built from them; undone if one fails, finished after a crash."""
 
 import secrets
 from collections.abc import Callable
@@ -15,17 +15,17 @@ _TEXTS = (AttributeType.TEXT, AttributeType.VARCHAR)
 
 
 def new_number() -> int:
-    """Return a number for a validation, which its doer holds in the database."""
+    """Return a number for a new validation; the process that carries it out holds its lock in the database."""
     return secrets.randbits(62)
 
 
 def validate(store: Store, validation: Validation, before: Attribute | None = None) -> None:
-    """Validate the constraints on all entries and build the index; where they do not hold, take everything of the validation back.
+    """Validate the constraints on all entries and build the index; if a constraint does not hold, undo the whole change.
 
-    `before` is the attribute as it was, where its name and description shall be taken back too.
+    `before` is the attribute before the change, where its name and description are to be restored too.
 
     Raises:
-        FailedPrecondition: CONSTRAINT_BROKEN, CHECK_BROKEN: and taken back. Aborted: somebody else changed the attribute meanwhile.
+        FailedPrecondition: CONSTRAINT_BROKEN, CHECK_BROKEN: the change is undone. Aborted: another call changed the attribute meanwhile.
     """
     with store.altering() as alteration:
         collection = alteration.held(validation.collection_id)
@@ -42,7 +42,7 @@ def validate(store: Store, validation: Validation, before: Attribute | None = No
         _validate_attribute(store, validation, stored)
     except FailedPrecondition:
         with store.altering() as alteration:
-            _take_back(alteration, validation, before)
+            _undo(alteration, validation, before)
             alteration.end(validation.number)
         store.backfill().erase(validation.collection_id)
         raise
@@ -50,18 +50,18 @@ def validate(store: Store, validation: Validation, before: Attribute | None = No
 
 
 def recover(store: Store) -> int:
-    """End what crashes left undone; return how many validations were ended. What others are at is left alone."""
-    ended = 0
+    """Finish validations that crashes interrupted, and return how many; those that another process carries out are left alone."""
+    finished = 0
     for validation in store.validations():
         with store.hold(validation.number) as free:
             if not free or validation not in store.validations():
                 continue
-            with suppress(FailedPrecondition, Aborted):  # taken back, and no caller waits for the error
+            with suppress(FailedPrecondition, Aborted):  # undone, and no caller waits for the error
                 validate(store, validation)
-            ended += 1
+            finished += 1
     for collection_id in store.unerased():
         store.backfill().erase(collection_id)
-    return ended
+    return finished
 
 
 def _validate_check(store: Store, validation: Validation, collection: StoredCollection) -> None:
@@ -94,7 +94,7 @@ def _validate_attribute(store: Store, validation: Validation, stored: StoredAttr
         backfill.copy(number, stored.slot, stored.moving_to)
 
 
-def _take_back(alteration: Alteration, validation: Validation, before: Attribute | None) -> None:
+def _undo(alteration: Alteration, validation: Validation, before: Attribute | None) -> None:
     collection = alteration.held(validation.collection_id)
     stored = None if collection is None or validation.position is None else _attribute(collection, validation.position)
     if stored is None:
@@ -117,21 +117,21 @@ def _take_back(alteration: Alteration, validation: Validation, before: Attribute
         alteration.forget_unique(validation.collection_id, stored.slot)
 
 
-def _finish(store: Store, validation: Validation, tried: StoredAttribute) -> None:
-    """Let queries use the index, where one was built, and forget the validation."""
+def _finish(store: Store, validation: Validation, validated: StoredAttribute) -> None:
+    """Let queries use the index, if one was built, and end the validation."""
     with store.altering() as alteration:
         collection = alteration.held(validation.collection_id)
-        stored = None if collection is None else _attribute(collection, tried.position)
+        stored = None if collection is None else _attribute(collection, validated.position)
         alteration.end(validation.number)
-        is_same = stored is not None and stored.moving_to == tried.moving_to
+        is_same = stored is not None and stored.moving_to == validated.moving_to
         if stored is not None and is_same and stored.moving_to:
             alteration.update_attribute(validation.collection_id, replace(stored, slot=stored.moving_to, moving_to=""))
             alteration.retire_slot(validation.collection_id, stored.slot)
             if stored.attribute.unique:
                 alteration.move_unique(validation.collection_id, stored.slot, stored.moving_to)
     if not is_same:
-        raise Aborted("SCHEMA_CHANGED", "Somebody else changed the attribute meanwhile: look, and repeat.")
-    if tried.moving_to:
+        raise Aborted("SCHEMA_CHANGED", "Another call changed the attribute meanwhile: check it and try again.")
+    if validated.moving_to:
         store.backfill().erase(validation.collection_id)
 
 

@@ -1,20 +1,18 @@
-"""UPDATE and DELETE, and single conditions: sqlglot's tree and a collection's schema to the typed tree."""
+"""Binding UPDATE, DELETE and single conditions: sqlglot's tree, with a collection's schema, becomes the typed tree."""
 
 from collections.abc import Mapping, Sequence
 
 from sqlglot import exp
 
 from mdm_metadata.rules.model import ACL_NAME, KEY_NAME, AttributeType, Collection, StoredAttribute, StoredCollection, fold_path
-from mdm_metadata.rules.query.binding.bind import Find, add_source, order_by, path_of, row_number
-from mdm_metadata.rules.query.binding.binder import plain
 from mdm_metadata.rules.query.binding.expression import expressions
+from mdm_metadata.rules.query.binding.expression_binder import plain
 from mdm_metadata.rules.query.binding.scope import Scope
+from mdm_metadata.rules.query.binding.select import MAX_OUTPUTS, Find, add_source, order_by, path_of, row_number
 from mdm_metadata.rules.query.sql.render import is_total
 from mdm_metadata.rules.query.syntax import literal
-from mdm_metadata.rules.query.syntax.limit import MAX_OUTPUTS
 from mdm_metadata.rules.query.syntax.operation import NUMBERS
-from mdm_metadata.rules.query.syntax.parse import parse
-from mdm_metadata.rules.query.syntax.position import Refusal, Text
+from mdm_metadata.rules.query.syntax.parse import Refusal, Text, parse
 from mdm_metadata.rules.query.syntax.tree import Change, Column, Expression, Literal, Output
 
 _UPDATE = ("this", "expressions", "where", "order", "limit", "returning")
@@ -26,7 +24,7 @@ def changed_path(tree: exp.Update | exp.Delete, text: str) -> str:
     """Return the folded path of the collection that is to be changed.
 
     Raises:
-        Refusal: something else stands there.
+        Refusal: it is not a quoted path.
     """
     return fold_path(path_of(Text(text), tree.this))
 
@@ -44,7 +42,7 @@ def bind_condition(text: str, collection: StoredCollection) -> Expression:
     """Return the typed tree of a condition on one entry that cannot fail on any value, as checks and views have.
 
     Raises:
-        Refusal: it cannot be read so; the message says where in `text`.
+        Refusal: it is anything else; the message says where in `text`.
     """
     whole = _CONDITION_PREFIX + text
     try:
@@ -62,9 +60,9 @@ def bind_condition(text: str, collection: StoredCollection) -> Expression:
     return condition
 
 
-def presented(path: str, attributes: Sequence[StoredAttribute]) -> StoredCollection:
-    """Return a collection of these attributes, for names to mean something in."""
-    return StoredCollection(0, Collection(path, tuple(stored.attribute for stored in attributes)), tuple(attributes), 0)
+def collection_of(attributes: Sequence[StoredAttribute]) -> StoredCollection:
+    """Return a collection that has these attributes, to bind a condition to."""
+    return StoredCollection(0, Collection("/", tuple(stored.attribute for stored in attributes)), tuple(attributes), 0)
 
 
 class _ChangeBinder:
@@ -85,7 +83,7 @@ class _ChangeBinder:
         self._text.only(where, "this")
         sets = tuple(self._set(node) for node in self._tree.expressions) if type(self._tree) is exp.Update else ()
         if type(self._tree) is exp.Update and not sets:
-            raise self._text.refuse(self._tree, "SET takes attribute = value, separated by commas.")
+            raise self._text.refuse(self._tree, "SET needs attribute = value, separated by commas.")
         if len({stored.slot for stored, _ in sets}) != len(sets):
             raise self._text.refuse(self._tree, "an attribute is set twice.")
         condition = self._expressions.condition(where.this)
@@ -96,11 +94,11 @@ class _ChangeBinder:
 
     def _set(self, node: exp.Expr) -> tuple[StoredAttribute, Expression]:
         if type(node) is not exp.EQ or type(node.this) is not exp.Column:
-            raise self._text.refuse(node, "SET takes attribute = value, separated by commas.")
+            raise self._text.refuse(node, "SET needs attribute = value, separated by commas.")
         column = self._expressions.part(node.this)
         stored = self._scope.attribute(column) if isinstance(column, Column) else None
         if stored is None:
-            raise self._text.refuse(node, "key and ACL of an entry cannot be set.")
+            raise self._text.refuse(node, "the key and the ACL of an entry cannot be set.")
         return stored, self._fitting(node, self._expressions.bind(node.expression), stored.attribute.type)
 
     def _fitting(self, node: exp.Expr, value: Expression, kind: AttributeType) -> Expression:
@@ -129,7 +127,7 @@ class _ChangeBinder:
             columns: Sequence[Expression] = [self._expressions.bind(node)] if type(node) is not exp.Star else self._scope.all_columns(None)
             for column in columns:
                 if not isinstance(column, Column):
-                    raise self._text.refuse(node, "RETURNING takes attributes, entry and *.")
+                    raise self._text.refuse(node, "RETURNING allows attributes, entry and *.")
                 stored = self._scope.attribute(column)
                 plain = ACL_NAME if column.slot else KEY_NAME
                 name, unit = (plain, "") if stored is None else (stored.attribute.name, stored.attribute.unit)

@@ -8,13 +8,13 @@ from mdm_metadata.rules.model import ACL_NAME, KEY_NAME, AttributeType, StoredAt
 from mdm_metadata.rules.query.syntax.tree import ACL_SLOT, Column
 
 #: How many attributes a message names.
-MAX_TOLD = 20
+MAX_NAMED = 20
 #: How many characters of a path it shows.
 MAX_SHOWN = 120
 
 
 class UnknownName(Exception):
-    """A name that means nothing, or two things; the message is for the user."""
+    """A name that is unknown or ambiguous; the message is for the user."""
 
 
 class Scope:
@@ -25,7 +25,7 @@ class Scope:
         self._names: list[frozenset[str]] = []
 
     def add(self, collection: StoredCollection, alias: str | None) -> None:
-        """Add a source. Without an alias it goes by its path and by the last segment of it.
+        """Add a source. Without an alias it is named by its path and by the last segment of that.
 
         Raises:
             UnknownName: the alias is taken.
@@ -37,7 +37,7 @@ class Scope:
         self._names.append(names)
 
     def sources(self, qualifier: str | None) -> Sequence[int]:
-        """Return which sources a qualifier means; all for None.
+        """Return the sources that a qualifier means; all for None.
 
         Raises:
             UnknownName: none, or more than one.
@@ -64,13 +64,13 @@ class Scope:
         return found[0]
 
     def _known(self, qualifier: str | None) -> str:
-        """Return names that would mean something, as many as fit into a line."""
+        """Return the names that exist, as many as fit into a line."""
         names = [stored.attribute.name for index in self.sources(qualifier) for stored in self.collections[index].attributes]
         names = [KEY_NAME, *dict.fromkeys(names)]
-        return ", ".join(names[:MAX_TOLD]) + (f" and {len(names) - MAX_TOLD} more" if len(names) > MAX_TOLD else "")
+        return ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
     def all_columns(self, qualifier: str | None) -> list[Column]:
-        """Return what `*` or `alias.*` means: the key, then the attributes in order of definition."""
+        """Return the columns of `*` or `alias.*`: the key, then the attributes in order of definition."""
         columns = []
         for index in self.sources(qualifier):
             if self.collections[index].has_key:

@@ -1,1 +1,1 @@
-"""SQL of the typed tree: rendered with bind parameters only, and bounded in what it makes."""
+"""The typed tree to SQL, with bind parameters only, and with bounds on memory."""

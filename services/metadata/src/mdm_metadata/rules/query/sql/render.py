@@ -35,7 +35,8 @@ _SQL_TYPES: Mapping[AttributeType, str] = {
     T.TIMESTAMP: "timestamptz",
     T.UUID: "uuid",
 }
-# What `acl_permissions` says for one permission, in a form that PostgreSQL answers by a probe for each of few rows, or by a hash for many.
+# Whether the SQL function `acl_permissions` (mdm_service/acl_migrations), which is the definition, gives any of some permissions.
+# Written out, because PostgreSQL answers this form by a probe for each of few rows, or by one hash, but a call only row by row.
 _RULE = (
     "(EXISTS (SELECT FROM acl WHERE acl.id = e.acl_id AND acl.owner = %({reader})s)"
     " OR EXISTS (SELECT FROM acl_entry"
@@ -43,8 +44,8 @@ _RULE = (
     " AND acl_entry.permissions & {permissions} <> 0))"
 )
 
-#: What `acl_permissions` gives, within a statement: PostgreSQL starts no second one for it, which takes longer than the rest of asking for
-#: one row. `acl` is an expression, `caller` and `principals` are names of parameters.
+#: The SQL function `acl_permissions` as an expression; the function is the definition. Written out, because a call starts a second
+#: statement, which costs more than the rest of a query for one row. `acl` is an expression; `caller` and `principals` name parameters.
 PERMISSIONS: LiteralString = (
     "CASE WHEN EXISTS (SELECT FROM acl WHERE acl.id = {acl} AND acl.owner = %({caller})s) THEN 255 ELSE coalesce((SELECT"
     " bit_or(permissions) FROM acl_entry WHERE acl_entry.acl_id = {acl} AND acl_entry.principal = ANY (%({principals})s)), 0) END"
@@ -52,7 +53,7 @@ PERMISSIONS: LiteralString = (
 
 
 class Renderer:
-    """Makes SQL of the expressions of one statement, and collects its parameters."""
+    """Renders the expressions of one statement as SQL and collects its parameters."""
 
     def __init__(self) -> None:
         self.parameters: dict[str, object] = {}
@@ -62,7 +63,7 @@ class Renderer:
         self._readers: list[Caller] = []
 
     def rule(self, readable: Readable) -> str:
-        """Return the condition, on a row `e` of `entry`, that it is an entry of the source and that its reader may see it."""
+        """Return the condition, on a row `e` of `entry`, that it is an entry of the source that the reader may see."""
         # The collection's number stands in the text: PostgreSQL plans for what is known of this collection.
         terms = [f"e.collection_id = {readable.entries_of:d}", self.holds(readable.reader, readable.permissions)]
         if readable.condition is not None:
@@ -70,7 +71,7 @@ class Renderer:
         return " AND ".join(terms)
 
     def holds(self, reader: Caller, permissions: int) -> str:
-        """Return the condition that the ACL of a row `e` gives the reader one of `permissions`."""
+        """Return the condition that the ACL of a row `e` grants the reader any of `permissions`."""
         if reader not in self._readers:
             self._readers.append(reader)
         number = self._readers.index(reader) or ""

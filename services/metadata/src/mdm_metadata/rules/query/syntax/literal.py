@@ -1,10 +1,12 @@
-"""Constants of the user's text: their types, and their adaptation to what they meet."""
+"""Constants of a query: literals in its text and the values of its parameters, their types, and conversions between these."""
 
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
-from mdm_metadata.rules.model import AttributeType
+from mdm_wire.errors import Invalid
+
+from mdm_metadata.rules.model import AttributeType, Scalar
 from mdm_metadata.rules.query.syntax.tree import Constant, Literal
 from mdm_metadata.rules.value import (
     MAX_INT,
@@ -22,6 +24,11 @@ T = AttributeType
 _INTEGER = re.compile(r"\d{1,200}", re.ASCII)
 _SIGNED = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _BOOLS = {"true": True, "false": False}
+MAX_PARAMETERS = 1_000
+_PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
+_PARAMETER_TYPES = {bool: T.BOOL, int: T.INT, float: T.FLOAT}
+#: A caller's parameters by name, each `:name` in the text.
+Parameters = Mapping[str, Literal]
 Parse = Callable[[object], Constant]
 _FROM_TEXT: Mapping[AttributeType, Parse] = {T.DATE: parse_date, T.TIMESTAMP: parse_timestamp, T.UUID: parse_uuid}
 
@@ -44,8 +51,8 @@ def text_literal(text: str) -> Literal:
 def adapt(literal: Literal, kind: AttributeType) -> Literal | None:
     """Return `literal` as a constant of type `kind`, None when there is no such constant; ValueError when its text is malformed.
 
-    Text becomes a date, timestamp or UUID, that of a parameter any type; an integer becomes a decimal or a double; a decimal becomes a
-    double; NULL becomes anything.
+    Text becomes a date, timestamp or UUID, and as a parameter's value any type; an integer becomes a decimal or a double; a decimal
+    becomes a double; NULL becomes anything.
     """
     if literal.value is None or literal.type is kind:
         return Literal(literal.value, kind, literal.name)
@@ -57,6 +64,17 @@ def adapt(literal: Literal, kind: AttributeType) -> Literal | None:
     if kind is T.FLOAT and literal.type in (T.INT, T.NUMERIC) and isinstance(literal.value, int | Decimal):
         return Literal(float(literal.value), T.FLOAT, literal.name)
     return None
+
+
+def to_constants(values: Mapping[str, Scalar]) -> dict[str, Literal]:
+    """Return a caller's parameters as constants, each of the type of its value; NULL counts as TEXT.
+
+    Raises:
+        Invalid: too many, an invalid name, or a value that cannot be stored.
+    """
+    if len(values) > MAX_PARAMETERS:
+        raise Invalid("PARAMETER_INVALID", f"A query has at most {MAX_PARAMETERS} parameters.")
+    return {_checked(name): _constant(name, value) for name, value in values.items()}
 
 
 def _int_of(text: object) -> int:
@@ -72,6 +90,22 @@ def _float_of(text: object) -> float:
 
 def _bool_of(text: object) -> bool:
     return parse_bool(_BOOLS.get(str(text).lower()))
+
+
+def _checked(name: str) -> str:
+    if not _PARAMETER_NAME.fullmatch(name):
+        raise Invalid("PARAMETER_INVALID", "The name of a parameter is a letter or _, then letters, digits or _, at most 63 in all.")
+    return name
+
+
+def _constant(name: str, value: Scalar) -> Literal:
+    kind = _PARAMETER_TYPES.get(type(value))
+    if kind is not None:
+        return Literal(value, kind, name)
+    try:
+        return Literal(None if value is None else text_literal(str(value)).value, T.TEXT, name)
+    except ValueError as error:
+        raise Invalid("PARAMETER_INVALID", f"Parameter {name}: {error} is expected.") from None
 
 
 _FROM_PARAMETER: Mapping[AttributeType, Parse] = {

@@ -11,7 +11,7 @@ NUMBERS = (T.INT, T.NUMERIC, T.FLOAT)
 
 @dataclass(frozen=True)
 class Operation:
-    """`render` makes SQL of the arguments' SQL. `total`: no argument makes it fail, so it may see rows the caller may not read."""
+    """`render` makes SQL of the arguments' SQL. `total`: no argument makes it fail, so it may see rows that the caller may not read."""
 
     render: Callable[[Sequence[str]], str]
     total: bool = True
@@ -80,7 +80,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "IS NULL": _template("({0} IS NULL)"),
     "IS TRUE": _template("({0} IS TRUE)"),
     "IS FALSE": _template("({0} IS FALSE)"),
-    # Never the operand twice, save in BETWEEN, which does not nest: repeated at each of 40 levels it would grow without bounds.
+    # No operand stands twice, except in BETWEEN, which does not nest: repeated at each of 40 levels, it would grow without bounds.
     "IN LIST": _template("({0} = ANY ({1}))"),
     "IN": Operation(lambda arguments: f"({arguments[0]} = ANY (ARRAY[{', '.join(arguments[1:])}]))"),
     "BETWEEN": _template("({0} BETWEEN {1} AND {2})"),

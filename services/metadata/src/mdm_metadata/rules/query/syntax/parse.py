@@ -1,4 +1,4 @@
-"""Text to sqlglot's tree; everything that is not one plain SELECT is refused before sqlglot sees it."""
+"""Parsing: a query's text, which must be one plain statement, becomes sqlglot's tree; and errors that point into the text."""
 
 import logging
 from functools import lru_cache
@@ -10,8 +10,11 @@ from sqlglot.errors import ErrorLevel, ParseError, SqlglotError
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import Token, TokenType
 
-from mdm_metadata.rules.query.syntax.limit import MAX_DEPTH, MAX_LENGTH, MAX_MOVES, MAX_TOKENS
-from mdm_metadata.rules.query.syntax.position import refuse_at
+MAX_LENGTH = 65_536
+MAX_TOKENS = 20_000
+MAX_DEPTH = 40
+#: Steps of the parser for each word or sign. What the query language allows takes less than two.
+_MAX_MOVES = 4
 
 # sqlglot warns with parts of the text it cannot parse, and these must not reach a log.
 logging.getLogger("sqlglot").disabled = True
@@ -22,7 +25,7 @@ _PREFIX = {TokenType.NOT, TokenType.DASH, TokenType.PLUS, TokenType.TILDE}
 _STATEMENTS = (exp.Select, exp.Update, exp.Delete)
 _STARTS = {TokenType.SELECT, TokenType.UPDATE, TokenType.DELETE}
 _FOREIGN = {TokenType.L_BRACKET, TokenType.L_BRACE}
-#: What is held of statements that come again: a tree takes up to 500 times its text, so these take some 70 MB at most.
+#: Trees that are kept for statements that come again. A tree takes up to 500 times its text, so these take 70 MB at most.
 _CACHED_LENGTH = 2_000
 _CACHED = 64
 
@@ -30,22 +33,73 @@ _CACHED = 64
 Statement = exp.Select | exp.Update | exp.Delete
 
 
-class _Astray(Exception):
-    """The parser goes back and forth."""
+class Refusal(Invalid):
+    """A query that cannot be evaluated; `line` and `column` count from 1."""
+
+    def __init__(self, reason: str, message: str, line: int, column: int) -> None:
+        super().__init__(reason, f"line {line}, column {column}: {message}", fields={"sql": f"{line}:{column}"})
+        self.line = line
+        self.column = column
+        self._text = message
+
+    def moved(self, lines: int) -> "Refusal":
+        """Return the same refusal with its line moved down by `lines`."""
+        return Refusal(self.reason, self._text, max(1, self.line + lines), self.column)
+
+
+def refuse_at(text: str, offset: int, message: str, reason: str = "QUERY_INVALID") -> Refusal:
+    """Return the error that points at a character of the text."""
+    offset = max(0, min(offset, len(text)))
+    before = text[:offset]
+    return Refusal(reason, message, before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1)
+
+
+def offset_of(node: exp.Expr) -> int:
+    """Return where a node starts: its own position, its first descendant's, or its nearest ancestor's."""
+    start: exp.Expr | None = node
+    while start is not None:
+        offsets = [found.meta["start"] for found in start.walk() if found.meta and "start" in found.meta]
+        if offsets:
+            return int(min(offsets))
+        start = start.parent
+    return 0
+
+
+class Text:
+    """The user's text, for errors that point into it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def refuse(self, node: exp.Expr, message: str, reason: str = "QUERY_INVALID") -> Refusal:
+        """Return the error that points at `node`."""
+        return refuse_at(self._text, offset_of(node), message, reason)
+
+    def only(self, node: exp.Expr, *parts: str) -> None:
+        """Check that a node has no other parts than these.
+
+        Raises:
+            Refusal: it has others.
+        """
+        for name, part in node.args.items():
+            if name not in parts and part is not None and part is not False and part != [] and part != "":
+                word = name.rstrip("_").replace("_", " ").upper()
+                raise self.refuse(node, f"{word} is not allowed with {type(node).__name__.upper()}.")
+
+
+class _TooManySteps(Exception):
+    """The parser takes more steps than the query language needs."""
 
 
 class _BoundedParser(PostgresParser):
-    """sqlglot's parser, which tries `DATE(` as a type and then as a function, and so at each of 40 levels; this one gives up.
-
-    What the query language allows takes less than two moves for each word or sign.
-    """
+    """sqlglot's parser tries `DATE(` as a type and then as a function, at each of 40 levels; this one gives up instead."""
 
     moves = 0
 
     def _advance(self, times: int = 1) -> None:
         self.moves -= 1
         if not self.moves:
-            raise _Astray
+            raise _TooManySteps
         super()._advance(times)
 
 
@@ -92,18 +146,18 @@ def _parse(text: str) -> Statement:
     _check_tokens(text, tokens)
     try:
         parser = _BoundedParser(error_level=ErrorLevel.IMMEDIATE, dialect=Postgres())
-        parser.moves = MAX_MOVES * len(tokens) + 1_000
+        parser.moves = _MAX_MOVES * len(tokens) + 1_000
         trees = parser.parse(tokens, text)
     except ParseError as error:
         raise _located(text, error) from None
-    except (RecursionError, _Astray):
+    except (RecursionError, _TooManySteps):
         raise refuse_at(text, 0, "nested too deeply: simplify the query.", "QUERY_TOO_DEEP") from None
     except Exception as error:
         if not isinstance(error, SqlglotError | ValueError | TypeError | AttributeError | KeyError | IndexError):
             raise
-        raise refuse_at(text, 0, "not a SELECT that can be read.") from None
+        raise refuse_at(text, 0, "this SELECT cannot be parsed.") from None
     if len(trees) != 1 or not isinstance(trees[0], Statement) or type(trees[0]) not in _STATEMENTS:
-        raise refuse_at(text, 0, "one SELECT is allowed, without UNION, INTERSECT, EXCEPT or parentheses around it.")
+        raise refuse_at(text, 0, "only one SELECT is allowed, without UNION, INTERSECT, EXCEPT or parentheses around it.")
     return trees[0]
 
 
@@ -113,7 +167,7 @@ def _tokens(text: str) -> list[Token]:
     try:
         tokens = list(Postgres().tokenize(text))
     except (SqlglotError, ValueError, IndexError):
-        raise refuse_at(text, 0, "cannot be read: an unfinished text, identifier or comment?") from None
+        raise refuse_at(text, 0, "cannot be parsed: is a text, identifier or comment not closed?") from None
     while tokens and tokens[-1].token_type is TokenType.SEMICOLON and not tokens[-1].comments:
         tokens.pop()
     return tokens
@@ -131,7 +185,7 @@ def _check_tokens(text: str, tokens: list[Token]) -> None:
         if token.token_type in _FOREIGN:
             raise refuse_at(text, token.start, "brackets and braces are not allowed.")
         if token.token_type is TokenType.SEMICOLON:
-            raise refuse_at(text, token.start, "one statement is allowed.")
+            raise refuse_at(text, token.start, "only one statement is allowed.")
         depth += (token.token_type in _OPENING) - (token.token_type in _CLOSING)
         prefix = prefix + 1 if token.token_type in _PREFIX else 0
         if max(depth, prefix) > MAX_DEPTH:
@@ -142,6 +196,6 @@ def _located(text: str, error: ParseError) -> Invalid:
     details = error.errors[0] if error.errors else {}
     line, column = details.get("line"), details.get("col")
     if not isinstance(line, int) or not isinstance(column, int):
-        return refuse_at(text, 0, "not a SELECT that can be read.")
+        return refuse_at(text, 0, "this SELECT cannot be parsed.")
     offset = sum(len(part) + 1 for part in text.split("\n")[: line - 1]) + max(column - len(str(details.get("highlight") or " ")), 0)
     return refuse_at(text, offset, "not understood here; the query language is SELECT … FROM … WHERE … GROUP BY … ORDER BY … LIMIT ….")

@@ -1,4 +1,4 @@
-"""The typed tree of a query: all that can be asked, nothing else."""
+"""The typed tree of a query: it can express every allowed query and nothing else."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -80,9 +80,9 @@ def walk(expression: Expression) -> list[Expression]:
 
 @dataclass(frozen=True)
 class Readable:
-    """A collection or view, and which rows are seen: those on which `reader` holds one of `permissions`, and that fulfil `condition`.
+    """A collection or view and its visible rows: those on which `reader` holds one of `permissions`, and that fulfil `condition`.
 
-    With `min_cell`, nothing but counts of at least that many rows may be given. `condition` cannot fail on any value.
+    With `min_cell`, only counts of at least that many rows may be returned. `condition` cannot fail on any value.
     """
 
     collection: StoredCollection
@@ -93,13 +93,13 @@ class Readable:
 
     @property
     def entries_of(self) -> int:
-        """The collection that holds the entries."""
+        """The collection that contains the entries."""
         return self.collection.id if self.collection.view is None else self.collection.view.target_id
 
 
 @dataclass(frozen=True)
 class Source:
-    """What stands in FROM; `join` is empty for the first and for a comma."""
+    """An item of FROM; `join` is empty for the first and after a comma."""
 
     readable: Readable
     join: str = ""
@@ -143,7 +143,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Change:
-    """An UPDATE (with `sets`) or DELETE (without) of one collection; with a limit, rows that others hold are skipped."""
+    """An UPDATE (with `sets`) or DELETE (without) of one collection; with a limit, rows that others have locked are skipped."""
 
     readable: Readable
     sets: tuple[tuple[StoredAttribute, Expression], ...]

@@ -1,1 +1,0 @@
-"""Commands on a site's dicom-srm."""

@@ -1,0 +1,1 @@
+"""Fetched images as other files: pictures, NIfTI volumes, BIDS trees."""

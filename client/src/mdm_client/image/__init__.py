@@ -1,0 +1,1 @@
+"""Image files in memory: fetched and decrypted there, cached within bounds, read as DICOM."""

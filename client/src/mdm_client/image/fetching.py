@@ -1,0 +1,315 @@
+"""Fetches files into memory: what is looked at first, then headers, then what may be looked at next."""
+
+import io
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+from uuid import UUID
+
+from mdm_crypto.stream import StreamError, decrypt, decrypt_stream
+from mdm_wire.errors import Cancelled, Code, Corrupt, Exhausted, MdmError, NotFound
+from mdm_wire.url import surl, surl_authority
+
+from mdm_client.catalog.client import CatalogClient
+from mdm_client.catalog.model import Location
+from mdm_client.config import ClientConfig
+from mdm_client.fetch.ciphertext import Ciphertext
+from mdm_client.fetch.plan import PlannedFile
+from mdm_client.fetch.srm import SrmClient
+from mdm_client.fetch.staging import SiteStaging
+from mdm_client.fetch.transfer import ONE_SHOT_BYTES
+from mdm_client.fetch.waiting import Cancellation, Clock
+from mdm_client.image.cache import MEMORY_TOO_SMALL, FileCache, SizedCache
+from mdm_client.image.instance import Instance, read_instance
+from mdm_client.keystore.client import KeystoreClient
+from mdm_client.name_syntax import Name
+
+_HEADER_BYTES = 64 * 1024 * 1024
+_OVERHEAD = 1024
+
+
+class Grid(Protocol):
+    """What fetching needs of a client."""
+
+    @property
+    def config(self) -> ClientConfig:
+        """Whose sites are asked."""
+
+    @property
+    def catalog(self) -> CatalogClient:
+        """Where files are."""
+
+    @property
+    def keystores(self) -> KeystoreClient:
+        """Their keys."""
+
+    def srm(self, site: str = "") -> SrmClient:
+        """A site's dicom-srm."""
+
+
+class Priority(IntEnum):
+    """What comes first: an image that is waited for, a header, an image that may be wanted soon."""
+
+    URGENT = 0
+    HEADER = 1
+    PREFETCH = 2
+
+
+#: Files that one request to a site names: few where somebody waits, since pins and keys of all are asked for together.
+_BATCHES = {Priority.URGENT: 8, Priority.HEADER: 256, Priority.PREFETCH: 64}
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file to fetch: its GUID, its LFN, and the site whose record names it."""
+
+    guid: UUID
+    lfn: str
+    site: str
+
+
+@dataclass
+class _Wanted:
+    ref: FileRef
+    priority: Priority
+    number: int
+    #: The header, and the file itself where that is waited for: headers of a whole study must not hold its files.
+    done: "Future[tuple[Instance, bytes | None]]" = field(default_factory=Future)
+
+
+class Fetcher:
+    """Files by GUID, out of the cache or from their sites. Thread-safe."""
+
+    def __init__(self, client: Grid, cache: FileCache, root: str, *, jobs: int = 4, timeout: float = 120.0) -> None:
+        """Start the threads; addresses in headers begin with `root`, `timeout` is in seconds without progress."""
+        self._client = client
+        self._cache = cache
+        self._root = root
+        self._timeout = timeout
+        self._headers: SizedCache[UUID, Instance] = SizedCache(_HEADER_BYTES, lambda found: len(found.header) + _OVERHEAD)
+        self._condition = threading.Condition()
+        self._waiting: dict[UUID, _Wanted] = {}
+        self._running: dict[UUID, _Wanted] = {}
+        self._count = 0
+        self._cancellation = Cancellation()
+        self._workers = ThreadPoolExecutor(jobs, thread_name_prefix="read")
+        self._urgent_workers = ThreadPoolExecutor(jobs, thread_name_prefix="read-urgent")
+        lanes = [Priority.URGENT, Priority.URGENT, Priority.PREFETCH, Priority.PREFETCH]
+        self._threads = [threading.Thread(target=self._lane, args=(last,), daemon=True, name="fetch-lane") for last in lanes]
+        for thread in self._threads:
+            thread.start()
+
+    def header(self, guid: UUID) -> Instance | None:
+        """Return what is known of a file without fetching it."""
+        return self._headers.get(guid)
+
+    def cached(self, ref: FileRef) -> tuple[Instance, bytes] | None:
+        """Return a file that is in the cache; None if it is not."""
+        data = self._cache.get(ref.guid)
+        if data is None:
+            return None
+        instance = self._headers.get(ref.guid) or self._remember(ref, data)
+        return instance, data
+
+    def file(self, ref: FileRef) -> tuple[Instance, bytes]:
+        """Return a file, fetched before all others.
+
+        Raises:
+            MdmError: why it cannot be had.
+        """
+        while True:
+            found = self.cached(ref)
+            if found is not None:
+                return found
+            instance, data = self.want([ref], Priority.URGENT)[ref.guid].result()
+            if data is not None:
+                return instance, data
+
+    def headers(self, refs: Sequence[FileRef]) -> Mapping[UUID, Instance | MdmError]:
+        """Return what is known of files, fetched where they must be; those that cannot be had have their error."""
+        found: dict[UUID, Instance | MdmError] = {}
+        missing = []
+        for ref in refs:
+            known = self._headers.get(ref.guid)
+            if known is not None:
+                found[ref.guid] = known
+            else:
+                missing.append(ref)
+        for guid, done in self.want(missing, Priority.HEADER).items():
+            try:
+                found[guid] = done.result()[0]
+            except MdmError as error:
+                found[guid] = error
+        return found
+
+    def prefetch(self, refs: Iterable[FileRef]) -> None:
+        """Fetch these in this order when nothing else is to do; what was to be prefetched before is forgotten."""
+        with self._condition:
+            for guid in [guid for guid, wanted in self._waiting.items() if wanted.priority == Priority.PREFETCH]:
+                self._waiting.pop(guid).done.cancel()
+        self.want([ref for ref in refs if ref.guid not in self._cache], Priority.PREFETCH)
+
+    def want(self, refs: Sequence[FileRef], priority: Priority) -> "dict[UUID, Future[tuple[Instance, bytes | None]]]":
+        """Have files fetched; one that waits already gets the higher priority of both."""
+        answers = {}
+        with self._condition:
+            for ref in refs:
+                wanted = self._running.get(ref.guid) or self._waiting.get(ref.guid)
+                if wanted is None:
+                    self._count += 1
+                    wanted = self._waiting[ref.guid] = _Wanted(ref, priority, self._count)
+                elif priority < wanted.priority:
+                    wanted.priority = priority
+                answers[ref.guid] = wanted.done
+            self._condition.notify_all()
+        return answers
+
+    def close(self) -> None:
+        """Stop everything; what waits fails."""
+        self._cancellation.stop()
+        with self._condition:
+            for wanted in [*self._waiting.values(), *self._running.values()]:
+                _fail(wanted, Cancelled("CANCELLED", "the viewer has ended"))
+            self._waiting.clear()
+            self._condition.notify_all()
+        for thread in self._threads:
+            thread.join(5.0)
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._urgent_workers.shutdown(wait=True, cancel_futures=True)
+        self._headers.clear()
+
+    def _lane(self, last: Priority) -> None:
+        """Fetch batch after batch of what has at least the priority `last`."""
+        while not self._cancellation.stopped:
+            batch = self._next(last)
+            if not batch:
+                continue
+            try:
+                self._fetch(batch)
+            except MdmError as error:
+                self._settle(batch, error)
+            except Exception as error:  # a defect: nobody must wait for ever
+                self._settle(batch, MdmError("CLIENT_DEFECT", f"fetching failed: {type(error).__name__}", code=Code.INTERNAL))
+            finally:
+                self._settle(batch, Cancelled("CANCELLED", "given up"))
+
+    def _next(self, last: Priority) -> list[_Wanted]:
+        """Wait for files and take those of the highest priority, oldest first."""
+        with self._condition:
+            while not self._cancellation.stopped:
+                ready = [wanted for wanted in self._waiting.values() if wanted.priority <= last]
+                if ready:
+                    first = min(wanted.priority for wanted in ready)
+                    batch = sorted((w for w in ready if w.priority == first), key=lambda w: w.number)[: _BATCHES[first]]
+                    for wanted in batch:
+                        self._running[wanted.ref.guid] = self._waiting.pop(wanted.ref.guid)
+                    return batch
+                self._condition.wait()
+        return []
+
+    def _settle(self, batch: Sequence[_Wanted], error: MdmError) -> None:
+        for wanted in batch:
+            _fail(wanted, error)
+            self._leave(wanted)
+
+    def _leave(self, wanted: _Wanted) -> None:
+        with self._condition:
+            if self._running.get(wanted.ref.guid) is wanted:
+                del self._running[wanted.ref.guid]
+
+    def _fetch(self, batch: Sequence[_Wanted]) -> None:
+        """Stage, read and decrypt files, and settle each as it arrives."""
+        wanted = {item.ref.guid: item for item in batch}
+        keys = (self._urgent_workers if batch[0].priority == Priority.URGENT else self._workers).submit(
+            self._client.keystores.get_keys, list(wanted)
+        )
+        sites: dict[str, dict[str, PlannedFile]] = {}
+        for item, answer in zip(batch, self._locate([item.ref for item in batch]), strict=True):
+            if isinstance(answer, MdmError):
+                _fail(item, answer)
+            else:
+                sites.setdefault(surl_authority(answer.surls[0]), {})[answer.surls[0]] = PlannedFile(answer, "")
+        work = _Round(self, wanted, keys)
+        workers = self._urgent_workers if batch[0].priority == Priority.URGENT else self._workers
+        for site, files in sites.items():
+            staging = SiteStaging(
+                self._client.srm(site), files, workers.submit, work.receive, work.fail, Clock(self._timeout), self._cancellation
+            )
+            staging.run()
+
+    def _locate(self, refs: Sequence[FileRef]) -> list[Location | MdmError]:
+        """Return where files are; of a file that the catalog of this configuration does not know, at the site whose record names it."""
+        answers: list[Location | MdmError] = []
+        known = self._client.config.srm
+        for ref, answer in zip(refs, self._client.catalog.resolve([Name(guid=ref.guid) for ref in refs]), strict=True):
+            if isinstance(answer, NotFound) and ref.site in known and len(known) > 1:
+                answers.append(Location(ref.lfn, ref.guid, (surl(ref.site, ref.guid),), None))
+            elif isinstance(answer, MdmError):
+                answers.append(answer)
+            else:
+                usable = [place for place in answer.surls if surl_authority(place) in known]
+                lost = NotFound("NO_REPLICA", f"{ref.lfn}: no available copy at a site of the configuration")
+                answers.append(Location(answer.lfn, answer.guid, tuple(usable), answer.size) if usable else lost)
+        return answers
+
+    def _remember(self, ref: FileRef, data: bytes) -> Instance:
+        instance = read_instance(data, self._root)
+        self._headers.put(ref.guid, instance)
+        return instance
+
+    def read(self, wanted: _Wanted, key: bytes, source: Ciphertext) -> None:
+        """Read a pinned file, decrypt it, keep it, and settle it."""
+        guid = wanted.ref.guid
+        with self._cache.reserving(source.size):
+            try:
+                if source.size <= ONE_SHOT_BYTES:
+                    data = decrypt(key, guid.bytes, source.read_all())
+                else:
+                    written = io.BytesIO()
+                    decrypt_stream(key, guid.bytes, source, written)
+                    data = written.getvalue()
+            except StreamError as error:
+                raise Corrupt("CIPHERTEXT_NOT_AUTHENTIC", f"{guid}: what the site sent is not what was encrypted for this file") from error
+            instance = self._remember(wanted.ref, data)
+            self._cache.put(guid, data)
+        self._leave(wanted)
+        if not wanted.done.done():
+            wanted.done.set_result((instance, data if wanted.priority == Priority.URGENT else None))
+
+
+class _Round:
+    """One batch: its keys, and what becomes of each file."""
+
+    def __init__(self, fetcher: Fetcher, wanted: Mapping[UUID, _Wanted], keys: "Future[dict[UUID, bytes | MdmError]]") -> None:
+        self._fetcher = fetcher
+        self._wanted = wanted
+        self._keys = keys
+
+    def receive(self, file: PlannedFile, source: Ciphertext) -> None:
+        """Fetch a pinned file; raises MdmError where the site may be asked again."""
+        wanted = self._wanted[file.guid]
+        try:
+            key = self._keys.result().get(file.guid) or NotFound("KEY_NOT_FOUND", f"keystores: no key for {file.guid}")
+        except MdmError as error:
+            key = error
+        if isinstance(key, MdmError):
+            self.fail(file, key)
+            return
+        try:
+            self._fetcher.read(wanted, key, source)
+        except (Corrupt, Exhausted) as error:
+            if isinstance(error, Exhausted) and error.reason != MEMORY_TOO_SMALL:
+                raise
+            self.fail(file, error)
+
+    def fail(self, file: PlannedFile, error: MdmError) -> None:
+        """Settle a file that cannot be had."""
+        _fail(self._wanted[file.guid], error)
+
+
+def _fail(wanted: _Wanted, error: MdmError) -> None:
+    if not wanted.done.done():
+        wanted.done.set_exception(error)

@@ -1,0 +1,1 @@
+"""Pictures of images: chosen, put side by side, and drawn in terminals."""

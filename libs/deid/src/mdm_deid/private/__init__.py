@@ -1,1 +1,0 @@
-"""Makers' private containers: what converters need, built anew from numbers."""

@@ -1,0 +1,1 @@
+"""What persons see of a site and decide about it: curators what waits in quarantine, operators the rest."""

@@ -1,0 +1,1 @@
+"""Messages of curators and operators to calls and back."""

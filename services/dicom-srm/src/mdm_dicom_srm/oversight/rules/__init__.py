@@ -1,0 +1,1 @@
+"""What curators and operators may see and decide."""

@@ -1,0 +1,1 @@
+"""What curators and operators see of the registry in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""What differs, and what is done about it: no gRPC, no SQL."""

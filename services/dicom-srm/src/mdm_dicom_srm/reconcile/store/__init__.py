@@ -1,0 +1,1 @@
+"""The registry in PostgreSQL as reconciliation reads it."""
