@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_scanned_back_to_front_head_is_not_masked_at_its_rear() -> None:
 SHORT = dataclasses.replace(CT, pixel=4, slice=8)
 
 
-def header_changed(**elements: object) -> list[bytes]:
+def header_changed(**elements: Any) -> list[bytes]:
     return series(volume(Pose(), SHORT), SHORT, **elements)
 
 

@@ -15,6 +15,7 @@ from mdm_dicom_srm.composition.grid import GridServices, open_grid
 from mdm_dicom_srm.composition.site import Site, build_staging, open_site
 from mdm_dicom_srm.config import Settings
 from mdm_dicom_srm.oversight import composition as oversight
+from mdm_dicom_srm.oversight.rules.face import SeriesReader
 from mdm_dicom_srm.oversight.rules.site import SpoolStatus
 from mdm_dicom_srm.pacs.dimse import silence_dicom
 from mdm_dicom_srm.reconcile import command
@@ -36,6 +37,9 @@ def build(settings: Settings, runtime: Runtime) -> None:
     desk = open_desk(settings, site.database, site.deid)
     runtime.on_stop(desk.finder.close)
     staging = build_staging(site, desk.generation, desk.drawn.drawn)
+    masks = (desk.masks,) if desk.masks else ()
+    for one in masks:
+        one.use(SeriesReader(site.pacs, staging.sealer.perform))
     registration = _registration(site, desk, staging)
     overseeing = _oversight(site, desk, runtime, staging, registration, curators=first)
     schedule = _reconciliation(site, staging)
@@ -49,7 +53,17 @@ def build(settings: Settings, runtime: Runtime) -> None:
     if first:
         runtime.on_stop(registration.watch())
     scp, scheduled = (registration.scp,) if first else (), (schedule,) if schedule else ()
-    for part in (site.sizes, staging, site.move_title(), registration.workers, registration.inspections, *scp, overseeing, *scheduled):
+    for part in (
+        site.sizes,
+        staging,
+        site.move_title(),
+        registration.workers,
+        registration.inspections,
+        *masks,
+        *scp,
+        overseeing,
+        *scheduled,
+    ):
         runtime.on_stop(part.stop)
         part.start()
 

@@ -113,7 +113,7 @@ def _filled(body: Mask) -> Mask:
     return ~_flood(~body, ~body & _border(body.shape))
 
 
-def _mr_level(values: Floats) -> float:
+def _mr_level(values: NDArray[np.float32]) -> float:
     """Return the intensity between air and tissue: Otsu's threshold (IEEE SMC 9, 1979) on values up to a high percentile, lowered.
 
     Raises:

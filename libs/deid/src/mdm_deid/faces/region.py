@@ -12,8 +12,6 @@ from mdm_deid.faces.rule import Place
 from mdm_deid.faces.unmasked import FaceUnmasked
 from mdm_deid.faces.volume import Grid
 
-#: Changes with every change of what is blanked.
-VERSION: Final = 1
 # Angles are in degrees, heights above the cranium's middle and turns from the front. Distances are relative: 1 is the cranium's surface.
 #
 # Where, going down, the profile of a face leaves the cranium's, and by how much; measured on the mean head of fsaverage (FreeSurfer).
@@ -45,14 +43,14 @@ class FaceRegion:
     cranium: Cranium
 
     def numbers(self) -> tuple[float, ...]:
-        """Return what `from_numbers` reads: the version, centre, axes and half lengths."""
+        """Return what `from_numbers` reads: centre, axes and half lengths."""
         cranium = self.cranium
-        return (float(VERSION), *(float(value) for part in (cranium.centre, cranium.axes, cranium.lengths) for value in part.flat))
+        return tuple(float(value) for part in (cranium.centre, cranium.axes, cranium.lengths) for value in part.flat)
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[float]) -> "FaceRegion":
         """Return the region that `numbers` wrote."""
-        values = np.array(numbers[1:], np.float64)
+        values = np.array(numbers, np.float64)
         return cls(Cranium(values[:3], values[3:12].reshape(3, 3), values[12:15], 0.0, 1.0))
 
     def contains(self, points: Floats) -> Mask:
@@ -134,4 +132,4 @@ def _profile(cranium: Cranium, head: Mask, grid: Grid, heights: Floats, turns: t
     size = np.linalg.norm(along, axis=-1, keepdims=True)
     reach, seen = surface(head, grid, cranium.centre, ((along / size) @ cranium.axes).reshape(-1, 3))
     relative = reach.reshape(high.shape) / size[..., 0]
-    return relative.mean(axis=1), seen.reshape(high.shape).all(axis=1)
+    return relative.mean(axis=1), np.asarray(seen.reshape(high.shape).all(axis=1))

@@ -11,6 +11,8 @@ from mdm_deid.pixels.image import INTERCEPT, ORIENTATION, POSITION, SERIES, SLOP
 from mdm_deid.pixels.rule import CLEAN_FACES
 from mdm_deid.rules.rule import FACE_UNMASKED
 
+#: Changes with every change of what is blanked.
+VERSION: Final = 1
 MASKED: Final = "face"
 NO_HEAD: Final = "no-head"
 # Hounsfield units of air.
@@ -116,9 +118,11 @@ def numbers(image: Image, tag: int, count: int) -> tuple[float, ...] | None:
 
 def to_json(rule: FaceRule) -> dict[str, Any]:
     """Return what `from_json` reads."""
-    return {"members": sorted(one.hex() for one in rule.members), "region": list(rule.region)}
+    return {"version": VERSION, "members": sorted(one.hex() for one in rule.members), "region": list(rule.region)}
 
 
-def from_json(content: dict[str, Any]) -> FaceRule:
-    """Return the rule that `to_json` wrote."""
+def from_json(content: dict[str, Any]) -> FaceRule | None:
+    """Return the rule that `to_json` wrote; None for one of another version."""
+    if content["version"] != VERSION:
+        return None
     return FaceRule.of_series([bytes.fromhex(one) for one in content["members"]], tuple(content["region"]))
