@@ -19,7 +19,6 @@ from mdm_deid.pixels.image import read_image
 from mdm_deid.pixels.rule import PixelRule, PixelRules
 from mdm_deid.rules.data_set import DataSetPass
 from mdm_deid.rules.engine import Written
-from mdm_deid.rules.face import may_show_face
 from mdm_deid.rules.facts import (
     DATES_MODIFIED,
     METHOD,
@@ -235,7 +234,7 @@ class Deidentifier:
             return Outcome.QUARANTINED, "pixel_layout"
         if facts.embedded_overlay:
             return Outcome.QUARANTINED, "embedded_overlay"
-        if self.masks_faces and FACE_UNMASKED not in settled and may_show_face(facts):
+        if self.masks_faces and FACE_UNMASKED not in settled and facts.may_show_face:
             return Outcome.QUARANTINED, FACE_UNMASKED
         return Outcome.RELEASED, ""
 

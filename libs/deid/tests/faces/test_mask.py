@@ -10,7 +10,7 @@ import pytest
 from mdm_deid.faces.region import FaceRegion
 from mdm_deid.faces.rule import FaceRule, from_json, to_json
 from mdm_deid.faces.series import make_rule, read_slice
-from mdm_deid.faces.unmasked import FaceUnmasked
+from mdm_deid.outcome import FaceUnmasked
 from mdm_testing.head import Pose, Scan, brain, face, points, series, volume
 
 CT = Scan(pixel=3, slice=6)

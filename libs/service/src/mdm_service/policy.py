@@ -156,6 +156,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         ListQuarantinedInstances=_CURATORS,
         GetQuarantined=_CURATORS,
         GetQuarantinedPicture=_CURATORS,
+        GetQuarantinedHead=_CURATORS,
         FindText=_CURATORS,
         CreatePixelRule=_CURATORS,
         ListPixelRules=_CURATORS,

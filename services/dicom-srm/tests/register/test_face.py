@@ -13,16 +13,20 @@ from mdm_deid.pixels.rule import PixelRules
 from mdm_dicom_srm.judgement import make_deidentifier
 from mdm_dicom_srm.oversight.rules.drawn_rules import DrawnRules
 from mdm_dicom_srm.oversight.rules.face import FaceJudge, FaceMasks, SeriesReader
+from mdm_dicom_srm.oversight.rules.picture import Instances
 from mdm_dicom_srm.oversight.rules.site_judge import SiteJudge
 from mdm_dicom_srm.oversight.store.face import FaceStore
 from mdm_dicom_srm.oversight.store.pixel_rule import PixelRuleStore
 from mdm_dicom_srm.pacs.header import header_of
+from mdm_dicom_srm.pacs.port import InstanceLocator
 from mdm_dicom_srm.register.rules.assessor import PooledJudge
 from mdm_dicom_srm.register.rules.model import Action
 from mdm_dicom_srm.register.store.decision import DecisionStore
 from mdm_dicom_srm.site_secret import RecordSealer
 from mdm_dicom_srm.stage.sealing.threads import ThreadSealer
 from mdm_testing.head import Pose, Scan, series, volume
+from mdm_wire.errors import FailedPrecondition
+from PIL import Image
 
 from .conftest import SECRET, Site
 
@@ -158,3 +162,26 @@ def test_what_is_kept_names_nobody(make_masked: Callable[..., Masked], files: li
     with masked.site.pool.connection() as connection:
         rows = str(connection.execute("SELECT * FROM face_mask").fetchall() + connection.execute("SELECT * FROM face_series").fetchall())
     assert "1.2.3.7" not in rows and "members" not in rows
+
+
+def test_a_head_is_drawn_with_its_face_and_without(make_masked: Callable[..., Masked], files: list[bytes]) -> None:
+    masked = make_masked()
+    masked.arrive(files)
+    instances = Instances(masked.site.pacs, masked.sealer.perform)
+    head = instances.head(InstanceLocator("1.2.3.6", "1.2.3.7", "1.2.3.7.1"))
+    assert (head.detail, head.images) == ("", len(files))
+    drawn = np.asarray(Image.open(io.BytesIO(head.png)))
+    with_face, without = np.split(drawn, 2)
+    assert with_face.any()
+    assert (with_face != without).mean() > 0.05
+    # What is gone is gone in the lower part; the vertex looks as before.
+    quarter = len(with_face) // 4
+    assert np.array_equal(with_face[:quarter] > 0, without[:quarter] > 0)
+
+
+def test_what_is_no_volume_is_not_drawn(make_masked: Callable[..., Masked], files: list[bytes]) -> None:
+    masked = make_masked()
+    masked.arrive(files[:3])
+    instances = Instances(masked.site.pacs, masked.sealer.perform)
+    with pytest.raises(FailedPrecondition, match="too_few_slices"):
+        instances.head(InstanceLocator("1.2.3.6", "1.2.3.7", "1.2.3.7.1"))

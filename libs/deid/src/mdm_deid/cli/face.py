@@ -4,15 +4,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdm_deid.encoding.part10 import open_part10
-from mdm_deid.faces.rule import FaceRule
 from mdm_deid.outcome import Malformed, ProfileError
 from mdm_deid.pixels.image import SERIES, read_image
-from mdm_deid.rules.face import may_show_face
 from mdm_deid.rules.facts import read_facts
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.rule import CLEAN_FACES
+
+if TYPE_CHECKING:
+    from mdm_deid.faces.rule import FaceRule
 
 #: Opens a file that is named.
 OpenFile = Callable[[Path], memoryview]
@@ -47,7 +49,7 @@ class FaceAnswer:
     """The mask of a series, or why there is none."""
 
     number: int
-    rule: FaceRule | None = field(default=None, repr=False)
+    rule: "FaceRule | None" = field(default=None, repr=False)
     detail: str = ""
 
 
@@ -68,7 +70,7 @@ def find_series(question: SeriesQuestion, open_file: OpenFile) -> SeriesAnswer:
     """Return of which series a file is. Never raises."""
     try:
         opened = open_part10(open_file(question.path))
-        if not may_show_face(read_facts(opened.data, opened.start, opened.encoding)):
+        if not read_facts(opened.data, opened.start, opened.encoding).may_show_face:
             return SeriesAnswer(question.number, None)
         return SeriesAnswer(question.number, read_image(opened.data, opened.start, opened.encoding).texts.get(SERIES, ""))
     # Why it cannot be read is reported when it is de-identified.
@@ -80,7 +82,7 @@ def find_face(question: FaceQuestion, open_file: OpenFile) -> FaceAnswer:
     """Return the mask of a series. Never raises: what is uncertain has none."""
     # Brings NumPy.
     from mdm_deid.faces.series import make_rule, read_slice
-    from mdm_deid.faces.unmasked import FaceUnmasked
+    from mdm_deid.outcome import FaceUnmasked
 
     try:
         return FaceAnswer(question.number, make_rule(read_slice(open_file(path)) for path in question.paths))

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_deid.faces.unmasked import FaceUnmasked
 from mdm_deid.faces.volume import Grid
+from mdm_deid.outcome import FaceUnmasked
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

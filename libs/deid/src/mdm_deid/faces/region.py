@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdm_deid.faces.cranium import Cranium, Floats, Mask, find_cranium, surface, tissue, turned
-from mdm_deid.faces.rule import Place
-from mdm_deid.faces.unmasked import FaceUnmasked
+from mdm_deid.faces.place import Place
 from mdm_deid.faces.volume import Grid
+from mdm_deid.outcome import FaceUnmasked
 
 # Angles are in degrees, heights above the cranium's middle and turns from the front. Distances are relative: 1 is the cranium's surface.
 #

@@ -6,18 +6,18 @@ from typing import Final
 import numpy as np
 
 from mdm_deid.encoding.part10 import open_part10
+from mdm_deid.faces.place import member, place_of, rescale_of
 from mdm_deid.faces.region import find_face
-from mdm_deid.faces.rule import FaceRule, member, place_of, rescale_of
-from mdm_deid.faces.unmasked import FaceUnmasked
+from mdm_deid.faces.rule import FaceRule
 from mdm_deid.faces.volume import MAX_SLICES, Slice, reduced, sample, stack
-from mdm_deid.outcome import Malformed
+from mdm_deid.outcome import FaceUnmasked, Malformed
 from mdm_deid.pixels.blanking import Unblankable, decoded_frames
 from mdm_deid.pixels.image import BODY_PART, IMAGE_TYPE, SERIES, SOP_CLASS, Image, read_image
-from mdm_deid.rules.face import SINGLE_FRAME
+from mdm_deid.rules.facts import SINGLE_FRAME
 
 _CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 # Terms of Body Part Examined (PS3.16 Annex L) of which no part of a head can be seen. Neck, chest and spine are not among them.
-_ELSEWHERE: Final = frozenset(
+_FAR_FROM_HEAD: Final = frozenset(
     {"ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BLADDER", "CALF", "COCCYX", "ELBOW", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND"}
     | {"HIP", "HUMERUS", "KIDNEY", "KNEE", "LEG", "LIVER", "LSPINE", "LOWERLEG", "PANCREAS", "PELVIS", "PROSTATE", "SACRUM", "SIJOINT"}
     | {"SPLEEN", "SSPINE", "THIGH", "TOE", "UTERUS", "WRIST"}
@@ -59,7 +59,7 @@ def read_slice(part10: bytes | memoryview) -> Slice:
         reduced(values, spacing),
         modality,
         member(image),
-        part in _ELSEWHERE,
+        part in _FAR_FROM_HEAD,
     )
 
 
@@ -88,7 +88,7 @@ def make_rule(slices: Iterable[Slice]) -> FaceRule:
     try:
         return FaceRule.of_series(members, find_face(sample(ordered)).numbers())
     except FaceUnmasked as error:
-        if error.detail == "no_head" and all(one.elsewhere for one in ordered):
+        if error.detail == "no_head" and all(one.far_from_head for one in ordered):
             return FaceRule.of_series(members, ())
         raise
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mdm_deid.faces.unmasked import FaceUnmasked
+from mdm_deid.outcome import FaceUnmasked
 
 Floats = NDArray[np.float64]
 #: Slices are reduced to pixels of about this size, in mm, or smaller.
@@ -27,7 +27,7 @@ class Slice:
     """One image, reduced.
 
     `origin` is the middle of its first pixel in patient coordinates (mm), `row` the step to the next column and `column` that to the
-    next row, of the original pixels; `shape` is rows and columns of the original, `member` its name (`rule.member`). `elsewhere`: its
+    next row, of the original pixels; `shape` is rows and columns of the original, `member` its name (`rule.member`). `far_from_head`: its
     header names a part of the body from which no head can be seen.
     """
 
@@ -38,7 +38,7 @@ class Slice:
     values: NDArray[np.float32] = field(repr=False)
     modality: str
     member: bytes = b""
-    elsewhere: bool = False
+    far_from_head: bool = False
 
     @property
     def normal(self) -> Floats:

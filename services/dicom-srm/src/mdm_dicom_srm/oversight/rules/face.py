@@ -13,11 +13,11 @@ from typing import Any, Protocol, cast
 
 from mdm_deid import Patient
 from mdm_deid.encoding.part10 import open_part10
-from mdm_deid.faces.rule import FaceRule, member
+from mdm_deid.faces.place import member
+from mdm_deid.faces.rule import FaceRule
 from mdm_deid.faces.series import make_rule, read_slice
-from mdm_deid.faces.unmasked import FaceUnmasked
 from mdm_deid.faces.volume import MAX_SLICES, Slice
-from mdm_deid.outcome import Malformed, Outcome
+from mdm_deid.outcome import FaceUnmasked, Malformed, Outcome
 from mdm_deid.pixels.image import read_image
 from mdm_wire.errors import Invalid, MdmError, Unavailable
 
