@@ -21,7 +21,7 @@ _PROFILE_LEAVES: Final = 1.15
 _NOSE: Final = 0.04
 # What lies nearer than this is never blanked, by height: the brain of fsaverage and a margin of 8 degrees and of 2 % and more.
 _HEIGHTS: Final = np.array([-55.0, -40.0, -30.0, -22.0, -12.0])
-_NEAREST: Final = np.array([0.80, 0.87, 0.92, 0.96, 1.0])
+_NEAREST: Final = np.array([0.82, 0.89, 0.94, 0.975, 1.0])
 # To the sides, where the temples are, all of the cranium stays.
 _SIDES: Final = (40.0, 65.0)
 _WIDEST: Final = 76.0

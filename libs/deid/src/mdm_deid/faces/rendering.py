@@ -46,14 +46,14 @@ def _shaded(solid: Mask) -> Bytes:
     """Return a body (depth, rows, columns) lit from the upper left."""
     hit = solid.any(axis=0)
     depth = np.where(hit, np.argmax(solid, axis=0), solid.shape[0]).astype(np.float64)
-    depth = np.kron(_smooth(depth, hit), np.ones((_ENLARGED, _ENLARGED)))
-    hit = np.kron(hit, np.ones((_ENLARGED, _ENLARGED), bool))
+    depth = _smooth(depth, hit).repeat(_ENLARGED, 0).repeat(_ENLARGED, 1)
+    hit = np.asarray(hit.repeat(_ENLARGED, 0).repeat(_ENLARGED, 1))
     for _ in range(2):
         depth = _smooth(depth, hit)
     down, across = np.gradient(depth * _ENLARGED)
     normal = np.stack([across, down, np.full_like(depth, _ENLARGED)], axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    light = np.clip(normal @ (_LIGHT * np.array([-1, 1, 1]) * np.array([-1, 1, 1])), 0, 1)
+    light = np.clip(normal @ _LIGHT, 0, 1)
     near = 1 - 0.35 * np.clip((depth - depth[hit].min()) / max(1.0, float(np.ptp(depth[hit]))), 0, 1) if hit.any() else depth
     return np.asarray(np.where(hit, 30 + 225 * light * near, 0), np.uint8)
 
