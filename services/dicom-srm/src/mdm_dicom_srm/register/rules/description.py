@@ -65,7 +65,7 @@ class Describer:
         self._names = names
         self._attributes = attributes
         keywords = {item.name for of_level in attributes.values() for item in of_level} | {item.name for item in _PATIENT_ATTRIBUTES}
-        self._reader = HeaderReader(keywords | _NEEDED)
+        self._reader = HeaderReader(_NEEDED | keywords)
 
     def collections(self) -> list[Collection]:
         """Return the site's collections, ancestors first."""
