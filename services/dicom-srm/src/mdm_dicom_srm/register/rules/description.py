@@ -64,8 +64,9 @@ class Describer:
     def __init__(self, names: Names, attributes: Mapping[str, tuple[Attribute, ...]]) -> None:
         self._names = names
         self._attributes = attributes
-        keywords = {item.name for of_level in attributes.values() for item in of_level} | {item.name for item in _PATIENT_ATTRIBUTES}
-        self._reader = HeaderReader(_NEEDED | keywords)
+        levels = {level: {item.name for item in of_level} for level, of_level in attributes.items()}
+        self._originals = HeaderReader({item.name for item in _PATIENT_ATTRIBUTES}, given=levels[STUDIES] | levels[SERIES])
+        self._anonymous = HeaderReader(_NEEDED.union(*levels.values()))
 
     def collections(self) -> list[Collection]:
         """Return the site's collections, ancestors first."""
@@ -90,7 +91,7 @@ class Describer:
         # Without these UIDs it cannot be retrieved.
         if judgement is None or job.header is None or not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
-        return self._description(job, self._reader.read(job.header), self._reader.read(judgement.header))
+        return self._description(job, self._originals.read(job.header), self._anonymous.read(judgement.header))
 
     def _description(self, job: Job, original: HeaderValues, anonymous: HeaderValues) -> Description | Verdict:
         patient, study, series = (

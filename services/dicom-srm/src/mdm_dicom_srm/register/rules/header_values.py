@@ -1,24 +1,24 @@
 """The values of a header as pydicom reads them; elements that do not differ from one image to the next are read once."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import pydicom
-from cachetools import LRUCache
 from mdm_deid.encoding.codec import skip
 from mdm_deid.encoding.part10 import Part10, open_part10
 from mdm_deid.outcome import Malformed
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import read_dataset
 
 _CHARACTER_SET = 0x00080005
 _TRANSFER_SYNTAX = "TransferSyntaxUID"
 _REMEMBERED = 4096
 _MAX_REMEMBERED_BYTES = 1024
+_UNKNOWN = object()
 #: What an element's value depends on: transfer syntax, character set, its bytes with tag and length.
 _Key = tuple[str, bytes, bytes]
 
@@ -34,12 +34,13 @@ class HeaderValues:
 class HeaderReader:
     """Reads the elements with certain keywords. Safe from several threads; remembers some thousand small elements, in memory only."""
 
-    def __init__(self, keywords: frozenset[str]) -> None:
-        self._keywords = {int(tag): keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
-        self._wanted = {_CHARACTER_SET, *self._keywords}
+    def __init__(self, keywords: Set[str], given: Set[str] = frozenset()) -> None:
+        """Read the values of `keywords`, and of these and `given` whether they are empty."""
+        self._keywords = _tags(keywords)
+        self._given = self._keywords | _tags(given)
+        self._wanted = {_CHARACTER_SET, *self._given}
         self._last = max(self._wanted)
-        self._remembered: LRUCache[_Key, Any] = LRUCache(_REMEMBERED)
-        self._lock = Lock()
+        self._remembered: dict[_Key, Any] = {}
 
     def read(self, part10: bytes) -> HeaderValues:
         """Return the values of a Part 10 file's header. A value that cannot be decoded is missing.
@@ -55,22 +56,30 @@ class HeaderReader:
 
     def _read_elements(self, opened: Part10, elements: Mapping[int, tuple[bytes, bool]]) -> HeaderValues:
         character_set = elements.get(_CHARACTER_SET, (b"", False))[0]
-        keys = {tag: (opened.transfer_syntax, character_set, element) for tag, (element, _) in elements.items() if tag in self._keywords}
-        with self._lock:
-            known = {tag: self._remembered[key] for tag, key in keys.items() if key in self._remembered}
-        new = {tag: key for tag, key in keys.items() if tag not in known}
+        values, new = {}, []
+        for tag, (element, _) in elements.items():
+            if (keyword := self._keywords.get(tag)) is not None:
+                key = (opened.transfer_syntax, character_set, element)
+                if (value := self._remembered.get(key, _UNKNOWN)) is _UNKNOWN:
+                    new.append((keyword, key))
+                values[keyword] = value
         if new:
-            # pydicom does not see the other elements: it takes long for each.
-            content = b"".join([opened.envelope, *([] if _CHARACTER_SET in new else [character_set]), *(key[2] for key in new.values())])
-            dataset = pydicom.dcmread(io.BytesIO(content), force=True)
-            read = {tag: _value(dataset, self._keywords[tag]) for tag in new}
-            known |= read
-            with self._lock:
-                self._remembered.update((key, read[tag]) for tag, key in new.items() if len(key[2]) <= _MAX_REMEMBERED_BYTES)
-        values = {self._keywords[tag]: value for tag, value in known.items()}
+            values |= self._read_new(opened, character_set, new)
         if _TRANSFER_SYNTAX in self._keywords.values() and opened.envelope:
             values[_TRANSFER_SYNTAX] = opened.transfer_syntax
-        return HeaderValues(values, frozenset(self._keywords[tag] for tag in keys if elements[tag][1]))
+        return HeaderValues(values, frozenset(self._given[tag] for tag, (_, filled) in elements.items() if filled and tag in self._given))
+
+    def _read_new(self, opened: Part10, character_set: bytes, new: Sequence[tuple[str, _Key]]) -> dict[str, Any]:
+        """Read elements that are not remembered. pydicom does not see the others: it takes long for each."""
+        elements = [element for _, (*_, element) in new]
+        content = b"".join(elements if character_set in elements else [character_set, *elements])
+        encoding = opened.encoding
+        dataset = read_dataset(io.BytesIO(content), not encoding.explicit, encoding.little)
+        read = {keyword: _value(dataset, keyword) for keyword, _ in new}
+        if len(self._remembered) > _REMEMBERED:
+            self._remembered.clear()
+        self._remembered.update((key, read[keyword]) for keyword, key in new if len(key[2]) <= _MAX_REMEMBERED_BYTES)
+        return read
 
     def _elements(self, part10: bytes, opened: Part10) -> Iterator[tuple[int, tuple[bytes, bool]]]:
         """Yield wanted elements of the top level: tag, bytes, and whether the value says anything."""
@@ -86,10 +95,14 @@ class HeaderReader:
             pos = end
 
     def _read_whole(self, dataset: Dataset) -> HeaderValues:
-        values = {keyword: _value(dataset, keyword) for keyword in self._keywords.values() if keyword in dataset}
+        values = {keyword: _value(dataset, keyword) for keyword in self._given.values() if keyword in dataset}
         if _TRANSFER_SYNTAX in self._keywords.values():
             values[_TRANSFER_SYNTAX] = dataset.file_meta.get(_TRANSFER_SYNTAX)
         return HeaderValues(values, frozenset(keyword for keyword, value in values.items() if value not in (None, "")))
+
+
+def _tags(keywords: Set[str]) -> dict[int, str]:
+    return {int(tag): keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
