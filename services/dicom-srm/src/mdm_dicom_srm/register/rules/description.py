@@ -91,9 +91,9 @@ class Describer:
         # Without these UIDs it cannot be retrieved.
         if judgement is None or job.header is None or not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
-        return self._description(job, self._originals.read(job.header), self._anonymous.read(judgement.header))
+        return self._description(job, judgement.size or job.size, self._originals.read(job.header), self._anonymous.read(judgement.header))
 
-    def _description(self, job: Job, original: HeaderValues, anonymous: HeaderValues) -> Description | Verdict:
+    def _description(self, job: Job, size: int | None, original: HeaderValues, anonymous: HeaderValues) -> Description | Verdict:
         patient, study, series = (
             attribute.text(anonymous, keyword, _SHORT) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
         )
@@ -129,5 +129,5 @@ class Describer:
                 Directory(study_lfn, acl_id),
                 Directory(series_lfn),
             ),
-            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, job.size),
+            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, size),
         )
