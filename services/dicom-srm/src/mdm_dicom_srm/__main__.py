@@ -8,12 +8,12 @@ from uuid import UUID
 from mdm_service.process.main import Runtime, run
 from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.desk import Desk, open_desk
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
 from mdm_dicom_srm.composition.site import Site, build_staging, open_site
 from mdm_dicom_srm.config import Settings
+from mdm_dicom_srm.connection_check import targets
 from mdm_dicom_srm.oversight import composition as oversight
 from mdm_dicom_srm.oversight.rules.site import SpoolStatus
 from mdm_dicom_srm.pacs.dimse import silence_dicom

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydicom
-from mdm_deid.encoding.codec import skip
+from mdm_deid.encoding.element import skip
 from mdm_deid.encoding.part10 import Part10, open_part10
 from mdm_deid.outcome import Malformed
 from pydicom import Dataset

@@ -241,13 +241,10 @@ class QueueStore:
             ).fetchall()
             if state is State.KEYED:
                 # What changed meanwhile has a key, too: it must not be forgotten if the instance may not be released any more.
-                condition = "lease_id = %s AND lease_version <> version AND guid = ANY(%s)"
-                sql = f"UPDATE registration SET keyed = true, changed = true WHERE {condition}"  # noqa: S608 - fixed parts only
-                connection.execute(sql.encode(), (lease_id, list(guids)))
+                sql = "UPDATE registration SET keyed = true, changed = true WHERE lease_id = %s AND lease_version <> version"
+                connection.execute(f"{sql} AND guid = ANY(%s)", (lease_id, list(guids)))
         advanced = {row[0] for row in rows}
-        changed = {guid: file.lfn for guid, file in published.items() if guid not in advanced}
-        if changed:
-            self.note_lfns(changed)
+        self.note_lfns({guid: file.lfn for guid, file in published.items() if guid not in advanced})
         return advanced
 
     def note_lfns(self, lfns: Mapping[UUID, str]) -> None:
