@@ -213,7 +213,7 @@ class LocalSpool:
 
     def _sweep(self, generation: str) -> None:
         boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-        wanted = f"1 {boot} {generation}"
+        wanted = f"2 {boot} {generation}"  # of version 1 the same content had other ciphertext each time
         marker = self._directory / "GENERATION"
         keep = marker.exists() and marker.read_text() == wanted
         found: list[tuple[float, UUID, int]] = []
