@@ -138,7 +138,8 @@ def build_door(site: Site, runtime: Runtime, staging: stage.Stage, generation: s
         Limits(settings.threads, settings.requests_per_caller),
     )
     copies = PostgresKnownCopies(site.database.pool, generation)
-    return door.build_door(opening, site.settings.tls, runtime.authenticator, staging.rules, staging.place, copies)
+    parts = door.Staging(staging.rules, staging.spool.sizes)
+    return door.build_door(opening, site.settings.tls, runtime.authenticator, parts, staging.place, copies)
 
 
 def own_part(settings: Settings, worker: int) -> tuple[SpoolSettings, str]:

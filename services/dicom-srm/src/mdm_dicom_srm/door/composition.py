@@ -11,9 +11,17 @@ from mdm_dicom_srm.door.http.authentication import CertificateAuthentication
 from mdm_dicom_srm.door.http.listener import Limits, Listener
 from mdm_dicom_srm.door.rules.copy import KnownCopies
 from mdm_dicom_srm.door.rules.on_demand import OnDemand
-from mdm_dicom_srm.door.rules.service import DoorService
+from mdm_dicom_srm.door.rules.service import DoorService, SizesOf
 from mdm_dicom_srm.stage.composition import Place
 from mdm_dicom_srm.stage.rpc.servicer import SrmRules
+
+
+@dataclass(frozen=True)
+class Staging:
+    """What the door needs of staging: its use cases, and the sizes of what the spool holds."""
+
+    rules: SrmRules
+    sizes: SizesOf
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,15 @@ class Opening:
 
 
 def build_door(
-    opening: Opening, tls: TlsSettings, authenticator: Authenticator, rules: SrmRules, place: Place, copies: KnownCopies
+    opening: Opening, tls: TlsSettings, authenticator: Authenticator, staging: Staging, place: Place, copies: KnownCopies
 ) -> Listener:
     """Return the listener of a site's door; `start` serves.
 
     Raises:
         ConfigurationError: it cannot be listened on.
     """
+    rules = staging.rules
     on_demand = OnDemand(rules.service, place.authority, opening.pin_seconds)
-    service = DoorService(rules.service, rules.listing, on_demand, copies, place.authority)
+    service = DoorService(rules.service, rules.listing, on_demand, copies, staging.sizes, place.authority)
     door = Door(service, rules.service, rules.control, place.site, place.authority, opening.url.rstrip("/"), dict(opening.instances))
     return Listener(opening.address, tls, CertificateAuthentication(authenticator), door, opening.limits)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import pytest
-from mdm_dicom_srm.door.composition import Opening, build_door
+from mdm_dicom_srm.door.composition import Opening, Staging, build_door
 from mdm_dicom_srm.door.http.listener import Limits
 from mdm_dicom_srm.door.rules.copy import Known
 from mdm_dicom_srm.stage.composition import Place
@@ -48,11 +48,12 @@ class RunningDoor:
         self.bans = directory / "bans"
         self.bans.write_text("")
         self.trust = TrustStore((Authority.load(identity.ca, (pki.namespace,), pki.crl_file),), self.bans)
-        authenticator = Authenticator(self.trust, Membership(None), {"operator": [pki.subject("olga")]})
+        authenticator = Authenticator(self.trust, Membership(None), {"monitor": [pki.subject("olga")]})
         rules = SrmRules(world.service, world.control, world.listing, Spaces(dict, None))
+        staging = Staging(rules, lambda guids: world.spool.sizes(guids))
         place = Place("hospital-a", "hospital-a", ROOT, "srm-1")
         tls = TlsSettings(certificate=identity.certificate, key=identity.key, ca=identity.ca)
-        self.listener = build_door(opening or Opening(Address(port=0)), tls, authenticator, rules, place, self.copies)
+        self.listener = build_door(opening or Opening(Address(port=0)), tls, authenticator, staging, place, self.copies)
         self.listener.start()
         self.port = self.listener.port
         self.identities = {}
@@ -92,9 +93,17 @@ class RunningDoor:
     def staged(self, lfn, content=b"PATIENTDOE pixels" * 40, name="alice"):
         """Put an image as `put`, and have it staged."""
         guid = self.put(lfn, content)
-        token = self.world.get([guid], self.trust.subject_of(self.identity(name).certificate.read_bytes()))
-        self.world.settled(self.trust.subject_of(self.identity(name).certificate.read_bytes()), token)
+        token = self.world.get([guid], self.subject(name))
+        self.world.settled(self.subject(name), token)
         return guid, token
+
+    def subject(self, name="alice"):
+        return self.trust.subject_of(self.identity(name).certificate.read_bytes())
+
+    def evict(self, guid, name="alice"):
+        """Release the pins of a file, and have the spool lose it."""
+        self.world.control.release(self.subject(name), "", [f"srm://hospital-a/{guid}"])
+        self.world.forget([guid])
 
     def stop(self):
         self.listener.stop()

@@ -38,9 +38,12 @@ def status_of(error: MdmError) -> int:
     return _STATUS.get(error.code, 500)
 
 
-def failed(request: web.BaseRequest, error: MdmError) -> web.Response:
-    """Return an error in the form of the protocol that a path belongs to: Tape REST (RFC 7807), DRS, or one line of text."""
-    status = status_of(error)
+def failed(request: web.BaseRequest, error: MdmError, status: int = 0) -> web.Response:
+    """Return an error in the form of the protocol that a path belongs to: Tape REST (RFC 7807), DRS, or one line of text.
+
+    `status` is that of HTTP, where it is no error of ours.
+    """
+    status = status or status_of(error)
     headers = {"Retry-After": str(RETRY_SECONDS)} if status in _LATER else {}
     if request.path.startswith("/api/"):
         problem = {"type": "about:blank", "title": error.reason, "detail": error.message, "status": status}

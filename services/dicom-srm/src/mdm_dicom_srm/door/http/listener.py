@@ -23,6 +23,8 @@ MAX_CONNECTIONS = 1024
 MAX_BODY_BYTES = 8 * 1024 * 1024  # 10,000 paths of 800 bytes
 #: How long a client may take for the TLS handshake, for the head of a request, and between two requests.
 HANDSHAKE_SECONDS, HEAD_SECONDS, IDLE_SECONDS = 20.0, 20.0, 75.0
+#: How long a body is read that nobody wants, so that its sender sees the answer.
+LINGER_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 _STOP_SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -39,43 +41,44 @@ class Limits:
     requests_per_caller: int = 64
 
 
-class _Connection(asyncio.Protocol):
-    """A connection: hands everything on to aiohttp, and knows until when the client has to have sent the head of a request."""
+class _Connection(web.RequestHandler):
+    """A connection that knows until when its client has to have sent the head of a request."""
 
-    def __init__(self, inner: web.RequestHandler, connections: "dict[asyncio.BaseTransport, _Connection]") -> None:
-        self._inner = inner
+    def __init__(
+        self, server: web.Server, connections: "dict[asyncio.BaseTransport, _Connection]", loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(
+            server, loop=loop, access_log=None, logger=_silent, keepalive_timeout=IDLE_SECONDS, lingering_time=LINGER_SECONDS, debug=False
+        )
         self._connections = connections
-        self.transport: asyncio.Transport | None = None
-        self.deadline = 0.0
         self._waits = True
+        self.deadline = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
         if len(self._connections) >= MAX_CONNECTIONS:
             transport.abort()
         self._connections[transport] = self
         self.deadline = time.monotonic() + HEAD_SECONDS
-        self._inner.connection_made(transport)
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._waits:  # the first bytes of a request's head
             self._waits, self.deadline = False, time.monotonic() + HEAD_SECONDS
-        self._inner.data_received(data)
-
-    def eof_received(self) -> None:
-        self._inner.eof_received()
+        super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.transport is not None:
             self._connections.pop(self.transport, None)
-        self._inner.connection_lost(exc)
+        super().connection_lost(exc)
 
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no request without repeating it, and end the connection."""
+        response = web.Response(status=status, text="BAD_REQUEST: this is not an HTTP request.\n", headers={"Server": "mdm"})
+        response.force_close()
+        return response
 
     def begin(self) -> None:
         """Note that a request is being answered."""
@@ -102,7 +105,7 @@ class Listener:
         self._connections: dict[asyncio.BaseTransport, _Connection] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
-        self._stopping = asyncio.Event()
+        self._serving, self._stopping = threading.Event(), asyncio.Event()
         self._app = self._application(door)
         try:
             self._server, self._runner = self._loop.run_until_complete(self._listen(address))
@@ -114,6 +117,7 @@ class Listener:
     def start(self) -> None:
         """Serve in the background."""
         self._thread.start()
+        self._serving.wait()
         _log.info("serving the door", extra={"port": self.port})
 
     def stop(self) -> None:
@@ -133,12 +137,12 @@ class Listener:
         return app
 
     async def _listen(self, address: Address) -> tuple[asyncio.Server, web.AppRunner]:
-        runner = web.AppRunner(self._app, access_log=None, logger=_silent, keepalive_timeout=IDLE_SECONDS, handle_signals=False)
+        runner = web.AppRunner(self._app, handle_signals=False)
         await runner.setup()
         inner = runner.server
         assert inner is not None
         server = await self._loop.create_server(
-            lambda: _Connection(inner(), self._connections),
+            lambda: _Connection(inner, self._connections, self._loop),
             address.host,
             address.port,
             ssl=self._context,
@@ -153,6 +157,7 @@ class Listener:
 
     async def _serve(self) -> None:
         await self._server.start_serving()
+        self._serving.set()
         watch = asyncio.create_task(self._watch())
         await self._stopping.wait()
         watch.cancel()
@@ -170,9 +175,9 @@ class Listener:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
-            for connection in list(self._connections.values()):
-                if connection.deadline <= now and connection.transport is not None:
-                    connection.transport.abort()
+            for transport, connection in list(self._connections.items()):
+                if connection.deadline <= now and isinstance(transport, asyncio.Transport):
+                    transport.abort()
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -198,10 +203,10 @@ class Listener:
         except MdmError as error:
             return failed(request, error)
         except web.HTTPException as error:
-            if error.status == 404 or error.status >= 500:
-                raise
-            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return web.Response(status=error.status, headers=headers, text=f"{error.reason}\n")
+            answer = failed(request, MdmError(error.reason.upper().replace(" ", "_"), "The request was refused."), error.status)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:

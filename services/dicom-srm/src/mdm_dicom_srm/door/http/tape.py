@@ -72,8 +72,7 @@ async def poll(request: web.Request) -> web.Response:
 
     def work() -> dict[str, Any]:
         status = _request(door, peer.dn, token)
-        [summary] = door.control.summaries(peer.dn, [token])
-        created = int(summary.created if summary else status.now)
+        created = int(status.created)
         answer = {"id": token, "createdAt": created, "startedAt": created, "files": [_file(door, item) for item in status.files]}
         return answer if status.pending else {**answer, "completedAt": int(status.now)}
 

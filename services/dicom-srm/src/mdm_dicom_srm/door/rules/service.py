@@ -1,7 +1,7 @@
 """Use cases of the door: look at paths, open what is staged, know checksums."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from mdm_dicom_srm.stage.rules.listing import MAX_LISTED, MAX_SURLS, Extent, Lis
 from mdm_dicom_srm.stage.rules.port import CatalogEntry, PathKind
 from mdm_dicom_srm.stage.rules.service import StagingService
 
+SizesOf = Callable[[Sequence[UUID]], Mapping[UUID, int]]
 ONLINE = frozenset({Locality.ONLINE, Locality.ONLINE_AND_NEARLINE})
 
 
@@ -42,11 +43,15 @@ class Resource:
 class DoorService:
     """What callers of the door may see and read: the same as by gRPC."""
 
-    def __init__(self, staging: StagingService, listing: Listing, on_demand: OnDemand, copies: KnownCopies, authority: str) -> None:
+    def __init__(
+        self, staging: StagingService, listing: Listing, on_demand: OnDemand, copies: KnownCopies, sizes: SizesOf, authority: str
+    ) -> None:
+        """`sizes` returns those of staged files, in bytes; `authority` is part of the site's SURLs."""
         self._staging = staging
         self._listing = listing
         self._on_demand = on_demand
         self._copies = copies
+        self._sizes = sizes
         self._authority = authority
 
     def look(self, owner: str, lfn: str) -> Resource:
@@ -112,15 +117,17 @@ class DoorService:
         return resource.entry.guid
 
     def _resources(self, found: Sequence[Listed]) -> list[Resource | None]:
-        known = self._copies.find([item.entry.guid for item in found if item.entry is not None and item.entry.guid is not None])
-        return [None if item.entry is None else _resource(item.entry, item.locality, known) for item in found]
+        guids = [item.entry.guid for item in found if item.entry is not None and item.entry.guid is not None]
+        known, sizes = self._copies.find(guids), self._sizes(guids)
+        return [None if item.entry is None else _resource(item.entry, item.locality, known, sizes) for item in found]
 
 
-def _resource(entry: CatalogEntry, locality: Locality, known: dict[UUID, Known]) -> Resource:
-    copy = known.get(entry.guid) if entry.guid is not None else None
-    if copy is not None:
-        return Resource(entry, locality, copy.size, copy)
-    return Resource(entry, locality, None if entry.size is None else stream.ciphertext_size(entry.size))
+def _resource(entry: CatalogEntry, locality: Locality, known: Mapping[UUID, Known], sizes: Mapping[UUID, int]) -> Resource:
+    copy, size = None, None if entry.size is None else stream.ciphertext_size(entry.size)
+    if entry.guid is not None:
+        copy = known.get(entry.guid)
+        size = sizes.get(entry.guid, copy.size if copy else size)
+    return Resource(entry, locality, size, copy)
 
 
 def _there(found: Resource | None) -> Resource:

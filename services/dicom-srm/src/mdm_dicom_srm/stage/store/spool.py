@@ -159,6 +159,11 @@ class LocalSpool:
         with self._lock:
             return {guid for guid in guids if guid in self._entries}
 
+    def sizes(self, guids: Iterable[UUID]) -> dict[UUID, int]:
+        """Return the sizes of those files that are here."""
+        with self._lock:
+            return {guid: entry.size for guid in guids if (entry := self._entries.get(guid)) is not None}
+
     def open(self, guid: UUID) -> BinaryIO | None:
         """Return the file for reading, or None if it is not here. An open file stays readable when it is evicted."""
         try:
