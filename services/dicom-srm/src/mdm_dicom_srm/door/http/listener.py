@@ -48,7 +48,13 @@ class _Connection(web.RequestHandler):
         self, server: web.Server, connections: "dict[asyncio.BaseTransport, _Connection]", loop: asyncio.AbstractEventLoop
     ) -> None:
         super().__init__(
-            server, loop=loop, access_log=None, logger=_silent, keepalive_timeout=IDLE_SECONDS, lingering_time=LINGER_SECONDS, debug=False
+            server,
+            loop=loop,
+            access_log=_silent,
+            logger=_silent,
+            keepalive_timeout=IDLE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            debug=False,
         )
         self._connections = connections
         self._waits = True
