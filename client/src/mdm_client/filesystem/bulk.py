@@ -26,6 +26,7 @@ def read_whole(grid: Grid, entries: Sequence[Entry], timeout: float, cancellatio
 
     All of it is in memory at once: ask for as much as there is room for.
     """
+    entries = [entry for entry in entries if entry.guid]
     if not entries:
         return {}
     keys = KeyRing(grid.keystores, cancellation, timeout)

@@ -13,7 +13,7 @@ from fsspec.core import get_compression
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from mdm_wire.errors import Invalid, MdmError
 
-from mdm_client.catalog.model import DIRECTORY, Entry
+from mdm_client.catalog.model import DIRECTORY, SYMLINK, Entry
 from mdm_client.client import Client
 from mdm_client.config import DEFAULT_PATH, ClientConfig
 from mdm_client.filesystem.error import as_os_errors, os_error
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LISTED_SECONDS = 30.0
 _BLOCK_BYTES = 1024 * 1024
+_LINK = {"type": "link", "islink": True}
 
 
 class MdmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -65,18 +66,24 @@ class MdmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         return "/" + text.strip("/")
 
     def ls(self, path: str, detail: bool = True, refresh: bool = False, **_: Any) -> list[Any]:
-        """Return what is in a directory, or the file itself: names, or with `detail` what `info` says; links as what they lead to."""
+        """Return what is in a directory, or the file itself: names, or with `detail` what `info` says; links to files as those."""
         name = self._lfn(path)
         tree, files = self._parts()
+        links: set[str] = set()
         with as_os_errors(name):
             entry = tree.target(name)
             if entry.kind != DIRECTORY:
                 found: Sequence[Entry] = [entry]
             else:
                 # A link that leads nowhere, or to what the user may not see, is not there.
-                answers = tree.followed(list(tree.children(name, fresh=refresh).values()))
+                children = tree.children(name, fresh=refresh)
+                answers = tree.followed(list(children.values()))
                 found = [answer for answer in answers if not isinstance(answer, MdmError)]
-        return [_info(item, files) if detail else item.lfn for item in found]
+                links = {item.lfn for item in children.values() if item.kind == SYMLINK}
+        if not detail:
+            return [item.lfn for item in found]
+        # What walks a tree goes into directories; a link to one may lead back to where it is.
+        return [{**_info(item, files), **(_LINK if item.lfn in links and item.kind == DIRECTORY else {})} for item in found]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return name, type (file or directory), size in bytes (None: not known before it was read once), times, GUID, SHA-256."""
@@ -112,10 +119,9 @@ class MdmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
             return self.cat_file(paths[0])
         found = self._read(paths)
-        if on_error == "raise":
-            for answer in found.values():
-                if isinstance(answer, OSError):
-                    raise answer
+        failed = [answer for answer in found.values() if isinstance(answer, OSError)]
+        if failed and on_error == "raise":
+            raise failed[0]
         return {name: answer for name, answer in found.items() if on_error == "return" or not isinstance(answer, OSError)}
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
@@ -171,7 +177,7 @@ class MdmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             raise OSError(30, "the catalog is read-only here", name)
         with as_os_errors(name):
             handle = self._handle(name)
-        size = _BLOCK_BYTES if block_size in (None, "default") else block_size
+        size = block_size if isinstance(block_size, int) else _BLOCK_BYTES
         return MdmFile(self, name, handle, size, autocommit=autocommit, cache_options=cache_options, **options)
 
     def _handle(self, name: str) -> Handle:
