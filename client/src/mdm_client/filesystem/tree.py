@@ -15,6 +15,7 @@ from mdm_client.name_syntax import Name
 
 #: Entries that are remembered, of all directories together.
 _MAX_ENTRIES = 500_000
+_MAX_STATED = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class _Listing:
     """A directory as it was at a time of `time.monotonic`: entries by name, in the catalog's order."""
 
     entries: Mapping[str, Entry]
+    time: float
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """One entry as it was at a time: the kernel asks for the directories above a file with each access to it."""
+
+    entry: Entry
     time: float
 
 
@@ -33,6 +42,7 @@ class Tree:
         self._catalog = catalog
         self._seconds = seconds
         self._top_names = top_names
+        self._stated: SizedCache[str, _Stated] = SizedCache(_MAX_STATED, lambda _: 1)
         self._listings: SizedCache[str, _Listing] = SizedCache(_MAX_ENTRIES, lambda listing: 1 + len(listing.entries))
 
     def children(self, lfn: str, *, fresh: bool = False) -> Mapping[str, Entry]:
@@ -76,8 +86,13 @@ class Tree:
             if name not in siblings:
                 raise NotFound("NOT_FOUND", f"{path}: no such file, or not for you")
             return siblings[name]
+        stated = self._stated.get(path)
+        if stated is not None and time.monotonic() - stated.time < self._seconds:
+            return stated.entry
         [found] = self._catalog.stat([Name(lfn=path)], follow=False)
-        return _or_raise(found)
+        entry = _or_raise(found)
+        self._stated.put(path, _Stated(entry, time.monotonic()))
+        return entry
 
     def followed(self, entries: Sequence[Entry]) -> list[Entry | MdmError]:
         """Return the entries, in place of each link what it leads to, under the link's name; or why it leads nowhere."""
@@ -113,6 +128,7 @@ class Tree:
     def forget(self) -> None:
         """Ask the catalog anew for everything."""
         self._listings.clear()
+        self._stated.clear()
 
 
 def names_of_collections(metadata: MetadataClient) -> Iterable[str]:

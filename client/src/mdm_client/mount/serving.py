@@ -107,11 +107,15 @@ def _silence(mfusepy: ModuleType) -> None:
 
 
 def _end(loop: _Loop, place: Path) -> None:
-    """Unmount, and wait for the loop; a mount that is only beginning is waited for, so that none is left."""
+    """Unmount, and wait for the loop; a mount that is only beginning is waited for, so that none is left.
+
+    The loop goes on while a program has a file open: it is left then, and ends with the process.
+    """
+    unmounted = 0
     for _ in range(int(_END_SECONDS / _STEP_SECONDS)):
         if mounted_kind(place):
             with suppress(MdmError):
-                unmount(place)
-        loop.join(_STEP_SECONDS)
-        if not loop.is_alive():
-            break
+                unmounted = unmount(place)
+        loop.join(_STEP_SECONDS * 5 if unmounted else _STEP_SECONDS)
+        if not loop.is_alive() or unmounted:
+            return
