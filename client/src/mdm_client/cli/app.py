@@ -34,6 +34,7 @@ _COMMANDS = {
     "ls": ("mdm_client.cli.catalog.listing:list_directory", "List a directory of the catalog, or one file."),
     "meta": ("mdm_client.cli.metadata.collection:meta", "Make, change, fill and copy collections of metadata."),
     "mkdir": ("mdm_client.cli.catalog.tree:mkdir", "Make directories in the catalog."),
+    "mount": ("mdm_client.cli.mount:mount", "Mount the catalog as a directory, for any program."),
     "mv": ("mdm_client.cli.catalog.tree:mv", "Rename files and directories, however large."),
     "quarantine": ("mdm_client.cli.quarantine:quarantine", "Look at images that wait for a person, and decide (curators only)."),
     "query": ("mdm_client.cli.metadata.query:query", "Ask the metadata in SQL (SELECT)."),
