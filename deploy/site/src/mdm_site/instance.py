@@ -131,6 +131,7 @@ def _container(number: int) -> str:
     ports: ["${{MDM_GRID_ADDRESS:-127.0.0.1}}:{port}:{_SRM_PORT}"]
     volumes:
       - "spool-{number}:/var/lib/mdm"
+      - "results:/var/lib/mdm-results"
       - "forwarder-status:/var/lib/mdm-forwarder:ro"
       - "${{MDM_SITE}}/dicom-srm:/etc/mdm/service:ro"
       - "${{MDM_SITE}}/trust:/etc/mdm/trust:ro"

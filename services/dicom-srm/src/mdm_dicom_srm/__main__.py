@@ -12,6 +12,7 @@ from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.desk import Desk, open_desk
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
+from mdm_dicom_srm.composition.result import results_among, serve_results
 from mdm_dicom_srm.composition.site import Site, build_staging, open_site
 from mdm_dicom_srm.config import Settings
 from mdm_dicom_srm.oversight import composition as oversight
@@ -22,6 +23,7 @@ from mdm_dicom_srm.reconcile import composition as reconcile
 from mdm_dicom_srm.reconcile.worker import Schedule
 from mdm_dicom_srm.register import composition as register
 from mdm_dicom_srm.register.rules.port import Grid
+from mdm_dicom_srm.result import composition as result
 from mdm_dicom_srm.stage import composition as stage
 
 MIGRATIONS = ("mdm_dicom_srm.migrations",)
@@ -39,17 +41,29 @@ def build(settings: Settings, runtime: Runtime) -> None:
     registration = _registration(site, desk, staging)
     overseeing = _oversight(site, desk, runtime, staging, registration, curators=first)
     schedule = _reconciliation(site, staging)
+    results = serve_results(settings, site.database, site.grid, site.results, site.instance, staging.forget)
+    resulting = (results,) if results else ()
 
-    for room in (staging, registration, overseeing):
+    for room in (staging, registration, overseeing, *resulting):
         room.add_to(runtime.server)
-    for full_name in (*stage.SERVICES, *register.SERVICES, *oversight.SERVICES):
+    for full_name in (*stage.SERVICES, *register.SERVICES, *oversight.SERVICES, *(result.SERVICES if results else ())):
         runtime.add_service(full_name)
     for name, ask in site.asks.items():
         runtime.watch(name, ask)
     if first:
         runtime.on_stop(registration.watch())
     scp, scheduled = (registration.scp,) if first else (), (schedule,) if schedule else ()
-    for part in (site.sizes, staging, site.move_title(), registration.workers, registration.inspections, *scp, overseeing, *scheduled):
+    for part in (
+        site.sizes,
+        staging,
+        site.move_title(),
+        registration.workers,
+        registration.inspections,
+        *scp,
+        overseeing,
+        *resulting,
+        *scheduled,
+    ):
         runtime.on_stop(part.stop)
         part.start()
 
@@ -85,7 +99,8 @@ def _reconcile_parts(
     database: SiteDatabase, grid: GridServices, spool: Path, forget: Callable[[Sequence[UUID]], None] | None = None
 ) -> reconcile.Parts:
     inventory = grid.inventory(database.names)
-    return reconcile.Parts(database.pool, database.sealer, database.names, database.shared, inventory, spool, forget)
+    results = results_among(database)
+    return reconcile.Parts(database.pool, database.sealer, database.names, database.shared, inventory, spool, results, forget)
 
 
 def _open_reconcile_parts(settings: Settings, pool: ConnectionPool) -> reconcile.Parts:
