@@ -1,19 +1,28 @@
-"""Calls of ResultService at one site."""
+"""Results at one site: calls of ResultService, and those of studies that are fetched."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
 from uuid import UUID
 
 import grpc
 from mdm.srm.v1 import result_pb2 as pb
 from mdm.srm.v1 import result_pb2_grpc
 from mdm_wire.batch import in_batches
-from mdm_wire.errors import FailedPrecondition, MdmError
+from mdm_wire.errors import FailedPrecondition, MdmError, NotFound
 from mdm_wire.retry import RetryPolicy
 from mdm_wire.status import from_item, from_rpc_error
 
+from mdm_client.catalog.client import CatalogClient
+from mdm_client.fetch.plan import Plan, make_plan
+from mdm_client.metadata.client import MetadataClient
+from mdm_client.name_syntax import Name
 from mdm_client.service import Service
 
 _BATCH = 1_000
+_STUDIES = 200
+# Of a name split at `/`: empty, VO, site, patient, study, series, file.
+_IMAGE_PARTS = 7
 # Verifying a large file takes longer than other calls.
 _DONE_SECONDS = 900.0
 
@@ -86,3 +95,47 @@ class ResultClient:
         if error.code.name == "UNIMPLEMENTED":
             return FailedPrecondition("NO_RESULT_SPACE", f"{self.place}: this site takes no results")
         return error
+
+
+class Services(Protocol):
+    """What finding results needs of a client."""
+
+    @property
+    def catalog(self) -> CatalogClient:
+        """Where files are."""
+
+    @property
+    def metadata(self) -> MetadataClient:
+        """What they are."""
+
+
+def with_results_of(client: Services, plan: Plan, *, with_digests: bool = False) -> Plan:
+    """Return a plan with the results of its files' studies too, those that the caller may read; they come into `results/`.
+
+    A study is known by the names of its images, /vo/site/patient/study/series/file; results below other names are taken as they are.
+    """
+    studies: dict[str, dict[str, None]] = {}
+    for file in plan.files:
+        parts = file.location.lfn.split("/")
+        if len(parts) == _IMAGE_PARTS:
+            studies.setdefault("/".join(parts[:3]), {})[parts[4]] = None
+    names = [name for base, uids in studies.items() for name in _names(client.metadata, base, list(uids))]
+    known = {file.guid for file in plan.files}
+    wanted = [name for name in names if name.guid not in known]
+    if not wanted:
+        return plan
+    more = make_plan(client.catalog, wanted, with_digests=with_digests)
+    files = [replace(file, path=f"results/{file.guid}-{file.location.lfn.rpartition('/')[2]}") for file in more.files]
+    return Plan([*plan.files, *files], [*plan.failures, *more.failures])
+
+
+def _names(metadata: MetadataClient, base: str, uids: Sequence[str]) -> Iterator[Name]:
+    for batch in in_batches(uids, _STUDIES):
+        parameters = {f"u{number}": uid for number, uid in enumerate(batch)}
+        places = ", ".join(f":{name}" for name in parameters)
+        sql = f'SELECT guid FROM "{base}/results" WHERE study IN ({places}) ORDER BY guid'  # noqa: S608 - values are parameters
+        try:
+            for row in metadata.query(sql, parameters=parameters):
+                yield Name(guid=UUID(str(row[0])))
+        except NotFound:  # a site without results
+            return

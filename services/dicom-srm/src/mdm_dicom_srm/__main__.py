@@ -12,7 +12,7 @@ from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.desk import Desk, open_desk
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
-from mdm_dicom_srm.composition.result import results_among, serve_results
+from mdm_dicom_srm.composition.result import open_reidentification, results_among, serve_results
 from mdm_dicom_srm.composition.site import Site, build_staging, open_site
 from mdm_dicom_srm.config import Settings
 from mdm_dicom_srm.oversight import composition as oversight
@@ -23,6 +23,7 @@ from mdm_dicom_srm.reconcile import composition as reconcile
 from mdm_dicom_srm.reconcile.worker import Schedule
 from mdm_dicom_srm.register import composition as register
 from mdm_dicom_srm.register.rules.port import Grid
+from mdm_dicom_srm.result import command as reidentification
 from mdm_dicom_srm.result import composition as result
 from mdm_dicom_srm.stage import composition as stage
 
@@ -112,6 +113,8 @@ def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["reconcile"]:
         sys.exit(command.run(sys.argv[2:], MIGRATIONS, _open_reconcile_parts))
+    if sys.argv[1:2] == ["reidentify"]:
+        sys.exit(reidentification.run(sys.argv[2:], MIGRATIONS, open_reidentification))
     run("dicom-srm", Settings, build, MIGRATIONS, targets)
 
 

@@ -1,15 +1,21 @@
 """The results of a site."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import UUID
 
+from mdm_deid import Pseudonymiser
 from mdm_service.access.acl import acl_entries
+from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.composition.database import SiteDatabase
+from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.grid import GridServices
 from mdm_dicom_srm.config import Settings
 from mdm_dicom_srm.grid.catalog import CatalogAccess
 from mdm_dicom_srm.grid.result import ResultGrid
+from mdm_dicom_srm.pacs.c_move import MoveDestination
+from mdm_dicom_srm.pacs.pacs_set import open_pacs
+from mdm_dicom_srm.result.command import Parts
 from mdm_dicom_srm.result.composition import KeptResults, Place, Results, build_results, open_kept
 from mdm_dicom_srm.result.rules.port import Forget
 from mdm_dicom_srm.result.store.record import PostgresResults
@@ -34,6 +40,13 @@ def results_among(database: SiteDatabase) -> Callable[[Sequence[UUID]], set[UUID
 
 def _name_key(database: SiteDatabase) -> bytes:
     return derive_key(database.secret, "result-name")
+
+
+def open_reidentification(settings: Settings, pool: ConnectionPool[Any]) -> Parts:
+    """Open what `mdm-dicom-srm reidentify` needs."""
+    database = open_database(settings, pool)
+    pacs = open_pacs(settings.pacs, MoveDestination(settings.scp.ae_title))
+    return Parts(database.registrations.locators_of, pacs, Pseudonymiser(database.secret).uid)
 
 
 def serve_results(

@@ -17,3 +17,12 @@ CREATE TABLE result (
 CREATE INDEX result_digest ON result (digest);
 CREATE INDEX result_charged ON result (charged);
 CREATE INDEX result_pending ON result (state) WHERE state <> 'PUBLISHED';
+
+-- Who translated a result back to original identifiers. Rows are only added.
+CREATE TABLE reidentification (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at      timestamptz NOT NULL DEFAULT now(),
+    curator text COLLATE "C" NOT NULL,
+    result  text COLLATE "C" NOT NULL,  -- its SOP Instance UID
+    images  uuid[] NOT NULL             -- the images that it refers to
+);
