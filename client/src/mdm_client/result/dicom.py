@@ -74,10 +74,10 @@ def _attributes(dataset: Dataset, patients: Sequence[str]) -> dict[str, str]:
 
 
 def _references(dataset: Dataset) -> Iterator[str]:
-    """Yield the SOP Instance UIDs to which a file refers, at any depth, but for itself."""
-    own = dataset.get("SOPInstanceUID")
+    """Yield the SOP Instance UIDs to which a file refers, at any depth, but for itself and, as structure sets do, for its study."""
+    own = {dataset.get("SOPInstanceUID"), dataset.get("StudyInstanceUID")}
     for element in dataset.iterall():
-        if element.keyword == _REFERENCED and element.value and element.value != own:
+        if element.keyword == _REFERENCED and element.value and element.value not in own:
             yield str(element.value)
 
 
