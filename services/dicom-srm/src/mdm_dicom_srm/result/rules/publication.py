@@ -100,6 +100,7 @@ class Publisher:
             named = self._grid.named([record.guid for record in page])
             unseen = [record for record in page if record.guid not in named]
             gone = [record for record in unseen if self._users.stat(record.owner, [record.guid]) == [None]]
+            self._records.note_named([record.guid for record in page if record not in gone])
             since = self._records.missing([record.guid for record in gone], self._clock())
             for record in gone:
                 if self._clock() - since.get(record.guid, self._clock()) >= self._gone_after:

@@ -102,6 +102,10 @@ class PostgresResults:
         with self._pool.connection() as connection:
             return dict(connection.execute(_MISSING, (now, list(guids))).fetchall())
 
+    def note_named(self, guids: Sequence[UUID]) -> None:
+        """Forget that the catalog did not name these results."""
+        self._execute("UPDATE result SET missing_since = NULL WHERE guid = ANY(%s) AND missing_since IS NOT NULL", (list(guids),))
+
     def _add(self, connection: Connection[TupleRow], record: Record, used: dict[str, int], quota: int) -> MdmError | None:
         if used[record.charged] + record.size > quota:
             left = max(0, quota - used[record.charged])
