@@ -107,13 +107,13 @@ def test_a_full_disk_refuses_and_keeps_what_has_arrived(tmp_path, monkeypatch):
     place = space.begin(guid)
     usage = shutil.disk_usage(tmp_path)
 
-    def filling():
+    def running_full():
         yield b"x" * 100
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=50))
         yield b"y" * 100
 
     with pytest.raises(Exhausted, match="no room"):
-        space.write(guid, place, 0, 300, filling())
+        space.write(guid, place, 0, 300, running_full())
     assert space.received(guid, place) == 100
     monkeypatch.undo()
     assert space.write(guid, place, 100, 300, iter([b"y" * 200])) == 300
