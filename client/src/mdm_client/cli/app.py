@@ -36,6 +36,7 @@ _COMMANDS = {
     "mkdir": ("mdm_client.cli.catalog.tree:mkdir", "Make directories in the catalog."),
     "mount": ("mdm_client.cli.mount:mount", "Mount the catalog as a directory, for any program."),
     "mv": ("mdm_client.cli.catalog.tree:mv", "Rename files and directories, however large."),
+    "put": ("mdm_client.cli.put:put", "Give results back: encrypt files here, keep them at a site, name them."),
     "quarantine": ("mdm_client.cli.quarantine:quarantine", "Look at images that wait for a person, and decide (curators only)."),
     "query": ("mdm_client.cli.metadata.query:query", "Ask the metadata in SQL (SELECT)."),
     "conflicts": ("mdm_client.cli.registration:conflicts", "List entries of which images state different values (operators only)."),

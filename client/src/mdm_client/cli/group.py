@@ -131,6 +131,7 @@ EXAMPLES = {
     "mkdir": "mdm mkdir -p /biomed/w/cohort/sub-01",
     "mount": "mdm mount images /biomed/hospital-a; ls -l images; mdm mount --unmount images",
     "mv": "mdm mv /biomed/w/cohort /biomed/w/cohort-2026",
+    "put": "mdm put lesion.nii.gz /biomed/hospital-a/results --derived-from /biomed/hospital-a/trial-7 --meta kind=segmentation",
     "quarantine": "mdm quarantine ls --reason ULTRASOUND",
     "quarantine blank": f"mdm quarantine blank {_GUID} --region 0,0,640,60 --note 'the banner with the name'",
     "quarantine decisions": "mdm quarantine decisions --limit 20",
