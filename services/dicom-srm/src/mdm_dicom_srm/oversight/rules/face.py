@@ -28,6 +28,7 @@ from mdm_dicom_srm.register.rules.port import Judge
 
 _log = logging.getLogger(__name__)
 _SECONDS = 120.0
+_STOP_SECONDS = 20.0
 #: Images of a series that are decoded at a time; so many are in memory.
 _AT_ONCE = 4
 #: Of so many series the masks are remembered, for so long.
@@ -153,7 +154,7 @@ class FaceMasks:
         with self._lock:
             self._stopped = True
             self._wake.notify_all()
-        self._thread.join(_SECONDS)
+        self._thread.join(_STOP_SECONDS)
 
     def rules(self, part10: bytes | memoryview) -> tuple[FaceRule, ...]:
         """Return the mask of a Part 10 file, if there is one: the first that was made from it, so that it is always the same."""
