@@ -72,11 +72,11 @@ def test_the_states_window_takes_the_place_of_the_images_and_a_given_one_of_both
 def test_a_voi_table_and_a_rescale_of_the_state_are_applied():
     image = ramp()
     table = item()
-    table.add_new("LUTDescriptor", "US", [64, 0, 8])
-    table.add_new("LUTData", "OW", bytes(reversed(range(64))))
+    table.add_new("LUTDescriptor", "US", [64, 0, 16])
+    table.add_new("LUTData", "US", [1024 * number for number in reversed(range(64))])
     voi = item(VOILUTSequence=[table])
     state = state_of(image, SoftcopyVOILUTSequence=[voi], RescaleSlope=1, RescaleIntercept=0, RescaleType="US")
-    assert shown(image, state)[0, :3].tolist() == [63, 62, 61]
+    assert shown(image, state)[0, :3].tolist() == [int(1024 * number / 65535 * 255) for number in (63, 62, 61)]
 
 
 def test_a_state_of_another_image_or_frame_changes_nothing():
