@@ -29,15 +29,16 @@ _BATCH = 1_000
 
 @dataclass(frozen=True)
 class Site:
-    """A site's collections: the path above them, where they are asked, the attributes of each, and the grid that has the files.
+    """A site's collections: the path above them, where they are asked, and the attributes of each; whether it has results of users.
 
-    `grid` names a site of `[sites]`; "" is the grid of the configuration itself.
+    `grid` names the site of `[sites]` whose grid has the files; "" is the grid of the configuration itself.
     """
 
     name: str
     base: str
     metadata: MetadataClient
     columns: Mapping[str, Mapping[str, Attribute]]
+    has_results: bool = False
     grid: str = ""
 
     def table(self, level: str) -> str:
@@ -177,8 +178,11 @@ class Records:
         metadata = service()
         grids = self._client.config.sites
         levels: dict[str, dict[str, dict[str, Attribute]]] = {}
+        with_results: set[str] = set()
         for collection in metadata.collections.walk("/"):
             base, _, level = collection.path.rpartition("/")
+            if level == "results" and {"study", "SOPInstanceUID"} <= {attribute.name for attribute in collection.attributes}:
+                with_results.add(base)
             if level in LEVELS:
                 levels.setdefault(base, {})[level] = {attribute.name: attribute for attribute in collection.attributes}
 
@@ -186,7 +190,7 @@ class Records:
             return next((known for known in (site, name) if known in grids), "")
 
         return [
-            Site(base.rpartition("/")[2], base, metadata, columns, grid(base.rpartition("/")[2]))
+            Site(base.rpartition("/")[2], base, metadata, columns, base in with_results, grid(base.rpartition("/")[2]))
             for base, columns in levels.items()
             if len(columns) == len(LEVELS) and all(_KEYS[level] in columns[level] for level in LEVELS)
         ]
