@@ -143,14 +143,16 @@ def text(run: Session, guid: str, frame: int, site: str) -> None:
     "--region", "regions", multiple=True, required=True, callback=_regions, metavar="L,T,W,H", help="What is blanked; may be repeated."
 )
 @click.option("--note", default="", metavar="TEXT", help="Why, for the record: one line, nothing that identifies a patient.")
+@click.option("--only-this", is_flag=True, help="On this image only, not on its kind.")
 @_site
 @session_command
-def blank(run: Session, guid: str, regions: list[Region], note: str, site: str) -> int:
+def blank(run: Session, guid: str, regions: list[Region], note: str, only_this: bool, site: str) -> int:
     """Have regions of an image blanked, on all images of its maker, model and size from now on.
 
     Those that wait for the same suspicion are judged again at once, and leave with the regions blanked.
     """
-    rule, errors = run.client().curator(site).blank_alike(guid, regions, note)
+    curator = run.client().curator(site)
+    rule, errors = (curator.blank_one if only_this else curator.blank_alike)(guid, regions, note)
     failures = [error for error in errors if error is not None]
     facts = {"rule": rule_facts(rule), "queued": len(errors) - len(failures), "failed": len(failures)}
     show(run.as_json, facts, f"{rule.name}: {len(errors) - len(failures)} images queued to be judged again")
@@ -170,7 +172,7 @@ def rules(run: Session, site: str) -> None:
     columns = (
         ("RULE", "uuid"),
         ("STATE", "uuid"),
-        ("MAKER", "text"),
+        ("FOR", "text"),
         ("SIZE", "uuid"),
         ("REGIONS", "text"),
         ("WHO", "text"),
@@ -178,7 +180,7 @@ def rules(run: Session, site: str) -> None:
     )
     rows = (
         (
-            *(rule.name, "ended" if rule.ended_by else "holds", _maker(rule.kind), f"{rule.kind.columns}x{rule.kind.rows}"),
+            *(rule.name, "ended" if rule.ended_by else "holds", rule.guid or _maker(rule.kind), f"{rule.kind.columns}x{rule.kind.rows}"),
             *(" ".join(_written(region) for region in rule.regions), rule.subject, iso(rule.time), rule.note),
         )
         for rule in found
@@ -219,6 +221,7 @@ def rule_facts(rule: pb.PixelRule) -> dict[str, Any]:
         "subject": rule.subject,
         "time": iso(rule.time),
         "note": rule.note,
+        "guid": rule.guid,
         "ended_by": rule.ended_by,
         "ended": iso(rule.end_time) if rule.ended_by else "",
     }

@@ -165,8 +165,9 @@ class CuratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreatePixelRule(self, request, context):
-        """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, which is then
-        not held back any more for the suspicions that this one is under. What waits is judged again by RetryQuarantined.
+        """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, or on this
+        one only, which is then not held back any more for the suspicions that this one is under. What waits is judged again by
+        RetryQuarantined.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

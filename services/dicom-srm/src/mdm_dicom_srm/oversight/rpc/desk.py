@@ -54,7 +54,7 @@ class DeskCalls(curator_pb2_grpc.CuratorServiceServicer):
     def CreatePixelRule(self, request: pb.CreatePixelRuleRequest, context: grpc.ServicerContext) -> pb.CreatePixelRuleResponse:
         """Make a rule of regions."""
         guid = message.uuid(request.guid, "guid")
-        rule = self.desk.create_rule(guid, _boxes(request.regions), current_caller().dn, request.note)
+        rule = self.desk.create_rule(guid, _boxes(request.regions), current_caller().dn, request.note, only=request.this_instance_only)
         return pb.CreatePixelRuleResponse(rule=_rule(rule))
 
     def ListPixelRules(self, request: pb.ListPixelRulesRequest, context: grpc.ServicerContext) -> pb.ListPixelRulesResponse:
@@ -107,6 +107,7 @@ def _rule(item: SiteRule) -> pb.PixelRule:
         note=item.note,
         ended_by=item.ended_by,
         end_time=message.timestamp(item.ended_at) if item.ended_at else None,
+        guid=str(item.only.guid) if item.only else "",
     )
 
 

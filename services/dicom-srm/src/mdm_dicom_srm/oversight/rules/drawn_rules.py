@@ -45,7 +45,7 @@ class DrawnRules:
         return (*self.current(), *masks) if own is None else (*self.current(), own, *masks)
 
     def current(self) -> Drawn:
-        """Return the rules for kinds."""
+        """Return the rules that curators made."""
         with self._lock:
             if self._clock() - self._read_at >= _SECONDS:
                 self._read()
@@ -71,4 +71,7 @@ class DrawnRules:
 
 def drawn_rule(rule: SiteRule) -> DrawnRule:
     """Return a curator's rule as de-identification applies it."""
-    return DrawnRule.of_kind(rule.name, rule.kind, rule.regions, frozenset(reason.lower() for reason in rule.reasons))
+    clears = frozenset(reason.lower() for reason in rule.reasons)
+    if rule.only is not None:
+        return DrawnRule.of_instance(rule.name, rule.only.instance, rule.regions, clears)
+    return DrawnRule.of_kind(rule.name, rule.kind, rule.regions, clears)
