@@ -28,7 +28,7 @@ _COMMANDS = {
     "du": ("mdm_client.cli.catalog.listing:du", "Sum up directories of the catalog."),
     "encrypt": ("mdm_client.cli.keystore.encryption:encrypt", "Encrypt a file of any kind under a key of the keystores."),
     "find": ("mdm_client.cli.catalog.listing:find", "Find entries of the catalog by name, kind, size, time."),
-    "get": ("mdm_client.cli.dicom_srm:get", "Fetch files, decrypted."),
+    "get": ("mdm_client.cli.get:get", "Fetch files, decrypted."),
     "key": ("mdm_client.cli.keystore.key:key", "Create, inspect, share, destroy and look after the keys of files."),
     "ln": ("mdm_client.cli.catalog.tree:ln", "Make a symbolic link in the catalog."),
     "ls": ("mdm_client.cli.catalog.listing:list_directory", "List a directory of the catalog, or one file."),

@@ -6,8 +6,12 @@ prefix ‖ index (4, big-endian) ‖ last (1), and is 1 MiB long with its tag, t
 one as long as needed. Swapped, missing or foreign segments fail to authenticate, and so does a cut: the last segment is
 marked. The format is implemented here because Tink's own Python binding copies every byte several times
 (15 times slower); tests compare both.
+
+Salt and nonce prefix are random, or derived from key, associated data and content: then the same content gives the same ciphertext
+(docs/decisions/0030-stable-ciphertext.md).
 """
 
+import hashlib
 import io
 import os
 import threading
@@ -33,6 +37,8 @@ TAG_SIZE: Final = 16
 _SALT_SIZE: Final = 32
 _PREFIX_SIZE: Final = 7
 _MAX_SEGMENTS: Final = 1 << 32
+# Longer than a salt, so HKDF extracts here from the key under another salt than any stream has.
+_HEADER_LABEL = b"mdm stable ciphertext, version 1: salt and nonce prefix"
 _of_thread = threading.local()
 
 
@@ -72,12 +78,14 @@ def encrypt(key: bytes, associated_data: bytes, buffers: Iterable[Buffer]) -> by
 def encrypt_buffers(key: bytes, associated_data: bytes, buffers: Sequence[Buffer], destination: Destination) -> int:
     """Encrypt the concatenated buffers, which are not copied, segment by segment; return the size of the ciphertext in bytes.
 
+    Equal content under an equal key and associated data gives equal ciphertext. The buffers must not change meanwhile: they are read
+    twice, for their digest and to encrypt them, and what was not digested must not be encrypted under a salt that was derived.
     `destination` may take a part of what it is given, as unbuffered files do, and then returns how much; it must have used that when
     `write` returns.
     """
     views = deque(view for view in (memoryview(buffer).cast("B") for buffer in buffers) if view)
     left = sum(map(len, views))
-    salt, prefix = os.urandom(_SALT_SIZE), os.urandom(_PREFIX_SIZE)
+    salt, prefix = _derived(key, associated_data, views)
     cipher = SegmentCipher(key, associated_data, salt, prefix)
     sealed = _scratch(min(ciphertext_size(left), SEGMENT_SIZE))
     sealed[:HEADER_SIZE] = bytes([HEADER_SIZE]) + salt + prefix
@@ -328,6 +336,17 @@ class DecryptingReader(io.RawIOBase):
         self._finished = last
         self._index += 1
         self._size = SEGMENT_SIZE
+
+
+def _derived(key: bytes, associated_data: bytes, views: Iterable[memoryview]) -> tuple[bytes, bytes]:
+    """Return salt and nonce prefix of this content: HKDF-SHA-256 of the key over associated data and SHA-256 of the plaintext."""
+    digest = hashlib.sha256()
+    for view in views:
+        digest.update(view)
+    # The digest has a fixed length and stands last, so no two pairs of associated data and digest are the same bytes.
+    info = associated_data + digest.digest()
+    derived = HKDF(algorithm=SHA256(), length=_SALT_SIZE + _PREFIX_SIZE, salt=_HEADER_LABEL, info=info).derive(key)
+    return derived[:_SALT_SIZE], derived[_SALT_SIZE:]
 
 
 def _scratch(size: int) -> memoryview:
