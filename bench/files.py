@@ -27,8 +27,8 @@ from mdm_testing.local_stack import LocalStack
 from mdm_testing.process import BIN
 from mdm_testing.study import SMALL_SIDE, Study, make_multi_frame, make_study
 
-_PIECE = 64 * 1024
-_PIECES = 100
+_RANGE_BYTES = 64 * 1024
+_RANGES = 100
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def mounted(config: Path, lfn: str, folder: Path) -> Iterator[Path]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds of a piece of work."""
+    """Return the seconds of some work."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -70,21 +70,21 @@ def small(system: own.Own, config: Path, directory: str, count: int, folder: Pat
 
 
 def large(system: own.Own, config: Path, lfn: str, size: int, folder: Path) -> dict[str, float]:
-    """Return the seconds of each way to have one large file, whole and in pieces."""
+    """Return the seconds of each way to have one large file, whole and by ranges."""
     directory, _, name = lfn.rpartition("/")
-    offsets = random.Random(7).sample(range(size - _PIECE), _PIECES)
+    offsets = random.Random(7).sample(range(size - _RANGE_BYTES), _RANGES)
     found = {"mdm get": system.by_command(directory, 1)}
     with Client.load(config) as client:
         files = MdmFileSystem(client=client, skip_instance_cache=True)
         found["fsspec, whole"] = timed(lambda: files.cat_file(lfn))
         with files.open(lfn, cache_type="none") as file:
-            found["fsspec, a piece"] = statistics.median(timed(lambda at=at: (file.seek(at), file.read(_PIECE))) for at in offsets)
+            found["fsspec, a range"] = statistics.median(timed(lambda at=at: (file.seek(at), file.read(_RANGE_BYTES))) for at in offsets)
         files.close()
     with mounted(config, directory, folder) as place:
         found["mount, whole"] = timed(lambda: subprocess.run(["cat", place / name], stdout=subprocess.DEVNULL, check=True))
     with mounted(config, directory, folder) as place:
         descriptor = os.open(place / name, os.O_RDONLY)
-        found["mount, a piece"] = statistics.median(timed(lambda at=at: os.pread(descriptor, _PIECE, at)) for at in offsets)
+        found["mount, a range"] = statistics.median(timed(lambda at=at: os.pread(descriptor, _RANGE_BYTES, at)) for at in offsets)
         os.close(descriptor)
     return found
 
@@ -95,7 +95,7 @@ def show(title: str, rounds: list[dict[str, float]], count: int, unit: str) -> N
     reference = statistics.median(found["mdm get"] for found in rounds)
     for name in rounds[0]:
         seconds = statistics.median(found[name] for found in rounds)
-        rate = "" if name.endswith("a piece") else f"{count / seconds:,.0f}"
+        rate = "" if name.endswith("a range") else f"{count / seconds:,.0f}"
         print(f"| {name} | {seconds:.4f} | {rate} | {f'{reference / seconds:.2f} ×' if rate else ''} |")
 
 
@@ -131,7 +131,7 @@ def main() -> None:
         rounds = [small(system, config, directory, options.files, folder) for _ in range(options.rounds)]
         show(f"{options.files:,} files of 38 KB, staged", rounds, options.files, "files")
         rounds = [large(system, config, names[1][0], size, folder) for _ in range(options.rounds)]
-        show(f"one file of {size / 1e6:.0f} MB, staged; a piece is {_PIECE // 1024} KiB at random", rounds, size // 1_000_000, "MB")
+        show(f"one file of {size / 1e6:.0f} MB, staged; a range is {_RANGE_BYTES // 1024} KiB at random", rounds, size // 1_000_000, "MB")
     print(f"\n{begin}; load {machine.load()} at the end")
 
 

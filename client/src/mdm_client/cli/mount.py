@@ -13,7 +13,7 @@ from mdm_client.cli.catalog.entry import LFN
 from mdm_client.cli.catalog.listing import SIZE
 from mdm_client.cli.context import Session, keep_freed_memory, session_command
 from mdm_client.cli.error import OK
-from mdm_client.cli.output import print_line
+from mdm_client.cli.output import show
 from mdm_client.name_syntax import normalise_lfn
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def mount(run: Session, directory: Path, target: str, end: bool, foreground: boo
 
     if end:
         unmount(directory)
-        if not run.as_json:
-            print_line(f"{directory} is unmounted")
+        show(run.as_json, {"directory": str(directory), "mounted": False}, f"{directory} is unmounted")
         return OK
     need_packages("mdm mount", "mount", "mfusepy")
     check_fuse()
@@ -126,6 +125,6 @@ def _in_background(run: Session, directory: Path, arguments: Sequence[str]) -> i
         raise
     # It goes on without us: what would be said of a child that nobody waited for is not true of it.
     child.returncode = OK
-    if not run.as_json:
-        print_line(f"{directory} is mounted; mdm mount --unmount {directory} ends it")
+    said = f"{directory} is mounted; mdm mount --unmount {directory} ends it"
+    show(run.as_json, {"directory": str(directory), "mounted": True, "pid": child.pid}, said)
     return OK
