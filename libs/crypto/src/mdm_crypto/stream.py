@@ -86,7 +86,7 @@ def encrypt_buffers(key: bytes, associated_data: bytes, buffers: Sequence[Buffer
     views = deque(view for view in (memoryview(buffer).cast("B") for buffer in buffers) if view)
     left = sum(map(len, views))
     salt, prefix = _derived(key, associated_data, views)
-    cipher = _SegmentCipher(key, associated_data, salt, prefix)
+    cipher = SegmentCipher(key, associated_data, salt, prefix)
     sealed = _scratch(min(ciphertext_size(left), SEGMENT_SIZE))
     sealed[:HEADER_SIZE] = bytes([HEADER_SIZE]) + salt + prefix
     start, total, index, last = HEADER_SIZE, 0, 0, False
@@ -106,7 +106,7 @@ def decrypt(key: bytes, associated_data: bytes, data: Buffer) -> bytes:
     Raises:
         StreamError: the ciphertext is not authentic or not complete; nothing is returned.
     """
-    cipher, rest = _open_header(key, associated_data, memoryview(data))
+    cipher, rest = open_header(key, associated_data, memoryview(data))
     segments = []
     first = SEGMENT_SIZE - HEADER_SIZE
     starts = [0, *range(first, len(rest), SEGMENT_SIZE)]
@@ -141,7 +141,7 @@ def decrypt_stream(key: bytes, associated_data: bytes, source: Source, destinati
     return size
 
 
-class _SegmentCipher:
+class SegmentCipher:
     """AES-256-GCM of numbered segments under one header."""
 
     def __init__(self, key: bytes, associated_data: bytes, salt: bytes, prefix: bytes) -> None:
@@ -202,7 +202,7 @@ class EncryptingWriter:
 
     def __init__(self, key: bytes, associated_data: bytes, destination: Destination) -> None:
         salt, prefix = os.urandom(_SALT_SIZE), os.urandom(_PREFIX_SIZE)
-        self._cipher = _SegmentCipher(key, associated_data, salt, prefix)
+        self._cipher = SegmentCipher(key, associated_data, salt, prefix)
         self._destination = destination
         self._index = 0
         self._capacity = SEGMENT_SIZE - HEADER_SIZE - TAG_SIZE
@@ -282,7 +282,7 @@ class DecryptingReader(io.RawIOBase):
         super().__init__()
         self._source = source
         header = _read_exactly(source, HEADER_SIZE)
-        self._cipher, _ = _open_header(key, associated_data, memoryview(header))
+        self._cipher, _ = open_header(key, associated_data, memoryview(header))
         self._index = 0
         self._size = SEGMENT_SIZE - HEADER_SIZE
         self._block = memoryview(bytearray(SEGMENT_SIZE + 1))
@@ -385,13 +385,13 @@ def _read_exactly(source: Source, size: int) -> bytes:
     return bytes(buffer[: _fill(source, buffer)])
 
 
-def _open_header(key: bytes, associated_data: bytes, data: memoryview) -> tuple[_SegmentCipher, memoryview]:
+def open_header(key: bytes, associated_data: bytes, data: memoryview) -> tuple[SegmentCipher, memoryview]:
     """Split ciphertext into its cipher and what follows the header."""
     data = data.cast("B")
     if len(data) < HEADER_SIZE or data[0] != HEADER_SIZE:
         raise _not_authentic()
     salt, prefix = bytes(data[1 : 1 + _SALT_SIZE]), bytes(data[1 + _SALT_SIZE : HEADER_SIZE])
-    return _SegmentCipher(key, associated_data, salt, prefix), data[HEADER_SIZE:]
+    return SegmentCipher(key, associated_data, salt, prefix), data[HEADER_SIZE:]
 
 
 def _not_authentic() -> StreamError:

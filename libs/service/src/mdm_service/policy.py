@@ -18,6 +18,7 @@ ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, METADATA_PEER, MONITOR, C
 _SERVICES_AND_USERS = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
 _HEALTH_CALLERS = _SERVICES_AND_USERS | {MONITOR, METADATA_PEER, CURATOR}
 _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
+_USERS = frozenset({USER})
 _KEY_USERS = frozenset({USER, DICOM_SRM})
 _OPERATORS = frozenset({OPERATOR})
 _DICOM_SRM = frozenset({DICOM_SRM})
@@ -135,6 +136,15 @@ POLICY: Mapping[str, frozenset[str]] = {
         GetSpaceMetaData=_CLIENTS,
     ),
     **_rows("mdm.srm.v1.TransferService", Read=_CLIENTS, ReadFiles=_CLIENTS),
+    **_rows(
+        "mdm.srm.v1.ResultService",
+        PrepareToPut=_USERS,
+        Write=_USERS,
+        StatusOfPutRequest=_USERS,
+        PutDone=_USERS,
+        AbortPut=_USERS,
+        Rm=_USERS | _OPERATORS,
+    ),
     **_rows(
         "mdm.srm.v1.RegistrationService",
         RegisterStudies=_OPERATORS,
