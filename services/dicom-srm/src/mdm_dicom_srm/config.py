@@ -288,7 +288,7 @@ HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.:\[\]-
 
 
 class DoorSettings(Section):
-    """The HTTPS door. `url` is where callers reach it, if its certificate and port are not what they are told; see door/README.md."""
+    """The HTTPS door. `url` is where callers reach it; without one, what their header Host says. `instances` are other instances' doors."""
 
     host: str = "127.0.0.1"
     port: Port
