@@ -1,8 +1,10 @@
 """Putting a result of 1 GB beside a plain upload with boto3 to the same SeaweedFS.
 
 The reference sends the plaintext by boto3's own `upload_file`, as `aws s3 cp` does: multipart, as it comes (parts of 8 MB, ten at a time)
-and as dicom-srm does (16 MB, four at a time); the faster one counts. Ours is `mdm_client.result.put` on a local stack whose space for results is a bucket of the same server: a key on three keystores, encryption,
-gRPC over mutual TLS, checksums at both ends, the multipart upload, catalog and metadata. `ours, on a disk` has the space in a directory
+and as dicom-srm does (16 MB, four at a time); the faster one counts.
+
+Ours is `mdm_client.result.put` on a local stack whose space for results is a bucket of the same server: a key on three keystores,
+encryption, gRPC over mutual TLS, checksums at both ends, the multipart upload, catalog and metadata. `ours, on a disk` has the space in a directory
 instead, beside `copy and fsync` of the same file. Each way in turn, several times; the first round warms up and does not count. Prints
 medians with their range, and the processor seconds of the client's and dicom-srm's processes.
 """
@@ -135,8 +137,8 @@ def main() -> None:
                 use_bucket(stack, server)
                 s3 = server.client()
                 bucket: dict[str, Callable[[], object]] = {"ours, in the bucket": ours(client, stack, source)}
-                for name, config in REFERENCES.items():
-                    bucket[name] = partial(s3.upload_file, str(source), BUCKET, "reference", Config=config)
+                for reference, config in REFERENCES.items():
+                    bucket[reference] = partial(s3.upload_file, str(source), BUCKET, "reference", Config=config)
                 seconds = measure(bucket, options.rounds)
                 report(seconds, size, min(REFERENCES, key=lambda name: statistics.median(seconds[name])))
         finally:
