@@ -4,9 +4,9 @@ The reference sends the plaintext by boto3's own `upload_file`, as `aws s3 cp` d
 and as dicom-srm does (16 MB, four at a time); the faster one counts.
 
 Ours is `mdm_client.result.put` on a local stack whose space for results is a bucket of the same server: a key on three keystores,
-encryption, gRPC over mutual TLS, checksums at both ends, the multipart upload, catalog and metadata. `ours, on a disk` has the space in a directory
-instead, beside `copy and fsync` of the same file. Each way in turn, several times; the first round warms up and does not count. Prints
-medians with their range, and the processor seconds of the client's and dicom-srm's processes.
+encryption, gRPC over mutual TLS, checksums at both ends, the multipart upload, catalog and metadata. `ours, on a disk` has the space in
+a directory instead, beside `copy and fsync` of the same file. Each way in turn, several times; the first round warms up and does
+not count. Prints medians with their range, and the processor seconds of the client's and dicom-srm's processes.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
 from mdm_deid.check.self_check import CheckedDeidentifier
-from mdm_deid.encoding.codec import standard_vr
+from mdm_deid.encoding.element import standard_vr
 from mdm_deid.rules.table import load_actions, load_identifiers
 
 SM, CT = "1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.2"

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mdm_deid import Deidentifier, Malformed, Outcome, Patient, Profile, Pseudonymiser, Result
 from mdm_deid.check.self_check import CheckedDeidentifier
-from mdm_deid.encoding.codec import EXPLICIT_LE
+from mdm_deid.encoding.element import EXPLICIT_LE
 from mdm_deid.encoding.part10 import open_part10
-from mdm_deid.encoding.run import LONGEST_HEADER, Items, RecentSeries, Runs
+from mdm_deid.encoding.remembered_run import LONGEST_HEADER, Items, RecentSeries, Runs
 from mdm_deid.rules.facts import steers
 from mdm_deid.rules.profile import SHIPPED
 from mdm_deid.rules.rule import FULL_DATES, MODIFIED_DATES, OPTIONS

@@ -15,7 +15,7 @@ from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.cli.batch import run
 from mdm_deid.cli.preview import preview
 from mdm_deid.cli.worker import Order, Task
-from mdm_deid.encoding.codec import EXPLICIT_LE, Header
+from mdm_deid.encoding.element import EXPLICIT_LE, Header
 from mdm_deid.pixels.rule import PixelRules
 
 DEFLATED = b"\2\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from mdm_deid.encoding.codec import standard_vr
+from mdm_deid.encoding.element import standard_vr
 from pydicom.datadict import tag_for_keyword
 from pydicom.sr._concepts_dict import concepts
 

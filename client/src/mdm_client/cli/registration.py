@@ -18,9 +18,9 @@ from mdm_client.cli.catalog.entry import LFN
 from mdm_client.cli.context import Session, session_command
 from mdm_client.cli.error import SOME_FAILED, Failures, Interrupted, exit_code_of_items, show_client_error, show_error
 from mdm_client.cli.output import printable, show
-from mdm_client.fetch.registration import Scan
 from mdm_client.fetch.srm import SrmClient
 from mdm_client.name_syntax import parse_name
+from mdm_client.registration import Scan
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_UID = 64

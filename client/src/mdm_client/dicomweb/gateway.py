@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,7 @@ from mdm_client.dicomweb.records import IMAGES, SERIES, STUDIES, Record, Records
 from mdm_client.dicomweb.study import Studies, Study, ref_of
 from mdm_client.image.cache import EncryptedFolder, FileCache
 from mdm_client.image.fetching import Fetcher
-from mdm_client.image.instance import Instance
+from mdm_client.image.instance import Instance, read_instance
 
 DEFAULT_MEMORY = 1024**3
 _DISK_BYTES = 16 * 1024**3
@@ -47,7 +48,7 @@ class Gateway:
         self.records = Records(client)
         self.studies = Studies(self.records)
         self.cache = FileCache(memory, EncryptedFolder(cache, _DISK_BYTES) if cache else None)
-        self.files = Fetcher(client, self.cache, root)
+        self.files = Fetcher(client, self.cache, partial(read_instance, root=root), Instance.held_bytes)
 
     def search_studies(self, pairs: Iterable[tuple[str, str]]) -> Listing:
         """Return the studies that the parameters of an address ask for."""

@@ -11,7 +11,7 @@ from mdm_wire.retry import RetryPolicy
 from mdm_wire.url import turl_token
 
 from mdm_client.fetch.instance import Instances
-from mdm_client.fetch.registration import RegistrationClient
+from mdm_client.registration import RegistrationClient
 from mdm_client.service import Service, Stream
 
 _STATE_NAMES = {value: name.removeprefix("REGISTRATION_STATE_") for name, value in registration_pb2.RegistrationState.items()}

@@ -12,6 +12,7 @@ PACS = "pacs"
 FORWARDER = "pacs-forwarder"
 SCP = "dicom-srm-scp"
 CURATORS = "dicom-srm-curators"
+DOOR = "dicom-srm-door"
 SECOND_SCP = "dicom-srm-2-scp"
 #: The second instance of dicom-srm, which a stack may have.
 SECOND_SRM = Service("dicom-srm-2", DICOM_SRM.module, DICOM_SRM.name)
@@ -25,6 +26,7 @@ LISTENERS = {
     **{service.name: service.name for service in ALL_SERVICES},
     SCP: DICOM_SRM.name,
     CURATORS: DICOM_SRM.name,
+    DOOR: DICOM_SRM.name,
     SECOND_SCP: SECOND_SRM.name,
     PACS: PACS,
     PACS_HTTP: PACS,

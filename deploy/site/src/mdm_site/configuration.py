@@ -65,6 +65,9 @@ class Topology(Protocol):
     def curator_addresses(self) -> list[str]:
         """Return host:port of each at which curators reach one."""
 
+    def door(self) -> tuple[str, int]:
+        """Return where dicom-srm's HTTPS door listens."""
+
     def spool(self) -> PurePath:
         """Return dicom-srm's spool."""
 
@@ -236,6 +239,7 @@ def _dicom_srm(topology: Topology) -> Document:
         link |= {"dicomweb_url": pacs.dicomweb, "dicomweb_user": pacs.user, "dicomweb_password_file": pacs.password_file}
     host, port = topology.scp()
     curator_host, curator_port = topology.curators()
+    door_host, door_port = topology.door()
     return {
         "pacs": link,
         "scp": {
@@ -246,6 +250,7 @@ def _dicom_srm(topology: Topology) -> Document:
             "forwarder_status_file": topology.forwarder_status(),
         },
         "curator": {"host": curator_host, "port": curator_port},
+        "door": {"host": door_host, "port": door_port},
         "spool": {"directory": topology.spool(), "quota_bytes": 2_000_000_000},
         "results": {"directory": topology.results(), "quota_bytes": 2_000_000_000, "keep_free_bytes": 0},
         "grid": _connections(topology, DICOM_SRM.name),

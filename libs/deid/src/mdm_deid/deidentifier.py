@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from pydicom._uid_dict import UID_dictionary
 
-from mdm_deid.encoding.codec import Encoding
+from mdm_deid.encoding.element import Encoding
 from mdm_deid.encoding.part10 import Part10, open_part10, write_part10
-from mdm_deid.encoding.run import SERIES, Piece
+from mdm_deid.encoding.remembered_run import SERIES, Piece
 from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result, Withheld
 from mdm_deid.pixels.blanking import BlankedPixels, blank_pixels
 from mdm_deid.pixels.image import read_image
 from mdm_deid.pixels.rule import PixelRule, PixelRules
 from mdm_deid.rules.data_set import DataSetPass
-from mdm_deid.rules.engine import Written
+from mdm_deid.rules.element_pass import Written
 from mdm_deid.rules.facts import (
     DATES_MODIFIED,
     METHOD,

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
+from mdm_deid.encoding.element import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Encoding
 
 _SYNTAXES = ((b"1.2.840.10008.1.2", IMPLICIT_LE), (b"1.2.840.10008.1.2.1", EXPLICIT_LE), (b"1.2.840.10008.1.2.2", EXPLICIT_BE))
 _CLASSES = (*(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.1.1.4", b"1.2.840.10008.5.1.4.1.1.128") * 5, b"1.2.826.0.1.9")

@@ -8,13 +8,13 @@ from uuid import UUID
 from mdm_service.process.main import Runtime, run
 from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.check import targets
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.desk import Desk, open_desk
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
 from mdm_dicom_srm.composition.result import open_reidentification, results_among, serve_results
-from mdm_dicom_srm.composition.site import Site, build_staging, open_site
+from mdm_dicom_srm.composition.site import Site, build_door, build_staging, open_site
 from mdm_dicom_srm.config import Settings
+from mdm_dicom_srm.connection_check import targets
 from mdm_dicom_srm.oversight import composition as oversight
 from mdm_dicom_srm.oversight.rules.site import SpoolStatus
 from mdm_dicom_srm.pacs.dimse import silence_dicom
@@ -44,6 +44,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
     schedule = _reconciliation(site, staging)
     results = serve_results(settings, site.database, site.grid, site.results, site.instance, staging.forget)
     resulting = (results,) if results else ()
+    door = build_door(site, runtime, staging, desk.generation)
 
     for room in (staging, registration, overseeing, *resulting):
         room.add_to(runtime.server)
@@ -54,17 +55,8 @@ def build(settings: Settings, runtime: Runtime) -> None:
     if first:
         runtime.on_stop(registration.watch())
     scp, scheduled = (registration.scp,) if first else (), (schedule,) if schedule else ()
-    for part in (
-        site.sizes,
-        staging,
-        site.move_title(),
-        registration.workers,
-        registration.inspections,
-        *scp,
-        overseeing,
-        *resulting,
-        *scheduled,
-    ):
+    workers = (registration.workers, registration.inspections)
+    for part in (site.sizes, staging, site.move_title(), *workers, *scp, overseeing, *resulting, *scheduled, *((door,) if door else ())):
         runtime.on_stop(part.stop)
         part.start()
 

@@ -277,6 +277,21 @@ class CuratorSettings(Section):
     threads: Annotated[int, Field(ge=2, le=64)] = 8
 
 
+HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,262}/?$")]
+
+
+class DoorSettings(Section):
+    """The HTTPS door. `url` is where callers reach it, if its certificate and port are not what they are told; see door/README.md."""
+
+    host: str = "127.0.0.1"
+    port: Port
+    url: HttpsUrl | Literal[""] = ""
+    instances: dict[InstanceName, HttpsUrl] = Field(default_factory=dict)
+    pin_seconds: Annotated[int, Field(gt=0)] = 3600
+    threads: Annotated[int, Field(ge=2, le=256)] = 16
+    requests_per_caller: Annotated[int, Field(ge=1)] = 64
+
+
 class ReconcileSettings(Section):
     """How often the site is compared with catalog, metadata, keystores and spool, and what may be repaired of what differs."""
 
@@ -359,6 +374,7 @@ class Settings(ServiceSettings):
     deid: DeidSettings = DeidSettings()
     patient_id: PatientIdSettings = PatientIdSettings()
     curator: CuratorSettings | None = None
+    door: DoorSettings | None = None
     results: ResultsSettings | None = None
     reconcile: ReconcileSettings = ReconcileSettings()
 

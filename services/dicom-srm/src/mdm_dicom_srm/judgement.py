@@ -48,9 +48,9 @@ RELEASABLE = frozenset(reason.upper() for reason in PIXEL_SUSPICIONS) | {TEXT_FO
 class Judgement:
     """What the whole instance led to; `reason` is a stable code in capitals, empty when released.
 
-    `header` is the released file up to its pixel data, empty unless released. `rules` names the rules under which it was made
-    (`generation`), `patient` is the study's patient at that time; under other rules, or for another patient, it is void. `found` are
-    the tags whose values the self-check found in what was to be released.
+    `header` is the released file up to its pixel data, and `size` all of its bytes; empty unless released. `rules` names the
+    rules under which it was made (`generation`), `patient` is the study's patient at that time; under other rules, or for
+    another patient, it is void. `found` are the tags whose values the self-check found in what was to be released.
     """
 
     outcome: Outcome
@@ -59,18 +59,21 @@ class Judgement:
     rules: str = ""
     patient: Patient | None = field(default=None, repr=False)
     found: tuple[int, ...] = ()
+    size: int | None = None
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads."""
         patient = None if self.patient is None else astuple(self.patient)
-        return json.dumps([self.outcome, self.reason, self.rules, patient, self.found]).encode() + b"\n" + self.header
+        return json.dumps([self.outcome, self.reason, self.rules, patient, self.found, self.size]).encode() + b"\n" + self.header
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Judgement":
         """Return the judgement that `to_bytes` wrote."""
         head, _, header = data.partition(b"\n")
-        outcome, reason, rules, patient, *found = json.loads(head)  # earlier versions kept no `found`
-        return cls(Outcome(outcome), reason, header, rules, None if patient is None else Patient(*patient), tuple(*found))
+        # Earlier versions kept neither `found` nor `size`.
+        outcome, reason, rules, patient, *later = json.loads(head)
+        found, size = (*later, None, None)[:2]
+        return cls(Outcome(outcome), reason, header, rules, None if patient is None else Patient(*patient), tuple(found or ()), size)
 
 
 def decide(
@@ -99,7 +102,7 @@ def judge(
     if result.outcome is not Outcome.RELEASED or result.data is None:
         return Judgement(result.outcome, result.reason, found=result.found)
     try:
-        return Judgement(result.outcome, header=header_of(b"".join(result.data)).part10)
+        return Judgement(result.outcome, header=header_of(b"".join(result.data)).part10, size=sum(map(len, result.data)))
     except Invalid as error:
         return Judgement(Outcome.FAILED, error.reason)
 

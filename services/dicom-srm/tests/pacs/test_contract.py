@@ -11,11 +11,11 @@ from datetime import date
 import pydicom
 import pytest
 from mdm_deid.encoding.header import Header
+from mdm_dicom_srm.pacs.alternatives import Fallback
 from mdm_dicom_srm.pacs.c_get import CGet
 from mdm_dicom_srm.pacs.c_move import CMove, MoveDestination
 from mdm_dicom_srm.pacs.dicomweb import DicomWeb
 from mdm_dicom_srm.pacs.dimse import AssociationPool, Peer
-from mdm_dicom_srm.pacs.fallback import Fallback
 from mdm_dicom_srm.pacs.header import header_of
 from mdm_dicom_srm.pacs.pacs_set import PacsSet
 from mdm_dicom_srm.pacs.port import LISTED, NOT_IN_PACS, InstanceLocator, MissingInstance, Pacs, RetrievedInstance, Scope

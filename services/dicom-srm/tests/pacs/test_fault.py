@@ -12,11 +12,11 @@ from typing import Any
 import pydicom
 import pytest
 from mdm_dicom_srm.config import PacsSettings
+from mdm_dicom_srm.pacs.alternatives import Fallback
 from mdm_dicom_srm.pacs.c_get import CGet
 from mdm_dicom_srm.pacs.c_move import CMove, MoveDestination
 from mdm_dicom_srm.pacs.dicomweb import DicomWeb
 from mdm_dicom_srm.pacs.dimse import AssociationPool, Peer
-from mdm_dicom_srm.pacs.fallback import Fallback
 from mdm_dicom_srm.pacs.pacs_set import open_pacs
 from mdm_dicom_srm.pacs.port import NOT_IN_PACS, InstanceLocator, MissingInstance, Pacs, RetrievedInstance
 from mdm_dicom_srm.pacs.wado_rs import WadoRs

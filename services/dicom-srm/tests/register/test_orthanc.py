@@ -10,10 +10,10 @@ import httpx
 import pydicom
 import pytest
 from mdm_deid import Pseudonymiser
+from mdm_dicom_srm.pacs.alternatives import Fallback
 from mdm_dicom_srm.pacs.c_get import CGet
 from mdm_dicom_srm.pacs.dicomweb import DicomWeb
 from mdm_dicom_srm.pacs.dimse import AssociationPool, Peer
-from mdm_dicom_srm.pacs.fallback import Fallback
 from mdm_dicom_srm.pacs.header import header_of
 from mdm_dicom_srm.pacs.pacs_set import PacsSet
 from mdm_dicom_srm.pacs.port import Scope

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 from mdm_dicom_srm.register.rules.model import State
+from mdm_dicom_srm.register.rules.port import File
 from mdm_wire.errors import Forbidden, Invalid, Unavailable
 
 from .conftest import SERIES, STUDY, Site, header
@@ -173,10 +174,10 @@ def test_a_process_killed_between_a_step_and_its_record_repeats_the_step(site: S
         def __getattr__(self, name: str) -> Callable[..., object]:
             return getattr(site.queue, name)
 
-        def advance(self, lease_id: UUID, done: list[UUID], state: State, lfns: dict[UUID, str]) -> set[UUID]:
+        def advance(self, lease_id: UUID, done: list[UUID], state: State, files: dict[UUID, File]) -> set[UUID]:
             if state is reached:
                 raise Killed
-            return site.queue.advance(lease_id, done, state, lfns)
+            return site.queue.advance(lease_id, done, state, files)
 
     batch = site.claim(100, 60)
     with pytest.raises(Killed):

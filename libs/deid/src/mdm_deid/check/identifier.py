@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from pydicom._uid_dict import UID_dictionary
 
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import (
+from mdm_deid.encoding.element import (
     IMPLICIT_LE,
     ITEM,
     ITEM_END,
@@ -24,7 +24,7 @@ from mdm_deid.encoding.codec import (
     standard_vr,
 )
 from mdm_deid.encoding.part10 import Part10, file_meta
-from mdm_deid.encoding.run import LONGEST_HEADER, SERIES, Items, RecentSeries, Runs
+from mdm_deid.encoding.remembered_run import LONGEST_HEADER, SERIES, Items, RecentSeries, Runs
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.date import possible_digits
 from mdm_deid.rules.facts import CHARACTER_SET, steers

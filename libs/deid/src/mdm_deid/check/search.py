@@ -8,7 +8,7 @@ from threading import local
 from typing import Final, NamedTuple
 
 from mdm_deid.check.identifier import IdentifyingValues, forms
-from mdm_deid.encoding.codec import Buffer
+from mdm_deid.encoding.element import Buffer
 from mdm_deid.text.pattern import MOST_COMPILED, Patterns
 
 _TOKEN = re.compile(rb"[0-9a-z\x80-\xff]+")

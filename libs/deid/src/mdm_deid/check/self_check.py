@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from mdm_deid.check.identifier import ValueCollector
 from mdm_deid.check.search import CompiledSearch, Search, SearchTooLong
-from mdm_deid.encoding.codec import PIXEL_DATA, skip
+from mdm_deid.encoding.element import PIXEL_DATA, skip
 from mdm_deid.encoding.part10 import Part10, open_part10
-from mdm_deid.encoding.run import LONGEST_HEADER, SERIES, RecentSeries, Runs
+from mdm_deid.encoding.remembered_run import LONGEST_HEADER, SERIES, RecentSeries, Runs
 from mdm_deid.encoding.vr import with_known_vrs
 from mdm_deid.outcome import Malformed, Outcome, Result
 from mdm_deid.rules.facts import METHOD, METHOD_CODES, steers

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from mdm_deid.encoding.codec import PIXEL_DATA, PIXELS, UNDEFINED, skip
+from mdm_deid.encoding.element import PIXEL_DATA, PIXELS, UNDEFINED, skip
 from mdm_deid.encoding.part10 import META_SOP_INSTANCE, Part10, deflate, file_meta, open_part10, uid_text
 from mdm_deid.encoding.vr import INVALID_VR, with_known_vrs
 from mdm_deid.outcome import Malformed

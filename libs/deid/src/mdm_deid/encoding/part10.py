@@ -6,7 +6,7 @@ from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 
-from mdm_deid.encoding.codec import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, PIXEL_DATA, UNDEFINED, Encoding, skip
+from mdm_deid.encoding.element import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, PIXEL_DATA, UNDEFINED, Encoding, skip
 from mdm_deid.outcome import Malformed
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.208447311519284602935067418295317460283"

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_deid.encoding.codec import (
+from mdm_deid.encoding.element import (
     IMPLICIT_LE,
     ITEM,
     ITEM_END,

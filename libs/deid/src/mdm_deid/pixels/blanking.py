@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydicom.uid import UID
 
-from mdm_deid.encoding.codec import EXPLICIT_LE, PIXEL_DATA, UNDEFINED
+from mdm_deid.encoding.element import EXPLICIT_LE, PIXEL_DATA, UNDEFINED
 from mdm_deid.encoding.part10 import Part10
 from mdm_deid.outcome import Withheld
 from mdm_deid.pixels.image import IMAGE_TYPE, LOSSY, PHOTOMETRIC, PLANAR, Image

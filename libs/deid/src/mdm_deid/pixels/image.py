@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from mdm_deid.encoding.codec import PIXEL_DATA, Element, Encoding, elements, items
+from mdm_deid.encoding.element import PIXEL_DATA, Element, Encoding, elements, items
 
 IMAGE_TYPE: Final = 0x00080008
 MANUFACTURER: Final = 0x00080070

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from mdm_deid.encoding.charset import Charset
-from mdm_deid.encoding.codec import Encoding, standard_vr
+from mdm_deid.encoding.element import Encoding, standard_vr
 from mdm_deid.rules.date import possible_digits
 from mdm_deid.rules.operation import Kind, Op
 from mdm_deid.rules.profile import Profile

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mdm_deid.encoding.codec import PIXELS, Encoding
-from mdm_deid.encoding.run import Items, Piece
+from mdm_deid.encoding.element import PIXELS, Encoding
+from mdm_deid.encoding.remembered_run import Items, Piece
 from mdm_deid.rules.cleaning import LateElements, Learnt
-from mdm_deid.rules.engine import NO_TAG, ElementPass, Written
+from mdm_deid.rules.element_pass import NO_TAG, ElementPass, Written
 from mdm_deid.rules.facts import Facts
 from mdm_deid.rules.memory import Decision, ItemDecision, Series
 from mdm_deid.rules.operation import Level, Rules

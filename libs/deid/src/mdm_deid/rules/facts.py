@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import PIXELS, UNDEFINED, Element, Encoding, skip
+from mdm_deid.encoding.element import PIXELS, UNDEFINED, Element, Encoding, skip
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.rule import CONDITIONS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from mdm_deid.encoding.part10 import Part10
-from mdm_deid.encoding.run import LONGEST_HEADER, Items, Piece, RecentSeries, Runs
+from mdm_deid.encoding.remembered_run import LONGEST_HEADER, Items, Piece, RecentSeries, Runs
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.cleaning import Learnt, Make
 from mdm_deid.rules.facts import DATES_MODIFIED, METHOD, METHOD_CODES, PATIENT_ID, PATIENT_NAME, Facts, read_facts, steers

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydicom._dicom_dict import DicomDictionary
 
-from mdm_deid.encoding.codec import PIXELS, Buffer, Encoding, standard_vr
+from mdm_deid.encoding.element import PIXELS, Buffer, Encoding, standard_vr
 from mdm_deid.pixels.icc import readable
 from mdm_deid.rules.facts import CHARACTER_SET, METHOD
 from mdm_deid.rules.private import PrivateAttributes

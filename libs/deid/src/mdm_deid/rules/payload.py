@@ -10,7 +10,7 @@ from typing import Final
 
 from pydicom.uid import UID
 
-from mdm_deid.encoding.codec import EXPLICIT_LE, ITEM, PIXEL_DATA, PIXELS, UNDEFINED, Encoding
+from mdm_deid.encoding.element import EXPLICIT_LE, ITEM, PIXEL_DATA, PIXELS, UNDEFINED, Encoding
 from mdm_deid.encoding.part10 import Part10
 from mdm_deid.outcome import Withheld
 from mdm_deid.pixels import jpeg, jpeg2000, rle

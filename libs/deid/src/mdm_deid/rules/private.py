@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from mdm_deid.encoding.codec import UNDEFINED, Encoding, Header
+from mdm_deid.encoding.element import UNDEFINED, Encoding, Header
 from mdm_deid.rules.container import csa_numbers, protocol_numbers, protocol_text, user_data_numbers
 from mdm_deid.rules.rule import Action, AttributeRule
 from mdm_deid.rules.table import load_safe_private

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from mdm_deid.encoding.charset import Charset
-from mdm_deid.encoding.codec import Element, Encoding, elements, items
+from mdm_deid.encoding.element import Element, Encoding, elements, items
 from mdm_deid.outcome import Malformed
 from mdm_deid.rules.facts import METHOD, METHOD_CODES
 from mdm_deid.rules.rule import FULL_DATES, MODIFIED_DATES, OPTION_CODES

@@ -9,7 +9,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from mdm_deid.encoding.codec import tag_of
+from mdm_deid.encoding.element import tag_of
 
 EDITION = "2026c"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from mdm_deid.encoding.codec import IMPLICIT_LE, Buffer, Encoding, standard_vr
+from mdm_deid.encoding.element import IMPLICIT_LE, Buffer, Encoding, standard_vr
 from mdm_deid.rules.date import NOT_MOVED, shifted
 from mdm_deid.rules.table import TypeNode
 from mdm_deid.text.term import CODE_MEANING, CODE_VALUE, CODING_SCHEME

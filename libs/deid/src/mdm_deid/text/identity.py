@@ -8,7 +8,7 @@ from functools import cache, cached_property, lru_cache
 from importlib import resources
 from typing import Final
 
-from mdm_deid.encoding.codec import Buffer
+from mdm_deid.encoding.element import Buffer
 from mdm_deid.text.pattern import Patterns
 
 # A name or number shorter than this counts as a whole word only.

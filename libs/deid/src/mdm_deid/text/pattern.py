@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from mdm_deid.encoding.codec import Buffer
+from mdm_deid.encoding.element import Buffer
 
 try:
     import hyperscan

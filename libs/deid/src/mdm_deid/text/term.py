@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any, Final, NamedTuple
 
 from mdm_deid.encoding.charset import Charset
-from mdm_deid.encoding.codec import MAX_DEPTH, UNDEFINED, Element, Encoding, Header, elements, items, skip, standard_vr
+from mdm_deid.encoding.element import MAX_DEPTH, UNDEFINED, Element, Encoding, Header, elements, items, skip, standard_vr
 from mdm_deid.outcome import Malformed
 
 CODE_VALUE: Final = 0x00080100

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from mdm_deid.encoding.codec import tag_of
+from mdm_deid.encoding.element import tag_of
 from mdm_deid.text.identity import COMMON, fold, words
 from mdm_deid.text.term import is_term
 

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mdm_service.process.main import Runtime
-from mdm_service.settings import ConfigurationError
+from mdm_service.settings import Address, ConfigurationError
 
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.deidentification import Deidentification, load_deidentification
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
 from mdm_dicom_srm.composition.result import open_results
 from mdm_dicom_srm.config import Settings, SpoolSettings
+from mdm_dicom_srm.door import composition as door
+from mdm_dicom_srm.door.http.listener import Limits, Listener
+from mdm_dicom_srm.door.store.known import PostgresKnownCopies
 from mdm_dicom_srm.grid.catalog import CatalogAccess, GridCatalog
 from mdm_dicom_srm.pacs.c_move import MoveDestination
 from mdm_dicom_srm.pacs.pacs_set import Health, PacsSet, answers, open_pacs
@@ -119,7 +122,29 @@ def build_staging(site: Site, generation: str, drawn: DrawnFor) -> stage.Stage:
         generation=generation,
         threads=settings.threads,
         drawn=drawn,
+        forgotten=PostgresKnownCopies(database.pool, generation).forget,
     )
+
+
+def build_door(site: Site, runtime: Runtime, staging: stage.Stage, generation: str) -> Listener | None:
+    """Return the HTTPS door, None where the site has none. One port can have one listener: of several workers the first has it.
+
+    Raises:
+        ConfigurationError: it cannot be listened on.
+    """
+    settings = site.settings.door
+    if settings is None or runtime.worker > 1:
+        return None
+    opening = door.Opening(
+        Address(host=settings.host, port=settings.port),
+        settings.url,
+        settings.instances,
+        settings.pin_seconds,
+        Limits(settings.threads, settings.requests_per_caller),
+    )
+    copies = PostgresKnownCopies(site.database.pool, generation)
+    parts = door.Staging(staging.rules, staging.spool.sizes)
+    return door.build_door(opening, site.settings.tls, runtime.authenticator, parts, staging.place, copies)
 
 
 def own_part(settings: Settings, worker: int) -> tuple[SpoolSettings, str]:

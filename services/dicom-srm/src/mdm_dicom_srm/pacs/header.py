@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Set
 from typing import Final
 
-from mdm_deid.encoding.codec import skip
+from mdm_deid.encoding.element import skip
 from mdm_deid.encoding.header import Header, meta_sop_instance, read_header
 from mdm_deid.encoding.part10 import open_part10, uid_text
 from mdm_deid.outcome import Malformed

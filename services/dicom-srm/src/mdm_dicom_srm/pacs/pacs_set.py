@@ -9,11 +9,11 @@ from mdm_service.settings import ConfigurationError
 from mdm_wire.errors import Unavailable
 
 from mdm_dicom_srm.config import PacsSettings, Way
+from mdm_dicom_srm.pacs.alternatives import Fallback
 from mdm_dicom_srm.pacs.c_get import CGet
 from mdm_dicom_srm.pacs.c_move import CMove, MoveDestination
 from mdm_dicom_srm.pacs.dicomweb import DicomWeb, Password, TokenFile
 from mdm_dicom_srm.pacs.dimse import AssociationPool, Peer
-from mdm_dicom_srm.pacs.fallback import Fallback
 from mdm_dicom_srm.pacs.http import Credential
 from mdm_dicom_srm.pacs.port import NOT_IN_PACS, InstanceLocator, ListedInstance, MissingInstance, Pacs, RetrievedInstance, Scope
 from mdm_dicom_srm.pacs.tls import client_context

@@ -135,6 +135,7 @@ def build_stage(
     generation: str = "",
     threads: int = 16,
     drawn: DrawnFor = lambda _part10: (),
+    forgotten: Callable[[Sequence[UUID]], object] = lambda _guids: None,
     clock: Callable[[], float] = time.time,
 ) -> Stage:
     """Return staging at one place.
@@ -142,6 +143,7 @@ def build_stage(
     `make_deidentifier` goes to worker processes: a module-level function or a functools.partial of one, with arguments that
     can be pickled. `generation` names the rules of de-identification (a digest of profile and version): when it changes, the spool
     is emptied. `threads` are those of the server; watches take at most half of them. `drawn` returns the rules that people drew.
+    `forgotten` is called with files of which this instance has removed its copies, as they were changed or removed.
 
     Raises:
         ConfigurationError: the spool's directory cannot be used.
@@ -191,6 +193,7 @@ def build_stage(
         # In this order: what becomes visible between the two is removed by the second.
         work.forget(guids)
         spool.forget(guids)
+        forgotten(guids)
 
     instance = Instance(stores.instances, stores.site, requests, usage, service.submit, forget, spool.found, settings.lost_seconds)
     return Stage(rules, place, spool, sealer, queue, journal, requests, instance)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mdm_deid.encoding.codec import EXPLICIT_LE, IMPLICIT_LE
+from mdm_deid.encoding.element import EXPLICIT_LE, IMPLICIT_LE
 from mdm_deid.encoding.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from mdm_deid.outcome import Malformed
 

@@ -10,10 +10,10 @@ from typing import Any
 from mdm_deid.rules.date import read_date
 from mdm_deid.rules.value import DUMMY_BY_VR
 from mdm_service.settings import ConfigurationError
-from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
+from mdm_dicom_srm.register.rules.header_values import HeaderValues
 from mdm_dicom_srm.register.rules.model import Value
 from mdm_dicom_srm.register.rules.port import Attribute
 
@@ -66,38 +66,31 @@ def _attribute(where: str, keyword: str, row: Mapping[str, Any]) -> Attribute:
     )
 
 
-def values(dataset: Dataset, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
+def values(header: HeaderValues, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
     """Return the values of a header; None where it has none or one that is not of the attribute's type."""
-    return {attribute.name: value(dataset, attribute) for attribute in attributes}
+    return {attribute.name: value(header, attribute) for attribute in attributes}
 
 
-def stated(original: Dataset, anonymous: Dataset, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
+def stated(original: HeaderValues, anonymous: HeaderValues, attributes: tuple[Attribute, ...]) -> dict[str, Value]:
     """Return the anonymous values of what the original has, None for the rest: a dummy that the type requires states nothing."""
-    return {item.name: value(anonymous, item) if _given(original, item.name) else None for item in attributes}
+    return {item.name: value(anonymous, item) if item.name in original.given else None for item in attributes}
 
 
-def _given(dataset: Dataset, keyword: str) -> bool:
-    tag = tag_for_keyword(keyword)
-    element = dataset.get_item(tag) if tag is not None and tag in dataset else None
-    given = element.value if element is not None else None
-    return bool(given.strip(b" \0") if isinstance(given, bytes) else given)
-
-
-def value(dataset: Dataset, attribute: Attribute) -> Value:
+def value(header: HeaderValues, attribute: Attribute) -> Value:
     """Return one value; see `values`."""
+    raw = header.values.get(attribute.name)
+    if raw is None or raw == "" or (isinstance(raw, MultiValue) and not raw):
+        return None
+    # What a modality wrote need not be of the type that its attribute has.
     try:
-        raw = dataset.get(attribute.name)
-        if raw is None or raw == "" or (isinstance(raw, MultiValue) and not raw):
-            return None
         return _CONVERSIONS[attribute.type](raw, attribute.length)
-    # A header holds whatever a modality wrote: a value that pydicom cannot decode is no value.
     except Exception:
         return None
 
 
-def text(dataset: Dataset, keyword: str, length: int = _TEXT_LENGTH) -> str:
+def text(header: HeaderValues, keyword: str, length: int = _TEXT_LENGTH) -> str:
     """Return a value as text, "" where there is none."""
-    found = value(dataset, Attribute(keyword, "text", length))
+    found = value(header, Attribute(keyword, "text", length))
     return found if isinstance(found, str) else ""
 
 

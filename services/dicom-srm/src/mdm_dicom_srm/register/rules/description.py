@@ -1,26 +1,19 @@
 """From a judged header to what the grid keeps of it: the verdict, the anonymous entries, the patient's entry, the LFN."""
 
-import io
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-import pydicom
 from mdm_deid import Outcome
-from mdm_deid.encoding.codec import skip
-from mdm_deid.encoding.part10 import Part10, open_part10
-from mdm_deid.outcome import Malformed
-from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
 
 from mdm_dicom_srm.register.rules import attribute
+from mdm_dicom_srm.register.rules.header_values import HeaderReader, HeaderValues
 from mdm_dicom_srm.register.rules.model import PATIENTS, SERIES, STUDIES, Job, State, Statement, Value
 from mdm_dicom_srm.register.rules.names import Names, file_name
 from mdm_dicom_srm.register.rules.port import Attribute, Collection, Directory, Entry, File
 
 IMAGES = "images"
-_NEEDED = frozenset({"SpecificCharacterSet", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber"})
+_NEEDED = frozenset({"PatientID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "TransferSyntaxUID"})
 INSTANCES = "NumberOfSeriesRelatedInstances"
 _LONG, _SHORT = 1023, 64
 
@@ -71,8 +64,9 @@ class Describer:
     def __init__(self, names: Names, attributes: Mapping[str, tuple[Attribute, ...]]) -> None:
         self._names = names
         self._attributes = attributes
-        keywords = {item.name for of_level in attributes.values() for item in of_level} | {item.name for item in _PATIENT_ATTRIBUTES}
-        self._wanted = frozenset(tag for keyword in keywords | _NEEDED if (tag := tag_for_keyword(keyword)) is not None)
+        levels = {level: {item.name for item in of_level} for level, of_level in attributes.items()}
+        self._originals = HeaderReader({item.name for item in _PATIENT_ATTRIBUTES}, given=levels[STUDIES] | levels[SERIES])
+        self._anonymous = HeaderReader(_NEEDED.union(*levels.values()))
 
     def collections(self) -> list[Collection]:
         """Return the site's collections, ancestors first."""
@@ -97,11 +91,9 @@ class Describer:
         # Without these UIDs it cannot be retrieved.
         if judgement is None or job.header is None or not (job.locator.study_uid and job.locator.series_uid):
             return Verdict(State.QUARANTINED, "NO_STUDY_OR_SERIES_UID")
-        original, anonymous = (_read(header, self._wanted) for header in (job.header, judgement.header))
-        anonymous.TransferSyntaxUID = anonymous.file_meta.TransferSyntaxUID
-        return self._description(job, original, anonymous)
+        return self._description(job, judgement.size or job.size, self._originals.read(job.header), self._anonymous.read(judgement.header))
 
-    def _description(self, job: Job, original: Dataset, anonymous: Dataset) -> Description | Verdict:
+    def _description(self, job: Job, size: int | None, original: HeaderValues, anonymous: HeaderValues) -> Description | Verdict:
         patient, study, series = (
             attribute.text(anonymous, keyword, _SHORT) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
         )
@@ -137,29 +129,5 @@ class Describer:
                 Directory(study_lfn, acl_id),
                 Directory(series_lfn),
             ),
-            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, job.size),
+            file=File(job.guid, lfn, self._names.surl(job.guid), acl_id, size),
         )
-
-
-def _read(part10: bytes, wanted: frozenset[int]) -> Dataset:
-    """Return the elements of a header that are wanted. pydicom does not see the others: it takes long for each."""
-    content = part10
-    with suppress(Malformed):
-        opened = open_part10(part10, any_syntax=True)
-        if not opened.deflated:
-            content = b"".join([opened.envelope, *_elements(part10, opened, wanted)])
-    return pydicom.dcmread(io.BytesIO(content), force=True)
-
-
-def _elements(part10: bytes, opened: Part10, wanted: frozenset[int]) -> Iterator[bytes]:
-    """Yield the bytes of wanted elements of the top level."""
-    encoding, pos, limit, last = opened.encoding, opened.start, len(part10), max(wanted)
-    while pos < limit:
-        head = encoding.header(part10, pos, limit)
-        tag, _, value, length = head
-        if tag > last:
-            return
-        end = value + length if length <= limit - value else skip(opened.data, head, limit, encoding)
-        if tag in wanted:
-            yield part10[pos:end]
-        pos = end

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 
 from mdm_deid.encoding.charset import Charset, charset
-from mdm_deid.encoding.codec import Encoding, skip
+from mdm_deid.encoding.element import Encoding, skip
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.outcome import Malformed
 from pydicom.datadict import tag_for_keyword

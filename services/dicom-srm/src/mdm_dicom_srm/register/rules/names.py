@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from mdm_deid import Patient, Pseudonymiser
-from mdm_deid.encoding.codec import ITEM_END, UNDEFINED, Element, Encoding, items, skip, standard_vr
+from mdm_deid.encoding.element import ITEM_END, UNDEFINED, Element, Encoding, items, skip, standard_vr
 from mdm_deid.encoding.header import Header
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.outcome import Malformed

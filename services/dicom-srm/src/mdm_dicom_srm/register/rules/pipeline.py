@@ -156,8 +156,8 @@ class Pipeline:
         else:
             self._settle_or_postpone(progress, {guid: error for guid, error in errors.items() if error is not None})
             done = [item for item in todo if errors.get(item.guid) is None]
-            lfns = {item.guid: item.file.lfn for item in done} if reached is State.PUBLISHED else {}
-            held = self._queue.advance(batch.lease_id, [item.guid for item in done], reached, lfns)
+            files = {item.guid: item.file for item in done} if reached is State.PUBLISHED else {}
+            held = self._queue.advance(batch.lease_id, [item.guid for item in done], reached, files)
             states.update(dict.fromkeys(held, reached))
             _log.info("registered", extra={"step": str(reached), "instances": len(held)})
         return [item for item in descriptions if _ORDER[states[item.guid]] >= _ORDER[reached]]

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 from mdm_dicom_srm.register.rules.model import OPEN, RETRIABLE, Action, Batch, Candidate, Job, Removal, State
 from mdm_dicom_srm.register.rules.names import Names
 from mdm_dicom_srm.register.rules.policy import SITE_POLICY
+from mdm_dicom_srm.register.rules.port import File
 from mdm_dicom_srm.register.store.content import begin_removal
 from mdm_dicom_srm.register.store.decision import decide
 from mdm_dicom_srm.register.store.registration import RowSealer
@@ -208,24 +209,24 @@ class QueueStore:
                 (lease_seconds, list(lease_ids)),
             )
 
-    def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State, lfns: Mapping[UUID, str] | None = None) -> set[UUID]:
+    def advance(self, lease_id: UUID, guids: Sequence[UUID], state: State, files: Mapping[UUID, File] | None = None) -> set[UUID]:
         """Bring registrations to the next state; return those that this lease still held and that did not change meanwhile.
 
-        PUBLISHED and REMOVED end lease, header and judgement. `lfns` are the names that the catalog has of files since this step.
+        PUBLISHED and REMOVED end lease, header and judgement. `files` are those that the catalog has since this step.
         """
-        names = lfns or {}
+        published = files or {}
         over = state in (State.PUBLISHED, State.REMOVED)
         with self._pool.connection() as connection:
             rows = connection.execute(
                 """
                 UPDATE registration AS r SET state = %(state)s, reason = '', attempts = 0, modified_at = now(),
-                    lfn = coalesce(named.lfn, r.lfn),
+                    lfn = coalesce(named.lfn, r.lfn), size = coalesce(named.size, r.size),
                     keyed = keyed OR %(keyed)s, changed = changed AND NOT %(over)s, restoring = restoring AND NOT %(over)s,
                     header = CASE WHEN %(over)s THEN NULL ELSE header END,
                     judgement = CASE WHEN %(over)s THEN NULL ELSE judgement END,
                     lease_id = CASE WHEN %(over)s THEN NULL ELSE lease_id END,
                     lease_until = CASE WHEN %(over)s THEN NULL ELSE lease_until END
-                FROM unnest(%(guids)s::uuid[], %(lfns)s::text[]) AS named (guid, lfn)
+                FROM unnest(%(guids)s::uuid[], %(lfns)s::text[], %(sizes)s::bigint[]) AS named (guid, lfn, size)
                 WHERE lease_id = %(lease)s AND lease_version = version AND r.guid = named.guid RETURNING r.guid
                 """,
                 {
@@ -234,18 +235,16 @@ class QueueStore:
                     "over": over,
                     "lease": lease_id,
                     "guids": list(guids),
-                    "lfns": [names.get(guid) for guid in guids],
+                    "lfns": [published[guid].lfn if guid in published else None for guid in guids],
+                    "sizes": [published[guid].size if guid in published else None for guid in guids],
                 },
             ).fetchall()
             if state is State.KEYED:
                 # What changed meanwhile has a key, too: it must not be forgotten if the instance may not be released any more.
-                condition = "lease_id = %s AND lease_version <> version AND guid = ANY(%s)"
-                sql = f"UPDATE registration SET keyed = true, changed = true WHERE {condition}"  # noqa: S608 - fixed parts only
-                connection.execute(sql.encode(), (lease_id, list(guids)))
+                sql = "UPDATE registration SET keyed = true, changed = true WHERE lease_id = %s AND lease_version <> version"
+                connection.execute(f"{sql} AND guid = ANY(%s)", (lease_id, list(guids)))
         advanced = {row[0] for row in rows}
-        changed = {guid: lfn for guid, lfn in names.items() if guid not in advanced}
-        if changed:
-            self.note_lfns(changed)
+        self.note_lfns({guid: file.lfn for guid, file in published.items() if guid not in advanced})
         return advanced
 
     def note_lfns(self, lfns: Mapping[UUID, str]) -> None:

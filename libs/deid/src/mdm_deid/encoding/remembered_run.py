@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from mdm_deid.encoding.codec import PIXELS, Encoding, skip
+from mdm_deid.encoding.element import PIXELS, Encoding, skip
 from mdm_deid.outcome import Malformed
 
 #: A header that is longer is not remembered; nor are more attributes of a series.

@@ -4,7 +4,7 @@ import grpc
 import pytest
 from mdm.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from mdm.keystore.v1 import keystore_pb2, keystore_pb2_grpc
-from mdm_dicom_srm import check
+from mdm_dicom_srm import connection_check
 from mdm_dicom_srm.config import GridSettings, PacsSettings
 from mdm_dicom_srm.pacs.c_move import MoveDestination
 from mdm_service.policy import DICOM_SRM
@@ -28,7 +28,7 @@ def settings(running: RunningPacs, **changes: object) -> PacsSettings:
 
 
 def pacs_targets(running: RunningPacs, **changes: object) -> list[Target]:
-    return check._pacs([settings(running, **changes)], MoveDestination("MDM"), 5)
+    return connection_check._pacs([settings(running, **changes)], MoveDestination("MDM"), 5)
 
 
 def outcome(answers: list[Answer]) -> dict[str, str]:
@@ -55,13 +55,13 @@ def test_a_pacs_that_is_away_half_says_which_half(orthanc: RunningPacs) -> None:
 
 def test_a_pacs_that_does_not_know_our_storage_scp_says_so(small_pacs: RunningPacs) -> None:
     """Orthanc looks for the study first, so it does not find fault with the destination."""
-    targets = check._pacs([settings(small_pacs, retrieve=("c-move",), name="main")], MoveDestination("NOBODY"), 5)
+    targets = connection_check._pacs([settings(small_pacs, retrieve=("c-move",), name="main")], MoveDestination("NOBODY"), 5)
     assert outcome(try_all(targets, 20)) == {"pacs C-ECHO": "ok", "pacs C-FIND": "ok", "pacs C-MOVE": "PACS_REFUSED"}
 
 
 def test_several_pacs_answer_by_name(orthanc: RunningPacs, small_pacs: RunningPacs) -> None:
     tables = [settings(orthanc, name="main", retrieve=("c-get",)), settings(small_pacs, name="small")]
-    found = outcome(try_all(check._pacs(tables, MoveDestination("MDM"), 5), 20))
+    found = outcome(try_all(connection_check._pacs(tables, MoveDestination("MDM"), 5), 20))
     assert found == {f"pacs.{name} {operation}": "ok" for name in ("main", "small") for operation in ("C-ECHO", "C-FIND", "C-GET")}
 
 
@@ -99,7 +99,7 @@ def test_the_grid_is_asked_by_address_and_a_wrong_share_or_role_is_found(pki) ->
                     {"name": "b", "index": 2, "addresses": (served.address,)},
                 ),
             )
-            found = outcome(try_all(check._grid_targets(grid, "biomed", 5), 20))
+            found = outcome(try_all(connection_check._grid_targets(grid, "biomed", 5), 20))
             return {name.replace(served.address, "HERE").replace(away, "AWAY"): text for name, text in found.items()}
 
         assert asked(ours) == {

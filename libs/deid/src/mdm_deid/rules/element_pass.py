@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mdm_deid.encoding.charset import charset
-from mdm_deid.encoding.codec import (
+from mdm_deid.encoding.element import (
     IMPLICIT_LE,
     ITEM,
     ITEM_END,
