@@ -73,31 +73,41 @@ def use_bucket(stack: LocalStack, server: Seaweed) -> None:
     stack.start("dicom-srm")
 
 
-def ours(client: Client, stack: LocalStack, source: Path) -> Callable[[], dict[str, float]]:
-    """Return what puts the file, removes it, and returns the processor seconds of putting."""
+def ours(client: Client, server: int, source: Path) -> Callable[[], tuple[float, str]]:
+    """Return what puts the file, removes it, and returns the seconds of putting and the processor's; `server` is dicom-srm's process."""
 
-    def run() -> dict[str, float]:
-        server, before, own = stack.pid("dicom-srm"), processor_seconds(stack.pid("dicom-srm")), time.process_time()
+    def run() -> tuple[float, str]:
+        before, own, began = processor_seconds(server), time.process_time(), time.perf_counter()
         [result] = put(client, "", [LocalResult(source, f"{DIRECTORY}/{uuid4()}")])
-        used = {"client": time.process_time() - own, "dicom-srm": processor_seconds(server) - before}
+        took = time.perf_counter() - began
+        used = f"processor s: client {time.process_time() - own:.1f}, dicom-srm {processor_seconds(server) - before:.1f}"
         assert result.error is None and result.published and result.guid, result
         assert client.results().remove([result.guid]) == [None]
-        return used
+        return took, used
 
     return run
 
 
-def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def timed(work: Callable[[], object]) -> Callable[[], tuple[float, str]]:
+    """Return what does work and returns its seconds."""
+
+    def run() -> tuple[float, str]:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began, ""
+
+    return run
+
+
+def measure(ways: dict[str, Callable[[], tuple[float, str]]], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each way in each round but the first."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
-            began = time.perf_counter()
-            used = way()
-            took = time.perf_counter() - began
+            took, used = way()
             if number:
                 seconds[name].append(took)
-                print(f"  round {number}  {name:<22} {took:6.2f} s  {used or ''}", flush=True)
+                print(f"  round {number}  {name:<22} {took:6.2f} s  {used}", flush=True)
     return seconds
 
 
@@ -130,15 +140,15 @@ def main() -> None:
             with running_seaweed(folder / "s3") as server, Client.load(stack.client_config("alice")) as client:
                 eventually(lambda: not isinstance(client.catalog.stat([Name(lfn=DIRECTORY)])[0], Exception))
                 disk = {
-                    "copy and fsync": lambda: copy(source, folder / "copy"),
-                    "ours, on a disk": ours(client, stack, source),
+                    "copy and fsync": timed(partial(copy, source, folder / "copy")),
+                    "ours, on a disk": ours(client, stack.pid("dicom-srm"), source),
                 }
                 report(measure(disk, options.rounds), size, "copy and fsync")
                 use_bucket(stack, server)
                 s3 = server.client()
-                bucket: dict[str, Callable[[], object]] = {"ours, in the bucket": ours(client, stack, source)}
+                bucket = {"ours, in the bucket": ours(client, stack.pid("dicom-srm"), source)}
                 for reference, config in REFERENCES.items():
-                    bucket[reference] = partial(s3.upload_file, str(source), BUCKET, "reference", Config=config)
+                    bucket[reference] = timed(partial(s3.upload_file, str(source), BUCKET, "reference", Config=config))
                 seconds = measure(bucket, options.rounds)
                 report(seconds, size, min(REFERENCES, key=lambda name: statistics.median(seconds[name])))
         finally:
