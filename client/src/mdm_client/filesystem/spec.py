@@ -130,7 +130,7 @@ class MdmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         with as_os_errors(name):
             handle = self._handle(name)
             try:
-                first, last, _ = slice(start, end).indices(handle.size)
+                first, last, _step = slice(start, end).indices(handle.size)
                 return handle.read_at(first, max(last - first, 0))
             finally:
                 handle.close()

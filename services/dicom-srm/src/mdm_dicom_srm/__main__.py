@@ -42,9 +42,9 @@ def build(settings: Settings, runtime: Runtime) -> None:
     registration = _registration(site, desk, staging)
     overseeing = _oversight(site, desk, runtime, staging, registration, curators=first)
     schedule = _reconciliation(site, staging)
+    door = build_door(site, runtime, staging, desk.generation)
     results = serve_results(settings, site.database, site.grid, site.results, site.instance, staging.forget)
     resulting = (results,) if results else ()
-    door = build_door(site, runtime, staging, desk.generation)
 
     for room in (staging, registration, overseeing, *resulting):
         room.add_to(runtime.server)
@@ -55,8 +55,8 @@ def build(settings: Settings, runtime: Runtime) -> None:
     if first:
         runtime.on_stop(registration.watch())
     scp, scheduled = (registration.scp,) if first else (), (schedule,) if schedule else ()
-    workers = (registration.workers, registration.inspections)
-    for part in (site.sizes, staging, site.move_title(), *workers, *scp, overseeing, *resulting, *scheduled, *((door,) if door else ())):
+    working = (site.sizes, staging, site.move_title(), registration.workers, registration.inspections)
+    for part in (*working, *scp, overseeing, *resulting, *scheduled, *((door,) if door else ())):
         runtime.on_stop(part.stop)
         part.start()
 
