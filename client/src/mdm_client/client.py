@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 from mdm_wire.channel import check_files, check_identity, open_channel
 from mdm_wire.errors import Invalid
-from mdm_wire.retry import Retries, RetryPolicy
+from mdm_wire.retry import RetryPolicy
 
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.config import ClientConfig
@@ -166,10 +166,6 @@ class Client:
 
         site = _chosen(self.config.srm, "srm", site)
         return ResultClient(site, self._channel(f"srm {site}", self.config.srm[site]), self._policy)
-
-    def retries(self) -> Retries:
-        """Return the retries of an operation that begins now."""
-        return self.catalog.service.retries()
 
     def site(self, site: str = "") -> "SiteClient":
         """Return a site as its operators see it; without a name, the only one in the configuration.
