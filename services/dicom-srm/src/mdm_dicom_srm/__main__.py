@@ -24,7 +24,7 @@ from mdm_dicom_srm.register import composition as register
 from mdm_dicom_srm.register.rules.port import Grid
 from mdm_dicom_srm.stage import composition as stage
 
-MIGRATIONS = ("mdm_dicom_srm.migrations",)
+MIGRATIONS = ("mdm_service.delegation_migrations", "mdm_dicom_srm.migrations")
 
 
 def build(settings: Settings, runtime: Runtime) -> None:
