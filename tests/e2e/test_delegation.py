@@ -4,11 +4,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import pydicom
 import pytest
+from mdm_client.client import Client
 from mdm_testing.image import Image, make_image
 from mdm_testing.stack import Mdm, Result, Stack
+from mdm_wire.errors import NotFound
 
 pytestmark = pytest.mark.e2e
 
@@ -93,6 +96,9 @@ def test_a_job_sees_metadata_and_keys_of_its_own_study_only_and_changes_nothing(
     found = one("--json", "query", f'SELECT guid FROM "{IMAGES}"')
     assert found.code == 0, found.err
     assert [row["guid"] for row in found.rows()] == [rows[0]["guid"]]
+    with Client.load(one.config, delegation=one.token) as client:
+        keys = client.keystores.get_keys([UUID(rows[0]["guid"]), UUID(rows[1]["guid"])])
+    assert [type(key) for key in keys.values()] == [bytes, NotFound], "keystores know the lists, not the paths"
     for command in (
         ("acl", "grant", directory, "authenticated", "r"),
         ("comment", directory, "mine"),
@@ -131,8 +137,6 @@ def test_rights_withdrawn_after_signing_are_withdrawn_from_the_job_and_the_audit
     assert shown.code == 0, shown.err
     named = json.dumps(shown.rows())
     assert f"{stack.authority.subject('alice')} by {stack.authority.subject('job-late')}" in named
-    groups = stack.trust_directory / "groups.toml"
-    before = groups.read_text()
     banned = stack.trust_directory / "banned"
     bans = banned.read_text()
     try:
@@ -140,5 +144,4 @@ def test_rights_withdrawn_after_signing_are_withdrawn_from_the_job_and_the_audit
         assert one("stat", study).code != 0
     finally:
         banned.write_text(bans)
-        groups.write_text(before)
     assert one("stat", study).code == 0
