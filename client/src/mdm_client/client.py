@@ -12,7 +12,7 @@ import grpc
 from mdm_wire.channel import check_files, check_identity, open_channel
 from mdm_wire.delegation import ANY_AUDIENCE
 from mdm_wire.errors import Invalid
-from mdm_wire.retry import RetryPolicy
+from mdm_wire.retry import Retries, RetryPolicy
 
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.config import ClientConfig
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mdm_client.delegation import Job
     from mdm_client.fetch.download import Download, FetchOptions
     from mdm_client.fetch.plan import PlannedFile
+    from mdm_client.fetch.result import ResultClient
     from mdm_client.fetch.srm import SrmClient
     from mdm_client.keystore.client import KeystoreClient, KeystoreServer
     from mdm_client.keystore.manager import KeyManager
@@ -172,6 +173,21 @@ class Client:
             if site not in self._sites:
                 self._sites[site] = SrmClient(site, self._channel(f"srm {site}", self.config.srm[site]), self._policy)
             return self._sites[site]
+
+    def results(self, site: str = "") -> "ResultClient":
+        """Return a site's result space; without a name, the only one in the configuration.
+
+        Raises:
+            Invalid: SITE_UNKNOWN, or SITE_AMBIGUOUS where a name is needed.
+        """
+        from mdm_client.fetch.result import ResultClient
+
+        site = _chosen(self.config.srm, "srm", site)
+        return ResultClient(site, self._channel(f"srm {site}", self.config.srm[site]), self._policy)
+
+    def retries(self) -> Retries:
+        """Return the retries of an operation that begins now."""
+        return self.catalog.service.retries()
 
     def site(self, site: str = "") -> "SiteClient":
         """Return a site as its operators see it; without a name, the only one in the configuration.

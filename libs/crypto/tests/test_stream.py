@@ -1,5 +1,7 @@
 """The wire format against Tink itself and against a second reading of its specification, and every kind of damage."""
 
+import hashlib
+import hmac
 import io
 import os
 
@@ -129,6 +131,39 @@ def test_tink_decrypts_buffers(tink_primitive, size):
     stream.encrypt_buffers(KEY, GUID, [plaintext], destination)
     destination.seek(0)
     assert tink_primitive.new_decrypting_stream(destination, GUID).read() == plaintext
+
+
+def encrypted(key: bytes, associated_data: bytes, parts: list[bytes]) -> bytes:
+    destination = io.BytesIO()
+    stream.encrypt_buffers(key, associated_data, parts, destination)
+    return destination.getvalue()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equal_content_gives_equal_ciphertext_however_it_is_cut(size):
+    plaintext = content(size)
+    whole = encrypted(KEY, GUID, [plaintext])
+    assert encrypted(KEY, GUID, [plaintext[: size // 3], plaintext[size // 3 :], b""]) == whole
+    assert encrypted(KEY, GUID, [plaintext]) == whole
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=64), st.binary(max_size=64))
+def test_other_content_key_or_file_never_shares_a_stream_key(first, second):
+    """No segment of two streams may be encrypted under one key and nonce: salts differ, so the keys of the streams do."""
+    salts = {encrypted(KEY, GUID, [item])[1:33] for item in (first, second)}
+    assert len(salts) == len({first, second})
+    other = encrypted(KEY[::-1], GUID, [first])[1:33], encrypted(KEY, GUID[::-1], [first])[1:33]
+    assert not salts.intersection(other)
+
+
+def test_the_derived_header_matches_the_decision_read_independently():
+    label = b"mdm stable ciphertext, version 1: salt and nonce prefix"
+    extracted = hmac.digest(label, KEY, "sha256")
+    info = GUID + hashlib.sha256(b"pixels").digest()
+    first = hmac.digest(extracted, info + b"\x01", "sha256")
+    second = hmac.digest(extracted, first + info + b"\x02", "sha256")
+    assert encrypted(KEY, GUID, [b"pix", b"els"])[1:40] == (first + second)[:39]
 
 
 class Trickle(io.BytesIO):

@@ -11,6 +11,7 @@ from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
 from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.rules.date import NOT_MOVED, possible_digits, read_date, shifted
 from mdm_dicom_srm.register.rules import attribute
+from mdm_dicom_srm.register.rules.header_values import HeaderValues
 from mdm_dicom_srm.register.rules.port import Attribute
 
 ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -81,7 +82,7 @@ def anonymous(profile: Profile, pseudonymiser: Pseudonymiser, file: bytes) -> py
 
 
 def as_metadata(dataset: pydicom.Dataset, keyword: str) -> Any:
-    return attribute.value(dataset, Attribute(keyword, "date"))
+    return attribute.value(HeaderValues({keyword: dataset.get(keyword)}, frozenset()), Attribute(keyword, "date"))
 
 
 def expected(profile: Profile, pseudonymiser: Pseudonymiser, day: datetime.date) -> datetime.date | None:

@@ -19,6 +19,7 @@ CONTRACTS = [
     "mdm.srm.v1.registration_pb2",
     "mdm.srm.v1.curator_pb2",
     "mdm.srm.v1.site_pb2",
+    "mdm.srm.v1.result_pb2",
     "grpc_health.v1.health_pb2",
     "grpc_reflection.v1alpha.reflection_pb2",
 ]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -43,11 +44,21 @@ if TYPE_CHECKING:
     "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Give up after so many seconds without progress."
 )
 @click.option("--fsync", is_flag=True, help="Have each file on disk before it gets its name.")
+@click.option("--results", "with_results", is_flag=True, help="Take along the results that others gave back of these images' studies.")
 @click.option("--png", is_flag=True, help="Write pictures instead, one for each frame.")
 @click.option("--window", type=(float, float), metavar="C W", help="With --png: window centre and width, instead of the header's.")
 @click.option("--bits", type=click.Choice(["8", "16"]), help="With --png: bits of grey (8).")
 @click.option("--nifti", is_flag=True, help="Write NIfTI volumes with sidecars instead, one or more for each series (by dcm2niix).")
 @click.option("--bids", is_flag=True, help="Write a BIDS tree of MR series instead.")
+@click.option("--crypt4gh", is_flag=True, help="Write Crypt4GH files (NAME.c4gh) for each --recipient, with their digests beside them.")
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="KEY",
+    help="With --crypt4gh: a file with a public key, of Crypt4GH or ssh-ed25519.",
+)
 @session_command
 def get(
     run: Session,
@@ -59,11 +70,14 @@ def get(
     force: bool,
     timeout: float,
     fsync: bool,
+    with_results: bool,
     png: bool,
     window: tuple[float, float] | None,
     bits: str | None,
     nifti: bool,
     bids: bool,
+    crypt4gh: bool,
+    recipients: tuple[Path, ...],
 ) -> int:
     """Fetch files, decrypted: each TARGET is the LFN of a file or directory, a pattern of LFNs, or a GUID.
 
@@ -71,6 +85,8 @@ def get(
     In a quoted pattern *, ? and [abc] stand for characters of one name, ** for any directories.
 
     A file gets its name only when it is whole and verified. Nothing that exists is replaced without --force.
+
+    With --crypt4gh, each file is encrypted anew for the recipients, on this machine; its plaintext is never on the disk.
 
     With --png, --nifti or --bids, files become pictures or volumes. For volumes, DICOM files stand in a private folder inside DIR while a
     series is converted.
@@ -84,19 +100,27 @@ def get(
         conversion = chosen(png, nifti, bids, window, int(bits) if bits else None)
         if skip_existing:
             raise click.UsageError("--skip-existing compares DICOM files: it does not go with --png, --nifti and --bids")
+    keys = _recipients(crypt4gh, recipients, conversion is not None or skip_existing)
     keep_freed_memory()
     names = parse_names(targets)
     client = run.client()
     check_directory(output)
     found = _names_of_query(client, sql) if sql else []
     plan = make_plan(client.catalog, names, literal=found, with_digests=skip_existing)
+    if with_results:
+        from mdm_client.fetch.result import with_results_of
+
+        plan = with_results_of(client, plan, with_digests=skip_existing)
     if conversion:
         return get_converted(run, client, plan, output, _fetch_options(jobs, timeout, fsync, force), conversion)
+    if keys:
+        plan = replace(plan, files=[replace(file, path=file.path + ".c4gh") for file in plan.files])
     selection = select(plan.files, output, skip_existing=skip_existing, force=force)
     tally = _Tally(run, plan, selection, output)
     try:
         if selection.wanted:
-            _fetch(client, selection.wanted, output, _fetch_options(jobs, timeout, fsync, force), tally)
+            options = replace(_fetch_options(jobs, timeout, fsync, force), recipients=keys)
+            _fetch(client, selection.wanted, output, options, tally)
     finally:
         tally.failures.show(run.as_json)
     tally.summarise()
@@ -108,6 +132,19 @@ def _fetch_options(jobs: int, timeout: float, fsync: bool, replace: bool) -> "Fe
     from mdm_client.fetch.download import FetchOptions
 
     return FetchOptions(jobs, timeout, fsync, replace=replace)
+
+
+def _recipients(crypt4gh: bool, paths: Sequence[Path], otherwise: bool) -> tuple[bytes, ...]:
+    """Return the public keys of the recipients; none without --crypt4gh."""
+    if crypt4gh != bool(paths):
+        raise click.UsageError("--crypt4gh and --recipient KEY go together")
+    if not crypt4gh:
+        return ()
+    if otherwise:
+        raise click.UsageError("--crypt4gh does not go with --skip-existing, --png, --nifti and --bids")
+    from mdm_client.fetch.export import read_recipients
+
+    return read_recipients(paths)
 
 
 class _Tally:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,13 +11,13 @@ from typing import Self
 from mdm_wire.errors import MdmError, NotFound
 
 from mdm_client.client import Client
-from mdm_client.dicomweb import model
+from mdm_client.dicomweb import model, results
 from mdm_client.dicomweb.matching import MAX_LIMIT, Search, parse_search
 from mdm_client.dicomweb.records import IMAGES, SERIES, STUDIES, Record, Records
 from mdm_client.dicomweb.study import Studies, Study, ref_of
 from mdm_client.image.cache import EncryptedFolder, FileCache
 from mdm_client.image.fetching import Fetcher
-from mdm_client.image.instance import Instance
+from mdm_client.image.instance import Instance, read_instance
 
 DEFAULT_MEMORY = 1024**3
 _DISK_BYTES = 16 * 1024**3
@@ -47,7 +48,7 @@ class Gateway:
         self.records = Records(client)
         self.studies = Studies(self.records)
         self.cache = FileCache(memory, EncryptedFolder(cache, _DISK_BYTES) if cache else None)
-        self.files = Fetcher(client, self.cache, root)
+        self.files = Fetcher(client, self.cache, partial(read_instance, root=root), Instance.held_bytes)
 
     def search_studies(self, pairs: Iterable[tuple[str, str]]) -> Listing:
         """Return the studies that the parameters of an address ask for."""
@@ -57,7 +58,10 @@ class Gateway:
 
     def search_series(self, study: str | None, pairs: Iterable[tuple[str, str]]) -> Listing:
         """Return series, of one study or of all."""
-        records, failures = self.records.search(SERIES, parse_search([*pairs, *_given(study, None)]))
+        search = parse_search([*pairs, *_given(study, None)])
+        records, failures = self.records.search(SERIES, search)
+        if study is not None and not search.offset:
+            records = [*records, *_meeting(results.series(results.results_of(self.records, study)), search)][: search.limit]
         return Listing([model.series_attributes(record, self.root) for record in records], failures)
 
     def search_instances(self, study: str | None, series: str | None, pairs: Iterable[tuple[str, str]]) -> Listing:
@@ -78,6 +82,8 @@ class Gateway:
         else:
             records, failures = self.records.search(IMAGES, search)
             named = self._named(records, MAX_LIMIT if narrow else _FEW)
+        if study is not None and not search.offset:
+            named = [*named, *_meeting(results.instances(results.results_of(self.records, study)), search)][: search.limit]
         return Listing([model.image_attributes(record, self.root) for record in named], failures)
 
     def _named(self, records: Sequence[Record], most: int = MAX_LIMIT) -> list[Record]:
@@ -199,6 +205,19 @@ class Gateway:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _meeting(records: Iterable[Record], search: Search) -> list[Record]:
+    """Return the records of results that have the values asked for; a condition that is no list of values is met by none."""
+    names = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "PatientID": "patient"}
+
+    def meets(record: Record) -> bool:
+        return all(
+            not one.wild and one.dates is None and str(record.get(names.get(one.keyword, one.keyword))) in one.values
+            for one in search.conditions
+        )
+
+    return [record for record in records if meets(record)]
 
 
 def _given(study: str | None, series: str | None) -> list[tuple[str, str]]:

@@ -28,12 +28,13 @@ _BATCH = 1_000
 
 @dataclass(frozen=True)
 class Site:
-    """A site's collections: the path above them, where they are asked, and the attributes of each."""
+    """A site's collections: the path above them, where they are asked, and the attributes of each; whether it has results of users."""
 
     name: str
     base: str
     metadata: MetadataClient
     columns: Mapping[str, Mapping[str, Attribute]]
+    has_results: bool = False
 
     def table(self, level: str) -> str:
         """Return a collection as FROM names it."""
@@ -170,12 +171,15 @@ class Records:
     def _collections(self, service: Callable[[], MetadataClient]) -> list[Site]:
         metadata = service()
         levels: dict[str, dict[str, dict[str, Attribute]]] = {}
+        with_results: set[str] = set()
         for collection in metadata.collections.walk("/"):
             base, _, name = collection.path.rpartition("/")
+            if name == "results" and {"study", "SOPInstanceUID"} <= {attribute.name for attribute in collection.attributes}:
+                with_results.add(base)
             if name in LEVELS:
                 levels.setdefault(base, {})[name] = {attribute.name: attribute for attribute in collection.attributes}
         return [
-            Site(base.rpartition("/")[2], base, metadata, columns)
+            Site(base.rpartition("/")[2], base, metadata, columns, base in with_results)
             for base, columns in levels.items()
             if len(columns) == len(LEVELS) and all(_KEYS[level] in columns[level] for level in LEVELS)
         ]

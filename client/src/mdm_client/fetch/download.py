@@ -34,13 +34,15 @@ class FetchOptions:
 
     `jobs` files at a time are read of a site that streams one file a call, and forced to the disk; else one stream brings them all.
 
-    Unless `replace`, an existing file is kept and the planned file fails.
+    Unless `replace`, an existing file is kept and the planned file fails. With `recipients`, public keys, files are written as Crypt4GH for
+    them (`mdm_client.fetch.export`).
     """
 
     jobs: int = 4
     timeout: float = 600.0
     durable: bool = False
     replace: bool = False
+    recipients: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +200,12 @@ class Download:
                 source = source.again()
             write = partial(self._copy, written) if written else partial(self._receive, file.guid, key, source)
             if self._write(same, write):
-                written = written or same
+                written = written or (None if self._options.recipients else same)
 
     def _receive(self, guid: UUID, key: bytes, source: Ciphertext, path: Path) -> int:
         """Write the data that the site sends; return their size in bytes."""
-        return fetch_file(source, key, guid, path, self._options.durable, replace=self._options.replace)
+        options = self._options
+        return fetch_file(source, key, guid, path, options.durable, replace=options.replace, recipients=options.recipients)
 
     def _write(self, file: PlannedFile, write: Callable[[Path], int]) -> bool:
         """Write one local file, report it, and return whether it was written; an error that would stop every file ends the download."""

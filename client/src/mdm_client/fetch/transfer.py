@@ -11,6 +11,7 @@ from mdm_wire.errors import Cancelled, Corrupt, MdmError, NotFound
 from mdm_wire.retry import Backoff, Retries, is_transient
 
 from mdm_client.fetch.ciphertext import Ciphertext
+from mdm_client.fetch.export import export_file
 from mdm_client.fetch.waiting import Cancellation
 from mdm_client.keystore.client import KeySource
 from mdm_client.local_file import AtomicFile
@@ -19,8 +20,17 @@ from mdm_client.local_file import AtomicFile
 ONE_SHOT_BYTES = 8 * 1024 * 1024
 
 
-def fetch_file(source: Ciphertext, key: bytes, guid: UUID, destination: Path, durable: bool = False, *, replace: bool = False) -> int:
-    """Write the plaintext of a staged file to `destination` and return its size in bytes.
+def fetch_file(
+    source: Ciphertext,
+    key: bytes,
+    guid: UUID,
+    destination: Path,
+    durable: bool = False,
+    *,
+    replace: bool = False,
+    recipients: Sequence[bytes] = (),
+) -> int:
+    """Write the plaintext of a staged file to `destination` and return its size in bytes; with `recipients`, encrypted for them.
 
     Only authenticated bytes are written, and only a whole file gets its name: after any error nothing remains. A file that has the name
     already stays unless `replace`.
@@ -31,6 +41,8 @@ def fetch_file(source: Ciphertext, key: bytes, guid: UUID, destination: Path, du
         OSError: the local file could not be written; FileExistsError where one has its name.
     """
     try:
+        if recipients:
+            return export_file(source, key, guid, destination, recipients, durable, replace=replace)
         if source.size <= ONE_SHOT_BYTES:
             plaintext = decrypt(key, guid.bytes, source.read_all())
             with AtomicFile(destination, durable, replace=replace) as file:

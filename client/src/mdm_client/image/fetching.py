@@ -2,11 +2,11 @@
 
 import io
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 from mdm_crypto.stream import StreamError, decrypt, decrypt_stream
@@ -23,12 +23,14 @@ from mdm_client.fetch.staging import SiteStaging
 from mdm_client.fetch.transfer import ONE_SHOT_BYTES
 from mdm_client.fetch.waiting import Cancellation, Clock
 from mdm_client.image.cache import MEMORY_TOO_SMALL, FileCache, SizedCache
-from mdm_client.image.instance import Instance, read_instance
 from mdm_client.keystore.client import KeystoreClient
 from mdm_client.name_syntax import Name
 
-_HEADER_BYTES = 64 * 1024 * 1024
+_FACT_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 1024
+
+#: What is known of a file once it was here: an image's header, or a size.
+Facts = TypeVar("Facts")
 
 
 class Grid(Protocol):
@@ -72,27 +74,42 @@ class FileRef:
 
 
 @dataclass
-class _Wanted:
+class _Wanted(Generic[Facts]):
     ref: FileRef
     priority: Priority
     number: int
-    #: The header, and the file itself where that is waited for: headers of a whole study must not hold its files.
-    done: "Future[tuple[Instance, bytes | None]]" = field(default_factory=Future)
+    #: The facts, and the file itself where that is waited for: headers of a whole study must not hold its files.
+    done: "Future[tuple[Facts, bytes | None]]" = field(default_factory=Future)
 
 
-class Fetcher:
+class Fetcher(Generic[Facts]):
     """Files by GUID, out of the cache or from their sites. Thread-safe."""
 
-    def __init__(self, client: Grid, cache: FileCache, root: str, *, jobs: int = 4, timeout: float = 120.0) -> None:
-        """Start the threads; addresses in headers begin with `root`, `timeout` is in seconds without progress."""
+    def __init__(
+        self,
+        client: Grid,
+        cache: FileCache,
+        describe: Callable[[bytes], Facts],
+        fact_bytes: Callable[[Facts], int] = lambda _: 0,
+        *,
+        jobs: int = 4,
+        timeout: float = 120.0,
+        batches: Mapping[Priority, int] = _BATCHES,
+    ) -> None:
+        """Start the threads. `timeout` is in seconds without progress.
+
+        `describe` makes the facts of a file that are kept longer than the file, as long as there is room for their `fact_bytes`.
+        `batches` says how many files one request names.
+        """
         self._client = client
         self._cache = cache
-        self._root = root
+        self._describe = describe
         self._timeout = timeout
-        self._headers: SizedCache[UUID, Instance] = SizedCache(_HEADER_BYTES, lambda found: len(found.header) + _OVERHEAD)
+        self._batches = batches
+        self._facts: SizedCache[UUID, Facts] = SizedCache(_FACT_BYTES, lambda found: fact_bytes(found) + _OVERHEAD)
         self._condition = threading.Condition()
-        self._waiting: dict[UUID, _Wanted] = {}
-        self._running: dict[UUID, _Wanted] = {}
+        self._waiting: dict[UUID, _Wanted[Facts]] = {}
+        self._running: dict[UUID, _Wanted[Facts]] = {}
         self._count = 0
         self._cancellation = Cancellation()
         self._workers = ThreadPoolExecutor(jobs, thread_name_prefix="read")
@@ -102,19 +119,19 @@ class Fetcher:
         for thread in self._threads:
             thread.start()
 
-    def header(self, guid: UUID) -> Instance | None:
+    def header(self, guid: UUID) -> Facts | None:
         """Return what is known of a file without fetching it."""
-        return self._headers.get(guid)
+        return self._facts.get(guid)
 
-    def cached(self, ref: FileRef) -> tuple[Instance, bytes] | None:
+    def cached(self, ref: FileRef) -> tuple[Facts, bytes] | None:
         """Return a file that is in the cache; None if it is not."""
         data = self._cache.get(ref.guid)
         if data is None:
             return None
-        instance = self._headers.get(ref.guid) or self._remember(ref, data)
-        return instance, data
+        facts = self._facts.get(ref.guid)
+        return self._remember(ref, data) if facts is None else facts, data
 
-    def file(self, ref: FileRef) -> tuple[Instance, bytes]:
+    def file(self, ref: FileRef) -> tuple[Facts, bytes]:
         """Return a file, fetched before all others.
 
         Raises:
@@ -124,16 +141,16 @@ class Fetcher:
             found = self.cached(ref)
             if found is not None:
                 return found
-            instance, data = self.want([ref], Priority.URGENT)[ref.guid].result()
+            facts, data = self.want([ref], Priority.URGENT)[ref.guid].result()
             if data is not None:
-                return instance, data
+                return facts, data
 
-    def headers(self, refs: Sequence[FileRef]) -> Mapping[UUID, Instance | MdmError]:
+    def headers(self, refs: Sequence[FileRef]) -> Mapping[UUID, Facts | MdmError]:
         """Return what is known of files, fetched where they must be; those that cannot be had have their error."""
-        found: dict[UUID, Instance | MdmError] = {}
+        found: dict[UUID, Facts | MdmError] = {}
         missing = []
         for ref in refs:
-            known = self._headers.get(ref.guid)
+            known = self._facts.get(ref.guid)
             if known is not None:
                 found[ref.guid] = known
             else:
@@ -152,7 +169,7 @@ class Fetcher:
                 self._waiting.pop(guid).done.cancel()
         self.want([ref for ref in refs if ref.guid not in self._cache], Priority.PREFETCH)
 
-    def want(self, refs: Sequence[FileRef], priority: Priority) -> "dict[UUID, Future[tuple[Instance, bytes | None]]]":
+    def want(self, refs: Sequence[FileRef], priority: Priority) -> "dict[UUID, Future[tuple[Facts, bytes | None]]]":
         """Have files fetched; one that waits already gets the higher priority of both."""
         answers = {}
         with self._condition:
@@ -172,14 +189,14 @@ class Fetcher:
         self._cancellation.stop()
         with self._condition:
             for wanted in [*self._waiting.values(), *self._running.values()]:
-                _fail(wanted, Cancelled("CANCELLED", "the viewer has ended"))
+                _fail(wanted, Cancelled("CANCELLED", "given up: nobody reads any more"))
             self._waiting.clear()
             self._condition.notify_all()
         for thread in self._threads:
             thread.join(5.0)
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._urgent_workers.shutdown(wait=True, cancel_futures=True)
-        self._headers.clear()
+        self._facts.clear()
 
     def _lane(self, last: Priority) -> None:
         """Fetch batch after batch of what has at least the priority `last`."""
@@ -196,31 +213,31 @@ class Fetcher:
             finally:
                 self._settle(batch, Cancelled("CANCELLED", "given up"))
 
-    def _next(self, last: Priority) -> list[_Wanted]:
+    def _next(self, last: Priority) -> list[_Wanted[Facts]]:
         """Wait for files and take those of the highest priority, oldest first."""
         with self._condition:
             while not self._cancellation.stopped:
                 ready = [wanted for wanted in self._waiting.values() if wanted.priority <= last]
                 if ready:
                     first = min(wanted.priority for wanted in ready)
-                    batch = sorted((w for w in ready if w.priority == first), key=lambda w: w.number)[: _BATCHES[first]]
+                    batch = sorted((w for w in ready if w.priority == first), key=lambda w: w.number)[: self._batches[first]]
                     for wanted in batch:
                         self._running[wanted.ref.guid] = self._waiting.pop(wanted.ref.guid)
                     return batch
                 self._condition.wait()
         return []
 
-    def _settle(self, batch: Sequence[_Wanted], error: MdmError) -> None:
+    def _settle(self, batch: Sequence[_Wanted[Facts]], error: MdmError) -> None:
         for wanted in batch:
             _fail(wanted, error)
             self._leave(wanted)
 
-    def _leave(self, wanted: _Wanted) -> None:
+    def _leave(self, wanted: _Wanted[Facts]) -> None:
         with self._condition:
             if self._running.get(wanted.ref.guid) is wanted:
                 del self._running[wanted.ref.guid]
 
-    def _fetch(self, batch: Sequence[_Wanted]) -> None:
+    def _fetch(self, batch: Sequence[_Wanted[Facts]]) -> None:
         """Stage, read and decrypt files, and settle each as it arrives."""
         wanted = {item.ref.guid: item for item in batch}
         keys = (self._urgent_workers if batch[0].priority == Priority.URGENT else self._workers).submit(
@@ -255,12 +272,12 @@ class Fetcher:
                 answers.append(Location(answer.lfn, answer.guid, tuple(usable), answer.size) if usable else lost)
         return answers
 
-    def _remember(self, ref: FileRef, data: bytes) -> Instance:
-        instance = read_instance(data, self._root)
-        self._headers.put(ref.guid, instance)
-        return instance
+    def _remember(self, ref: FileRef, data: bytes) -> Facts:
+        facts = self._describe(data)
+        self._facts.put(ref.guid, facts)
+        return facts
 
-    def read(self, wanted: _Wanted, key: bytes, source: Ciphertext) -> None:
+    def read(self, wanted: _Wanted[Facts], key: bytes, source: Ciphertext) -> None:
         """Read a pinned file, decrypt it, keep it, and settle it."""
         guid = wanted.ref.guid
         with self._cache.reserving(source.size):
@@ -273,17 +290,19 @@ class Fetcher:
                     data = written.getvalue()
             except StreamError as error:
                 raise Corrupt("CIPHERTEXT_NOT_AUTHENTIC", f"{guid}: what the site sent is not what was encrypted for this file") from error
-            instance = self._remember(wanted.ref, data)
+            facts = self._remember(wanted.ref, data)
             self._cache.put(guid, data)
         self._leave(wanted)
         if not wanted.done.done():
-            wanted.done.set_result((instance, data if wanted.priority == Priority.URGENT else None))
+            wanted.done.set_result((facts, data if wanted.priority == Priority.URGENT else None))
 
 
-class _Round:
+class _Round(Generic[Facts]):
     """One batch: its keys, and what becomes of each file."""
 
-    def __init__(self, fetcher: Fetcher, wanted: Mapping[UUID, _Wanted], keys: "Future[dict[UUID, bytes | MdmError]]") -> None:
+    def __init__(
+        self, fetcher: Fetcher[Facts], wanted: Mapping[UUID, _Wanted[Facts]], keys: "Future[dict[UUID, bytes | MdmError]]"
+    ) -> None:
         self._fetcher = fetcher
         self._wanted = wanted
         self._keys = keys
@@ -310,6 +329,6 @@ class _Round:
         _fail(self._wanted[file.guid], error)
 
 
-def _fail(wanted: _Wanted, error: MdmError) -> None:
+def _fail(wanted: "_Wanted[Facts]", error: MdmError) -> None:
     if not wanted.done.done():
         wanted.done.set_exception(error)

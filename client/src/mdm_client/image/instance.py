@@ -49,6 +49,10 @@ class Instance:
         """Whether it is an image."""
         return self.pixel_offset > 0
 
+    def held_bytes(self) -> int:
+        """Return about how much memory it takes, in bytes."""
+        return len(self.header)
+
 
 def read_instance(data: bytes, root: str) -> Instance:
     """Return what a file says; the addresses of its bulk data begin with `root`.

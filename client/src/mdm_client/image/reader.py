@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,7 @@ from mdm_wire.url import surl_authority
 from mdm_client.fetch.plan import Plan, make_plan
 from mdm_client.image.cache import FileCache
 from mdm_client.image.fetching import Fetcher, FileRef, Grid
+from mdm_client.image.instance import Instance, read_instance
 from mdm_client.name_syntax import Name
 
 DEFAULT_MEMORY = 1024**3
@@ -23,7 +25,7 @@ class ImageReader:
 
     def __init__(self, grid: Grid, memory: int = DEFAULT_MEMORY, timeout: float = 120.0) -> None:
         self._grid = grid
-        self._files = Fetcher(grid, FileCache(memory), "", timeout=timeout)
+        self._files = Fetcher(grid, FileCache(memory), partial(read_instance, root=""), Instance.held_bytes, timeout=timeout)
 
     def plan(self, names: Sequence[Name]) -> Plan:
         """Return the files that names lead to: files, directories with what is below them, patterns."""

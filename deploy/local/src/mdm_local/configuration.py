@@ -13,7 +13,7 @@ from mdm_site.instance import ae_title
 from mdm_site.pki import DevelopmentCa
 from mdm_site.site import DEMONSTRATION_MEMBERS, DICOM_SRM, KEYSTORES, SERVICES, OtherSite, Service
 
-from mdm_local.layout import CURATORS, HOST, SCP, SECOND_SCP, SECOND_SRM, USERS, Layout
+from mdm_local.layout import CURATORS, DOOR, HOST, SCP, SECOND_SCP, SECOND_SRM, USERS, Layout
 from mdm_local.pacs.kind import StackPacs
 from mdm_local.state import Coupling, State
 
@@ -59,7 +59,7 @@ class Configuration:
         """Return the configuration of the second instance of dicom-srm: the first one's, but for what it must have of its own."""
         first: Mapping[str, Any] = configuration.of_service(self, DICOM_SRM)
         return {
-            **{name: section for name, section in first.items() if name != "curator"},  # one listener for curators is enough
+            **{name: section for name, section in first.items() if name not in ("curator", "door")},  # one of each is enough
             "instance": "srm-2",
             "listen": self.listen(SECOND_SRM),
             "scp": {**first["scp"], "port": self._ports[SECOND_SCP], "ae_title": ae_title(first["scp"]["ae_title"], 2)},
@@ -123,9 +123,17 @@ class Configuration:
         """Everybody is on this machine; the first instance has the only listener."""
         return [f"{HOST}:{self._ports[CURATORS]}"]
 
+    def door(self) -> tuple[str, int]:
+        """Listen on loopback."""
+        return HOST, self._ports[DOOR]
+
     def spool(self) -> Path:
         """Return dicom-srm's spool."""
         return self._layout.spool
+
+    def results(self) -> Path:
+        """Return dicom-srm's space for results."""
+        return self._layout.results
 
 
 def _other(name: str, coupling: Coupling) -> OtherSite | None:

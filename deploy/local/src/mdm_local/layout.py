@@ -12,6 +12,7 @@ PACS = "pacs"
 FORWARDER = "pacs-forwarder"
 SCP = "dicom-srm-scp"
 CURATORS = "dicom-srm-curators"
+DOOR = "dicom-srm-door"
 SECOND_SCP = "dicom-srm-2-scp"
 #: The second instance of dicom-srm, which a stack may have.
 SECOND_SRM = Service("dicom-srm-2", DICOM_SRM.module, DICOM_SRM.name)
@@ -25,6 +26,7 @@ LISTENERS = {
     **{service.name: service.name for service in ALL_SERVICES},
     SCP: DICOM_SRM.name,
     CURATORS: DICOM_SRM.name,
+    DOOR: DICOM_SRM.name,
     SECOND_SCP: SECOND_SRM.name,
     PACS: PACS,
     PACS_HTTP: PACS,
@@ -70,6 +72,11 @@ class Layout:
         return self.root / "spool"
 
     @property
+    def results(self) -> Path:
+        """The space for results of users: ciphertext."""
+        return self.root / "results"
+
+    @property
     def second_spool(self) -> Path:
         """Staged ciphertext of the second instance of dicom-srm; below the first one's, where nothing else is a directory."""
         return self.spool / "2"
@@ -108,7 +115,7 @@ class Layout:
     def make(self) -> None:
         """Create the directories, readable by their owner only."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("pki", "trust", "spool", "pacs", "secret", "config", "client", "log"):
+        for name in ("pki", "trust", "spool", "results", "pacs", "secret", "config", "client", "log"):
             (self.root / name).mkdir(mode=0o700, exist_ok=True)
 
 

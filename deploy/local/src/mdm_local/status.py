@@ -7,7 +7,7 @@ from mdm_site.pacs import MDM_AE_TITLE
 from mdm_site.site import DICOM_SRM
 
 from mdm_local.component import SERVING
-from mdm_local.layout import FORWARDER, HOST, PACS, POSTGRES, SCP, USERS
+from mdm_local.layout import DOOR, FORWARDER, HOST, PACS, POSTGRES, SCP, USERS
 from mdm_local.pacs.kind import CALLING_AE_TITLES, ORTHANC
 from mdm_local.stack import Stack
 
@@ -29,6 +29,7 @@ def document(stack: Stack) -> Document:
         "postgres": {**_process(stack, POSTGRES, state), "conninfo": stack.postgres.conninfo()},
         "services": {service.name: _service(stack, service.name, state) for service in stack.services},
         "scp": {"aet": MDM_AE_TITLE, "host": HOST, "port": stack.state.ports[SCP]} if DICOM_SRM in stack.services else None,
+        "door": f"https://localhost:{stack.state.ports[DOOR]}" if DICOM_SRM in stack.services else None,
         "spool": str(stack.layout.spool),
     }
 
@@ -55,6 +56,7 @@ def lines(status: Document) -> list[str]:
         "",
         f"site            {status['site']}",
         f"data directory  {status['data_dir']}",
+        *([f"HTTPS door      {status['door']}"] if status["door"] else []),
         *(f"client config   {path}" for path in clients.values()),
     ]
 

@@ -11,7 +11,7 @@ from mdm_site.site import SITE, SiteError
 from mdm_site.upkeep import add_key_encryption_key, add_site, lend, revoke
 
 DEFAULT = Path(".mdm-site")
-_INSTANCE_PORTS = "dicom-srm-2=7106, scp-2=11212, curator-2=7110"
+_INSTANCE_PORTS = "dicom-srm-2=7106, scp-2=11212, curator-2=7110, door-2=7111"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -65,8 +65,14 @@ class Topology(Protocol):
     def curator_addresses(self) -> list[str]:
         """Return host:port of each at which curators reach one."""
 
+    def door(self) -> tuple[str, int]:
+        """Return where dicom-srm's HTTPS door listens."""
+
     def spool(self) -> PurePath:
         """Return dicom-srm's spool."""
+
+    def results(self) -> PurePath:
+        """Return dicom-srm's space for results, which all of its instances share."""
 
 
 def of_service(topology: Topology, service: Service) -> Document:
@@ -137,6 +143,10 @@ def _acl(name: str) -> Document:
             *({"principal": f"group:{group}", "permissions": "lg"} for group in (researchers, physicians)),
         ),
         "patients": ({"principal": f"group:{physicians}", "permissions": "rlxg"},),
+        "results": (
+            {"principal": "authenticated", "permissions": "x"},
+            *({"principal": f"group:{group}", "permissions": "wlxg"} for group in (researchers, physicians)),
+        ),
     }
 
 
@@ -229,6 +239,7 @@ def _dicom_srm(topology: Topology) -> Document:
         link |= {"dicomweb_url": pacs.dicomweb, "dicomweb_user": pacs.user, "dicomweb_password_file": pacs.password_file}
     host, port = topology.scp()
     curator_host, curator_port = topology.curators()
+    door_host, door_port = topology.door()
     return {
         "pacs": link,
         "scp": {
@@ -239,7 +250,9 @@ def _dicom_srm(topology: Topology) -> Document:
             "forwarder_status_file": topology.forwarder_status(),
         },
         "curator": {"host": curator_host, "port": curator_port},
+        "door": {"host": door_host, "port": door_port},
         "spool": {"directory": topology.spool(), "quota_bytes": 2_000_000_000},
+        "results": {"directory": topology.results(), "quota_bytes": 2_000_000_000, "keep_free_bytes": 0},
         "grid": _connections(topology, DICOM_SRM.name),
         "acl": _acl(topology.name),
         "deid": {"profile": "research"},  # sex, age and shifted dates stay, so that there is something to query

@@ -33,8 +33,9 @@ ORGANISATION = "MDM Site"
 #: What each container sees: its own files, what all share, and where its state lies.
 OWN, TRUST, SPOOL = PurePosixPath("/etc/mdm/service"), PurePosixPath("/etc/mdm/trust"), PurePosixPath("/var/lib/mdm/spool")
 SERVICE_PORT = {service.name: 7003 for service in SERVICES} | {"catalog": 7001, "metadata": 7002, DICOM_SRM.name: 7006}
+RESULTS = PurePosixPath("/var/lib/mdm-results")
 FORWARDER_STATUS = PurePosixPath("/var/lib/mdm-forwarder/status.json")
-METRICS_PORT, SCP_PORT, CURATOR_PORT = 9464, 11112, 7010
+METRICS_PORT, SCP_PORT, CURATOR_PORT, DOOR_PORT = 9464, 11112, 7010, 7011
 #: dicom-srm's name on the hospital's network only: there, and nowhere else, its Storage SCP and its listener for curators listen.
 SCP_HOST = instance.scp_host(1)
 PACS_HOST, PACS_AE_TITLE, PACS_PORT, PACS_HTTP_PORT = "pacs", "ORTHANC", 4242, 8042
@@ -46,7 +47,7 @@ _NO_MEMBERS: tuple[tuple[str, ...], ...] = ((), (), ())
 
 #: Names of the ports published on the host, and their usual numbers.
 PORTS = {"catalog": 7001, "metadata": 7002, "keystore-a": 7003, "keystore-b": 7004, "keystore-c": 7005, "dicom-srm": 7006, "pacs": 4242}
-PORTS |= {"scp": 11112, "curator": 7010}
+PORTS |= {"scp": 11112, "curator": 7010, "door": 7011}
 
 
 class ContainerSite:
@@ -312,9 +313,17 @@ class ContainerSite:
         host = variables["MDM_HOSTS"].split(",")[0] if address == "0.0.0.0" else address  # noqa: S104 - compared, not bound
         return [f"{host}:{self.published('CURATOR', number)}" for number in range(1, self.instance_count + 1)]
 
+    def door(self) -> tuple[str, int]:
+        """Listen beside gRPC."""
+        return _ANYWHERE, DOOR_PORT
+
     def spool(self) -> PurePosixPath:
         """Return the path of dicom-srm's spool, a volume."""
         return SPOOL
+
+    def results(self) -> PurePosixPath:
+        """Return the path of the space for results, a volume that all instances share."""
+        return RESULTS
 
     def _write_environment(
         self, demonstration: bool, hosts: Sequence[str], ports: Mapping[str, int], project: str, named: Mapping[str, str]

@@ -13,10 +13,10 @@ from typing import Any
 from mdm_site.file import to_toml, write_file
 
 #: Ports of an instance that are published on the host, by their names in `site.env`, and what the first instance has.
-PUBLISHED = {"DICOM_SRM": 7006, "SCP": 11112, "CURATOR": 7010}
+PUBLISHED = {"DICOM_SRM": 7006, "SCP": 11112, "CURATOR": 7010, "DOOR": 7011}
 _APART = 100
 _AE_TITLE_LENGTH = 16
-_SRM_PORT, _SCP_PORT, _CURATOR_PORT = PUBLISHED.values()
+_SRM_PORT, _SCP_PORT, _CURATOR_PORT, _DOOR_PORT = PUBLISHED.values()
 # Per instance: what the Storage SCP takes (MAX_CONNECTIONS), and the listener for curators.
 _CONNECTIONS = 64 + 16
 
@@ -98,7 +98,10 @@ def _container(number: int) -> str:
     Compose 1.29 extends no service of another file that depends on others.
     """
     name, config = name_of(number), f"/etc/mdm/service/instance-{number}.toml"
-    port = f"${{{port_variable('DICOM_SRM', number)}:-{usual_port('DICOM_SRM', number)}}}"
+    ports = "\n".join(
+        f'      - "${{MDM_GRID_ADDRESS:-127.0.0.1}}:${{{port_variable(kind, number)}:-{usual_port(kind, number)}}}:{inner}"'
+        for kind, inner in (("DICOM_SRM", _SRM_PORT), ("DOOR", _DOOR_PORT))
+    )
     return f"""\
   {name}:
     image: "mdm/dicom-srm:${{MDM_TAG:-latest}}"
@@ -128,9 +131,11 @@ def _container(number: int) -> str:
       grid: {{}}
       db-dicom-srm: {{}}
       hospital: {{aliases: [{scp_host(number)}]}}
-    ports: ["${{MDM_GRID_ADDRESS:-127.0.0.1}}:{port}:{_SRM_PORT}"]
+    ports:
+{ports}
     volumes:
       - "spool-{number}:/var/lib/mdm"
+      - "results:/var/lib/mdm-results"
       - "forwarder-status:/var/lib/mdm-forwarder:ro"
       - "${{MDM_SITE}}/dicom-srm:/etc/mdm/service:ro"
       - "${{MDM_SITE}}/trust:/etc/mdm/trust:ro"

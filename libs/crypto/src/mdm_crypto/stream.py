@@ -6,8 +6,12 @@ prefix ‖ index (4, big-endian) ‖ last (1), and is 1 MiB long with its tag, t
 one as long as needed. Swapped, missing or foreign segments fail to authenticate, and so does a cut: the last segment is
 marked. The format is implemented here because Tink's own Python binding copies every byte several times
 (15 times slower); tests compare both.
+
+Salt and nonce prefix are random, or derived from key, associated data and content: then the same content gives the same ciphertext
+(docs/decisions/0030-stable-ciphertext.md).
 """
 
+import hashlib
 import io
 import os
 import threading
@@ -33,6 +37,8 @@ TAG_SIZE: Final = 16
 _SALT_SIZE: Final = 32
 _PREFIX_SIZE: Final = 7
 _MAX_SEGMENTS: Final = 1 << 32
+# Longer than a salt, so HKDF extracts here from the key under another salt than any stream has.
+_HEADER_LABEL = b"mdm stable ciphertext, version 1: salt and nonce prefix"
 _of_thread = threading.local()
 
 
@@ -72,13 +78,15 @@ def encrypt(key: bytes, associated_data: bytes, buffers: Iterable[Buffer]) -> by
 def encrypt_buffers(key: bytes, associated_data: bytes, buffers: Sequence[Buffer], destination: Destination) -> int:
     """Encrypt the concatenated buffers, which are not copied, segment by segment; return the size of the ciphertext in bytes.
 
+    Equal content under an equal key and associated data gives equal ciphertext. The buffers must not change meanwhile: they are read
+    twice, for their digest and to encrypt them, and what was not digested must not be encrypted under a salt that was derived.
     `destination` may take a part of what it is given, as unbuffered files do, and then returns how much; it must have used that when
     `write` returns.
     """
     views = deque(view for view in (memoryview(buffer).cast("B") for buffer in buffers) if view)
     left = sum(map(len, views))
-    salt, prefix = os.urandom(_SALT_SIZE), os.urandom(_PREFIX_SIZE)
-    cipher = _SegmentCipher(key, associated_data, salt, prefix)
+    salt, prefix = _derived(key, associated_data, views)
+    cipher = SegmentCipher(key, associated_data, salt, prefix)
     sealed = _scratch(min(ciphertext_size(left), SEGMENT_SIZE))
     sealed[:HEADER_SIZE] = bytes([HEADER_SIZE]) + salt + prefix
     start, total, index, last = HEADER_SIZE, 0, 0, False
@@ -98,7 +106,7 @@ def decrypt(key: bytes, associated_data: bytes, data: Buffer) -> bytes:
     Raises:
         StreamError: the ciphertext is not authentic or not complete; nothing is returned.
     """
-    cipher, rest = _open_header(key, associated_data, memoryview(data))
+    cipher, rest = open_header(key, associated_data, memoryview(data))
     segments = []
     first = SEGMENT_SIZE - HEADER_SIZE
     starts = [0, *range(first, len(rest), SEGMENT_SIZE)]
@@ -133,7 +141,7 @@ def decrypt_stream(key: bytes, associated_data: bytes, source: Source, destinati
     return size
 
 
-class _SegmentCipher:
+class SegmentCipher:
     """AES-256-GCM of numbered segments under one header."""
 
     def __init__(self, key: bytes, associated_data: bytes, salt: bytes, prefix: bytes) -> None:
@@ -194,7 +202,7 @@ class EncryptingWriter:
 
     def __init__(self, key: bytes, associated_data: bytes, destination: Destination) -> None:
         salt, prefix = os.urandom(_SALT_SIZE), os.urandom(_PREFIX_SIZE)
-        self._cipher = _SegmentCipher(key, associated_data, salt, prefix)
+        self._cipher = SegmentCipher(key, associated_data, salt, prefix)
         self._destination = destination
         self._index = 0
         self._capacity = SEGMENT_SIZE - HEADER_SIZE - TAG_SIZE
@@ -274,7 +282,7 @@ class DecryptingReader(io.RawIOBase):
         super().__init__()
         self._source = source
         header = _read_exactly(source, HEADER_SIZE)
-        self._cipher, _ = _open_header(key, associated_data, memoryview(header))
+        self._cipher, _ = open_header(key, associated_data, memoryview(header))
         self._index = 0
         self._size = SEGMENT_SIZE - HEADER_SIZE
         self._block = memoryview(bytearray(SEGMENT_SIZE + 1))
@@ -330,6 +338,17 @@ class DecryptingReader(io.RawIOBase):
         self._size = SEGMENT_SIZE
 
 
+def _derived(key: bytes, associated_data: bytes, views: Iterable[memoryview]) -> tuple[bytes, bytes]:
+    """Return salt and nonce prefix of this content: HKDF-SHA-256 of the key over associated data and SHA-256 of the plaintext."""
+    digest = hashlib.sha256()
+    for view in views:
+        digest.update(view)
+    # The digest has a fixed length and stands last, so no two pairs of associated data and digest are the same bytes.
+    info = associated_data + digest.digest()
+    derived = HKDF(algorithm=SHA256(), length=_SALT_SIZE + _PREFIX_SIZE, salt=_HEADER_LABEL, info=info).derive(key)
+    return derived[:_SALT_SIZE], derived[_SALT_SIZE:]
+
+
 def _scratch(size: int) -> memoryview:
     """Return a buffer of this thread, used again: it is cheaper than memory that the system has to give and clear each time."""
     if (kept := getattr(_of_thread, "scratch", None)) is None or len(kept) < size:
@@ -366,13 +385,13 @@ def _read_exactly(source: Source, size: int) -> bytes:
     return bytes(buffer[: _fill(source, buffer)])
 
 
-def _open_header(key: bytes, associated_data: bytes, data: memoryview) -> tuple[_SegmentCipher, memoryview]:
+def open_header(key: bytes, associated_data: bytes, data: memoryview) -> tuple[SegmentCipher, memoryview]:
     """Split ciphertext into its cipher and what follows the header."""
     data = data.cast("B")
     if len(data) < HEADER_SIZE or data[0] != HEADER_SIZE:
         raise _not_authentic()
     salt, prefix = bytes(data[1 : 1 + _SALT_SIZE]), bytes(data[1 + _SALT_SIZE : HEADER_SIZE])
-    return _SegmentCipher(key, associated_data, salt, prefix), data[HEADER_SIZE:]
+    return SegmentCipher(key, associated_data, salt, prefix), data[HEADER_SIZE:]
 
 
 def _not_authentic() -> StreamError:

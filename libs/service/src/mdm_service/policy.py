@@ -141,6 +141,15 @@ POLICY: Mapping[str, frozenset[str]] = {
     ),
     **_rows("mdm.srm.v1.TransferService", Read=_READERS, ReadFiles=_READERS),
     **_rows(
+        "mdm.srm.v1.ResultService",
+        PrepareToPut=_USERS,
+        Write=_USERS,
+        StatusOfPutRequest=_USERS,
+        PutDone=_USERS,
+        AbortPut=_USERS,
+        Rm=_USERS | _OPERATORS,
+    ),
+    **_rows(
         "mdm.srm.v1.RegistrationService",
         RegisterStudies=_OPERATORS,
         GetRegistrationSummary=_OPERATORS,

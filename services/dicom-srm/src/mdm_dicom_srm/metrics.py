@@ -1,4 +1,4 @@
-"""Prometheus metrics of registration and staging."""
+"""Prometheus metrics of registration, staging and the door."""
 
 import logging
 import os
@@ -19,6 +19,9 @@ RETRIEVAL_SECONDS = Histogram(
     "Time of one retrieval from the PACS with de-identification and encryption.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
+DOOR_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND", "POST", "PUT", "DELETE"})
+DOOR_REQUESTS = Counter("mdm_door_requests_total", "Requests to the HTTPS door, by method and status.", ("method", "status"))
+DOOR_BYTES = Counter("mdm_door_bytes_total", "Bytes of ciphertext that the HTTPS door has sent.")
 _SPOOL = Gauge("mdm_spool_bytes", "Bytes of the spool, by kind.", ("kind",), multiprocess_mode="livesum")
 
 

@@ -144,7 +144,7 @@ def test_files_written_before_the_machine_restarted_are_not_trusted(tmp_path):
     spool = LocalSpool(tmp_path, QUOTA)
     put(spool, GUIDS[0], 10)
     spool.close()
-    (tmp_path / "GENERATION").write_text("1 another-boot ")
+    (tmp_path / "GENERATION").write_text("2 another-boot ")
     again = LocalSpool(tmp_path, QUOTA)
     assert again.usage().files == 0
     again.close()

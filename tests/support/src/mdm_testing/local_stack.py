@@ -47,6 +47,11 @@ class LocalStack(Stack):
         return Layout(self._data_dir).config(name)
 
     @property
+    def results(self) -> Path:
+        """The directory of the space for results."""
+        return Layout(self._data_dir).results
+
+    @property
     def authority(self) -> DevelopmentCa:
         layout = Layout(self._data_dir)
         return DevelopmentCa(layout.pki, State.load(layout.state_file).organisation)

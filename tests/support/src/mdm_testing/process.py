@@ -47,6 +47,16 @@ def require_program(name: str, package: str) -> str:
     return found
 
 
+def require_fuse() -> None:
+    """Skip the test where the kernel mounts nothing for a program, or fail it where every component is required (in CI)."""
+    require_program("fusermount3", "fuse3")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        missing = "/dev/fuse is not there, or not for this user"
+        if os.environ.get("MDM_REQUIRE_ALL") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
 def free_port() -> int:
     """Return a port that is free and that no other call returns, in any process of this machine, while this process lives.
 

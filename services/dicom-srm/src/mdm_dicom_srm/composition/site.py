@@ -6,21 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mdm_service.process.main import Runtime
-from mdm_service.settings import ConfigurationError
+from mdm_service.settings import Address, ConfigurationError
 
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.deidentification import Deidentification, load_deidentification
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
+from mdm_dicom_srm.composition.result import open_results
 from mdm_dicom_srm.config import Settings, SpoolSettings
+from mdm_dicom_srm.door import composition as door
+from mdm_dicom_srm.door.http.listener import Limits, Listener
+from mdm_dicom_srm.door.store.known import PostgresKnownCopies
 from mdm_dicom_srm.grid.catalog import CatalogAccess, GridCatalog
 from mdm_dicom_srm.pacs.c_move import MoveDestination
 from mdm_dicom_srm.pacs.pacs_set import Health, PacsSet, answers, open_pacs
 from mdm_dicom_srm.register.rules.scanner import look_for
 from mdm_dicom_srm.register.worker import SizeCorrection
+from mdm_dicom_srm.result.composition import KeptResults
 from mdm_dicom_srm.site_secret import derive_key
 from mdm_dicom_srm.stage import composition as stage
 from mdm_dicom_srm.stage.rules.move_title import MoveTitle
-from mdm_dicom_srm.stage.rules.port import DrawnFor, Registrations, Sources
+from mdm_dicom_srm.stage.rules.port import DrawnFor, NothingKept, Registrations, Sources
 from mdm_dicom_srm.stage.store.instance import PostgresInstances, PostgresMoveTitles
 from mdm_dicom_srm.stage.store.request import PostgresRequestStore
 from mdm_dicom_srm.stage.store.site import PostgresSiteStore
@@ -39,6 +44,7 @@ class Site:
     destination: MoveDestination
     healths: Mapping[str, Health]
     sizes: SizeCorrection
+    results: KeptResults | None
     spool: SpoolSettings
     instance: str
 
@@ -76,6 +82,7 @@ def open_site(settings: Settings, runtime: Runtime) -> Site:
         destination,
         {name: Health(member.ping) for name, member in pacs.members.items()},
         SizeCorrection(database.registrations, catalog),
+        open_results(settings, database),
         *own_part(settings, runtime.worker),
     )
 
@@ -108,13 +115,36 @@ def build_staging(site: Site, generation: str, drawn: DrawnFor) -> stage.Stage:
                 database.decisions.released,
             ),
             functools.partial(answers, site.healths),
+            site.results or NothingKept(),
         ),
         catalog=CatalogAccess(site.grid.catalog_channel),
         make_deidentifier=site.deid.make,
         generation=generation,
         threads=settings.threads,
         drawn=drawn,
+        forgotten=PostgresKnownCopies(database.pool, generation).forget,
     )
+
+
+def build_door(site: Site, runtime: Runtime, staging: stage.Stage, generation: str) -> Listener | None:
+    """Return the HTTPS door, None where the site has none. One port can have one listener: of several workers the first has it.
+
+    Raises:
+        ConfigurationError: it cannot be listened on.
+    """
+    settings = site.settings.door
+    if settings is None or runtime.worker > 1:
+        return None
+    opening = door.Opening(
+        Address(host=settings.host, port=settings.port),
+        settings.url,
+        settings.instances,
+        settings.pin_seconds,
+        Limits(settings.threads, settings.requests_per_caller),
+    )
+    copies = PostgresKnownCopies(site.database.pool, generation)
+    parts = door.Staging(staging.rules, staging.spool.sizes)
+    return door.build_door(opening, site.settings.tls, runtime.authenticator, parts, staging.place, copies)
 
 
 def own_part(settings: Settings, worker: int) -> tuple[SpoolSettings, str]:

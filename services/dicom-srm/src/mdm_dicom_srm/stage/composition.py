@@ -20,6 +20,7 @@ from mdm_dicom_srm.stage.rules.active import RequestLimits
 from mdm_dicom_srm.stage.rules.control import RequestControl
 from mdm_dicom_srm.stage.rules.instance import Instance
 from mdm_dicom_srm.stage.rules.journal import RequestJournal
+from mdm_dicom_srm.stage.rules.kept_copy import KeptCopies
 from mdm_dicom_srm.stage.rules.listing import Listing
 from mdm_dicom_srm.stage.rules.port import AccessChecker, Catalog, DrawnFor, Instances, RequestStore, Sealer, SiteStore, Sources, Usage
 from mdm_dicom_srm.stage.rules.recheck import Rechecker
@@ -134,6 +135,7 @@ def build_stage(
     generation: str = "",
     threads: int = 16,
     drawn: DrawnFor = lambda _part10: (),
+    forgotten: Callable[[Sequence[UUID]], object] = lambda _guids: None,
     clock: Callable[[], float] = time.time,
 ) -> Stage:
     """Return staging at one place.
@@ -141,6 +143,7 @@ def build_stage(
     `make_deidentifier` goes to worker processes: a module-level function or a functools.partial of one, with arguments that
     can be pickled. `generation` names the rules of de-identification (a digest of profile and version): when it changes, the spool
     is emptied. `threads` are those of the server; watches take at most half of them. `drawn` returns the rules that people drew.
+    `forgotten` is called with files of which this instance has removed its copies, as they were changed or removed.
 
     Raises:
         ConfigurationError: the spool's directory cannot be used.
@@ -161,7 +164,8 @@ def build_stage(
         sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS, drawn)
     limits = RetrievalLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
     work = FilesInWork(requests)
-    queue = RetrievalQueue(sources.registrations, Retriever(sources, sealer, spool, work, limits), work, limits)
+    copies = KeptCopies(sources.kept, spool, work, settings.retrievals)
+    queue = RetrievalQueue(sources.registrations, Retriever(sources, sealer, spool, work, limits), work, limits, copies)
     lifetimes = Lifetimes(
         settings.default_pin_seconds,
         settings.max_pin_seconds,
@@ -189,6 +193,7 @@ def build_stage(
         # In this order: what becomes visible between the two is removed by the second.
         work.forget(guids)
         spool.forget(guids)
+        forgotten(guids)
 
     instance = Instance(stores.instances, stores.site, requests, usage, service.submit, forget, spool.found, settings.lost_seconds)
     return Stage(rules, place, spool, sealer, queue, journal, requests, instance)

@@ -20,6 +20,7 @@ class RequestStatus:
     pin_seconds: int
     deadline: float
     now: float
+    created: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +48,9 @@ class ActiveRequest:
         """Return the request with the files at some positions."""
         request = self.request
         files = tuple(request.files[position].copy() for position in positions)
-        return RequestStatus(request.state, files, len(self.log), request.pending, request.kind, request.pin_seconds, request.deadline, now)
+        return RequestStatus(
+            request.state, files, len(self.log), request.pending, request.kind, request.pin_seconds, request.deadline, now, request.created
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,11 @@ class LocalSpool:
         with self._lock:
             return {guid for guid in guids if guid in self._entries}
 
+    def sizes(self, guids: Iterable[UUID]) -> dict[UUID, int]:
+        """Return the sizes of those files that are here."""
+        with self._lock:
+            return {guid: entry.size for guid in guids if (entry := self._entries.get(guid)) is not None}
+
     def open(self, guid: UUID) -> BinaryIO | None:
         """Return the file for reading, or None if it is not here. An open file stays readable when it is evicted."""
         try:
@@ -213,7 +218,7 @@ class LocalSpool:
 
     def _sweep(self, generation: str) -> None:
         boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-        wanted = f"1 {boot} {generation}"
+        wanted = f"2 {boot} {generation}"  # of version 1 the same content had other ciphertext each time
         marker = self._directory / "GENERATION"
         keep = marker.exists() and marker.read_text() == wanted
         found: list[tuple[float, UUID, int]] = []

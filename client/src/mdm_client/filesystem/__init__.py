@@ -1,0 +1,1 @@
+"""The catalog as a file system: its tree, its files decrypted in this process, and fsspec's interface to both."""

@@ -1,0 +1,1 @@
+"""What the door serves and under which conditions: no HTTP, no SQL."""
