@@ -28,7 +28,7 @@ from mdm_dicom_srm.result import command as reidentification
 from mdm_dicom_srm.result import composition as result
 from mdm_dicom_srm.stage import composition as stage
 
-MIGRATIONS = ("mdm_dicom_srm.migrations",)
+MIGRATIONS = ("mdm_service.delegation_migrations", "mdm_dicom_srm.migrations")
 
 
 def build(settings: Settings, runtime: Runtime) -> None:
