@@ -260,6 +260,12 @@ class TextSettings(Section):
         return self.policy != "propose" or bool(self.modalities)
 
 
+class FaceSettings(Section):
+    """Masks of faces, where the profile asks for them: a series is whole when the PACS has had the same images for `quiet_seconds`."""
+
+    quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
 class DeidSettings(Section):
     """De-identification: profile and pixel rules by the name of those that are shipped, or a file; no pixel rules by default."""
 
@@ -267,6 +273,7 @@ class DeidSettings(Section):
     pixel_rules: str = ""
     self_check: bool = True
     text: TextSettings = TextSettings()
+    faces: FaceSettings = FaceSettings()
 
 
 class CuratorSettings(Section):
