@@ -71,6 +71,11 @@ class CuratorClient:
         response: pb.GetQuarantinedPictureResponse = self._service.call(self._stub.GetQuarantinedPicture, request)
         return response
 
+    def head(self, guid: str) -> pb.GetQuarantinedHeadResponse:
+        """Return the head that an image's series shows, with its face and without, as PNG; it identifies the patient."""
+        response: pb.GetQuarantinedHeadResponse = self._service.call(self._stub.GetQuarantinedHead, pb.GetQuarantinedHeadRequest(guid=guid))
+        return response
+
     def text(self, guid: str, frame: int = 0) -> Sequence[pb.FoundText]:
         """Return the lines of text that a detector finds in a frame; they may identify the patient."""
         response: pb.FindTextResponse = self._service.call(self._stub.FindText, pb.FindTextRequest(guid=guid, frame=frame))

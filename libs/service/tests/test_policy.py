@@ -7,6 +7,7 @@ from mdm_service import policy
 
 CONTRACTS = [
     "mdm.acl.v1.acl_pb2",
+    "mdm.delegation.v1.delegation_pb2",
     "mdm.keystore.v1.keystore_pb2",
     "mdm.keystore.v1.admin_pb2",
     "mdm.keystore.v1.peer_pb2",

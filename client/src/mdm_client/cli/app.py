@@ -24,6 +24,7 @@ _COMMANDS = {
     "chown": ("mdm_client.cli.catalog.acl:chown", "Give access lists to another owner, in every service."),
     "comment": ("mdm_client.cli.catalog.tree:comment", "Show or set the comment of an entry of the catalog."),
     "decrypt": ("mdm_client.cli.keystore.encryption:decrypt", "Decrypt a file that mdm encrypt made, or a staged one."),
+    "delegate": ("mdm_client.cli.delegate:delegate", "Let a job read for you, with a certificate of its own and not your key."),
     "desk": ("mdm_client.cli.desk:desk", "Decide about images that wait, in a browser (curators only)."),
     "du": ("mdm_client.cli.catalog.listing:du", "Sum up directories of the catalog."),
     "encrypt": ("mdm_client.cli.keystore.encryption:encrypt", "Encrypt a file of any kind under a key of the keystores."),

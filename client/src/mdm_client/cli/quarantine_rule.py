@@ -1,6 +1,8 @@
-"""Commands of curators about pictures: quarantine kinds, picture, text, blank, rules, end-rule."""
+"""Commands of curators about pictures: quarantine kinds, picture, head, text, blank, rules, end-rule."""
 
+import io
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,45 @@ def picture(run: Session, guid: str, output: Path, frame: int, side: int, releas
         file.write(found.jpeg)
     facts = {"file": str(output), "columns": found.columns, "rows": found.rows, "frames": found.frames}
     show(run.as_json, facts, f"{output}: frame {frame} of {found.frames}, the image has {found.columns} x {found.rows} pixels")
+
+
+@click.command(epilog="\b\nExample:\n  mdm quarantine head 0b5f5e0e-4d33-4a4c-9d0e-6a0f3c1d2e4f -o head.png")
+@click.argument("guid", metavar="GUID")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the PNG there instead.")
+@_site
+@session_command
+def head(run: Session, guid: str, output: Path | None, site: str) -> None:
+    """Draw the head of an image's series in the terminal: above with its face, below without. This identifies the patient.
+
+    From the front and from its left. Below is nothing if the face cannot be masked; the answer says why.
+    """
+    found = run.client().curator(site).head(guid)
+    if output is not None:
+        with output_file(str(output)) as file:
+            file.write(found.png)
+    elif not run.as_json:
+        _draw(found.png)
+    masked = f"the face cannot be masked: {found.detail}" if found.detail else "below without the face"
+    facts = {"file": str(output) if output else None, "images": found.images, "masked": not found.detail, "detail": found.detail}
+    show(run.as_json, facts, f"{output or guid}: the head of a series of {found.images} images, {masked}")
+
+
+def _draw(png: bytes) -> None:
+    from mdm_client.image.reader import need_packages
+
+    need_packages("mdm quarantine head without -o FILE", "picture", "numpy", "PIL", "pydicom")
+    from PIL import Image
+
+    from mdm_client.picture.montage import fitted
+    from mdm_client.picture.protocol import PROTOCOLS
+    from mdm_client.picture.terminal import detect
+
+    terminal = detect()
+    write, has_pixels = PROTOCOLS[terminal.protocol]
+    cell = terminal.cell if has_pixels else (1, 2)
+    with Image.open(io.BytesIO(png)) as image:
+        for part in write(fitted(image.convert("RGB"), terminal.size[0], terminal.size[1] - 2, cell, 4.0)):
+            sys.stdout.write(part)
 
 
 @click.command()
@@ -213,4 +254,4 @@ def _maker(kind: pb.ImageKind) -> str:
 
 
 #: What `mdm quarantine` offers beside decisions.
-COMMANDS = (kinds, picture, text, blank, rules, end_rule)
+COMMANDS = (kinds, picture, head, text, blank, rules, end_rule)

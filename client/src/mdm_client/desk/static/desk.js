@@ -149,6 +149,17 @@ function draw() {
   picture.src = `/picture/${guid}?${asked}`;
 }
 
+function showHead() {
+  // The whole series is fetched and drawn, with its face and without; the next image, or the view button, ends it.
+  const guid = current(), picture = $("#frame-picture");
+  if (!guid) return;
+  $("#drawing").style.visibility = "hidden";
+  picture.dataset.state = "loading";
+  picture.alt = `Head of the series of image ${state.at + 1}: above with its face, below as it would leave`;
+  $("#picture-problem").hidden = true;
+  picture.src = `/head/${guid}`;
+}
+
 function fit() {
   // As large as there is room for, so that a region can be drawn exactly.
   const picture = $("#frame-picture"), pane = $("#image");
@@ -325,7 +336,7 @@ async function next(step) {
 
 const KEYS = {
   ArrowRight: () => next(1), ArrowLeft: () => next(-1), r: () => decide("release"), d: () => decide("drop"), y: () => decide("retry"),
-  v: leave, t: findText, b: () => makeRule(false), o: () => makeRule(true),
+  v: leave, h: showHead, t: findText, b: () => makeRule(false), o: () => makeRule(true),
 };
 
 function listen() {
@@ -333,6 +344,7 @@ function listen() {
   click("#previous", () => next(-1));
   click("#next", () => next(1));
   click("#as-it-leaves", leave);
+  click("#show-head", showHead);
   click("#find-text", findText);
   click("#make-rule", () => makeRule(false));
   click("#blank-one", () => makeRule(true));

@@ -610,6 +610,58 @@ class GetQuarantinedPictureResponse(_message.Message):
 Global___GetQuarantinedPictureResponse: _TypeAlias = GetQuarantinedPictureResponse  # noqa: Y015
 
 @_typing.final
+class GetQuarantinedHeadRequest(_message.Message):
+    """Request of GetQuarantinedHead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUID_FIELD_NUMBER: _builtins.int
+    guid: _builtins.str
+    """GUID of an instance that waits."""
+    def __init__(
+        self,
+        *,
+        guid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuarantinedHeadRequest: _TypeAlias = GetQuarantinedHeadRequest  # noqa: Y015
+
+@_typing.final
+class GetQuarantinedHeadResponse(_message.Message):
+    """Response of GetQuarantinedHead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PNG_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    png: _builtins.bytes
+    """The picture as PNG: the head from the front and from its left, and below both without the face if it can be masked."""
+    detail: _builtins.str
+    """Why it cannot be masked, such as face_not_shown; empty if it can."""
+    images: _builtins.int
+    """How many images the PACS has of the series."""
+    def __init__(
+        self,
+        *,
+        png: _builtins.bytes = ...,
+        detail: _builtins.str = ...,
+        images: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "images", b"images", "png", b"png"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuarantinedHeadResponse: _TypeAlias = GetQuarantinedHeadResponse  # noqa: Y015
+
+@_typing.final
 class FindTextRequest(_message.Message):
     """Request of FindText."""
 

@@ -47,6 +47,10 @@ class CuratorServiceStub:
     """Draws a frame of an instance that waits, as the PACS has it or as it would leave. The picture may identify the patient; it is kept
     nowhere.
     """
+    GetQuarantinedHead: _grpc.UnaryUnaryMultiCallable[_curator_pb2.GetQuarantinedHeadRequest, _curator_pb2.GetQuarantinedHeadResponse]
+    """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+    is kept nowhere.
+    """
     FindText: _grpc.UnaryUnaryMultiCallable[_curator_pb2.FindTextRequest, _curator_pb2.FindTextResponse]
     """Looks for text in a frame of an instance that waits, and proposes regions to blank."""
     CreatePixelRule: _grpc.UnaryUnaryMultiCallable[_curator_pb2.CreatePixelRuleRequest, _curator_pb2.CreatePixelRuleResponse]
@@ -87,6 +91,10 @@ class CuratorServiceAsyncStub(CuratorServiceStub):
     GetQuarantinedPicture: _aio.UnaryUnaryMultiCallable[_curator_pb2.GetQuarantinedPictureRequest, _curator_pb2.GetQuarantinedPictureResponse]  # type: ignore[assignment]
     """Draws a frame of an instance that waits, as the PACS has it or as it would leave. The picture may identify the patient; it is kept
     nowhere.
+    """
+    GetQuarantinedHead: _aio.UnaryUnaryMultiCallable[_curator_pb2.GetQuarantinedHeadRequest, _curator_pb2.GetQuarantinedHeadResponse]  # type: ignore[assignment]
+    """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+    is kept nowhere.
     """
     FindText: _aio.UnaryUnaryMultiCallable[_curator_pb2.FindTextRequest, _curator_pb2.FindTextResponse]  # type: ignore[assignment]
     """Looks for text in a frame of an instance that waits, and proposes regions to blank."""
@@ -155,6 +163,16 @@ class CuratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_curator_pb2.GetQuarantinedPictureResponse, _abc.Awaitable[_curator_pb2.GetQuarantinedPictureResponse]]:
         """Draws a frame of an instance that waits, as the PACS has it or as it would leave. The picture may identify the patient; it is kept
         nowhere.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQuarantinedHead(
+        self,
+        request: _curator_pb2.GetQuarantinedHeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_curator_pb2.GetQuarantinedHeadResponse, _abc.Awaitable[_curator_pb2.GetQuarantinedHeadResponse]]:
+        """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+        is kept nowhere.
         """
 
     @_abc_1.abstractmethod

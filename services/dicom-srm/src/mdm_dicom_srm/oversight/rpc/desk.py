@@ -41,6 +41,11 @@ class DeskCalls(curator_pb2_grpc.CuratorServiceServicer):
         drawn = self.desk.picture(guid, request.frame, request.side, request.released, _boxes(request.regions))
         return pb.GetQuarantinedPictureResponse(jpeg=drawn.jpeg, columns=drawn.columns, rows=drawn.rows, frames=drawn.frames)
 
+    def GetQuarantinedHead(self, request: pb.GetQuarantinedHeadRequest, context: grpc.ServicerContext) -> pb.GetQuarantinedHeadResponse:
+        """Draw a head."""
+        head = self.desk.head(message.uuid(request.guid, "guid"))
+        return pb.GetQuarantinedHeadResponse(png=head.png, detail=head.detail, images=head.images)
+
     def FindText(self, request: pb.FindTextRequest, context: grpc.ServicerContext) -> pb.FindTextResponse:
         """Find text in a frame."""
         found = self.desk.text(message.uuid(request.guid, "guid"), request.frame)

@@ -13,6 +13,7 @@ from mdm_wire.errors import FailedPrecondition, Invalid, MdmError, NotFound
 
 from mdm_dicom_srm.oversight.rules import content, kind
 from mdm_dicom_srm.oversight.rules.curation import Quarantine, check_note, checked_size, not_waiting
+from mdm_dicom_srm.oversight.rules.head import Head
 from mdm_dicom_srm.oversight.rules.kind import KindNames
 from mdm_dicom_srm.oversight.rules.model import FoundLine, GroupKey, Held, KindGroup, OneImage, SiteRule, Waiting
 from mdm_dicom_srm.oversight.rules.picture import Drawn, Instances, Wanted
@@ -112,6 +113,15 @@ class DeskService:
             boxes = _within(regions, seen.kind)
             drawn = (DrawnRule.of_instance(_PREVIEW, held.locator.sop_uid, boxes, frozenset()),)
         return self.instances.draw(held.locator, Wanted(_frame(frame), side or _USUAL_SIDE, released or bool(regions), drawn))
+
+    def head(self, guid: UUID) -> Head:
+        """Draw the head that the series of an instance shows, with its face and without.
+
+        Raises:
+            NotFound: the instance does not wait.
+            Unavailable, FailedPrecondition: see `Instances.head`.
+        """
+        return self.instances.head(self._held(guid).locator)
 
     def text(self, guid: UUID, frame: int) -> list[FoundLine]:
         """Return the lines of text that are found in a frame of an instance that waits, those that its header knows marked.
