@@ -32,6 +32,7 @@ SHORT = {
     "services/catalog/src/mdm_catalog/__main__.py": PROGRAM,
     "services/catalog/src/mdm_catalog/config.py": SETTINGS,
     "services/dicom-srm/src/mdm_dicom_srm/reconcile/store/spool.py": ADAPTER,
+    "services/dicom-srm/src/mdm_dicom_srm/result/store/original.py": ADAPTER,
     "services/dicom-srm/src/mdm_dicom_srm/register/rules/commitment.py": CONTRACT,
     "services/dicom-srm/src/mdm_dicom_srm/stage/store/transaction.py": ALONE,
     "services/keystore/src/mdm_keystore/__main__.py": PROGRAM,

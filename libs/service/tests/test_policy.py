@@ -7,6 +7,7 @@ from mdm_service import policy
 
 CONTRACTS = [
     "mdm.acl.v1.acl_pb2",
+    "mdm.delegation.v1.delegation_pb2",
     "mdm.keystore.v1.keystore_pb2",
     "mdm.keystore.v1.admin_pb2",
     "mdm.keystore.v1.peer_pb2",
@@ -18,6 +19,7 @@ CONTRACTS = [
     "mdm.srm.v1.registration_pb2",
     "mdm.srm.v1.curator_pb2",
     "mdm.srm.v1.site_pb2",
+    "mdm.srm.v1.result_pb2",
     "grpc_health.v1.health_pb2",
     "grpc_reflection.v1alpha.reflection_pb2",
 ]

@@ -13,18 +13,20 @@ from mdm_keystore.rules.seal import Sealer
 from mdm_keystore.rules.service import EXPIRY, KeystoreService
 from mdm_service.access.acl import Acl, AclEntry
 from mdm_service.identity.caller import Caller
-from mdm_service.policy import DICOM_SRM, OPERATOR
+from mdm_service.policy import DELEGATE, DICOM_SRM, OPERATOR
+from mdm_wire.delegation import Delegation
 from mdm_wire.errors import Conflict, FailedPrecondition, Forbidden, Invalid, MdmError, NotFound, Unavailable
 from mdm_wire.permission import Permission
 
 from services.keystore.tests.trail import assert_whole
 
-SRM = Caller("CN=dicom-srm,O=MDM Test")
-ALICE = Caller("CN=alice,O=MDM Test", frozenset({"/biomed/neuro"}))
-MALLORY = Caller("CN=mallory,O=MDM Test")
-ADMIN = Caller("CN=operator,O=MDM Test", roles=frozenset({OPERATOR}))
 ACL = UUID("0190a5a0-0000-7000-8000-0000000000aa")
 OTHER_ACL = UUID("0190a5a0-0000-7000-8000-0000000000bb")
+SRM = Caller("CN=dicom-srm,O=MDM Test")
+ALICE = Caller("CN=alice,O=MDM Test", frozenset({"/biomed/neuro"}))
+JOB = replace(ALICE, roles=frozenset({DELEGATE}), delegation=Delegation(ALICE.dn, "CN=job,O=MDM Test", "A" * 24, 1, (), frozenset({ACL})))
+MALLORY = Caller("CN=mallory,O=MDM Test")
+ADMIN = Caller("CN=operator,O=MDM Test", roles=frozenset({OPERATOR}))
 KEK = b"\x07" * 32
 
 
@@ -66,6 +68,16 @@ def audited(keys) -> list[tuple[str, str, str]]:
     chained = keys.chain()
     assert_whole(chained)
     return [(item.entry.who, item.entry.action, item.entry.outcome) for item in chained]
+
+
+def test_a_job_gets_keys_under_the_lists_of_its_token_only_and_the_audit_names_both(service, keys):
+    inside, outside = stored(service)[0], share_of()
+    assert create_one(service, outside, ALICE, OTHER_ACL) is None
+    assert service.confirm_keys(ALICE, [ref(outside)]) == [None]
+    assert service.release_shares(ALICE, [inside.guid, outside.guid]) == [Released(inside), Released(outside)]
+    assert reasons(service.release_shares(JOB, [inside.guid, outside.guid])) == ["OK", "KEY_NOT_FOUND"]
+    who = f"{ALICE.dn} by CN=job,O=MDM Test delegation {'A' * 24}"
+    assert audited(keys)[-2:] == [(who, "release", "OK"), (who, "release", "KEY_NOT_FOUND")]
 
 
 def test_a_share_is_released_only_after_confirmation_and_only_to_readers(service):

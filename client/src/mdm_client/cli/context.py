@@ -20,6 +20,7 @@ class Session:
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.delegation: Path | None = None
         self.as_json = False
         self._client: Client | None = None
 
@@ -36,12 +37,22 @@ class Session:
 
         return ClientConfig.load(self.config_path)
 
+    def token(self) -> str:
+        """Return the token by which this run acts for another user: of --delegation, else of MDM_DELEGATION, else none."""
+        file = self.delegation or os.environ.get("MDM_DELEGATION")
+        if not file:
+            return ""
+        from mdm_client.delegation import read_token
+
+        return read_token(Path(file))
+
     def client(self) -> "Client":
         """Return the client, opened at the first call and closed with the command."""
         from mdm_client.client import Client
 
         if self._client is None:
-            self._client = click.get_current_context().with_resource(Client(self.config()))
+            token = self.token()
+            self._client = click.get_current_context().with_resource(Client(self.config(), delegation=token))
         return self._client
 
 
@@ -53,13 +64,18 @@ def _set_config(context: click.Context, _option: click.Parameter, value: Path | 
         context.ensure_object(Session).path = value
 
 
+def _set_delegation(context: click.Context, _option: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.ensure_object(Session).delegation = value
+
+
 def _set_json(context: click.Context, _option: click.Parameter, value: bool) -> None:
     if value:
         context.ensure_object(Session).as_json = True
 
 
 def common_options(command: _Command) -> _Command:
-    """Give a command --config and --json, which may stand before or after its name."""
+    """Give a command --config, --delegation and --json, which may stand before or after its name."""
     config = click.option(
         "--config",
         metavar="FILE",
@@ -68,10 +84,18 @@ def common_options(command: _Command) -> _Command:
         callback=_set_config,
         help="Client configuration (else MDM_CONFIG, else ~/.config/mdm/client.toml).",
     )
+    delegation = click.option(
+        "--delegation",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        expose_value=False,
+        callback=_set_delegation,
+        help="Act as the user who made this token for you: mdm delegate (else MDM_DELEGATION).",
+    )
     as_json = click.option(
         "--json", is_flag=True, expose_value=False, callback=_set_json, help="Write JSON for programs, errors too (on standard error)."
     )
-    return config(as_json(command))
+    return config(delegation(as_json(command)))
 
 
 def session_command(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Give up after so many seconds without progress."
 )
 @click.option("--fsync", is_flag=True, help="Have each file on disk before it gets its name.")
+@click.option("--results", "with_results", is_flag=True, help="Take along the results that others gave back of these images' studies.")
 @click.option("--png", is_flag=True, help="Write pictures instead, one for each frame.")
 @click.option("--window", type=(float, float), metavar="C W", help="With --png: window centre and width, instead of the header's.")
 @click.option("--bits", type=click.Choice(["8", "16"]), help="With --png: bits of grey (8).")
@@ -69,6 +70,7 @@ def get(
     force: bool,
     timeout: float,
     fsync: bool,
+    with_results: bool,
     png: bool,
     window: tuple[float, float] | None,
     bits: str | None,
@@ -105,6 +107,10 @@ def get(
     check_directory(output)
     found = _names_of_query(client, sql) if sql else []
     plan = make_plan(client.catalog, names, literal=found, with_digests=skip_existing)
+    if with_results:
+        from mdm_client.fetch.result import with_results_of
+
+        plan = with_results_of(client, plan, with_digests=skip_existing)
     if conversion:
         return get_converted(run, client, plan, output, _fetch_options(jobs, timeout, fsync, force), conversion)
     if keys:

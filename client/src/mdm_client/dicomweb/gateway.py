@@ -11,8 +11,9 @@ from typing import Self
 from mdm_wire.errors import MdmError, NotFound
 
 from mdm_client.client import Client
-from mdm_client.dicomweb import model
+from mdm_client.dicomweb import model, results
 from mdm_client.dicomweb.matching import MAX_LIMIT, Search, parse_search
+from mdm_client.dicomweb.presentation import CLASSES, Presentation
 from mdm_client.dicomweb.records import IMAGES, SERIES, STUDIES, Record, Records
 from mdm_client.dicomweb.study import Studies, Study, ref_of
 from mdm_client.image.cache import EncryptedFolder, FileCache
@@ -58,7 +59,10 @@ class Gateway:
 
     def search_series(self, study: str | None, pairs: Iterable[tuple[str, str]]) -> Listing:
         """Return series, of one study or of all."""
-        records, failures = self.records.search(SERIES, parse_search([*pairs, *_given(study, None)]))
+        search = parse_search([*pairs, *_given(study, None)])
+        records, failures = self.records.search(SERIES, search)
+        if study is not None and not search.offset:
+            records = [*records, *_meeting(results.series(results.results_of(self.records, study)), search)][: search.limit]
         return Listing([model.series_attributes(record, self.root) for record in records], failures)
 
     def search_instances(self, study: str | None, series: str | None, pairs: Iterable[tuple[str, str]]) -> Listing:
@@ -79,6 +83,8 @@ class Gateway:
         else:
             records, failures = self.records.search(IMAGES, search)
             named = self._named(records, MAX_LIMIT if narrow else _FEW)
+        if study is not None and not search.offset:
+            named = [*named, *_meeting(results.instances(results.results_of(self.records, study)), search)][: search.limit]
         return Listing([model.image_attributes(record, self.root) for record in named], failures)
 
     def _named(self, records: Sequence[Record], most: int = MAX_LIMIT) -> list[Record]:
@@ -182,6 +188,21 @@ class Gateway:
                 return self.files.file(ref_of(image))
         raise NotFound("NO_IMAGE", f"{study[:64]}: no image that could be drawn")
 
+    def presentations(self, study: str) -> list[Presentation]:
+        """Return the presentation states of a study that the caller may read.
+
+        Raises:
+            MdmError: one cannot be had now.
+        """
+        found = []
+        for image in self.studies.get(study):
+            if image.get("SOPClassUID") in CLASSES:
+                try:
+                    found.append(Presentation.read(self.files.file(ref_of(image))[1]))
+                except NotFound:  # neither for the caller nor of use
+                    continue
+        return found
+
     def _prefetch(self, study: Study, image: Record, size: int) -> None:
         images = study.images[str(image["series"])]
         place = next(number for number, item in enumerate(images) if item["guid"] == image["guid"])
@@ -200,6 +221,19 @@ class Gateway:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _meeting(records: Iterable[Record], search: Search) -> list[Record]:
+    """Return the records of results that have the values asked for; a condition that is no list of values is met by none."""
+    names = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "PatientID": "patient"}
+
+    def meets(record: Record) -> bool:
+        return all(
+            not one.wild and one.dates is None and str(record.get(names.get(one.keyword, one.keyword))) in one.values
+            for one in search.conditions
+        )
+
+    return [record for record in records if meets(record)]
 
 
 def _given(study: str | None, series: str | None) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from mdm_wire.errors import NotFound
 
 from mdm_client.dicomweb.matching import Condition, Search
 from mdm_client.dicomweb.records import IMAGES, SERIES, STUDIES, Record, Records
+from mdm_client.dicomweb.results import instances, results_of, series
 from mdm_client.image.fetching import FileRef
 from mdm_client.image.instance import Instance
 
@@ -67,7 +68,7 @@ class Study:
 
 def ref_of(image: Record) -> FileRef:
     """Return what fetches an image."""
-    return FileRef(image["guid"], str(image["lfn"]), str(image["site"]))
+    return FileRef(image["guid"], str(image["lfn"]), str(image["site"]), str(image["grid"]))
 
 
 class Studies:
@@ -105,11 +106,14 @@ class Studies:
         images: dict[str, list[Record]] = {}
         for image in found[IMAGES]:
             images.setdefault(str(image["series"]), []).append(image)
+        results = results_of(self._records, uid)
+        for result in instances(results):
+            images.setdefault(str(result["series"]), []).append(result)
         if not images:
             with self._lock:
                 self._kept.pop(uid, None)
             raise NotFound("STUDY_NOT_FOUND", f"{uid[:64]}: no such study, or it is not for you")
         # A study whose record is not for the caller still has images that are.
-        first = found[IMAGES][0]
-        record = found[STUDIES][0] if found[STUDIES] else {key: first[key] for key in ("study", "patient", "site")}
-        return Study(record, {str(item["series"]): item for item in found[SERIES]}, images)
+        first = (found[IMAGES] or results)[0]
+        record = found[STUDIES][0] if found[STUDIES] else {key: first[key] for key in ("study", "patient", "site", "grid")}
+        return Study(record, {str(item["series"]): item for item in (*series(results), *found[SERIES])}, images)

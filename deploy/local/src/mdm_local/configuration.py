@@ -131,6 +131,10 @@ class Configuration:
         """Return dicom-srm's spool."""
         return self._layout.spool
 
+    def results(self) -> Path:
+        """Return dicom-srm's space for results."""
+        return self._layout.results
+
 
 def _other(name: str, coupling: Coupling) -> OtherSite | None:
     """Return a coupled stack as it is now; None if it no longer exists."""

@@ -72,6 +72,11 @@ class Layout:
         return self.root / "spool"
 
     @property
+    def results(self) -> Path:
+        """The space for results of users: ciphertext."""
+        return self.root / "results"
+
+    @property
     def second_spool(self) -> Path:
         """Staged ciphertext of the second instance of dicom-srm; below the first one's, where nothing else is a directory."""
         return self.spool / "2"
@@ -110,7 +115,7 @@ class Layout:
     def make(self) -> None:
         """Create the directories, readable by their owner only."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("pki", "trust", "spool", "pacs", "secret", "config", "client", "log"):
+        for name in ("pki", "trust", "spool", "results", "pacs", "secret", "config", "client", "log"):
             (self.root / name).mkdir(mode=0o700, exist_ok=True)
 
 

@@ -71,6 +71,9 @@ class Topology(Protocol):
     def spool(self) -> PurePath:
         """Return dicom-srm's spool."""
 
+    def results(self) -> PurePath:
+        """Return dicom-srm's space for results, which all of its instances share."""
+
 
 def of_service(topology: Topology, service: Service) -> Document:
     """Return the configuration of a service."""
@@ -140,6 +143,10 @@ def _acl(name: str) -> Document:
             *({"principal": f"group:{group}", "permissions": "lg"} for group in (researchers, physicians)),
         ),
         "patients": ({"principal": f"group:{physicians}", "permissions": "rlxg"},),
+        "results": (
+            {"principal": "authenticated", "permissions": "x"},
+            *({"principal": f"group:{group}", "permissions": "wlxg"} for group in (researchers, physicians)),
+        ),
     }
 
 
@@ -245,6 +252,7 @@ def _dicom_srm(topology: Topology) -> Document:
         "curator": {"host": curator_host, "port": curator_port},
         "door": {"host": door_host, "port": door_port},
         "spool": {"directory": topology.spool(), "quota_bytes": 2_000_000_000},
+        "results": {"directory": topology.results(), "quota_bytes": 2_000_000_000, "keep_free_bytes": 0},
         "grid": _connections(topology, DICOM_SRM.name),
         "acl": _acl(topology.name),
         "deid": {"profile": "research"},  # sex, age and shifted dates stay, so that there is something to query

@@ -33,6 +33,7 @@ ORGANISATION = "MDM Site"
 #: What each container sees: its own files, what all share, and where its state lies.
 OWN, TRUST, SPOOL = PurePosixPath("/etc/mdm/service"), PurePosixPath("/etc/mdm/trust"), PurePosixPath("/var/lib/mdm/spool")
 SERVICE_PORT = {service.name: 7003 for service in SERVICES} | {"catalog": 7001, "metadata": 7002, DICOM_SRM.name: 7006}
+RESULTS = PurePosixPath("/var/lib/mdm-results")
 FORWARDER_STATUS = PurePosixPath("/var/lib/mdm-forwarder/status.json")
 METRICS_PORT, SCP_PORT, CURATOR_PORT, DOOR_PORT = 9464, 11112, 7010, 7011
 #: dicom-srm's name on the hospital's network only: there, and nowhere else, its Storage SCP and its listener for curators listen.
@@ -319,6 +320,10 @@ class ContainerSite:
     def spool(self) -> PurePosixPath:
         """Return the path of dicom-srm's spool, a volume."""
         return SPOOL
+
+    def results(self) -> PurePosixPath:
+        """Return the path of the space for results, a volume that all instances share."""
+        return RESULTS
 
     def _write_environment(
         self, demonstration: bool, hosts: Sequence[str], ports: Mapping[str, int], project: str, named: Mapping[str, str]

@@ -135,6 +135,7 @@ def _container(number: int) -> str:
 {ports}
     volumes:
       - "spool-{number}:/var/lib/mdm"
+      - "results:/var/lib/mdm-results"
       - "forwarder-status:/var/lib/mdm-forwarder:ro"
       - "${{MDM_SITE}}/dicom-srm:/etc/mdm/service:ro"
       - "${{MDM_SITE}}/trust:/etc/mdm/trust:ro"

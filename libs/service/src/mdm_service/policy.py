@@ -12,12 +12,16 @@ METADATA_PEER = "peer.metadata"
 MONITOR = "monitor"
 #: Decides about images that wait for a person, on the hospital's side.
 CURATOR = "curator"
+#: A job that shows the token of a user: it may ask what reading needs, and nothing else. No configuration gives this role.
+DELEGATE = "delegate"
 #: Roles a configuration may give to subjects. Only a subject without any is a user.
 ROLES = frozenset({OPERATOR, DICOM_SRM, KEYSTORE_PEER, METADATA_PEER, MONITOR, CURATOR})
 
 _SERVICES_AND_USERS = frozenset({USER, OPERATOR, DICOM_SRM, KEYSTORE_PEER})
-_HEALTH_CALLERS = _SERVICES_AND_USERS | {MONITOR, METADATA_PEER, CURATOR}
+_HEALTH_CALLERS = _SERVICES_AND_USERS | {MONITOR, METADATA_PEER, CURATOR, DELEGATE}
 _CLIENTS = frozenset({USER, OPERATOR, DICOM_SRM})
+_READERS = _CLIENTS | {DELEGATE}
+_USERS = frozenset({USER})
 _KEY_USERS = frozenset({USER, DICOM_SRM})
 _OPERATORS = frozenset({OPERATOR})
 _DICOM_SRM = frozenset({DICOM_SRM})
@@ -33,13 +37,14 @@ def _rows(service: str, **methods: frozenset[str]) -> dict[str, frozenset[str]]:
 POLICY: Mapping[str, frozenset[str]] = {
     **_rows("grpc.health.v1.Health", Check=_HEALTH_CALLERS, List=_HEALTH_CALLERS, Watch=_HEALTH_CALLERS),
     **_rows("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=_OPERATORS),
+    **_rows("mdm.delegation.v1.DelegationService", RevokeDelegation=_USERS),
     **_rows("mdm.acl.v1.AclService", CreateAcls=_CLIENTS, GetAcls=_CLIENTS, ModifyAcls=_CLIENTS),
     **_rows(
         "mdm.keystore.v1.KeystoreService",
-        GetServerInfo=_SERVICES_AND_USERS,
+        GetServerInfo=_SERVICES_AND_USERS | {DELEGATE},
         CreateKeys=_KEY_USERS,
         ConfirmKeys=_KEY_USERS,
-        GetShares=_KEY_USERS,
+        GetShares=_KEY_USERS | {DELEGATE},
         DeleteKeys=_CLIENTS,
         GetKeyAttributes=_CLIENTS,
         AssignAcls=_CLIENTS,
@@ -70,13 +75,13 @@ POLICY: Mapping[str, frozenset[str]] = {
         "mdm.catalog.v1.CatalogService",
         MakeDirectories=_CLIENTS,
         RegisterFiles=_CLIENTS,
-        Stat=_CLIENTS,
-        List=_CLIENTS,
-        Find=_CLIENTS,
+        Stat=_READERS,
+        List=_READERS,
+        Find=_READERS,
         GetUsage=_CLIENTS,
         MakeLinks=_CLIENTS,
         Rename=_CLIENTS,
-        Resolve=_CLIENTS,
+        Resolve=_READERS,
         CheckAccess=_DICOM_SRM,
         StatFor=_DICOM_SRM,
         ListFor=_DICOM_SRM,
@@ -89,20 +94,20 @@ POLICY: Mapping[str, frozenset[str]] = {
         AddReplicas=_CLIENTS,
         ChangeReplicas=_CLIENTS,
         RemoveReplicas=_CLIENTS,
-        ListReplicas=_CLIENTS,
+        ListReplicas=_READERS,
         FindReplicas=_CLIENTS,
         Apply=_CLIENTS,
     ),
     **_rows(
         "mdm.metadata.v1.MetadataService",
         CreateCollections=_CLIENTS,
-        ListCollections=_CLIENTS,
+        ListCollections=_READERS,
         DropCollections=_CLIENTS,
         UpsertEntries=_CLIENTS,
         DeleteEntries=_CLIENTS,
         ListEntryKeys=_OPERATORS | _DICOM_SRM,
         AssignAcls=_CLIENTS,
-        Query=_CLIENTS,
+        Query=_READERS,
         Change=_CLIENTS,
         Explain=_OPERATORS,
         AlterCollection=_CLIENTS,
@@ -115,26 +120,35 @@ POLICY: Mapping[str, frozenset[str]] = {
     **_rows("mdm.metadata.v1.MetadataFeedService", Subscribe=frozenset({METADATA_PEER}), ListReplicas=_OPERATORS),
     **_rows(
         "mdm.srm.v1.SrmService",
-        Ping=_SERVICES_AND_USERS,
-        GetTransferProtocols=_CLIENTS,
-        PrepareToGet=_CLIENTS,
-        StatusOfGetRequest=_CLIENTS,
-        WatchGetRequest=_CLIENTS,
-        ReleaseFiles=_CLIENTS,
-        AbortRequest=_CLIENTS,
-        BringOnline=_CLIENTS,
-        AbortFiles=_CLIENTS,
-        ExtendFileLifeTime=_CLIENTS,
-        SuspendRequest=_CLIENTS,
-        ResumeRequest=_CLIENTS,
-        GetRequestSummary=_CLIENTS,
-        GetRequestTokens=_CLIENTS,
-        Ls=_CLIENTS,
-        CheckPermission=_CLIENTS,
+        Ping=_SERVICES_AND_USERS | {DELEGATE},
+        GetTransferProtocols=_READERS,
+        PrepareToGet=_READERS,
+        StatusOfGetRequest=_READERS,
+        WatchGetRequest=_READERS,
+        ReleaseFiles=_READERS,
+        AbortRequest=_READERS,
+        BringOnline=_READERS,
+        AbortFiles=_READERS,
+        ExtendFileLifeTime=_READERS,
+        SuspendRequest=_READERS,
+        ResumeRequest=_READERS,
+        GetRequestSummary=_READERS,
+        GetRequestTokens=_READERS,
+        Ls=_READERS,
+        CheckPermission=_READERS,
         GetSpaceTokens=_CLIENTS,
         GetSpaceMetaData=_CLIENTS,
     ),
-    **_rows("mdm.srm.v1.TransferService", Read=_CLIENTS, ReadFiles=_CLIENTS),
+    **_rows("mdm.srm.v1.TransferService", Read=_READERS, ReadFiles=_READERS),
+    **_rows(
+        "mdm.srm.v1.ResultService",
+        PrepareToPut=_USERS,
+        Write=_USERS,
+        StatusOfPutRequest=_USERS,
+        PutDone=_USERS,
+        AbortPut=_USERS,
+        Rm=_USERS | _OPERATORS,
+    ),
     **_rows(
         "mdm.srm.v1.RegistrationService",
         RegisterStudies=_OPERATORS,
@@ -156,6 +170,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         ListQuarantinedInstances=_CURATORS,
         GetQuarantined=_CURATORS,
         GetQuarantinedPicture=_CURATORS,
+        GetQuarantinedHead=_CURATORS,
         FindText=_CURATORS,
         CreatePixelRule=_CURATORS,
         ListPixelRules=_CURATORS,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import psycopg
+from mdm_wire.delegation import ANY_AUDIENCE
 from psycopg import conninfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -83,6 +84,18 @@ class DatabaseSettings(Section):
         return conninfo.make_conninfo("", **parameters)
 
 
+class DelegationSettings(Section):
+    """Whose tokens jobs may show: those for one of `audiences`, of users of this service, living at most `max_hours`."""
+
+    audiences: tuple[str, ...] = (ANY_AUDIENCE,)
+    max_hours: int = Field(default=24, ge=1, le=168)
+
+    @property
+    def max_seconds(self) -> int:
+        """How long a token may live."""
+        return self.max_hours * 3600
+
+
 class LogSettings(Section):
     """How much is logged."""
 
@@ -105,6 +118,7 @@ class ServiceSettings(BaseSettings):
     roles: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     database: DatabaseSettings | None = None
     log: LogSettings = LogSettings()
+    delegation: DelegationSettings = DelegationSettings()
     reflection: bool = False
     threads: int = Field(default=32, ge=1, le=1024)
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.experimental
 
+from mdm_wire.delegation import METADATA_KEY
 from mdm_wire.errors import Invalid, Unauthenticated
 from mdm_wire.retry import Backoff, Retries, is_idempotent
 from mdm_wire.tls import TlsFiles, secure_channel
@@ -98,13 +99,13 @@ def check_identity(tls: TlsFiles, now: datetime | None = None) -> "x509.Certific
     return certificate
 
 
-def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float | None = None) -> grpc.Channel:
+def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float | None = None, token: str = "") -> grpc.Channel:
     """Return a channel to one service over mutual TLS; it connects with the first call.
 
     Each address is `host:port` and each server's certificate must name its own host. With several addresses calls
     take turns. If one is down, a unary call tries the next: an idempotent one (see `mdm_wire.retry`) after any UNAVAILABLE, another
     one only before it is sent (see `UnaryMethod`). Looking up one address, or connecting to it until TLS and HTTP/2
-    are agreed on, takes at most `connect_seconds` (gRPC's default: minutes, 20 s).
+    are agreed on, takes at most `connect_seconds` (gRPC's default: minutes, 20 s). `token` is that of a delegation, sent with each call.
 
     Raises:
         Unauthenticated, Invalid: as `check_files`.
@@ -113,7 +114,8 @@ def open_channel(addresses: Sequence[str], tls: TlsFiles, connect_seconds: float
         raise Invalid("NO_ADDRESS", "a service needs at least one address host:port")
     check_files(tls)
     options = _OPTIONS if connect_seconds is None else [*_OPTIONS, *_connecting_within(connect_seconds)]
-    channels = [secure_channel(address, tls, options) for address in addresses]
+    metadata = (METADATA_KEY, lambda: token) if token else None
+    channels = [secure_channel(address, tls, options, metadata) for address in addresses]
     return RotatingChannel(channels)
 
 

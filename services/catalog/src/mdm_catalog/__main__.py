@@ -11,7 +11,7 @@ from mdm_catalog.rpc.servicer import CatalogServicer
 from mdm_catalog.store.store import CatalogAclUses, PostgresStore
 
 COMMANDS = ("export", "import", "fsck")
-MIGRATIONS = ("mdm_service.acl_migrations", "mdm_catalog.migrations")
+MIGRATIONS = ("mdm_service.acl_migrations", "mdm_service.delegation_migrations", "mdm_catalog.migrations")
 
 
 def build(settings: CatalogSettings, runtime: Runtime) -> None:

@@ -177,6 +177,7 @@ class AclSettings(Section):
     directory: AclEntries = (AclEntrySettings(principal="authenticated", permissions="x"),)
     collection: AclEntries = (AclEntrySettings(principal="authenticated", permissions="rx"),)
     patients: AclEntries = ()
+    results: AclEntries = ()
 
 
 class PolicyRuleSettings(Section):
@@ -259,6 +260,12 @@ class TextSettings(Section):
         return self.policy != "propose" or bool(self.modalities)
 
 
+class FaceSettings(Section):
+    """Masks of faces, where the profile asks for them: a series is whole when the PACS has had the same images for `quiet_seconds`."""
+
+    quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
 class DeidSettings(Section):
     """De-identification: profile and pixel rules by the name of those that are shipped, or a file; no pixel rules by default."""
 
@@ -266,6 +273,7 @@ class DeidSettings(Section):
     pixel_rules: str = ""
     self_check: bool = True
     text: TextSettings = TextSettings()
+    faces: FaceSettings = FaceSettings()
 
 
 class CuratorSettings(Section):
@@ -280,7 +288,7 @@ HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.:\[\]-
 
 
 class DoorSettings(Section):
-    """The HTTPS door. `url` is where callers reach it, if its certificate and port are not what they are told; see door/README.md."""
+    """The HTTPS door. `url` is where callers reach it; without one, what their header Host says. `instances` are other instances' doors."""
 
     host: str = "127.0.0.1"
     port: Port
@@ -314,6 +322,48 @@ class PatientIdSettings(Section):
     ignored: tuple[Literal["issuer", "leading-zeros", "blanks", "case"], ...] = ()
 
 
+class S3Settings(Section):
+    """A bucket; without `endpoint`, that of AWS in `region`."""
+
+    bucket: Annotated[str, StringConstraints(min_length=3, max_length=63)]
+    prefix: str = ""
+    endpoint: str = ""
+    region: str = "us-east-1"
+    access_key_file: Path
+    secret_key_file: Path
+    ca: Path | None = None
+    part_bytes: Annotated[int, Field(ge=5 * 1024**2, le=1024**3)] = 16 * 1024**2
+
+
+class QuotaSettings(Section):
+    """How much the members of a group may have together."""
+
+    group: Annotated[str, StringConstraints(pattern=r"^/")]
+    quota_bytes: Annotated[int, Field(ge=0)]
+
+
+class ResultsSettings(Section):
+    """The space for results: a directory that all instances share, or a bucket; who is in no group of `quotas` has `quota_bytes`."""
+
+    directory: Path | None = None
+    s3: S3Settings | None = None
+    quota_bytes: Annotated[int, Field(ge=0)] = 10_000_000_000
+    quotas: tuple[QuotaSettings, ...] = ()
+    keep_free_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    max_file_bytes: Annotated[int, Field(gt=0)] = 1024**4
+    abandon_seconds: Seconds = 86_400
+    sweep_seconds: Seconds = 600
+    gone_after_seconds: Annotated[float, Field(ge=0)] = 86_400
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ResultsSettings":
+        if (self.directory is None) == (self.s3 is None):
+            raise ValueError("either directory or s3 says where results are kept")
+        if len({item.group for item in self.quotas}) < len(self.quotas):
+            raise ValueError("a group has at most one quota")
+        return self
+
+
 class Settings(ServiceSettings):
     """Everything that dicom-srm is configured with."""
 
@@ -332,6 +382,7 @@ class Settings(ServiceSettings):
     patient_id: PatientIdSettings = PatientIdSettings()
     curator: CuratorSettings | None = None
     door: DoorSettings | None = None
+    results: ResultsSettings | None = None
     reconcile: ReconcileSettings = ReconcileSettings()
 
     @property

@@ -15,6 +15,7 @@ from mdm_dicom_srm.pacs.port import NOT_IN_PACS, InstanceLocator, Located, Missi
 from mdm_dicom_srm.stage.rules.active import RequestLimits
 from mdm_dicom_srm.stage.rules.control import RequestControl
 from mdm_dicom_srm.stage.rules.journal import RequestJournal
+from mdm_dicom_srm.stage.rules.kept_copy import KeptCopies
 from mdm_dicom_srm.stage.rules.listing import Listing
 from mdm_dicom_srm.stage.rules.model import Request, RequestSummary, StagedFile
 from mdm_dicom_srm.stage.rules.port import CatalogEntry, FileChange, PathKind, Registrations, RequestChange, Sources
@@ -27,7 +28,7 @@ from mdm_dicom_srm.stage.rules.target import SurlParser, TargetResolver
 from mdm_dicom_srm.stage.sealing.threads import ThreadSealer
 from mdm_dicom_srm.stage.store.spool import LocalSpool
 from mdm_testing.process import eventually
-from mdm_wire.errors import Forbidden, Unavailable
+from mdm_wire.errors import Forbidden, NotFound, Unavailable
 from mdm_wire.permission import Permission
 
 AUTHORITY = "hospital-a"
@@ -79,6 +80,22 @@ class FakePacs:
                     yield MissingInstance(locator.sop_uid, self.missing)
         finally:
             self.closed += 1
+
+
+class FakeKept:
+    """Keeps ciphertext of results by GUID; None for one that is lost."""
+
+    def __init__(self) -> None:
+        self.content: dict[UUID, bytes | None] = {}
+
+    def sizes(self, guids: Sequence[UUID]) -> dict[UUID, int]:
+        return {guid: len(self.content[guid] or b"") for guid in guids if guid in self.content}
+
+    def copy_to(self, guid: UUID, path: Path) -> int:
+        content = self.content[guid]
+        if content is None:
+            raise NotFound("RESULT_LOST", "gone")
+        return path.write_bytes(content)
 
 
 class FakeKeys:
@@ -207,6 +224,7 @@ class World:
         self.locators: dict[UUID, InstanceLocator] = {}
         self.held_back: dict[UUID, tuple[Outcome, str]] = {}
         self.changing: set[UUID] = set()
+        self.kept = FakeKept()
         self.sizes: dict[UUID, int] = {}
         self.missed: list[UUID] = []
         #: Returns the rules that curators drew for a file.
@@ -223,12 +241,12 @@ class World:
         registrations = Registrations(
             self.locators_of, lambda *verdict: self.hold_back(*verdict), self.sizes.__setitem__, self.missed.extend
         )
-        self.sources = Sources(self.pacs, self.keys, registrations, lambda _name: not self.pacs.away)
+        self.sources = Sources(self.pacs, self.keys, registrations, lambda _name: not self.pacs.away, self.kept)
         limits = RetrievalLimits(get.retrievals, get.stall_seconds)
         self.work = FilesInWork(self.requests)
         sealer = ThreadSealer(FakeDeidentifier, drawn=lambda part10: self.drawn(part10))
         retriever = Retriever(self.sources, sealer, self.spool, self.work, limits)
-        self.queue = RetrievalQueue(registrations, retriever, self.work, limits)
+        self.queue = RetrievalQueue(registrations, retriever, self.work, limits, KeptCopies(self.kept, self.spool, self.work, 1))
         rechecker = Rechecker(self.catalog, RECHECK_SECONDS, lambda: self.now)
         surls, lifetimes = SurlParser(AUTHORITY, ROOT), Lifetimes(3600, 7200, 2, max_request_seconds=7200)
         resolver = TargetResolver(surls, self.catalog)

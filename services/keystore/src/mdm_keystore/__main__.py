@@ -7,7 +7,7 @@ from mdm_keystore.composition import compose
 from mdm_keystore.config import KeystoreSettings
 from mdm_keystore.rules.seal import Sealer
 
-MIGRATIONS = ("mdm_service.acl_migrations", "mdm_keystore.migrations")
+MIGRATIONS = ("mdm_service.acl_migrations", "mdm_service.delegation_migrations", "mdm_keystore.migrations")
 
 
 def build(settings: KeystoreSettings, runtime: Runtime) -> None:

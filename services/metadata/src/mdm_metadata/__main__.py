@@ -21,7 +21,7 @@ from mdm_metadata.store.feed_copy import list_replicas, remove_others
 from mdm_metadata.store.feed_origin import FeedOrigin
 from mdm_metadata.store.session import QueryLimits
 
-MIGRATIONS = ("mdm_service.acl_migrations", "mdm_metadata.migrations")
+MIGRATIONS = ("mdm_service.acl_migrations", "mdm_service.delegation_migrations", "mdm_metadata.migrations")
 
 
 def build(settings: MetadataSettings, runtime: Runtime) -> None:

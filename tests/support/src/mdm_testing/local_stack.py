@@ -47,6 +47,11 @@ class LocalStack(Stack):
         return Layout(self._data_dir).config(name)
 
     @property
+    def results(self) -> Path:
+        """The directory of the space for results."""
+        return Layout(self._data_dir).results
+
+    @property
     def authority(self) -> DevelopmentCa:
         layout = Layout(self._data_dir)
         return DevelopmentCa(layout.pki, State.load(layout.state_file).organisation)
@@ -109,6 +114,11 @@ class LocalStack(Stack):
     def _first_status(self) -> dict[str, Any]:
         """What does not change while the stack is up."""
         return self._status()
+
+    @property
+    def door(self) -> str:
+        """URL of the HTTPS door."""
+        return str(self._first_status["door"])
 
     def pid(self, name: str) -> int:
         """Return the id of a service's process."""

@@ -13,6 +13,7 @@ from mdm_client.cli.error import OK, show_client_error
 from mdm_client.cli.output import printable, show
 from mdm_client.client import Client
 from mdm_client.name_syntax import Name, normalise_lfn, parse_name, parse_names
+from mdm_client.result.removal import remove_results
 
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Name everything that is done.")
 
@@ -120,7 +121,8 @@ def rm(
 ) -> int:
     """Remove files, links and, with -r, directories (LFN, GUID or SURL) from the catalog.
 
-    Names only: keys (mdm key unregister) and metadata stay, and the PACS keeps its images.
+    Of results (mdm put) that you own, everything is removed: name, description, key and bytes. Of other files only the name: keys
+    (mdm key unregister) and metadata stay, and the PACS keeps its images.
     """
     client = run.client()
     if dry_run and pattern is None:
@@ -128,10 +130,18 @@ def rm(
     if pattern is not None:
         return _remove_matching(run, client, [normalise_lfn(target) for target in targets], pattern, dry_run, interactive, verbose)
     names = [name for name in parse_names(targets) if not interactive or _agreed(str(name))]
-    errors: list[MdmError | None] = list(client.catalog.changes.remove(names, recursive))
+    errors = _remove(client, names, recursive)
     if force:
         errors = [None if isinstance(error, NotFound) else error for error in errors]
     return finish(run, [str(name) for name in names], errors, "removed" if verbose else "")
+
+
+def _remove(client: Client, names: list[Name], recursive: bool) -> list[MdmError | None]:
+    """Remove entries, and of the caller's results among them everything; return each one's error."""
+    gone = remove_results(client, names, recursive)
+    rest = [name for name in names if name not in gone]
+    left = dict(zip(rest, client.catalog.changes.remove(rest, recursive) if rest else [], strict=True))
+    return [gone[name] if name in gone else left[name] for name in names]
 
 
 @click.command()

@@ -21,6 +21,10 @@ MOST_COUNTED = 10_000
 ROOT_ACL_ID = UUID("00000000-0000-4000-8000-000000000001")
 
 
+#: What a job may do at most.
+READING = Permission.READ | Permission.TRAVERSE | Permission.LIST | Permission.GET
+
+
 @dataclass(frozen=True)
 class AclEntry:
     """What one principal (`dn:…`, `group:/…` or `authenticated`) may do."""
@@ -44,12 +48,22 @@ class Acl:
         This is the definition. The SQL function `acl_permissions` (acl_migrations) states the same rule for questions about many rows.
         """
         if caller.dn == self.owner:
-            return Permission.ALL
+            return narrowed(Permission.ALL, caller, self.id)
         granted = Permission.NONE
         for entry in self.entries:
             if entry.principal in caller.principals:
                 granted |= entry.permissions
+        return narrowed(granted, caller, self.id)
+
+
+def narrowed(granted: Permission, caller: Caller, acl_id: UUID, otherwise: Permission = Permission.NONE) -> Permission:
+    """Return what counts of the permissions that a list grants the user `caller.dn`.
+
+    For the user itself that is everything. A job only reads, and where its delegation leaves the list out, only what is in `otherwise`.
+    """
+    if caller.delegation is None:
         return granted
+    return granted & (READING if caller.guards(acl_id) else otherwise)
 
 
 class AclUse(NamedTuple):

@@ -6,12 +6,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from uuid import UUID
 
+from mdm_wire import delegation as wire
 from mdm_wire import dn
+from mdm_wire.delegation import Delegation
 from mdm_wire.errors import Invalid, MdmError, Unauthenticated
 
+from mdm_service.identity.delegation import DelegationVerifier
 from mdm_service.identity.trust import Authority, TrustStore, WatchedFile
-from mdm_service.policy import USER
+from mdm_service.policy import DELEGATE, USER
 from mdm_service.settings import ConfigurationError, ServiceSettings
 
 TLS_VERSIONS = frozenset({"TLSv1.3"})
@@ -23,11 +27,35 @@ class Caller:
 
     `roles` are those that the configuration gives the subject. Only a subject without any has the role `user`: an operator, for
     example, may not call the methods that only users may.
+
+    With a `delegation`, the caller is a job that acts as the user `dn`; its only role is `delegate`, and what it may do is what both the
+    user may and the delegation says.
     """
 
     dn: str
     groups: frozenset[str] = field(default_factory=frozenset)
     roles: frozenset[str] = field(default_factory=frozenset)
+    delegation: Delegation | None = None
+
+    @property
+    def subject(self) -> str:
+        """The subject by which a service names this caller to another one, and keeps what is the caller's: a DN unless it is a job."""
+        return self.dn if self.delegation is None else self.delegation.subject
+
+    @property
+    def actor(self) -> str:
+        """Who acted, for an audit: the user, and for a job also the job and the delegation."""
+        if self.delegation is None:
+            return self.dn
+        return f"{self.dn} by {self.delegation.job} delegation {self.delegation.id}"
+
+    def guards(self, acl_id: UUID) -> bool:
+        """Return whether the caller's rights under an access list count: all do, unless a delegation leaves this list out."""
+        return self.delegation is None or self.delegation.guards(acl_id)
+
+    def covers(self, lfn: str) -> bool:
+        """Return whether the caller's rights on a path count: all do, unless a delegation leaves this path out."""
+        return self.delegation is None or self.delegation.covers(lfn)
 
     @cached_property
     def principals(self) -> frozenset[str]:
@@ -113,6 +141,7 @@ class Authenticator:
     def __init__(self, trust: TrustStore, membership: Membership, roles: Mapping[str, Iterable[str]]) -> None:
         self._trust = trust
         self._membership = membership
+        self._delegations: DelegationVerifier | None = None
         self._roles: dict[str, frozenset[str]] = {}
         for role, subjects in roles.items():
             for subject in subjects:
@@ -135,11 +164,20 @@ class Authenticator:
                 raise ConfigurationError(f"groups.file: {error}") from error
         return cls(TrustStore(authorities, settings.trust.ban_list), Membership(groups), settings.roles)
 
-    def authenticate(self, auth_context: Mapping[str, Sequence[bytes]]) -> Caller:
-        """Return the caller behind a gRPC `auth_context`.
+    @property
+    def trust(self) -> TrustStore:
+        """Which certificates are accepted."""
+        return self._trust
+
+    def accept_delegations(self, verifier: DelegationVerifier) -> None:
+        """Accept the delegations that `verifier` accepts; without it, all are refused."""
+        self._delegations = verifier
+
+    def authenticate(self, auth_context: Mapping[str, Sequence[bytes]], token: str = "") -> Caller:
+        """Return the caller behind a gRPC `auth_context`; with the token of a delegation, the user narrowed to it.
 
         Raises:
-            Unauthenticated: no certificate, an old TLS version, or a certificate the trust store refuses.
+            Unauthenticated: no certificate, an old TLS version, a certificate that the trust store refuses, or a token that is not good.
         """
         versions = {value.decode("ascii", "replace") for value in auth_context.get("ssl_tls_version", ())}
         if not versions or not versions <= TLS_VERSIONS:
@@ -147,14 +185,17 @@ class Authenticator:
         pem = next(iter(auth_context.get("x509_pem_cert", ())), b"")
         if not pem:
             raise Unauthenticated("CERTIFICATE_MISSING", "A client certificate is required.")
-        return self._caller(self._trust.subject_of(pem))
+        caller = self._caller(self._trust.subject_of(pem))
+        return self._delegated(caller, pem, token) if token else caller
 
     def caller_for(self, subject: str) -> Caller:
-        """Return the caller that a subject would be, for calls that a trusted service makes on its behalf.
+        """Return the caller that a subject would be, for calls that a trusted service makes on its behalf; see `Caller.subject`.
 
         Raises:
-            Invalid: not a DN. Unauthenticated: the subject is banned.
+            Invalid: not a DN. Unauthenticated: the subject is banned, or its delegation has ended.
         """
+        if wire.is_subject(subject):
+            return self._job(wire.from_subject(subject))
         name = dn.canonical(subject)
         if self._trust.is_banned(name):
             raise Unauthenticated("SUBJECT_BANNED", "This subject is banned.")
@@ -172,6 +213,24 @@ class Authenticator:
     def members_of(self, group: str) -> frozenset[str]:
         """Return the canonical subjects of a group, banned ones too."""
         return self._membership.members_of(group)
+
+    def _delegated(self, caller: Caller, pem: bytes, token: str) -> Caller:
+        if self._delegations is None:
+            raise Unauthenticated("DELEGATION_NOT_ACCEPTED", "This service accepts no delegations.")
+        if caller.roles != {USER}:
+            raise Unauthenticated("DELEGATION_ROLE", "Only a user's job can act for a user: this certificate has a role of its own.")
+        return self._job(self._delegations.verify(token, pem, caller.dn))
+
+    def _job(self, delegation: Delegation) -> Caller:
+        if self._delegations is None:
+            raise Unauthenticated("DELEGATION_NOT_ACCEPTED", "This service accepts no delegations.")
+        self._delegations.check_current(delegation)
+        if self._trust.is_banned(delegation.user) or self._trust.is_banned(delegation.job):
+            raise Unauthenticated("SUBJECT_BANNED", "This subject is banned.")
+        user = self._caller(delegation.user)
+        if user.roles != {USER}:
+            raise Unauthenticated("DELEGATION_ROLE", "Only users delegate: who signed has a role.")
+        return Caller(user.dn, user.groups, frozenset({DELEGATE}), delegation)
 
     def _caller(self, subject: str) -> Caller:
         return Caller(subject, self._membership.groups_of(subject), self._roles.get(subject, frozenset({USER})))

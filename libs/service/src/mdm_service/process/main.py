@@ -17,7 +17,9 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from mdm_service import database, settings
+from mdm_service.identity import revocation
 from mdm_service.identity.caller import Authenticator
+from mdm_service.identity.delegation import DelegationVerifier
 from mdm_service.process.supervisor import ORPHAN_GRACE_SECONDS, Supervisor, Worker, reserve
 from mdm_service.process.target import Target, database_target, report, try_all
 from mdm_service.server import monitoring
@@ -196,6 +198,7 @@ def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[s
         pool = database.open_pool(loaded.database)
     address = loaded.listen if worker is None else Address(host=loaded.listen.host, port=worker.port)
     server = ServiceServer(address, loaded.tls, authenticator, threads=loaded.threads, shared=worker is not None)
+    _accept_delegations(loaded, authenticator, server, pool, migrations)
     runtime = Runtime(server, pool, authenticator, worker.number if worker else 0)
     try:
         build(loaded, runtime)
@@ -209,6 +212,19 @@ def start(loaded: S, build: Callable[[S, Runtime], None], migrations: Sequence[s
         runtime.close()
         raise
     return runtime
+
+
+def _accept_delegations(
+    loaded: ServiceSettings, authenticator: Authenticator, server: ServiceServer, pool: ConnectionPool | None, migrations: Sequence[str]
+) -> None:
+    """Let jobs show delegations to a service that can keep which of them are revoked."""
+    if pool is None or revocation.MIGRATIONS not in migrations or not loaded.delegation.audiences:
+        return
+    revocations, seconds = revocation.Revocations(pool), loaded.delegation.max_seconds
+    verifier = DelegationVerifier(authenticator.trust, loaded.delegation.audiences, seconds, revocations.is_revoked)
+    authenticator.accept_delegations(verifier)
+    revocation.add_delegation_service(server.grpc, revocations, seconds)
+    server.add_service(revocation.FULL_NAME)
 
 
 def _migrate(loaded: ServiceSettings, migrations: Sequence[str]) -> None:

@@ -18,7 +18,8 @@ import grpc
 import psycopg
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
-from mdm_wire.errors import Cancelled, Exhausted, Forbidden, Invalid, MdmError, Unavailable
+from mdm_wire.delegation import METADATA_KEY
+from mdm_wire.errors import Cancelled, Exhausted, Forbidden, Invalid, MdmError, Unauthenticated, Unavailable
 from mdm_wire.status import to_status
 from psycopg_pool import PoolTimeout, TooManyRequests
 
@@ -133,7 +134,7 @@ class ServiceInterceptor(grpc.ServerInterceptor):
 
     @contextmanager
     def _admitted(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        caller = self._authenticator.authenticate(cast(Mapping[str, Sequence[bytes]], context.auth_context()))
+        caller = self._authenticator.authenticate(cast(Mapping[str, Sequence[bytes]], context.auth_context()), _delegation(context))
         if not policy.allows(method, caller.roles):
             raise Forbidden("METHOD_FORBIDDEN", "Your role may not call this method.")
         with (self._health_limit if method == HEALTH_CHECK else self._limit).hold(caller):
@@ -191,6 +192,14 @@ class ServiceInterceptor(grpc.ServerInterceptor):
             monitoring.observe_call(method, code, time.perf_counter() - started)
         if status is not None:
             context.abort_with_status(rpc_status.to_status(status))
+
+
+def _delegation(context: grpc.ServicerContext) -> str:
+    """Return the token that a job sends; empty if there is none."""
+    found = [value for key, value in context.invocation_metadata() or () if key == METADATA_KEY]
+    if len(found) > 1 or not all(isinstance(value, str) and value for value in found):
+        raise Unauthenticated("DELEGATION_MALFORMED", f"A call has one delegation at most, as text: `{METADATA_KEY}`.")
+    return str(found[0]) if found else ""
 
 
 def status_of(error: Exception) -> status_pb2.Status:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from mdm_service.access.acl import narrowed
 from mdm_service.identity.caller import Caller
 from mdm_wire.errors import Forbidden, Invalid, MdmError, NotFound
 from mdm_wire.path import ROOT, Lfn, join
@@ -11,6 +12,9 @@ from mdm_wire.permission import Permission, format_permissions
 
 from mdm_catalog.rules.model import ROOT_ID, Chain, EntryKind, Node, Target
 from mdm_catalog.rules.port import ReadTransaction
+
+#: What a job may do under access lists that its delegation leaves out: get to its paths, and see names there.
+_WAY = Permission.TRAVERSE | Permission.LIST | Permission.GET
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class Rights:
         """Fetch the permissions under these ACLs that are not known yet, in one query."""
         missing = {acl_id for acl_id in acl_ids if acl_id not in self._held}
         if missing:
-            self._held.update(self._reading.rights(self._caller, missing))
+            rights = self._reading.rights(self._caller, missing)
+            self._held.update((acl_id, narrowed(granted, self._caller, acl_id, _WAY)) for acl_id, granted in rights.items())
 
     def load_locations(self, found: Iterable[Location]) -> None:
         """Fetch the permissions under all ACLs that decide about these targets."""
@@ -159,6 +164,8 @@ class Rights:
         node, chain = location.node, location.chain
         if chain is None:
             return location.problem or not_found()
+        if self._caller.delegation is not None and (node is None or not self._caller.covers(location.lfn)):
+            return not_found()
         blocked = self.why_blocked(chain)
         if blocked is not None:
             # A GUID or SURL says nothing of the path, so a blocked directory on it must not reveal that the file exists.

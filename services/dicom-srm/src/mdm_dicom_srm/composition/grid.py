@@ -45,9 +45,14 @@ class GridServices:
         """Keys on every keystore."""
         return GridKeys(self.keystores)
 
+    @property
+    def subject(self) -> str:
+        """This service's own subject."""
+        return dn.of_certificate(check_identity(self.tls))
+
     def inventory(self, names: Names) -> GridInventory:
         """Return what the grid holds of the site, as its dicom-srm sees it."""
-        caller = dn.of_certificate(check_identity(self.tls))
+        caller = self.subject
         manager = KeyManager(self.keystores, self.servers, caller)
         return GridInventory(self.catalog, self.metadata, self.keys, manager, names, caller)
 

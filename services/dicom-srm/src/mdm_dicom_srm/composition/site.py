@@ -11,6 +11,7 @@ from mdm_service.settings import Address, ConfigurationError
 from mdm_dicom_srm.composition.database import SiteDatabase, open_database
 from mdm_dicom_srm.composition.deidentification import Deidentification, load_deidentification
 from mdm_dicom_srm.composition.grid import GridServices, open_grid
+from mdm_dicom_srm.composition.result import open_results
 from mdm_dicom_srm.config import Settings, SpoolSettings
 from mdm_dicom_srm.door import composition as door
 from mdm_dicom_srm.door.http.listener import Limits, Listener
@@ -20,10 +21,11 @@ from mdm_dicom_srm.pacs.c_move import MoveDestination
 from mdm_dicom_srm.pacs.pacs_set import Health, PacsSet, answers, open_pacs
 from mdm_dicom_srm.register.rules.scanner import look_for
 from mdm_dicom_srm.register.worker import SizeCorrection
+from mdm_dicom_srm.result.composition import KeptResults
 from mdm_dicom_srm.site_secret import derive_key
 from mdm_dicom_srm.stage import composition as stage
 from mdm_dicom_srm.stage.rules.move_title import MoveTitle
-from mdm_dicom_srm.stage.rules.port import DrawnFor, Registrations, Sources
+from mdm_dicom_srm.stage.rules.port import DrawnFor, NothingKept, Registrations, Sources
 from mdm_dicom_srm.stage.store.instance import PostgresInstances, PostgresMoveTitles
 from mdm_dicom_srm.stage.store.request import PostgresRequestStore
 from mdm_dicom_srm.stage.store.site import PostgresSiteStore
@@ -42,6 +44,7 @@ class Site:
     destination: MoveDestination
     healths: Mapping[str, Health]
     sizes: SizeCorrection
+    results: KeptResults | None
     spool: SpoolSettings
     instance: str
 
@@ -79,6 +82,7 @@ def open_site(settings: Settings, runtime: Runtime) -> Site:
         destination,
         {name: Health(member.ping) for name, member in pacs.members.items()},
         SizeCorrection(database.registrations, catalog),
+        open_results(settings, database),
         *own_part(settings, runtime.worker),
     )
 
@@ -111,6 +115,7 @@ def build_staging(site: Site, generation: str, drawn: DrawnFor) -> stage.Stage:
                 database.decisions.released,
             ),
             functools.partial(answers, site.healths),
+            site.results or NothingKept(),
         ),
         catalog=CatalogAccess(site.grid.catalog_channel),
         make_deidentifier=site.deid.make,

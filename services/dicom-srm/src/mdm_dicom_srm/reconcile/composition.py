@@ -25,7 +25,11 @@ _HOUR = 3600
 
 @dataclass(frozen=True)
 class Parts:
-    """What reconciliation needs of the others: `spool` is its directory, `forget` removes copies, None in a process that has no spool."""
+    """What reconciliation needs of the others.
+
+    `spool` is its directory, `results` returns which files are results of users: they have no registration. `forget` removes copies, None
+    in a process that has no spool.
+    """
 
     pool: ConnectionPool[Any]
     sealer: RecordSealer
@@ -33,6 +37,7 @@ class Parts:
     shared: SharedEntryStore
     grid: Grid
     spool: Path
+    results: Callable[[Sequence[UUID]], set[UUID]]
     forget: Callable[[Sequence[UUID]], None] | None = None
 
 
@@ -41,7 +46,7 @@ def build_reconciliation(settings: Settings, parts: Parts, min_age: float | None
     age = settings.reconcile.min_age_seconds if min_age is None else min_age
     registry = RegistryStore(parts.pool, parts.sealer, parts.names, parts.shared, age)
     spool = SpoolFiles(parts.spool, parts.forget)
-    comparison = Comparison(registry, parts.grid, spool, parts.names.collection, timedelta(seconds=age))
+    comparison = Comparison(registry, parts.grid, spool, parts.names.collection, timedelta(seconds=age), parts.results)
     return Reconciliation(comparison, registry, parts.grid, spool, parts.names.collection)
 
 

@@ -20,6 +20,7 @@ from mdm_dicom_srm.stage.rules.active import RequestLimits
 from mdm_dicom_srm.stage.rules.control import RequestControl
 from mdm_dicom_srm.stage.rules.instance import Instance
 from mdm_dicom_srm.stage.rules.journal import RequestJournal
+from mdm_dicom_srm.stage.rules.kept_copy import KeptCopies
 from mdm_dicom_srm.stage.rules.listing import Listing
 from mdm_dicom_srm.stage.rules.port import AccessChecker, Catalog, DrawnFor, Instances, RequestStore, Sealer, SiteStore, Sources, Usage
 from mdm_dicom_srm.stage.rules.recheck import Rechecker
@@ -163,7 +164,8 @@ def build_stage(
         sealer = ThreadSealer(make_deidentifier, _SEAL_THREADS, drawn)
     limits = RetrievalLimits(settings.retrievals, settings.stall_seconds, settings.bytes_in_flight)
     work = FilesInWork(requests)
-    queue = RetrievalQueue(sources.registrations, Retriever(sources, sealer, spool, work, limits), work, limits)
+    copies = KeptCopies(sources.kept, spool, work, settings.retrievals)
+    queue = RetrievalQueue(sources.registrations, Retriever(sources, sealer, spool, work, limits), work, limits, copies)
     lifetimes = Lifetimes(
         settings.default_pin_seconds,
         settings.max_pin_seconds,

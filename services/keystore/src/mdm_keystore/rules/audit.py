@@ -183,10 +183,8 @@ class AuditTrail:
 
 def audit_entries(caller: Caller, action: str, guids: Sequence[UUID], failures: Sequence[Failure]) -> list[AuditEntry]:
     """Return one entry per GUID: what `caller` did to it, and how it ended."""
-    now = datetime.now(UTC)
-    return [
-        AuditEntry(now, caller.dn, action, guid, failure.reason if failure else "OK") for guid, failure in zip(guids, failures, strict=True)
-    ]
+    now, who = datetime.now(UTC), caller.actor
+    return [AuditEntry(now, who, action, guid, failure.reason if failure else "OK") for guid, failure in zip(guids, failures, strict=True)]
 
 
 def _continues(earlier: SignedHead, later: SignedHead) -> bool:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 from mdm_crypto.audit import AuditEntry, chain
-from mdm_service.access.acl import MOST_COUNTED, AclUse
+from mdm_service.access.acl import MOST_COUNTED, AclUse, narrowed
 from mdm_service.access.store import AclScope
 from mdm_service.identity.caller import Caller
 from mdm_service.policy import DICOM_SRM
@@ -215,7 +215,7 @@ def _held(connection: psycopg.Connection, caller: Caller, guids: Sequence[UUID])
     found = {}
     for row in rows:
         key = record(row[:WIDTH])
-        found[key.guid] = LiveKey(key, Permission(row[-1]), previous_of(key, row[WIDTH:-1]))
+        found[key.guid] = LiveKey(key, narrowed(Permission(row[-1]), caller, key.acl_id), previous_of(key, row[WIDTH:-1]))
     return found
 
 

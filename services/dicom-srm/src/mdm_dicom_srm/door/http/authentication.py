@@ -9,6 +9,7 @@ from typing import Protocol
 from aiohttp import web
 from mdm_service import policy
 from mdm_service.identity.caller import Authenticator, Caller
+from mdm_wire.delegation import METADATA_KEY
 from mdm_wire.errors import Forbidden, Unauthenticated
 
 
@@ -42,8 +43,8 @@ class Peer:
 
     @property
     def dn(self) -> str:
-        """The caller's canonical subject."""
-        return self.caller.dn
+        """The subject by which the catalog is asked: a DN, or what a job's delegation says."""
+        return self.caller.subject
 
     def check(self, activity: Activity, lfns: Sequence[str] = ()) -> None:
         """Check that the peer may do something, at each of some paths. The catalog's rights come on top.
@@ -77,7 +78,10 @@ class Authentication(Protocol):
 
 
 class CertificateAuthentication:
-    """Callers by the certificate of the connection, by the same checks as those of gRPC: authority, namespace, CRL, validity, bans."""
+    """Callers by the certificate of the connection, by the same checks as those of gRPC: authority, namespace, CRL, validity, bans.
+
+    A job shows the token of its user in the header `mdm-delegation` beside its certificate, as it does in the metadata of gRPC.
+    """
 
     requires_certificate = True
 
@@ -92,4 +96,8 @@ class CertificateAuthentication:
         certificate = connection.getpeercert(binary_form=True)
         pem = ssl.DER_cert_to_PEM_cert(certificate).encode() if certificate else b""
         version = (connection.version() or "").encode()
-        return Peer(self._authenticator.authenticate({"ssl_tls_version": [version], "x509_pem_cert": [pem] if pem else []}))
+        tokens = request.headers.getall(METADATA_KEY, [])
+        if len(tokens) > 1 or not all(tokens):
+            raise Unauthenticated("DELEGATION_MALFORMED", f"A request has one delegation at most: `{METADATA_KEY}`.")
+        context = {"ssl_tls_version": [version], "x509_pem_cert": [pem] if pem else []}
+        return Peer(self._authenticator.authenticate(context, tokens[0] if tokens else ""))

@@ -75,12 +75,24 @@ class Window:
 
 
 class Comparison:
-    """Compares a site. `collection` returns the path of a collection; `min_age`: what is younger may still be under way."""
+    """Compares a site. `collection` returns the path of a collection; `min_age`: what is younger may still be under way.
 
-    def __init__(self, registry: Registry, grid: Grid, spool: Spool, collection: Callable[[str], str], min_age: timedelta) -> None:
+    `results` returns which files are results of users, which are no registrations and left alone.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        grid: Grid,
+        spool: Spool,
+        collection: Callable[[str], str],
+        min_age: timedelta,
+        results: Callable[[Sequence[UUID]], set[UUID]] = lambda _guids: set(),
+    ) -> None:
         self._registry, self._grid, self._spool = registry, grid, spool
         self._collection = collection
         self._min_age = min_age
+        self._results = results
 
     def run(self, note: Note) -> None:
         """Pass over everything once; what differs is looked at a second time before it is noted.
@@ -88,9 +100,9 @@ class Comparison:
         Raises:
             MdmError: a service does not answer; nothing may be concluded from a part.
         """
-        names, keys = _Listing(self._grid.listed_names(), _same), _Listing(self._grid.keys(), lambda key: key.guid)
+        names, keys = _Listing(self._images(self._grid.listed_names()), _same), _Listing(self._grid.keys(), lambda key: key.guid)
         entries = _Listing(_guids(self._grid.entry_keys(self._collection(IMAGES))), _same)
-        copies = _Listing(iter(sorted(self._spool.listed())), _same)
+        copies = _Listing(self._images(iter(sorted(self._spool.listed()))), _same)
         after: UUID | None = None
         while True:
             rows = self._registry.page(after, _WINDOW)
@@ -106,6 +118,12 @@ class Comparison:
             after = last
         for level in LEVELS:
             self._compare_shared(level, note)
+
+    def _images(self, guids: Iterator[UUID]) -> Iterator[UUID]:
+        """Yield the files that are no results, in the order given."""
+        while batch := list(islice(guids, _WINDOW)):
+            results = self._results(batch)
+            yield from (guid for guid in batch if guid not in results)
 
     def _note(self, window: Window, note: Note) -> None:
         too_young = datetime.now(UTC) - self._min_age

@@ -62,16 +62,16 @@ class SrmServicer(srm_pb2_grpc.SrmServiceServicer):
         return pb.GetTransferProtocolsResponse(protocols=[TURL_SCHEME])
 
     def PrepareToGet(self, request: pb.PrepareToGetRequest, context: grpc.ServicerContext) -> pb.PrepareToGetResponse:
-        token, status = self._service.prepare(current_caller().dn, wish_from_proto(request, Kind.GET))
+        token, status = self._service.prepare(current_caller().subject, wish_from_proto(request, Kind.GET))
         return pb.PrepareToGetResponse(token=token, status=code(status.state), files=self._messages.files_of(status, token))
 
     def BringOnline(self, request: pb.BringOnlineRequest, context: grpc.ServicerContext) -> pb.BringOnlineResponse:
         wish = replace(wish_from_proto(request, Kind.BRING_ONLINE), deferred_seconds=request.deferred_seconds)
-        token, status = self._service.prepare(current_caller().dn, wish)
+        token, status = self._service.prepare(current_caller().subject, wish)
         return pb.BringOnlineResponse(token=token, status=code(status.state), files=self._messages.files_of(status, token))
 
     def StatusOfGetRequest(self, request: pb.StatusOfGetRequestRequest, context: grpc.ServicerContext) -> pb.StatusOfGetRequestResponse:
-        status = self._service.status(current_caller().dn, request.token)
+        status = self._service.status(current_caller().subject, request.token)
         estimate = self._service.estimate(status)
         return pb.StatusOfGetRequestResponse(
             status=code(status.state),
@@ -86,42 +86,42 @@ class SrmServicer(srm_pb2_grpc.SrmServiceServicer):
         disconnected = threading.Event()
         if not context.add_callback(disconnected.set):
             return
-        for status in self._service.watch(current_caller().dn, request.token, disconnected):
+        for status in self._service.watch(current_caller().subject, request.token, disconnected):
             yield pb.WatchGetRequestResponse(status=code(status.state), files=self._messages.files_of(status, request.token))
 
     def ReleaseFiles(self, request: pb.ReleaseFilesRequest, context: grpc.ServicerContext) -> pb.ReleaseFilesResponse:
-        files = self._control.release(current_caller().dn, request.token, list(request.surls))
+        files = self._control.release(current_caller().subject, request.token, list(request.surls))
         return pb.ReleaseFilesResponse(files=self._messages.files(files))
 
     def AbortRequest(self, request: pb.AbortRequestRequest, context: grpc.ServicerContext) -> pb.AbortRequestResponse:
-        return pb.AbortRequestResponse(status=code(self._control.abort(current_caller().dn, request.token)))
+        return pb.AbortRequestResponse(status=code(self._control.abort(current_caller().subject, request.token)))
 
     def AbortFiles(self, request: pb.AbortFilesRequest, context: grpc.ServicerContext) -> pb.AbortFilesResponse:
-        files = self._control.abort_files(current_caller().dn, request.token, list(request.surls))
+        files = self._control.abort_files(current_caller().subject, request.token, list(request.surls))
         return pb.AbortFilesResponse(files=self._messages.files(files))
 
     def ExtendFileLifeTime(self, request: pb.ExtendFileLifeTimeRequest, context: grpc.ServicerContext) -> pb.ExtendFileLifeTimeResponse:
-        now, files = self._control.extend(current_caller().dn, request.token, list(request.surls), request.pin_seconds)
+        now, files = self._control.extend(current_caller().subject, request.token, list(request.surls), request.pin_seconds)
         return pb.ExtendFileLifeTimeResponse(files=self._messages.files(files, now))
 
     def SuspendRequest(self, request: pb.SuspendRequestRequest, context: grpc.ServicerContext) -> pb.SuspendRequestResponse:
-        return pb.SuspendRequestResponse(status=code(self._control.suspend(current_caller().dn, request.token)))
+        return pb.SuspendRequestResponse(status=code(self._control.suspend(current_caller().subject, request.token)))
 
     def ResumeRequest(self, request: pb.ResumeRequestRequest, context: grpc.ServicerContext) -> pb.ResumeRequestResponse:
-        return pb.ResumeRequestResponse(status=code(self._control.resume(current_caller().dn, request.token)))
+        return pb.ResumeRequestResponse(status=code(self._control.resume(current_caller().subject, request.token)))
 
     def GetRequestSummary(self, request: pb.GetRequestSummaryRequest, context: grpc.ServicerContext) -> pb.GetRequestSummaryResponse:
-        found = self._control.summaries(current_caller().dn, list(request.tokens))
+        found = self._control.summaries(current_caller().subject, list(request.tokens))
         return pb.GetRequestSummaryResponse(summaries=map(summary_to_proto, request.tokens, found))
 
     def GetRequestTokens(self, request: pb.GetRequestTokensRequest, context: grpc.ServicerContext) -> pb.GetRequestTokensResponse:
-        found = self._control.tokens(current_caller().dn, request.description)
+        found = self._control.tokens(current_caller().subject, request.description)
         return pb.GetRequestTokensResponse(tokens=(pb.RequestToken(token=item.token, create_time=moment(item.created)) for item in found))
 
     def Ls(self, request: pb.LsRequest, context: grpc.ServicerContext) -> Iterator[pb.LsResponse]:
         extent = Extent(None if request.all_levels else request.levels, request.offset, request.count).check()
         more = threading.Event()
-        for batch in self._listing.entries(current_caller().dn, list(request.surls), extent, more.set):
+        for batch in self._listing.entries(current_caller().subject, list(request.surls), extent, more.set):
             if not context.is_active():
                 return
             yield pb.LsResponse(entries=(entry_to_proto(item, request.full) for item in batch))
@@ -129,7 +129,7 @@ class SrmServicer(srm_pb2_grpc.SrmServiceServicer):
             yield pb.LsResponse(status=pb.STATUS_CODE_TOO_MANY_RESULTS, next_offset=extent.offset + extent.count)
 
     def CheckPermission(self, request: pb.CheckPermissionRequest, context: grpc.ServicerContext) -> pb.CheckPermissionResponse:
-        found = self._listing.permissions(current_caller().dn, list(request.surls))
+        found = self._listing.permissions(current_caller().subject, list(request.surls))
         return pb.CheckPermissionResponse(permissions=map(permission_to_proto, request.surls, found))
 
     def GetSpaceTokens(self, request: pb.GetSpaceTokensRequest, context: grpc.ServicerContext) -> pb.GetSpaceTokensResponse:

@@ -48,7 +48,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
     def Read(self, request: pb.ReadRequest, context: grpc.ServicerContext) -> Iterator[pb.ReadResponse]:
         """See the proto, as for each method."""
         token, guid = parse_turl(self._authority, request.turl)
-        reading = self._service.reading(current_caller().dn, token)
+        reading = self._service.reading(current_caller().subject, token)
         file, data = reading.open(guid)
         with data:
             if not 0 <= request.offset <= file.size:
@@ -67,7 +67,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         disconnected = threading.Event()
         if not context.add_callback(disconnected.set):
             return
-        reading = self._service.reading(current_caller().dn, request.token)
+        reading = self._service.reading(current_caller().subject, request.token)
         stream = FileStream(reading, self._messages, request.token, offsets)
         yield from stream.unknown()
         for now, files in self._service.follow(reading, offsets, disconnected):

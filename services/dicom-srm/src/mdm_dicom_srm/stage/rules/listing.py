@@ -104,10 +104,14 @@ class Listing:
     def _localities(self, guids: Sequence[UUID], pinned: Iterable[UUID]) -> dict[UUID, Locality]:
         """Return where the bytes of files are; `pinned` are those that some instance has pinned."""
         registered, online = self._sources.registrations.locators_of(guids), self._spool.holds(guids).union(pinned)
+        unregistered = [guid for guid in guids if guid not in registered]
+        kept = self._sources.kept.sizes(unregistered) if unregistered else {}
         found: dict[UUID, Locality] = {}
         for guid in guids:
             located = registered.get(guid)
-            if guid not in registered:
+            if guid in kept:
+                found[guid] = Locality.ONLINE
+            elif guid not in registered:
                 found[guid] = Locality.LOST
             elif located is None:
                 found[guid] = Locality.UNAVAILABLE

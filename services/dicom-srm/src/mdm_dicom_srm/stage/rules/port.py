@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -251,6 +251,34 @@ class Registrations:
     released: Callable[[bytes | memoryview], frozenset[str]] = lambda _part10: frozenset()
 
 
+class Kept(Protocol):
+    """Files that are kept as ciphertext and never come from a PACS: results of users."""
+
+    def sizes(self, guids: Sequence[UUID]) -> Mapping[UUID, int]:
+        """Return which of the files are kept, and the bytes of each."""
+        ...
+
+    def copy_to(self, guid: UUID, path: Path) -> int:
+        """Write a kept file to `path`, or link it there; return its size in bytes.
+
+        Raises:
+            NotFound: it is lost. Unavailable: it cannot be had now.
+        """
+        ...
+
+
+class NothingKept:
+    """A site without results."""
+
+    def sizes(self, guids: Sequence[UUID]) -> Mapping[UUID, int]:
+        """Return nothing."""
+        return {}
+
+    def copy_to(self, guid: UUID, path: Path) -> int:
+        """Never called."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where retrievals get files from, and their keys; `pacs_answers` returns whether the PACS of a name did when it was last asked."""
@@ -259,6 +287,7 @@ class Sources:
     keys: KeySource
     registrations: Registrations
     pacs_answers: Callable[[str], bool] = lambda _name: True
+    kept: Kept = field(default_factory=NothingKept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,7 +240,9 @@ class Retriever:
         """Begin to fetch the keys of files that are going to be staged, the first few of those that the spool does not have."""
         wanted = list(guids)
         held = self._spool.holds(wanted)
-        self._keys.expect(self._work.unknown(guid for guid in wanted if guid not in held))
+        new = self._work.unknown(guid for guid in wanted if guid not in held)
+        kept = self._sources.kept.sizes(new) if new else {}
+        self._keys.expect([guid for guid in new if guid not in kept])
 
     def tidy(self) -> None:
         """Forget keys that were fetched for nothing; to be called from time to time."""

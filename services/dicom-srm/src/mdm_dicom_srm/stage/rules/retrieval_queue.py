@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+from mdm_dicom_srm.stage.rules.kept_copy import KeptCopies
 from mdm_dicom_srm.stage.rules.model import State
 from mdm_dicom_srm.stage.rules.port import Registrations
 from mdm_dicom_srm.stage.rules.retrieval import DESCRIBED_ANEW, FilesInWork, Retrieval, RetrievalLimits, Retriever, log_failure
@@ -21,8 +22,11 @@ class RetrievalQueue:
     files does not delay who asks for one.
     """
 
-    def __init__(self, registrations: Registrations, retriever: Retriever, work: FilesInWork, limits: RetrievalLimits) -> None:
+    def __init__(
+        self, registrations: Registrations, retriever: Retriever, work: FilesInWork, limits: RetrievalLimits, copies: KeptCopies
+    ) -> None:
         self._registrations = registrations
+        self._copies = copies
         self._retriever = retriever
         self._work = work
         self._limits = limits
@@ -51,6 +55,7 @@ class RetrievalQueue:
         with self._changed:
             while self._running and time.monotonic() < deadline:
                 self._changed.wait(0.1)
+        self._copies.close()
         self._retriever.close()
 
     def expect(self, guids: Iterable[UUID]) -> None:
@@ -140,7 +145,7 @@ class RetrievalQueue:
             log_failure("locators cannot be read", error)
             self._work.fail(None, guids, State.FILE_UNAVAILABLE, "REGISTRY_UNAVAILABLE")
             return
-        unknown = [guid for guid in guids if guid not in found]
+        unknown = self._copies.take([guid for guid in guids if guid not in found])
         if unknown:
             self._work.take_stale(unknown)
             self._work.fail(None, unknown, State.FILE_LOST, "NOT_REGISTERED")

@@ -1,7 +1,7 @@
 """Compilation: the text of a SELECT is parsed, bound to what the caller may see and compiled to SQL, or found in the cache."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -151,13 +151,15 @@ class _Access:
         permissions, min_cell = int(Permission.READ), 0
         if not (self._everything or collection.permissions & Permission.READ):
             min_cell = collection.collection.min_cell
-            if not min_cell or not collection.permissions & Permission.LIST:
+            # Counts in groups are for users: by tokens for ever more lists, the difference of two counts would be one person.
+            if not min_cell or not collection.permissions & Permission.LIST or caller.delegation is not None:
                 return None
             permissions |= Permission.LIST
         if (view := collection.view) is not None:
             if view.definer is not None:
                 try:
-                    reader = self._membership.caller_for(view.definer)
+                    # What a job may see through its user's views is no more than what it may see of entries.
+                    reader = replace(self._membership.caller_for(view.definer), delegation=caller.delegation)
                 except MdmError:
                     return None
                 permissions = int(Permission.READ)

@@ -77,7 +77,11 @@ class Renderer:
         number = self._readers.index(reader) or ""
         self.parameters[f"caller{number}"] = reader.dn
         self.parameters[f"principals{number}"] = sorted(reader.principals)
-        return _RULE.format(reader=f"caller{number}", principals=f"principals{number}", permissions=permissions)
+        rule = _RULE.format(reader=f"caller{number}", principals=f"principals{number}", permissions=permissions)
+        if reader.delegation is None or reader.delegation.acl_ids is None:
+            return rule
+        self.parameters[f"delegated{number}"] = sorted(reader.delegation.acl_ids)
+        return f"(e.acl_id = ANY (%(delegated{number})s::uuid[]) AND {rule})"
 
     def stored(self, expression: Expression) -> str:
         """Return the SQL of an expression over the attributes of a row `e` of `entry`."""

@@ -1,0 +1,1 @@
+"""Migrations of the tables for delegations, the same in every service."""

@@ -1,0 +1,1 @@
+"""ResultService: protobuf to rules and back."""

@@ -1,0 +1,1 @@
+"""Use cases of results, and the ports that they need."""
