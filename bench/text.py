@@ -1,6 +1,6 @@
 """Recall of the search for text in pixels, on images that this script makes and on those that packages ship.
 
-`python bench/text.py [--images N] [--seed N]` prints a table; Control-C ends it with what it has.
+`python bench/text.py [--images N] [--seed N] [--minutes M]` prints a table; Control-C ends it with what it has.
 
 An image is missed if a line of it is not covered: at least 80 % of its
 ink must lie in the regions that were found. Needs the extra `text` of mdm-deid.
@@ -9,6 +9,7 @@ ink must lie in the regions that were found. Needs the extra `text` of mdm-deid.
 import argparse
 import io
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -135,11 +136,14 @@ def cases(images: int) -> Iterator[tuple[str, int, float, float]]:
         yield every[order[number % len(every)]]
 
 
-def measure_synthetic(detector: TextDetector, images: int, seed: int) -> None:
-    """Print recall on made images, by what they differ in."""
+def measure_synthetic(detector: TextDetector, images: int, seed: int, seconds: float) -> None:
+    """Print recall on made images, by what they differ in; after `seconds` no other one is begun."""
+    end = time.monotonic() + seconds
     rng, names = np.random.default_rng(seed), fonts()
     right, total, used = Counter[tuple[str, str]](), Counter[tuple[str, str]](), 0.0
     for kind, size, contrast, noise in cases(images):
+        if time.monotonic() > end:
+            break
         made = make(kind, size, contrast, noise, rng, names)
         begun = time.process_time()
         try:
@@ -196,11 +200,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=336)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other made image after this time")
     parser.add_argument("--shipped-only", action="store_true")
     options = parser.parse_args()
     detector = TextDetector()
     if not options.shipped_only:
-        measure_synthetic(detector, options.images, options.seed)
+        measure_synthetic(detector, options.images, options.seed, options.minutes * 60)
     measure_shipped(detector)
     measure_false(detector)
 

@@ -140,7 +140,7 @@ class Bench:
         found = {}
         for name, orthanc in self._references.items():
             found[name] = look(orthanc.connect, "/dicom-web", orthanc.series(self._studies[count].series).study_uid)
-        first, second = (self._registered(count) for _ in range(2))
+        first, second = (self.registered(count) for _ in range(2))
         with viewer(self._stack, "alice", self._folder) as running:
             found["gateway"] = look(connections(running), "/viewer-web", first)
             found["gateway, again"] = look(connections(running), "/viewer-web", first)
@@ -148,8 +148,13 @@ class Bench:
             found["memory"] = {"MB": peak_memory(running.process.pid)}
         return found
 
-    def _registered(self, count: int) -> str:
-        """Return the released Study Instance UID of a new study."""
+    def stored(self, count: int) -> str:
+        """Return the Study Instance UID of the references' study of `count` images."""
+        orthanc = next(iter(self._references.values()))
+        return orthanc.series(self._studies[count].series).study_uid
+
+    def registered(self, count: int) -> str:
+        """Register a new study of `count` images; return the released Study Instance UID of a new study."""
         study = Study.new()
         with tempfile.TemporaryDirectory() as images:
             self._supply.put(make_study(Path(images), study, count))

@@ -81,14 +81,18 @@ class Orthanc:
 
 
 @contextmanager
-def running(folder: Path, **dicom_web: str) -> Iterator[Orthanc]:
-    """Run an Orthanc in a folder until the block ends; `dicom_web` are settings of its DICOMweb plugin."""
+def running(folder: Path, *, closed: bool = True, **dicom_web: str) -> Iterator[Orthanc]:
+    """Run an Orthanc in a folder until the block ends; `dicom_web` are settings of its DICOMweb plugin.
+
+    One that is not `closed` asks nobody for a name and password: a browser has none.
+    """
     program, plugin = find_orthanc(), find_dicomweb_plugin()
     if program is None or plugin is None:
         raise SystemExit("needs Orthanc with DICOMweb (Debian: orthanc, orthanc-dicomweb)")
     http_port, dicom_port = free_port(), free_port()
     configuration = folder / "reference.json"
-    configuration.write_text(json.dumps(_configuration(folder / "reference", plugin, http_port, dicom_port, dicom_web)))
+    settings = _configuration(folder / "reference", plugin, http_port, dicom_port, dicom_web)
+    configuration.write_text(json.dumps({**settings, "AuthenticationEnabled": closed}))
 
     def answers() -> bool:
         try:

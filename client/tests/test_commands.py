@@ -15,7 +15,7 @@ from mdm_client.cli.context import RenamedOption
 from mdm_client.cli.group import EXAMPLES
 
 README = Path(__file__).parents[1] / "README.md"
-_ROW = re.compile(r"\| (?:`(-.)`, )?`(--[a-z-]+)(?: [^`]*)?` \| ([^|]+) \| ([^|]*)\|")
+_ROW = re.compile(r"\| (?:`(-.)`, )?`(--[a-z0-9-]+)(?: [^`]*)?` \| ([^|]+) \| ([^|]*)\|")
 
 
 @dataclass

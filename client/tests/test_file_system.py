@@ -17,7 +17,7 @@ from mdm_client.filesystem import files as files_module
 from mdm_client.filesystem.spec import MdmFileSystem
 from mdm_client.filesystem.tree import Tree
 from mdm_testing.process import free_port
-from mdm_wire.errors import NotFound
+from mdm_wire.errors import Forbidden, NotFound
 
 from client.tests.fake_catalog import PINNED
 from client.tests.imaging import slices, written
@@ -132,6 +132,24 @@ def test_a_large_file_that_was_cut_altered_or_replaced_is_an_error(grid, large, 
         with pytest.raises(OSError, match="not what was encrypted") as caught:
             ranged.cat_file(large.lfn)
         assert caught.value.errno == 5
+
+
+def test_what_is_staged_anew_with_the_same_content_is_read_on(grid, large, ranged):
+    with ranged.open(large.lfn, block_size=4096) as file:
+        file.read(10)
+        large.read_failures = [NotFound("NO_SUCH_TURL", "gone")]
+        file.seek(2_500_000)
+        assert file.read(10) == large.plaintext[2_500_000:2_500_010]
+    assert len(grid.srm.requests) == 2
+
+
+def test_a_permission_that_is_withdrawn_ends_the_reading_of_a_large_file(large, ranged):
+    with ranged.open(large.lfn, block_size=4096) as file:
+        file.read(10)
+        large.read_failures = [Forbidden("NOT_AUTHORIZED", "you may not read it")]
+        with pytest.raises(PermissionError):
+            file.seek(2_500_000)
+            file.read(10)
 
 
 def test_what_is_staged_anew_with_other_content_ends_the_reading(grid, large, ranged):

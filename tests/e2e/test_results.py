@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -249,6 +250,24 @@ def test_an_upload_goes_on_after_the_service_was_killed_and_shows_nothing_before
     assert results.done(prepared.token, guid, *digests).state == pb.RESULT_STATE_PUBLISHED
     assert mdm("alice", "stat", lfn).code == 0
     assert results.remove([guid]) == [None]
+
+
+def test_mdm_put_goes_on_by_itself_when_the_service_is_killed_meanwhile(mdm, stack):
+    assert isinstance(stack, LocalStack)
+    file = mdm.scratch / f"{uuid4()}.bin"
+    file.write_bytes(hashlib.sha256(file.name.encode()).digest() * 2_000_000)
+    incoming = stack.results / "incoming"
+    with ThreadPoolExecutor(1) as pool:
+        put = pool.submit(mdm, "alice", "put", str(file), RESULTS)
+        eventually(lambda: put.done() or any(path.stat().st_size > 2_000_000 for path in incoming.iterdir()), interval=0.005)
+        stack.kill("dicom-srm")
+        stack.start("dicom-srm")
+        result = put.result()
+    assert result.code == 0, result.err
+    fetched, files = mdm.get("alice", f"{RESULTS}/{file.name}")
+    assert fetched.code == 0, fetched.err
+    assert files[0].read_bytes() == file.read_bytes()
+    assert mdm("alice", "rm", f"{RESULTS}/{file.name}").code == 0
 
 
 def test_other_bytes_than_were_sent_are_never_published_and_a_withdrawn_upload_is_forgotten(client, mdm):

@@ -19,7 +19,7 @@ def shown(page: str) -> Iterator[tuple[list[str], list[str]]]:
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE))
     for text in [block.replace("\\\n", " ") for block in blocks] + inline:
         for words, rest in COMMAND.findall(text):
-            yield re.sub(r"--config \S+|--json", "", words).split(), re.findall(r"(?<![\w-])--[a-z][a-z-]+", rest)
+            yield re.sub(r"--config \S+|--json", "", words).split(), re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", rest)
 
 
 def problem(words: list[str], options: list[str]) -> str | None:

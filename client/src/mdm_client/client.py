@@ -12,7 +12,7 @@ import grpc
 from mdm_wire.channel import check_files, check_identity, open_channel
 from mdm_wire.delegation import ANY_AUDIENCE
 from mdm_wire.errors import Invalid
-from mdm_wire.retry import Retries, RetryPolicy
+from mdm_wire.retry import RetryPolicy
 
 from mdm_client.catalog.client import CatalogClient
 from mdm_client.config import ClientConfig
@@ -54,6 +54,7 @@ class Client:
         self._lock = threading.RLock()
         self._channels: dict[str, grpc.Channel] = {}
         self._sites: dict[str, SrmClient] = {}
+        self._grids: dict[str, Client] = {}
         self._downloads: list[Download] = []
         check_files(config.tls)
 
@@ -86,15 +87,37 @@ class Client:
         Raises:
             Invalid: SITE_UNKNOWN.
         """
-        from mdm_client.metadata.client import MetadataClient
-
         addresses = self.config.metadata_sites.get(site)
         if addresses is None:
             known = ", ".join(sorted(self.config.metadata_sites)) or "none"
             raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [metadata_sites] in the configuration; there: {known}")
-        seconds = min(self.config.site_seconds, self._policy.retry_seconds)
-        channel = self._channel(f"metadata {site}", addresses, self.config.site_seconds / len(addresses))
-        return MetadataClient(channel, replace(self._policy, retry_seconds=seconds))
+        return self._metadata_within(self.config.site_seconds, f"metadata {site}", addresses)
+
+    def _metadata_within(self, seconds: float, place: str, addresses: Sequence[str]) -> "MetadataClient":
+        from mdm_client.metadata.client import MetadataClient
+
+        channel = self._channel(place, addresses, seconds / len(addresses))
+        return MetadataClient(channel, replace(self._policy, retry_seconds=min(seconds, self._policy.retry_seconds)))
+
+    def at(self, site: str) -> "Client":
+        """Return the client of a site that has a grid of its own: its catalog, keystores and dicom-srm, under the certificate for it.
+
+        Raises:
+            Invalid: SITE_UNKNOWN, or errors of the site's configuration as `ClientConfig.load`. Unauthenticated: as `Client`.
+        """
+        file = self.config.sites.get(site)
+        if file is None:
+            known = ", ".join(sorted(self.config.sites)) or "none"
+            raise Invalid("SITE_UNKNOWN", f"{site}: no such site under [sites] in the configuration; there: {known}")
+        with self._lock:
+            if site not in self._grids:
+                self._grids[site] = Client.load(file, self._policy)
+            return self._grids[site]
+
+    def metadata_of(self, site: str) -> "MetadataClient":
+        """Return the metadata service of a site that has a grid of its own, tried as `metadata_at` does; errors as `at`."""
+        other = self.at(site)
+        return other._metadata_within(self.config.site_seconds, f"metadata {site}", other.config.metadata)
 
     @cached_property
     def keystores(self) -> "KeystoreClient":
@@ -184,10 +207,6 @@ class Client:
 
         site = _chosen(self.config.srm, "srm", site)
         return ResultClient(site, self._channel(f"srm {site}", self.config.srm[site]), self._policy)
-
-    def retries(self) -> Retries:
-        """Return the retries of an operation that begins now."""
-        return self.catalog.service.retries()
 
     def site(self, site: str = "") -> "SiteClient":
         """Return a site as its operators see it; without a name, the only one in the configuration.
@@ -280,6 +299,9 @@ class Client:
             # A thread that hangs in a call uses a channel, and gRPC crashes the process if that is closed.
             return
         with self._lock:
+            for grid in self._grids.values():
+                grid.close()
+            self._grids.clear()
             for channel in self._channels.values():
                 channel.close()
             self._channels.clear()

@@ -14,7 +14,8 @@ MAX_SHARE_INDEX = 16
 SITE_SECONDS = 2.0
 MAX_SITE_SECONDS = 3600
 
-_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores", "srm", "curator", "metadata_sites", "site_seconds"}
+_SITE_KEYS = {"srm", "curator", "metadata_sites", "site_seconds", "sites"}
+_KEYS = {"certificate", "key", "ca", "catalog", "metadata", "threshold", "keystores"} | _SITE_KEYS
 _KEYSTORE_KEYS = {"name", "index", "addresses"}
 _KIND_NAMES: dict[type, str] = {int: "an integer", list: "a list", str: "a string"}
 
@@ -33,7 +34,8 @@ class ClientConfig:
     """The configuration of a client. Addresses are `host:port`; several addresses of a service are used in turn.
 
     `curator` are listeners on the hospital's side, for its curators.
-    For `site_seconds`, a query over several sites tries a site of `metadata_sites` that cannot be reached.
+    For `site_seconds`, a query over several sites tries a site that cannot be reached: of `metadata_sites`, or of `sites`, which have a
+    grid of their own, each with the file of the client's configuration there.
     """
 
     tls: TlsFiles
@@ -45,6 +47,7 @@ class ClientConfig:
     curator: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata_sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     site_seconds: float = SITE_SECONDS
+    sites: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | str) -> "ClientConfig":
@@ -90,6 +93,7 @@ class ClientConfig:
             curator=_sites(values, "curator"),
             metadata_sites=_sites(values, "metadata_sites"),
             site_seconds=_site_seconds(values),
+            sites=_own_grids(values, base),
         )
 
 
@@ -98,6 +102,13 @@ def _sites(values: Mapping[str, Any], key: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(table, dict):
         raise _invalid(f"{key}: must be a table of site = [addresses]")
     return {site: _addresses(table, site, f"{key}.{site}") for site in table}
+
+
+def _own_grids(values: Mapping[str, Any], base: Path) -> dict[str, Path]:
+    table = values.get("sites", {})
+    if not isinstance(table, dict) or not all(isinstance(file, str) and file for file in table.values()):
+        raise _invalid("sites: must be a table of site = configuration file")
+    return {site: base / Path(file).expanduser() for site, file in table.items()}
 
 
 def _site_seconds(values: Mapping[str, Any]) -> float:

@@ -71,14 +71,19 @@ class CuratorClient:
         response: pb.GetQuarantinedPictureResponse = self._service.call(self._stub.GetQuarantinedPicture, request)
         return response
 
+    def head(self, guid: str) -> pb.GetQuarantinedHeadResponse:
+        """Return the head that an image's series shows, with its face and without, as PNG; it identifies the patient."""
+        response: pb.GetQuarantinedHeadResponse = self._service.call(self._stub.GetQuarantinedHead, pb.GetQuarantinedHeadRequest(guid=guid))
+        return response
+
     def text(self, guid: str, frame: int = 0) -> Sequence[pb.FoundText]:
         """Return the lines of text that a detector finds in a frame; they may identify the patient."""
         response: pb.FindTextResponse = self._service.call(self._stub.FindText, pb.FindTextRequest(guid=guid, frame=frame))
         return response.found
 
-    def create_rule(self, guid: str, regions: Sequence[Region], note: str = "") -> pb.PixelRule:
-        """Have regions blanked on every image of the kind of one that waits; what waits is to be retried then."""
-        request = pb.CreatePixelRuleRequest(guid=guid, regions=_messages(regions), note=note)
+    def create_rule(self, guid: str, regions: Sequence[Region], note: str = "", *, only: bool = False) -> pb.PixelRule:
+        """Have regions blanked on every image of the kind of one that waits, or on it `only`; what waits is to be retried then."""
+        request = pb.CreatePixelRuleRequest(guid=guid, regions=_messages(regions), note=note, this_instance_only=only)
         response: pb.CreatePixelRuleResponse = self._service.call(self._stub.CreatePixelRule, request)
         return response.rule
 
@@ -98,6 +103,11 @@ class CuratorClient:
         guids = [item.guid for reason in rule.reasons for item in self.alike(rule.kind.name, reason)]
         # Their note names the rule; what was said about it is kept with the rule.
         return rule, self.retry(guids, f"pixel rule {rule.name}") if guids else []
+
+    def blank_one(self, guid: str, regions: Sequence[Region], note: str = "") -> tuple[pb.PixelRule, list[MdmError | None]]:
+        """Make a rule of regions for one image that waits, and have it judged again; return the rule and the image's error."""
+        rule = self.create_rule(guid, regions, note, only=True)
+        return rule, self.retry([guid], f"pixel rule {rule.name}")
 
     def show(self, guid: str) -> pb.GetQuarantinedResponse:
         """Return what an instance is in the PACS; it identifies the patient."""

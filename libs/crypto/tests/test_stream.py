@@ -158,7 +158,7 @@ def test_other_content_key_or_file_never_shares_a_stream_key(first, second):
 
 
 def test_the_derived_header_matches_the_decision_read_independently():
-    label = b"mdm stable ciphertext, version 1: salt and nonce prefix"
+    label = b"MDM stable ciphertext, version 1: salt and nonce prefix"
     extracted = hmac.digest(label, KEY, "sha256")
     info = GUID + hashlib.sha256(b"pixels").digest()
     first = hmac.digest(extracted, info + b"\x01", "sha256")

@@ -9,7 +9,7 @@ from typing import Any
 import pydicom
 import pytest
 from mdm_deid import Deidentifier, Outcome, Profile, Pseudonymiser
-from mdm_deid.rules.rule import FULL_DATES, MODIFIED_DATES, OPTION_CODES, OPTIONS
+from mdm_deid.rules.rule import CLEAN_FACES, FULL_DATES, MODIFIED_DATES, OPTION_CODES, OPTIONS
 from mdm_deid.rules.table import Row, load_rows
 from mdm_deid.text.vocabulary import label_tags
 from pydicom.datadict import dictionary_VR
@@ -140,6 +140,8 @@ def test_all_options_together_leave_a_record_of_each(explicit: Any, pseudonymise
 def test_the_codes_of_the_options_are_recorded(explicit: Any, pseudonymiser: Pseudonymiser) -> None:
     for option, (code, _) in OPTION_CODES.items():
         result = Deidentifier(Profile("test", frozenset({option})), pseudonymiser).deidentify(explicit.file({}))
+        # Faces are recorded where a mask was applied: see faces/test_release.py.
+        code = "113100" if option == CLEAN_FACES else code
         assert set(re.findall(rb"1131\d\d", b"".join(result.data))) == {b"113100", code.encode()}
 
 

@@ -73,6 +73,42 @@ def test_text_of_any_frame_is_found_when_the_whole_instance_is_looked_at(finder)
     assert any("JONES" in line.text for line in finder.find(data, 2))
 
 
+def paletted(indices: np.ndarray, red: list[int], others: list[int]) -> bytes:
+    """A palette colour image."""
+    dataset = pydicom.dcmread(io.BytesIO(sample("CT_small.dcm")))
+    dataset.Rows, dataset.Columns = indices.shape
+    dataset.PhotometricInterpretation, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = "PALETTE COLOR", 8, 8, 7
+    dataset.PixelRepresentation = 0
+    for name, table in (("Red", red), ("Green", others), ("Blue", others)):
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [len(table), 0, 16])
+        dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", np.array(table, "<u2").tobytes())
+    dataset.PixelData = indices.astype(np.uint8).tobytes()
+    return written(dataset)
+
+
+def test_of_a_palette_the_colours_are_looked_at_and_not_its_indices():
+    # Neighbouring indices of opposite colours; the largest index is black, as the background is.
+    indices = np.array([[0, 1], [2, 0]])
+    [picture] = list(pictures(paletted(indices, [0, 65535, 0], [0, 0, 0])))
+    assert picture.tolist() == [[0, 255], [0, 0]]
+
+
+def test_of_a_palette_that_cannot_be_read_the_indices_are_looked_at():
+    dataset = pydicom.dcmread(io.BytesIO(paletted(np.array([[0, 1], [2, 0]]), [0, 65535, 0], [0, 0, 0])))
+    del dataset.RedPaletteColorLookupTableDescriptor
+    [picture] = list(pictures(written(dataset)))
+    assert picture.tolist() == [[0, 127], [255, 0]]
+
+
+@detector
+def test_text_in_neighbouring_indices_of_a_palette_is_found(finder):
+    mask = Image.new("L", (320, 200), 0)
+    ImageDraw.Draw(mask).text((10, 10), "MARY JONES", fill=1, font=ImageFont.load_default(18))
+    indices = np.asarray(mask) + np.random.default_rng(3).integers(1, 100, (200, 320)) * 2
+    tables = [60000 if number % 2 else 3000 for number in range(256)]
+    assert any("JONES" in line.text for line in finder.find(paletted(indices, tables, tables)))
+
+
 @detector
 def test_an_image_without_text_gives_no_line(finder):
     rng = np.random.default_rng(1)

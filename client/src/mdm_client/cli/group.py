@@ -132,7 +132,7 @@ EXAMPLES = {
     "meta update": "mdm meta update 'UPDATE \"/biomed/w/jobs\" SET state = :new WHERE state = :old' --param new=new --param old=lost",
     "meta view": "mdm meta view /biomed/w/ct /biomed/hospital-a/images guid Rows Columns --where \"Modality = 'CT'\"",
     "mkdir": "mdm mkdir -p /biomed/w/cohort/sub-01",
-    "mount": "mdm mount images /biomed/hospital-a; ls -l images; mdm mount --unmount images",
+    "mount": "mdm mount images /biomed/hospital-a",
     "mv": "mdm mv /biomed/w/cohort /biomed/w/cohort-2026",
     "put": "mdm put lesion.nii.gz /biomed/hospital-a/results --derived-from /biomed/hospital-a/trial-7 --meta kind=segmentation",
     "quarantine": "mdm quarantine ls --reason ULTRASOUND",

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,15 @@ from mdm_client.cli.catalog.entry import LFN
 from mdm_client.cli.catalog.listing import SIZE
 from mdm_client.cli.context import Session, keep_freed_memory, session_command
 from mdm_client.cli.error import OK
-from mdm_client.cli.output import print_line
+from mdm_client.cli.output import show
 from mdm_client.name_syntax import normalise_lfn
 
 if TYPE_CHECKING:
     from mdm_client.config import ClientConfig
 
 _READY = "mounted"
+#: Set for a process whose starter waits for that word.
+_WAITS = "MDM_MOUNT_READY"
 #: Short, for the kernel keeps the program waiting: a service that is away is EIO soon.
 _CALL_SECONDS, _RETRY_SECONDS = 10.0, 4.0
 #: For so long a directory is believed to hold what it held.
@@ -29,7 +31,7 @@ _LISTED_SECONDS = 10.0
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("target", metavar="[TARGET]", type=LFN, default="/")
-@click.option("-u", "--unmount", "end", is_flag=True, help="Make DIR an ordinary directory again.")
+@click.option("--unmount", "end", is_flag=True, help="Make DIR an ordinary directory again.")
 @click.option("--foreground", is_flag=True, help="Stay until DIR is unmounted, or Control-C.")
 @click.option("--memory", type=SIZE, metavar="SIZE", default="512M", show_default=True, help="Memory for files.")
 @click.option(
@@ -53,13 +55,13 @@ def mount(run: Session, directory: Path, target: str, end: bool, foreground: boo
 
     if end:
         unmount(directory)
-        if not run.as_json:
-            print_line(f"{directory} is unmounted")
+        show(run.as_json, {"directory": str(directory), "mounted": False}, f"{directory} is unmounted")
         return OK
     need_packages("mdm mount", "mount", "mfusepy")
     check_fuse()
     if not foreground:
-        return _in_background(run, directory)
+        options = ["--memory", str(memory), "--timeout", str(timeout), *(["--cache", str(cache)] if cache else [])]
+        return _in_background(run, directory, [*options, "--", str(directory), target])
     keep_freed_memory()
     _serve(run.config(), directory, normalise_lfn(target), memory, cache, timeout, _reporter())
     return OK
@@ -86,7 +88,7 @@ def _serve(
 
 def _reporter() -> Callable[[], None]:
     """Return what says that the directory is there, and lets go of the terminal if a command waits for that."""
-    waiting = os.environ.pop("MDM_MOUNT_READY", "")
+    waiting = os.environ.pop(_WAITS, "")
 
     def ready() -> None:
         click.echo(_READY)
@@ -99,25 +101,30 @@ def _reporter() -> Callable[[], None]:
     return ready
 
 
-def _in_background(run: Session, directory: Path) -> int:
+def _in_background(run: Session, directory: Path, arguments: Sequence[str]) -> int:
     """Start the same command once more, to stay; return when the directory can be read, or with the exit code that it ended with."""
-    command = [sys.executable, "-m", "mdm_client.cli", *sys.argv[1:], "--foreground"]
+    common = ["--config", str(run.config_path), *(["--json"] if run.as_json else [])]
+    command = [sys.executable, "-m", "mdm_client.cli", *common, "mount", "--foreground", *arguments]
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "MDM_MOUNT_READY": "1"},
+        env={**os.environ, _WAITS: "1"},
     )
     try:
         assert child.stdout is not None
-        if child.stdout.readline().strip() == _READY:
-            if not run.as_json:
-                print_line(f"{directory} is mounted; mdm mount --unmount {directory} ends it")
-            return OK
-        return child.wait()
+        with child.stdout as output:
+            ready = output.readline().strip() == _READY
+        if not ready:
+            return child.wait()
     except BaseException:
         child.terminate()
         child.wait()
         raise
+    # It goes on without us: what would be said of a child that nobody waited for is not true of it.
+    child.returncode = OK
+    said = f"{directory} is mounted; mdm mount --unmount {directory} ends it"
+    show(run.as_json, {"directory": str(directory), "mounted": True, "pid": child.pid}, said)
+    return OK

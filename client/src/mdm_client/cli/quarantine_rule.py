@@ -1,6 +1,7 @@
-"""Commands of curators about pictures: quarantine kinds, picture, text, blank, rules, end-rule."""
+"""Commands of curators about pictures: quarantine kinds, picture, head, text, blank, rules, end-rule."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,42 @@ def picture(run: Session, guid: str, output: Path, frame: int, side: int, releas
     show(run.as_json, facts, f"{output}: frame {frame} of {found.frames}, the image has {found.columns} x {found.rows} pixels")
 
 
+@click.command(epilog="\b\nExample:\n  mdm quarantine head 0b5f5e0e-4d33-4a4c-9d0e-6a0f3c1d2e4f -o head.png")
+@click.argument("guid", metavar="GUID")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the PNG there instead.")
+@_site
+@session_command
+def head(run: Session, guid: str, output: Path | None, site: str) -> None:
+    """Draw the head of an image's series in the terminal: above with its face, below without. This identifies the patient.
+
+    From the front and from its left. Below is nothing if the face cannot be masked; the answer says why.
+    """
+    found = run.client().curator(site).head(guid)
+    if output is not None:
+        with output_file(str(output)) as file:
+            file.write(found.png)
+    elif not run.as_json:
+        _draw(found.png)
+    masked = f"the face cannot be masked: {found.detail}" if found.detail else "below without the face"
+    facts = {"file": str(output) if output else None, "images": found.images, "masked": not found.detail, "detail": found.detail}
+    show(run.as_json, facts, f"{output or guid}: the head of a series of {found.images} images, {masked}")
+
+
+def _draw(png: bytes) -> None:
+    from mdm_client.image.reader import need_packages
+
+    need_packages("mdm quarantine head without -o FILE", "picture", "numpy", "PIL", "pydicom")
+    from mdm_client.picture.montage import fitted_png
+    from mdm_client.picture.protocol import PROTOCOLS
+    from mdm_client.picture.terminal import detect
+
+    terminal = detect()
+    write, has_pixels = PROTOCOLS[terminal.protocol]
+    cell = terminal.cell if has_pixels else (1, 2)
+    for part in write(fitted_png(png, terminal.size[0], terminal.size[1] - 2, cell, 4.0)):
+        sys.stdout.write(part)
+
+
 @click.command()
 @click.argument("guid", metavar="GUID")
 @_frame
@@ -102,14 +139,16 @@ def text(run: Session, guid: str, frame: int, site: str) -> None:
     "--region", "regions", multiple=True, required=True, callback=_regions, metavar="L,T,W,H", help="What is blanked; may be repeated."
 )
 @click.option("--note", default="", metavar="TEXT", help="Why, for the record: one line, nothing that identifies a patient.")
+@click.option("--only-this", is_flag=True, help="On this image only, not on its kind.")
 @_site
 @session_command
-def blank(run: Session, guid: str, regions: list[Region], note: str, site: str) -> int:
+def blank(run: Session, guid: str, regions: list[Region], note: str, only_this: bool, site: str) -> int:
     """Have regions of an image blanked, on all images of its maker, model and size from now on.
 
     Those that wait for the same suspicion are judged again at once, and leave with the regions blanked.
     """
-    rule, errors = run.client().curator(site).blank_alike(guid, regions, note)
+    curator = run.client().curator(site)
+    rule, errors = (curator.blank_one if only_this else curator.blank_alike)(guid, regions, note)
     failures = [error for error in errors if error is not None]
     facts = {"rule": rule_facts(rule), "queued": len(errors) - len(failures), "failed": len(failures)}
     show(run.as_json, facts, f"{rule.name}: {len(errors) - len(failures)} images queued to be judged again")
@@ -129,7 +168,7 @@ def rules(run: Session, site: str) -> None:
     columns = (
         ("RULE", "uuid"),
         ("STATE", "uuid"),
-        ("MAKER", "text"),
+        ("FOR", "text"),
         ("SIZE", "uuid"),
         ("REGIONS", "text"),
         ("WHO", "text"),
@@ -137,7 +176,7 @@ def rules(run: Session, site: str) -> None:
     )
     rows = (
         (
-            *(rule.name, "ended" if rule.ended_by else "holds", _maker(rule.kind), f"{rule.kind.columns}x{rule.kind.rows}"),
+            *(rule.name, "ended" if rule.ended_by else "holds", rule.guid or _maker(rule.kind), f"{rule.kind.columns}x{rule.kind.rows}"),
             *(" ".join(_written(region) for region in rule.regions), rule.subject, iso(rule.time), rule.note),
         )
         for rule in found
@@ -178,6 +217,7 @@ def rule_facts(rule: pb.PixelRule) -> dict[str, Any]:
         "subject": rule.subject,
         "time": iso(rule.time),
         "note": rule.note,
+        "guid": rule.guid,
         "ended_by": rule.ended_by,
         "ended": iso(rule.end_time) if rule.ended_by else "",
     }
@@ -210,4 +250,4 @@ def _maker(kind: pb.ImageKind) -> str:
 
 
 #: What `mdm quarantine` offers beside decisions.
-COMMANDS = (kinds, picture, text, blank, rules, end_rule)
+COMMANDS = (kinds, picture, head, text, blank, rules, end_rule)

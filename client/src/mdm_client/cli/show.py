@@ -16,6 +16,7 @@ from mdm_client.cli.output import print_json, print_line, printable
 from mdm_client.name_syntax import Name, parse_names
 
 if TYPE_CHECKING:
+    from mdm_client.dicomweb.presentation import Presentation
     from mdm_client.image.fetching import FileRef
     from mdm_client.image.reader import ImageReader
 
@@ -62,7 +63,8 @@ def show(run: Session, targets: tuple[str, ...], protocol: str, window: tuple[fl
     with ImageReader(run.client()) as reader:
         for name in names:
             try:
-                found = shown_of(reader, _files(reader, name), View(frame or 0, window, tiles))
+                refs = _files(reader, name)
+                found = shown_of(reader, refs, View(frame or 0, window, tiles, _states(run, reader, refs)))
             except MdmError as error:
                 failures.add(str(name), error)
                 continue
@@ -101,7 +103,8 @@ def thumbnail(
 
     [name] = parse_names([target])
     with ImageReader(run.client()) as reader:
-        picture = sample(reader, _files(reader, name), View(frame or 0, window))
+        refs = _files(reader, name)
+        picture = sample(reader, refs, View(frame or 0, window, states=_states(run, reader, refs)))
     content = written(picture, size, kind)
     with new_file(output, replace=force) as file:
         file.write(content)
@@ -139,3 +142,10 @@ def _files(reader: "ImageReader", name: Name) -> "list[FileRef]":
     if not plan.files:
         raise NotFound("NO_IMAGE", f"{name}: no files there that you may see")
     return refs_of(plan)
+
+
+def _states(run: Session, reader: "ImageReader", refs: "list[FileRef]") -> "tuple[Presentation, ...]":
+    """Return the presentation states of the files' studies that the caller may read."""
+    from mdm_client.picture.states import presentations
+
+    return presentations(run.client(), reader, refs)

@@ -41,6 +41,14 @@ class Pictures:
         self._keep(key, jpeg)
         return jpeg
 
+    def head(self, guid: str) -> bytes:
+        """Return as PNG the head that an image's series shows, which is not kept.
+
+        Raises:
+            MdmError: the site's refusal.
+        """
+        return self._curator().head(guid).png
+
     def forget(self) -> None:
         """Forget all, as rules have changed."""
         with self._lock:

@@ -46,6 +46,7 @@ class DeskServer:
         for name, answer in self._work.questions().items():
             app.router.add_post(f"/api/{name}", question(self._run, answer))
         app.router.add_get("/picture/{guid}", self._picture)
+        app.router.add_get("/head/{guid}", self._head)
         for path in _STATIC:
             app.router.add_get(path, self._page)
         return app
@@ -67,6 +68,13 @@ class DeskServer:
         guid, query = request.match_info["guid"], dict(request.query)
         try:
             return web.Response(body=await self._run(lambda: self._pictures.get(guid, query)), content_type="image/jpeg")
+        except MdmError as error:
+            return error_response(error)
+
+    async def _head(self, request: web.Request) -> web.StreamResponse:
+        guid = request.match_info["guid"]
+        try:
+            return web.Response(body=await self._run(lambda: self._pictures.head(guid)), content_type="image/png")
         except MdmError as error:
             return error_response(error)
 

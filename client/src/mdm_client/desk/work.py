@@ -92,7 +92,9 @@ class Work:
         return _outcome(decide(self._curator(), guids, str(asked.get("note", ""))) if guids else [])
 
     def _rule(self, asked: dict[str, Any]) -> Any:
-        rule, errors = self._curator().blank_alike(str(asked["guid"]), regions_of(asked["regions"]), str(asked.get("note", "")))
+        curator = self._curator()
+        blank = curator.blank_one if asked.get("only") is True else curator.blank_alike
+        rule, errors = blank(str(asked["guid"]), regions_of(asked["regions"]), str(asked.get("note", "")))
         self._pictures.forget()
         return {"rule": rule_facts(rule), **_outcome(errors)}
 
@@ -141,6 +143,7 @@ def rule_facts(rule: pb.PixelRule) -> dict[str, Any]:
         "time": f"{rule.time.ToDatetime():%Y-%m-%d %H:%M:%S}",
         "note": rule.note,
         "ended_by": rule.ended_by,
+        "guid": rule.guid,
     }
 
 

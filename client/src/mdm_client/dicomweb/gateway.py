@@ -13,6 +13,7 @@ from mdm_wire.errors import MdmError, NotFound
 from mdm_client.client import Client
 from mdm_client.dicomweb import model, results
 from mdm_client.dicomweb.matching import MAX_LIMIT, Search, parse_search
+from mdm_client.dicomweb.presentation import CLASSES, Presentation
 from mdm_client.dicomweb.records import IMAGES, SERIES, STUDIES, Record, Records
 from mdm_client.dicomweb.study import Studies, Study, ref_of
 from mdm_client.image.cache import EncryptedFolder, FileCache
@@ -186,6 +187,21 @@ class Gateway:
             if image.get("Rows") is not None or "Rows" not in image:
                 return self.files.file(ref_of(image))
         raise NotFound("NO_IMAGE", f"{study[:64]}: no image that could be drawn")
+
+    def presentations(self, study: str) -> list[Presentation]:
+        """Return the presentation states of a study that the caller may read.
+
+        Raises:
+            MdmError: one cannot be had now.
+        """
+        found = []
+        for image in self.studies.get(study):
+            if image.get("SOPClassUID") in CLASSES:
+                try:
+                    found.append(Presentation.read(self.files.file(ref_of(image))[1]))
+                except NotFound:  # neither for the caller nor of use
+                    continue
+        return found
 
     def _prefetch(self, study: Study, image: Record, size: int) -> None:
         images = study.images[str(image["series"])]

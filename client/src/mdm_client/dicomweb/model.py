@@ -13,7 +13,7 @@ from mdm_client.dicomweb.study import Study
 
 Json = dict[str, Any]
 _GRID_NAMES = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "patient": "PatientID"}
-_NOT_DICOM = frozenset({"lfn", "guid", "site", "entry", "_order"})
+_NOT_DICOM = frozenset({"lfn", "guid", "site", "grid", "entry", "_order"})
 _NUMBERS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "FD", "FL"})
 _STUDY_EMPTY = ("StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate", "StudyID", "StudyDescription", "StudyDate")
 _SERIES_EMPTY = ("SeriesDescription", "SeriesNumber", "Modality")

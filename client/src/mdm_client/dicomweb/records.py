@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mdm_wire.errors import MdmError, NotFound
@@ -28,13 +29,17 @@ _BATCH = 1_000
 
 @dataclass(frozen=True)
 class Site:
-    """A site's collections: the path above them, where they are asked, and the attributes of each; whether it has results of users."""
+    """A site's collections: the path above them, where they are asked, and the attributes of each; whether it has results of users.
+
+    `grid` names the site of `[sites]` whose grid has the files; "" is the grid of the configuration itself.
+    """
 
     name: str
     base: str
     metadata: MetadataClient
     columns: Mapping[str, Mapping[str, Attribute]]
     has_results: bool = False
+    grid: str = ""
 
     def table(self, level: str) -> str:
         """Return a collection as FROM names it."""
@@ -149,10 +154,11 @@ class Records:
         services: list[tuple[str, Callable[[], MetadataClient]]] = [("", lambda: self._client.metadata)]
         for name, addresses in config.metadata_sites.items():
             if set(addresses) != set(config.metadata):
-                services.append((name, lambda name=name: self._client.metadata_at(name)))  # type: ignore[misc]
+                services.append((name, partial(self._client.metadata_at, name)))
+        services += [(name, partial(self._client.metadata_of, name)) for name in config.sites]
         found: dict[str, tuple[str, Site]] = {}
         problems: dict[str, MdmError] = {}
-        asked = [(name, self._pool.submit(self._collections, service)) for name, service in services]
+        asked = [(name, self._pool.submit(self._collections, name, service)) for name, service in services]
         for service, future in asked:
             try:
                 sites = future.result()
@@ -168,18 +174,23 @@ class Records:
             raise next(iter(problems.values()))
         return [site for _, site in sorted(found.values(), key=lambda pair: pair[1].base)]
 
-    def _collections(self, service: Callable[[], MetadataClient]) -> list[Site]:
+    def _collections(self, name: str, service: Callable[[], MetadataClient]) -> list[Site]:
         metadata = service()
+        grids = self._client.config.sites
         levels: dict[str, dict[str, dict[str, Attribute]]] = {}
         with_results: set[str] = set()
         for collection in metadata.collections.walk("/"):
-            base, _, name = collection.path.rpartition("/")
-            if name == "results" and {"study", "SOPInstanceUID"} <= {attribute.name for attribute in collection.attributes}:
+            base, _, level = collection.path.rpartition("/")
+            if level == "results" and {"study", "SOPInstanceUID"} <= {attribute.name for attribute in collection.attributes}:
                 with_results.add(base)
-            if name in LEVELS:
-                levels.setdefault(base, {})[name] = {attribute.name: attribute for attribute in collection.attributes}
+            if level in LEVELS:
+                levels.setdefault(base, {})[level] = {attribute.name: attribute for attribute in collection.attributes}
+
+        def grid(site: str) -> str:
+            return next((known for known in (site, name) if known in grids), "")
+
         return [
-            Site(base.rpartition("/")[2], base, metadata, columns, base in with_results)
+            Site(base.rpartition("/")[2], base, metadata, columns, base in with_results, grid(base.rpartition("/")[2]))
             for base, columns in levels.items()
             if len(columns) == len(LEVELS) and all(_KEYS[level] in columns[level] for level in LEVELS)
         ]
@@ -211,7 +222,7 @@ class Records:
     def search(self, level: str, search: Search, sites: Sequence[Site] | None = None) -> tuple[list[Record], dict[str, MdmError]]:
         """Return records of a level that meet a search, newest studies first, and the sites that failed.
 
-        Each record has the attributes of its level's collection, and `site`.
+        Each record has the attributes of its level's collection, `site` and `grid`.
         """
         upto = search.offset + search.limit
         answers, failures = self.each(lambda site: self._level(site, level, search.conditions, upto), sites)
@@ -232,7 +243,7 @@ class Records:
         sql = statement.sql([f"{alias}.{name}" for name in names], tail, distinct=True)
         records = [dict(zip(names, row, strict=True)) for row in self.rows(site, sql, statement.parameters)]
         for record in records:
-            record["site"] = site.name
+            record["site"], record["grid"] = site.name, site.grid
             record["_order"] = _order(level, record)
         return records
 

@@ -1,7 +1,7 @@
 """Frames as pictures: decoded, windowed and scaled, for rendered resources and thumbnails."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from PIL import Image
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_rescale, apply_voi_lut, convert_color_space
 from pydicom.pixels.utils import pixel_array
+
+from mdm_client.dicomweb.presentation import Presentation, of_image
 
 _MAX_SIDE = 8192
 _PERCENT = (1.0, 99.0)
@@ -49,11 +51,13 @@ class Picture:
         return cls(media_type, width, height, window, quality)
 
 
-def draw(data: bytes, number: int, window: tuple[float, float] | None = None, bits: int = 8) -> Image.Image:
+def draw(
+    data: bytes, number: int, window: tuple[float, float] | None = None, bits: int = 8, states: Sequence[Presentation] = ()
+) -> Image.Image:
     """Return frame `number`, counted from 1, of a DICOM file as a picture in grey or RGB.
 
     The window is the one given (centre, width), else the image's own, else what shows most of its values. With 16 `bits`, grey has 65,536
-    levels of the window; colour has 8 bits always.
+    levels of the window; colour has 8 bits always. Of presentation `states` the last one that refers to the frame is applied, in 8 bits.
 
     Raises:
         FailedPrecondition: CANNOT_RENDER: no pixels, or no decoder for their compression.
@@ -61,20 +65,28 @@ def draw(data: bytes, number: int, window: tuple[float, float] | None = None, bi
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         pixels = pixel_array(dataset, index=number - 1, raw=True)
-        return Image.fromarray(_displayed(dataset, pixels, window, bits))
+        uid = str(dataset.get("SOPInstanceUID", ""))
+        state = of_image(states, uid, number)
+        if state is None:
+            return Image.fromarray(_displayed(dataset, pixels, window, bits))
+        if pixels.ndim == 2 and int(dataset.get("BitsAllocated", 8)) > 1 and dataset.get("PhotometricInterpretation") != "PALETTE COLOR":
+            shown = (state.grey(dataset, pixels, window, number) * 255).astype(np.uint8)
+        else:
+            shown = _displayed(dataset, pixels, window, 8)
+        return state.finished(Image.fromarray(shown), uid, number)
     except Exception as error:  # whatever decoders raise about what modalities wrote
         raise FailedPrecondition(
             "CANNOT_RENDER", f"the image cannot be drawn here ({type(error).__name__}); a viewer may show it"
         ) from error
 
 
-def render(data: bytes, number: int, picture: Picture) -> bytes:
-    """Return frame `number`, counted from 1, of a DICOM file as a picture in a file.
+def render(data: bytes, number: int, picture: Picture, states: Sequence[Presentation] = ()) -> bytes:
+    """Return frame `number`, counted from 1, of a DICOM file as a picture in a file; presentation `states` as for `draw`.
 
     Raises:
         FailedPrecondition: as `draw`.
     """
-    image = draw(data, number, picture.window)
+    image = draw(data, number, picture.window, states=states)
     if picture.width and picture.height:
         image.thumbnail((picture.width, picture.height), Image.Resampling.BILINEAR)
     written = io.BytesIO()

@@ -20,7 +20,7 @@ def results_of(records: Records, study: str) -> list[Record]:
         table = f'"{site.base}/{RESULTS}"'
         sql = f"SELECT {columns} FROM {table} WHERE study = :study AND SOPInstanceUID IS NOT NULL ORDER BY series, guid"  # noqa: S608 - values are parameters
         rows = records.rows(site, sql, {"study": study})
-        return [{**dict(zip(_NAMES, row, strict=True)), "site": site.name} for row in rows]
+        return [{**dict(zip(_NAMES, row, strict=True)), "site": site.name, "grid": site.grid} for row in rows]
 
     sites = [site for site in records.sites() if site.has_results]
     answers, _ = records.each(ask, sites) if sites else ([], {})
@@ -36,7 +36,7 @@ def series(results: Sequence[Record]) -> list[Record]:
     """Return records of the series of results."""
     found: dict[str, Record] = {}
     for record in results:
-        names = ("patient", "study", "series", "Modality", "SeriesDescription", "site")
+        names = ("patient", "study", "series", "Modality", "SeriesDescription", "site", "grid")
         one = found.setdefault(str(record["series"]), {name: record[name] for name in names} | {"NumberOfSeriesRelatedInstances": 0})
         one["NumberOfSeriesRelatedInstances"] += 1
     return list(found.values())

@@ -176,7 +176,9 @@ class DicomWeb:
             number = asked or (instance.frames + 1) // 2
             if instance.has_pixels:
                 frame(data, instance, number)
-            return render(data, number, picture)
+            # A thumbnail is only to be recognised.
+            states = [] if size[0] else self._gateway.presentations(study)
+            return render(data, number, picture, states)
 
         drawn = await self.run(draw)
         if not multipart:

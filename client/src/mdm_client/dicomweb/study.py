@@ -68,7 +68,7 @@ class Study:
 
 def ref_of(image: Record) -> FileRef:
     """Return what fetches an image."""
-    return FileRef(image["guid"], str(image["lfn"]), str(image["site"]))
+    return FileRef(image["guid"], str(image["lfn"]), str(image["site"]), str(image["grid"]))
 
 
 class Studies:
@@ -115,5 +115,5 @@ class Studies:
             raise NotFound("STUDY_NOT_FOUND", f"{uid[:64]}: no such study, or it is not for you")
         # A study whose record is not for the caller still has images that are.
         first = (found[IMAGES] or results)[0]
-        record = found[STUDIES][0] if found[STUDIES] else {key: first[key] for key in ("study", "patient", "site")}
+        record = found[STUDIES][0] if found[STUDIES] else {key: first[key] for key in ("study", "patient", "site", "grid")}
         return Study(record, {str(item["series"]): item for item in (*series(results), *found[SERIES])}, images)

@@ -1,4 +1,4 @@
-"""Files of the grid, opened for reading at any place: small ones whole and ahead of their readers, large ones piece by piece."""
+"""Files of the grid, opened for reading at any place: small ones whole and ahead of their readers, large ones range by range."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from mdm_client.image.cache import MEMORY_TOO_SMALL, EncryptedFolder, FileCache,
 from mdm_client.image.fetching import Fetcher, FileRef, Grid, Priority
 from mdm_client.name_syntax import Name
 
-#: Larger files are read piece by piece.
+#: Of larger files ranges are read.
 WHOLE_BYTES = 32 * 1024 * 1024
 DEFAULT_MEMORY = 512 * 1024 * 1024
 _DISK_BYTES = 16 * 1024**3

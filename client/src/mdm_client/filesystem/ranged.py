@@ -1,4 +1,4 @@
-"""Large files: a piece of the ciphertext is read where a piece of the plaintext is wanted; never the whole file in memory."""
+"""Large files: of the ciphertext those segments are read that hold the wanted range of the plaintext; never the whole file."""
 
 import threading
 import time

@@ -130,7 +130,7 @@ class MdmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         with as_os_errors(name):
             handle = self._handle(name)
             try:
-                first, last, _step = slice(start, end).indices(handle.size)
+                first, last = slice(start, end).indices(handle.size)[:2]
                 return handle.read_at(first, max(last - first, 0))
             finally:
                 handle.close()

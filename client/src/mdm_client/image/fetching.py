@@ -51,6 +51,9 @@ class Grid(Protocol):
     def srm(self, site: str = "") -> SrmClient:
         """A site's dicom-srm."""
 
+    def at(self, site: str) -> "Grid":
+        """The grid of a site that has one of its own."""
+
 
 class Priority(IntEnum):
     """What comes first: an image that is waited for, a header, an image that may be wanted soon."""
@@ -66,11 +69,12 @@ _BATCHES = {Priority.URGENT: 8, Priority.HEADER: 256, Priority.PREFETCH: 64}
 
 @dataclass(frozen=True)
 class FileRef:
-    """A file to fetch: its GUID, its LFN, and the site whose record names it."""
+    """A file to fetch: its GUID, its LFN, the site whose record names it, and of `[sites]` the one whose grid has it, "" for none."""
 
     guid: UUID
     lfn: str
     site: str
+    grid: str = ""
 
 
 @dataclass
@@ -214,13 +218,14 @@ class Fetcher(Generic[Facts]):
                 self._settle(batch, Cancelled("CANCELLED", "given up"))
 
     def _next(self, last: Priority) -> list[_Wanted[Facts]]:
-        """Wait for files and take those of the highest priority, oldest first."""
+        """Wait for files and take those of the highest priority and of one grid, oldest first."""
         with self._condition:
             while not self._cancellation.stopped:
                 ready = [wanted for wanted in self._waiting.values() if wanted.priority <= last]
                 if ready:
                     first = min(wanted.priority for wanted in ready)
-                    batch = sorted((w for w in ready if w.priority == first), key=lambda w: w.number)[: self._batches[first]]
+                    ordered = sorted((w for w in ready if w.priority == first), key=lambda w: w.number)
+                    batch = [w for w in ordered if w.ref.grid == ordered[0].ref.grid][: self._batches[first]]
                     for wanted in batch:
                         self._running[wanted.ref.guid] = self._waiting.pop(wanted.ref.guid)
                     return batch
@@ -238,13 +243,14 @@ class Fetcher(Generic[Facts]):
                 del self._running[wanted.ref.guid]
 
     def _fetch(self, batch: Sequence[_Wanted[Facts]]) -> None:
-        """Stage, read and decrypt files, and settle each as it arrives."""
+        """Stage, read and decrypt files of one grid, and settle each as it arrives."""
         wanted = {item.ref.guid: item for item in batch}
+        grid = self._client.at(batch[0].ref.grid) if batch[0].ref.grid else self._client
         keys = (self._urgent_workers if batch[0].priority == Priority.URGENT else self._workers).submit(
-            self._client.keystores.get_keys, list(wanted)
+            grid.keystores.get_keys, list(wanted)
         )
         sites: dict[str, dict[str, PlannedFile]] = {}
-        for item, answer in zip(batch, self._locate([item.ref for item in batch]), strict=True):
+        for item, answer in zip(batch, _locate(grid, [item.ref for item in batch]), strict=True):
             if isinstance(answer, MdmError):
                 _fail(item, answer)
             else:
@@ -252,25 +258,8 @@ class Fetcher(Generic[Facts]):
         work = _Round(self, wanted, keys)
         workers = self._urgent_workers if batch[0].priority == Priority.URGENT else self._workers
         for site, files in sites.items():
-            staging = SiteStaging(
-                self._client.srm(site), files, workers.submit, work.receive, work.fail, Clock(self._timeout), self._cancellation
-            )
+            staging = SiteStaging(grid.srm(site), files, workers.submit, work.receive, work.fail, Clock(self._timeout), self._cancellation)
             staging.run()
-
-    def _locate(self, refs: Sequence[FileRef]) -> list[Location | MdmError]:
-        """Return where files are; of a file that the catalog of this configuration does not know, at the site whose record names it."""
-        answers: list[Location | MdmError] = []
-        known = self._client.config.srm
-        for ref, answer in zip(refs, self._client.catalog.resolve([Name(guid=ref.guid) for ref in refs]), strict=True):
-            if isinstance(answer, NotFound) and ref.site in known and len(known) > 1:
-                answers.append(Location(ref.lfn, ref.guid, (surl(ref.site, ref.guid),), None))
-            elif isinstance(answer, MdmError):
-                answers.append(answer)
-            else:
-                usable = [place for place in answer.surls if surl_authority(place) in known]
-                lost = NotFound("NO_REPLICA", f"{ref.lfn}: no available copy at a site of the configuration")
-                answers.append(Location(answer.lfn, answer.guid, tuple(usable), answer.size) if usable else lost)
-        return answers
 
     def _remember(self, ref: FileRef, data: bytes) -> Facts:
         facts = self._describe(data)
@@ -332,3 +321,19 @@ class _Round(Generic[Facts]):
 def _fail(wanted: "_Wanted[Facts]", error: MdmError) -> None:
     if not wanted.done.done():
         wanted.done.set_exception(error)
+
+
+def _locate(grid: Grid, refs: Sequence[FileRef]) -> list[Location | MdmError]:
+    """Return where files are; of a file that the catalog of its configuration does not know, at the site whose record names it."""
+    answers: list[Location | MdmError] = []
+    known = grid.config.srm
+    for ref, answer in zip(refs, grid.catalog.resolve([Name(guid=ref.guid) for ref in refs]), strict=True):
+        if isinstance(answer, NotFound) and ref.site in known and len(known) > 1:
+            answers.append(Location(ref.lfn, ref.guid, (surl(ref.site, ref.guid),), None))
+        elif isinstance(answer, MdmError):
+            answers.append(answer)
+        else:
+            usable = [place for place in answer.surls if surl_authority(place) in known]
+            lost = NotFound("NO_REPLICA", f"{ref.lfn}: no available copy at a site of the configuration")
+            answers.append(Location(answer.lfn, answer.guid, tuple(usable), answer.size) if usable else lost)
+    return answers

@@ -2,5 +2,5 @@
 
 import os
 
-# Debian's fuse3: where there are two versions, mfusepy takes the older one unless it is told before it is imported.
+# Debian's fuse3. Where there are two versions, mfusepy takes the older one, unless this names the other before the import.
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")

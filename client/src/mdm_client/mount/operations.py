@@ -109,7 +109,7 @@ class CatalogOperations(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ha
 
     @_answering
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        """Return a piece of an open file."""
+        """Return a range of an open file."""
         del path
         with self._lock:
             opened = self._handles.get(fh)

@@ -9,6 +9,7 @@ import pydicom
 from mdm_wire.errors import FailedPrecondition, Invalid, MdmError, NotFound
 from PIL import Image, ImageOps
 
+from mdm_client.dicomweb.presentation import Presentation
 from mdm_client.dicomweb.rendering import draw
 from mdm_client.image.fetching import FileRef
 from mdm_client.image.instance import Instance, read_instance
@@ -20,11 +21,15 @@ _GAP = 2
 
 @dataclass(frozen=True)
 class View:
-    """What of images is shown: a frame counted from 1 (0: all, or the middle one of a single picture), and a window (centre, width)."""
+    """What of images is shown: a frame counted from 1 (0: all, or the middle one of a single picture), and a window (centre, width).
+
+    Of presentation `states`, those that refer to an image are applied to it.
+    """
 
     frame: int = 0
     window: tuple[float, float] | None = None
     tiles: int = TILES
+    states: tuple[Presentation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def show(reader: ImageReader, refs: Sequence[FileRef], view: View) -> Shown:
             if isinstance(data, MdmError):
                 raise data
             instance = _read(data)
-            pictures.append(draw(data, _frame(instance, view), view.window))
+            pictures.append(draw(data, _frame(instance, view), view.window, states=view.states))
             described = described or _described(instance, pictures[0])
         except MdmError as error:
             failure = failure or error
@@ -85,7 +90,7 @@ def sample(reader: ImageReader, refs: Sequence[FileRef], view: View) -> Image.Im
         try:
             if isinstance(data, MdmError):
                 raise data
-            return draw(data, _frame(_read(data), view), view.window)
+            return draw(data, _frame(_read(data), view), view.window, states=view.states)
         except MdmError as error:
             failure = failure or error
     raise failure or NotFound("NO_IMAGE", "no image that could be drawn")
@@ -116,9 +121,9 @@ def _one(data: bytes, view: View) -> Shown:
     instance = _read(data)
     if instance.frames > 1 and not view.frame:
         places = spread(instance.frames, view.tiles)
-        pictures = [draw(data, place + 1, view.window) for place in places]
+        pictures = [draw(data, place + 1, view.window, states=view.states) for place in places]
         return Shown(montage(pictures), f"{_described(instance, pictures[0])}, {len(pictures)} of {instance.frames} frames")
-    picture = draw(data, _frame(instance, view), view.window)
+    picture = draw(data, _frame(instance, view), view.window, states=view.states)
     frames = f", frame {_frame(instance, view)} of {instance.frames}" if instance.frames > 1 else ""
     return Shown(picture, f"{_described(instance, picture)}{frames}")
 
@@ -163,3 +168,9 @@ def fitted(image: Image.Image, columns: int, rows: int, cell: tuple[int, int], e
         raise Invalid("TERMINAL_TOO_SMALL", f"a terminal of {columns} × {rows} characters has no room for a picture")
     kind = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.BOX
     return image.convert("RGB").resize(size, kind)
+
+
+def fitted_png(png: bytes, columns: int, rows: int, cell: tuple[int, int], enlarge: float) -> Image.Image:
+    """Return a PNG file's picture, scaled as `fitted` does."""
+    with Image.open(io.BytesIO(png)) as image:
+        return fitted(image, columns, rows, cell, enlarge)

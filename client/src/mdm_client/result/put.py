@@ -9,6 +9,7 @@ from mdm.acl.v1 import acl_pb2
 from mdm.srm.v1 import result_pb2 as pb
 from mdm_wire.errors import Aborted, FailedPrecondition, Invalid, MdmError, TimedOut, Unavailable
 from mdm_wire.permission import Permission
+from mdm_wire.retry import Retries
 from mdm_wire.status import from_item
 
 from mdm_client.client import Client
@@ -17,6 +18,9 @@ from mdm_client.keystore.file_cipher import get_key
 from mdm_client.result.ciphertext import Ciphertext
 
 _BATCH = 1_000
+# A site that was away for less, without a byte in between, gets the rest.
+_PATIENCE_SECONDS = 300.0
+_WITHDRAWN = "UPLOAD_WITHDRAWN"
 #: What the site may do with keys of results: destroy them, never read them.
 _OF_SITE = int(Permission.DELETE | Permission.GET)
 
@@ -163,22 +167,34 @@ def _send(
     with Ciphertext(str(file.path), get_key(client.keystores, guid), guid, size) as ciphertext:
         if ciphertext.size != status.size:
             raise FailedPrecondition("SIZE_DIFFERS", f"{results.place}: expects another size of ciphertext; are the versions the same?")
-        received = 0
-        retries = client.retries()
+        retries = Retries(_PATIENCE_SECONDS)
+        received, broken = 0, False
         while received < ciphertext.size:
             try:
+                received = _received(results, token, guid) if broken else received
                 received = results.write(status.turl, received, _counted(ciphertext.parts(received), sent))
                 retries.progress()
+                broken = False
             except (Unavailable, TimedOut, Aborted) as error:
-                retries.after(error)
-                received = _received(results, token, guid)
-        return results.done(token, guid, *ciphertext.digests()).state
+                retries.after(error, _passes)
+                broken = True
+        digests = ciphertext.digests()
+        while True:
+            try:
+                return results.done(token, guid, *digests).state
+            except Unavailable as error:
+                retries.after(error, _passes)
+
+
+def _passes(error: MdmError) -> bool:
+    """Return whether an upload may go on after a failure; the end of another stream of the same file is soon known to the site."""
+    return error.reason != _WITHDRAWN
 
 
 def _received(results: ResultClient, token: str, guid: UUID) -> int:
     found = results.status(token).get(guid)
     if found is None:
-        raise Aborted("UPLOAD_WITHDRAWN", f"{results.place}: the upload was withdrawn, or given up")
+        raise Aborted(_WITHDRAWN, f"{results.place}: the upload was withdrawn, or given up")
     return found.received
 
 

@@ -116,12 +116,13 @@ class Finder:
         return [(str(value), int(count)) for value, count in self._records.rows(site, sql, statement.parameters) if value is not None]
 
     def query(self, sql: str) -> dict[str, Any]:
-        """Return the first rows of a SELECT; with `{site}` in its text it goes to every site of [metadata_sites]."""
+        """Return the first rows of a SELECT; with `{site}` in its text it goes to every site."""
         failures: Mapping[str, MdmError] = {}
         if "{site}" in sql:
-            sites = {name: self._client.metadata_at(name) for name in self._client.config.metadata_sites} or {
-                site.name: site.metadata for site in self._records.sites()
-            }
+            config = self._client.config
+            named = {name: self._client.metadata_at(name) for name in config.metadata_sites}
+            # Without [metadata_sites], or beside them, the sites that were found.
+            sites = named | {site.name: site.metadata for site in self._records.sites() if not named or site.grid}
             with query_sites(sites, sql, timeout=60.0) as answer:
                 columns = answer.columns
                 rows = list(itertools.islice(itertools.chain.from_iterable(answer.batches()), _ROWS + 1))

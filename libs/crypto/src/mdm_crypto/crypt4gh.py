@@ -3,7 +3,7 @@
 Layout (GA4GH, "Crypt4GH File Encryption Standard", version 1): "crypt4gh" ‖ version, 1 (4 bytes, little-endian as all numbers) ‖ number
 of packets (4) ‖ packets ‖ segments. A packet is its length, 108 (4) ‖ method, 0: X25519 and ChaCha20-Poly1305 (4) ‖ the writer's public
 key (32) ‖ nonce (12) ‖ sealed (packet type, 0 (4) ‖ method of the data, 0 (4) ‖ data key (32)) with its tag (16), under the first half of
-BLAKE2b-512 (shared secret ‖ recipient's key ‖ writer's key). A segment is nonce (12) ‖ sealed piece of up to 65,536 bytes ‖ tag (16).
+BLAKE2b-512 (shared secret ‖ recipient's key ‖ writer's key). A segment is nonce (12) ‖ up to 65,536 sealed bytes ‖ tag (16).
 
 The format does not mark the last segment: a file that was cut between two decrypts without an error. Whoever stores one needs its size
 and digest beside it, which the writer counts as it goes.

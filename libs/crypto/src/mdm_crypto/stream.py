@@ -38,7 +38,7 @@ _SALT_SIZE: Final = 32
 _PREFIX_SIZE: Final = 7
 _MAX_SEGMENTS: Final = 1 << 32
 # Longer than a salt, so HKDF extracts here from the key under another salt than any stream has.
-_HEADER_LABEL = b"mdm stable ciphertext, version 1: salt and nonce prefix"
+_HEADER_LABEL = b"MDM stable ciphertext, version 1: salt and nonce prefix"
 _of_thread = threading.local()
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pydicom._uid_dict import UID_dictionary
 
-from mdm_deid.encoding.element import Encoding
+from mdm_deid.encoding.element import PIXEL_DATA, Encoding
 from mdm_deid.encoding.part10 import Part10, open_part10, write_part10
 from mdm_deid.encoding.remembered_run import SERIES, Piece
 from mdm_deid.encoding.vr import with_known_vrs
@@ -36,15 +36,24 @@ from mdm_deid.rules.patient import CONFLICT, Patient, PatientIdRule, patient_of_
 from mdm_deid.rules.payload import Payload, examine
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
-from mdm_deid.rules.record import BASIC, CLEAN_PIXELS, Record, code_items, read_record
+from mdm_deid.rules.record import BASIC, Record, code_items, read_record
 from mdm_deid.rules.replacement import Replacements, is_uid
-from mdm_deid.rules.rule import OPTION_CODES
+from mdm_deid.rules.rule import CLEAN_FACES, FACE_UNMASKED, OPTION_CODES
 from mdm_deid.rules.table import EDITION, known_sop_class
 
 _DATES_TERM = {"remove": "REMOVED", "shift": "MODIFIED", "keep": "UNMODIFIED"}
 #: Reasons of the shipped profiles that suspect identity in the pixels; a person who looks at the image can settle them.
 PIXEL_SUSPICIONS = frozenset(
-    {"burned_in_annotation", "ultrasound", "secondary_capture", "digitised_film", "screen_capture", "photograph", "slide_label"}
+    {
+        "burned_in_annotation",
+        "ultrasound",
+        "secondary_capture",
+        "digitised_film",
+        "screen_capture",
+        "photograph",
+        "slide_label",
+        FACE_UNMASKED,
+    }
 )
 # More than there are SOP classes.
 _MAX_RULES = 1024
@@ -71,7 +80,7 @@ class Deidentifier:
         self._pixels = pixels or PixelRules()
         self._memory = Memory(remembered)
         self._rules: dict[tuple[str, tuple[bool, ...]], Rules] = {}
-        self._codes = [BASIC, *(OPTION_CODES[option][0] for option in profile.options)]
+        self._codes = [BASIC, *(OPTION_CODES[option][0] for option in profile.options if option != CLEAN_FACES)]
         self._method = f"MDM {profile.name}, PS3.15 {EDITION}".encode("ascii", "replace")[:64]
 
     def with_pixels(self, pixels: PixelRules) -> "Deidentifier":
@@ -79,6 +88,11 @@ class Deidentifier:
         other = copy.copy(self)
         other._pixels = pixels
         return other
+
+    @property
+    def masks_faces(self) -> bool:
+        """Whether the profile asks that faces be blanked."""
+        return CLEAN_FACES in self._profile.options
 
     def suspicions(self, texts: Mapping[int, str]) -> frozenset[str]:
         """Return those of `PIXEL_SUSPICIONS` that the profile has about an instance with these header values."""
@@ -115,7 +129,7 @@ class Deidentifier:
         if patient is not None and not self._patient_ids.same(patient, said):
             return Result(Outcome.QUARANTINED, CONFLICT)
         blanked = _blanked(rule, opened)
-        payload = examine(opened, facts, replaced=blanked is not None)
+        payload = examine(opened, facts, replaced=blanked is not None and PIXEL_DATA in blanked.elements)
         try:
             content, counts = self._apply(opened, facts, patient or said, blanked, payload, recalled)
         except Malformed:
@@ -147,7 +161,7 @@ class Deidentifier:
         rules = self._rules_for(facts)
         record = read_record(data, facts.record, encoding, facts.charset)
         pixels = dict.fromkeys(payload.dropped, b"") | (blanked.elements if blanked else {})
-        codes = [*self._codes, CLEAN_PIXELS] if blanked else self._codes
+        codes = [*self._codes, *sorted(blanked.codes)] if blanked else self._codes
         written = self._written(self._pseudonymiser.patient(known.id, known.issuer).encode("ascii"), record, codes, encoding, pixels)
         replacements = Replacements(self._pseudonymiser, (known.id, known.issuer))
         pieces: Sequence[Piece[Decision]] = (Piece(opened.start, len(data), 0, None),)
@@ -220,8 +234,10 @@ class Deidentifier:
             return Outcome.QUARANTINED, "pixel_layout"
         if facts.embedded_overlay:
             return Outcome.QUARANTINED, "embedded_overlay"
+        if self.masks_faces and FACE_UNMASKED not in settled and facts.may_show_face:
+            return Outcome.QUARANTINED, FACE_UNMASKED
         return Outcome.RELEASED, ""
 
 
 def _blanked(rule: PixelRule | None, opened: Part10) -> BlankedPixels | None:
-    return blank_pixels(rule, read_image(opened.data, opened.start, opened.encoding), opened) if rule else None
+    return blank_pixels(rule, read_image(opened.data, opened.start, opened.encoding), opened) if rule and rule.codes else None

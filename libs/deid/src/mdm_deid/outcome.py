@@ -44,6 +44,14 @@ class Withheld(Exception):
         self.reason = reason
 
 
+class FaceUnmasked(Exception):
+    """No mask can be made of the face in a series; `detail` is a stable code of why, which identifies nobody."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
 class Malformed(ValueError):
     """The bytes are not DICOM that can be read with certainty; `reason` is a stable code."""
 

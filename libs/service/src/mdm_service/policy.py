@@ -170,6 +170,7 @@ POLICY: Mapping[str, frozenset[str]] = {
         ListQuarantinedInstances=_CURATORS,
         GetQuarantined=_CURATORS,
         GetQuarantinedPicture=_CURATORS,
+        GetQuarantinedHead=_CURATORS,
         FindText=_CURATORS,
         CreatePixelRule=_CURATORS,
         ListPixelRules=_CURATORS,

@@ -16,6 +16,7 @@ from mdm_dicom_srm.composition.site import Site, build_door, build_staging, open
 from mdm_dicom_srm.config import Settings
 from mdm_dicom_srm.connection_check import targets
 from mdm_dicom_srm.oversight import composition as oversight
+from mdm_dicom_srm.oversight.rules.face import SeriesReader
 from mdm_dicom_srm.oversight.rules.site import SpoolStatus
 from mdm_dicom_srm.pacs.dimse import silence_dicom
 from mdm_dicom_srm.reconcile import command
@@ -39,6 +40,9 @@ def build(settings: Settings, runtime: Runtime) -> None:
     desk = open_desk(settings, site.database, site.deid)
     runtime.on_stop(desk.finder.close)
     staging = build_staging(site, desk.generation, desk.drawn.drawn)
+    masks = (desk.masks,) if desk.masks else ()
+    for one in masks:
+        one.use(SeriesReader(site.pacs, staging.sealer.perform))
     registration = _registration(site, desk, staging)
     overseeing = _oversight(site, desk, runtime, staging, registration, curators=first)
     schedule = _reconciliation(site, staging)
@@ -55,7 +59,7 @@ def build(settings: Settings, runtime: Runtime) -> None:
     if first:
         runtime.on_stop(registration.watch())
     scp, scheduled = (registration.scp,) if first else (), (schedule,) if schedule else ()
-    working = (site.sizes, staging, site.move_title(), registration.workers, registration.inspections)
+    working = (site.sizes, staging, site.move_title(), registration.workers, registration.inspections, *masks)
     for part in (*working, *scp, overseeing, *resulting, *scheduled, *((door,) if door else ())):
         runtime.on_stop(part.stop)
         part.start()

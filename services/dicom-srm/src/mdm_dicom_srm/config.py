@@ -260,6 +260,12 @@ class TextSettings(Section):
         return self.policy != "propose" or bool(self.modalities)
 
 
+class FaceSettings(Section):
+    """Masks of faces, where the profile asks for them: a series is whole when the PACS has had the same images for `quiet_seconds`."""
+
+    quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
 class DeidSettings(Section):
     """De-identification: profile and pixel rules by the name of those that are shipped, or a file; no pixel rules by default."""
 
@@ -267,6 +273,7 @@ class DeidSettings(Section):
     pixel_rules: str = ""
     self_check: bool = True
     text: TextSettings = TextSettings()
+    faces: FaceSettings = FaceSettings()
 
 
 class CuratorSettings(Section):
@@ -281,7 +288,7 @@ HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.:\[\]-
 
 
 class DoorSettings(Section):
-    """The HTTPS door. `url` is where callers reach it, if its certificate and port are not what they are told; see door/README.md."""
+    """The HTTPS door. `url` is where callers reach it; without one, what their header Host says. `instances` are other instances' doors."""
 
     host: str = "127.0.0.1"
     port: Port

@@ -11,9 +11,12 @@ from mdm_deid import Patient, PatientIdRule, Profile, Pseudonymiser
 from mdm_deid.check.self_check import CheckedDeidentifier
 from mdm_deid.deidentifier import PIXEL_SUSPICIONS
 from mdm_deid.encoding.pydicom_log import silence_pydicom
+from mdm_deid.faces.rule import VERSION as FACES_VERSION
 from mdm_deid.outcome import Outcome, Result
 from mdm_deid.pixels.drawn import DrawnRule, SiteRules
 from mdm_deid.pixels.rule import PixelRules
+from mdm_deid.rules.rule import CLEAN_FACES
+from mdm_deid.rules.rule import FACE_UNMASKED as FACE_REASON
 from mdm_deid.rules.table import revision
 from mdm_wire.errors import Invalid
 
@@ -40,6 +43,8 @@ MakeDeidentifier = Callable[[], Deidentifier]
 DEFECTS = ("DEFECT_", "OUT_OF_MEMORY")
 #: Text was found in an image that its header does not make suspect; it was found and is blanked; the image could not be looked at.
 TEXT_FOUND, TEXT_BLANKED, TEXT_NOT_CHECKED = "TEXT_FOUND", "TEXT_BLANKED", "TEXT_NOT_CHECKED"
+#: A CT or MR image waits for the mask of its series' face, or no mask can be made.
+FACE_UNMASKED = FACE_REASON.upper()
 #: Reasons of a judgement that a curator may settle.
 RELEASABLE = frozenset(reason.upper() for reason in PIXEL_SUSPICIONS) | {TEXT_FOUND, TEXT_BLANKED, TEXT_NOT_CHECKED}
 
@@ -160,5 +165,6 @@ def generation(profile: Profile, secret: bytes, pixels: PixelRules, check: bool,
     """Return a digest that changes with the rules of de-identification, those of a new version of this package included."""
     compared = patient_ids or PatientIdRule()
     identities = ",".join(sorted(compared.ignored)) + ";" + ",".join(sorted(compared.in_study))
-    rules = (revision() + profile.fingerprint() + pixels.fingerprint() + str(check) + identities).encode()
+    faces = f"faces {FACES_VERSION}" if CLEAN_FACES in profile.options else ""
+    rules = (faces + revision() + profile.fingerprint() + pixels.fingerprint() + str(check) + identities).encode()
     return hashlib.sha256(rules + derive_key(secret, "spool")).hexdigest()

@@ -69,11 +69,11 @@ class Desk:
         answer = self.servicer.GetQuarantinedPicture(request, None)
         return np.asarray(Image.open(io.BytesIO(answer.jpeg)).convert("L")), answer
 
-    def draw(self, *boxes: tuple[int, int, int, int], number: int = 1, note: str = "") -> pb.PixelRule:
+    def draw(self, *boxes: tuple[int, int, int, int], number: int = 1, note: str = "", only: bool = False) -> pb.PixelRule:
         set_caller(Caller(CARLA))
         regions = [pb.Region(left=a, top=b, width=c, height=d) for a, b, c, d in boxes]
         return self.servicer.CreatePixelRule(
-            pb.CreatePixelRuleRequest(guid=str(guid_of(number=number)), regions=regions, note=note), None
+            pb.CreatePixelRuleRequest(guid=str(guid_of(number=number)), regions=regions, note=note, this_instance_only=only), None
         ).rule
 
     def refused(self, *boxes: tuple[int, int, int, int], number: int = 1, note: str = "") -> str:
@@ -204,6 +204,23 @@ def test_regions_add_up_and_equal_rules_are_one(waiting: Desk) -> None:
     assert set(waiting.forgotten) == {guid_of(), guid_of(number=2), guid_of(number=4)}
 
 
+@pytest.mark.parametrize("desk", ["threads", "processes"], indirect=True)
+def test_a_rule_for_one_image_lets_it_leave_blanked_and_none_of_its_kind(waiting: Desk) -> None:
+    made = waiting.draw((0, 0, 128, 40), only=True)
+    assert (made.name, made.guid, list(made.reasons)) == ("desk-1", str(guid_of()), ["ULTRASOUND"])
+    waiting.retry(1, 2, 4)
+    assert [waiting.state(number) for number in (1, 2)] == [("PUBLISHED", ""), ("QUARANTINED", "ULTRASOUND")]
+    result = waiting.sealer.perform(_released_pixels, part10(**US)).result(60)
+    assert result[:40].max() == 0 and result[40:].max() > 0
+    assert set(waiting.forgotten) == {guid_of()}, "staged copies of the others are as they should be"
+    assert waiting.draw((0, 0, 128, 40), number=2).guid == "", "a rule for the kind is another rule"
+    waiting.retry(2)
+    assert waiting.state(2) == ("PUBLISHED", "")
+    waiting.servicer.EndPixelRule(pb.EndPixelRuleRequest(name="desk-1"), None)
+    listed = waiting.servicer.ListPixelRules(pb.ListPixelRulesRequest(), None).rules
+    assert [(rule.name, rule.guid) for rule in listed] == [("desk-2", ""), ("desk-1", str(guid_of()))]
+
+
 def test_a_rule_that_ended_holds_images_back_again_and_stays_on_record(waiting: Desk) -> None:
     name = waiting.draw((0, 0, 128, 40)).name
     set_caller(Caller("CN=otto"))
@@ -278,6 +295,7 @@ def test_a_rule_needs_a_note_that_names_nobody_a_maker_and_a_suspicion(waiting: 
     waiting.site.enqueue(header(number=8, PatientID="OTHER5", PatientName="Other^Person"))
     waiting.site.run()
     assert waiting.refused((0, 0, 5, 5), number=7) == "MAKER_UNKNOWN"
+    assert waiting.draw((0, 0, 5, 5), number=7, only=True).guid == str(guid_of(number=7)), "one image needs no maker"
     assert waiting.refused((0, 0, 5, 5), number=8) == "NOTHING_SUSPECTED"
 
 

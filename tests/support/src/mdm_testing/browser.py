@@ -40,11 +40,12 @@ _START_SECONDS = 60.0
 class Browser:
     """One page. `requests` are the addresses it asked for; `errors` is what its console reported, violations of the policy included."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
+        """Start it, with `flags` beside those that every run has."""
         self._folder = Path(tempfile.mkdtemp(prefix="browser-"))
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
         self._process = subprocess.Popen(
-            [str(PROGRAM), *_FLAGS, *sandbox, f"--user-data-dir={self._folder}", "about:blank"],
+            [str(PROGRAM), *_FLAGS, *flags, *sandbox, f"--user-data-dir={self._folder}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -65,6 +66,10 @@ class Browser:
     def go(self, address: str) -> None:
         """Open an address."""
         self.send("Page.navigate", url=address)
+
+    def before_pages(self, script: str) -> None:
+        """Have every page that is opened from now on run a script first."""
+        self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     def evaluate(self, script: str) -> Any:
         """Return the value of an expression in the page; a promise is awaited."""

@@ -115,6 +115,11 @@ class LocalStack(Stack):
         """What does not change while the stack is up."""
         return self._status()
 
+    @property
+    def door(self) -> str:
+        """URL of the HTTPS door."""
+        return str(self._first_status["door"])
+
     def pid(self, name: str) -> int:
         """Return the id of a service's process."""
         return int(self._status()["services"][name]["pid"])

@@ -39,9 +39,9 @@ class Running:
 
 
 @contextmanager
-def viewer(stack: Stack, user: str, home: Path, *arguments: str) -> Iterator[Running]:
-    """`mdm view`."""
-    with _served("view", stack.client_config(user), home, arguments) as (process, started, http):
+def viewer(stack: Stack, user: str, home: Path, *arguments: str, config: Path | None = None) -> Iterator[Running]:
+    """`mdm view`, with the user's configuration at the stack or another one."""
+    with _served("view", config or stack.client_config(user), home, arguments) as (process, started, http):
         yield Running(started["address"], started["dicom_web"], http, process)
 
 

@@ -3,6 +3,7 @@
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const state = { kinds: [], kind: null, guids: [], after: "", at: -1, shown: null, leaving: false, asked: 0, busy: false };
+const BLANKING = ["make-rule", "blank-one"];
 let drawing;
 
 async function ask(name, question = {}) {
@@ -128,7 +129,7 @@ function facts(found) {
     element("dd", { textContent: item.value, className: item.suspicious ? "suspicious" : "" }),
   ]));
   for (const button of document.querySelectorAll('[data-decide="release"], [data-decide-alike="release"]')) button.disabled = !found.releasable;
-  $("#make-rule").disabled = !found.suspicions.length;
+  for (const id of BLANKING) $(`#${id}`).disabled = !found.suspicions.length;
 }
 
 function draw() {
@@ -146,6 +147,17 @@ function draw() {
   picture.alt = `Frame ${$("#frame").value} of image ${state.at + 1}`;
   $("#picture-problem").hidden = true;
   picture.src = `/picture/${guid}?${asked}`;
+}
+
+function showHead() {
+  // The whole series is fetched and drawn, with its face and without; the next image, or the view button, ends it.
+  const guid = current(), picture = $("#frame-picture");
+  if (!guid) return;
+  $("#drawing").style.visibility = "hidden";
+  picture.dataset.state = "loading";
+  picture.alt = `Head of the series of image ${state.at + 1}: above with its face, below as it would leave`;
+  $("#picture-problem").hidden = true;
+  picture.src = `/head/${guid}`;
 }
 
 function fit() {
@@ -239,13 +251,14 @@ async function decideAlike(action) {
   say(`${images(found.done)}: done.`);
 }
 
-async function makeRule() {
+async function makeRule(only) {
   const { regions } = drawing, guid = current();
   if (!guid) return;
   if (!regions.length) return complain("Draw a region on the image first.");
-  const text = `Blank ${regions.length} ${regions.length === 1 ? "region" : "regions"} on every image of ${maker(state.kind)}, ${size(state.kind)}, from now on, and let the ${images(state.kind.count)} that wait leave so?`;
-  if (!(await sure(text))) return;
-  const found = await ask("rule", { guid, regions, note: note() });
+  const blank = `Blank ${regions.length} ${regions.length === 1 ? "region" : "regions"}`;
+  const all = `${blank} on every image of ${maker(state.kind)}, ${size(state.kind)}, from now on, and let the ${images(state.kind.count)} that wait leave so?`;
+  if (!(await sure(only ? `${blank} on this image only, and let it leave so?` : all))) return;
+  const found = await ask("rule", { guid, regions, note: note(), only });
   drawing.set([]);
   state.leaving = false;
   await settled(found);
@@ -276,14 +289,16 @@ async function turnTo(page) {
 
 const cells = (...texts) => texts.map((text) => element("td", { textContent: text }));
 
+const whatFor = (rule) => rule.guid ? `only ${rule.guid}` : maker(rule);
+
 function ruleRow(rule) {
   const regions = rule.regions.map((region) => region.join(",")).join("  ");
-  const row = element("tr", {}, ...cells(rule.name, maker(rule), size(rule), regions, rule.reasons.join(", "), rule.subject, rule.time, rule.note));
+  const row = element("tr", {}, ...cells(rule.name, whatFor(rule), size(rule), regions, rule.reasons.join(", "), rule.subject, rule.time, rule.note));
   const last = element("td", { textContent: rule.ended_by ? `ended by ${rule.ended_by}` : "" });
   if (!rule.ended_by) {
     const end = element("button", { type: "button", textContent: "End" });
     end.addEventListener("click", guarded(async () => {
-      if (!(await sure(`End ${rule.name}? Images of ${maker(rule)} are held back again when they are judged or fetched the next time.`))) return;
+      if (!(await sure(`End ${rule.name}? What it is for (${whatFor(rule)}) is held back again when it is judged or fetched the next time.`))) return;
       await ask("end-rule", { name: rule.name });
       await turnTo("rules");
     }));
@@ -321,7 +336,7 @@ async function next(step) {
 
 const KEYS = {
   ArrowRight: () => next(1), ArrowLeft: () => next(-1), r: () => decide("release"), d: () => decide("drop"), y: () => decide("retry"),
-  v: leave, t: findText, b: makeRule,
+  v: leave, h: showHead, t: findText, b: () => makeRule(false), o: () => makeRule(true),
 };
 
 function listen() {
@@ -329,8 +344,10 @@ function listen() {
   click("#previous", () => next(-1));
   click("#next", () => next(1));
   click("#as-it-leaves", leave);
+  click("#show-head", showHead);
   click("#find-text", findText);
-  click("#make-rule", makeRule);
+  click("#make-rule", () => makeRule(false));
+  click("#blank-one", () => makeRule(true));
   click("#more", more);
   click("#add-region", () => drawing.add(drawing.clip([0, 0, drawing.columns, Math.ceil(drawing.rows / 12)])));
   click("#clear-regions", () => drawing.set([]));
@@ -345,9 +362,9 @@ function listen() {
     const work = KEYS[event.key];
     const elsewhere = event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA)$/.test(event.target.tagName) || $("#sure").open;
     if (!work || elsewhere || $("#waiting").hidden) return;
-    if (/^[rdyb]$/.test(event.key) && event.repeat) return;
+    if (/^[rdybo]$/.test(event.key) && event.repeat) return;
     if (event.key === "r" && $('[data-decide="release"]').disabled) return;
-    if (event.key === "b" && $("#make-rule").disabled) return;
+    if ((event.key === "b" || event.key === "o") && $("#make-rule").disabled) return;
     event.preventDefault();
     guarded(work)();
   });

@@ -12,10 +12,12 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from mdm_deid.cli.face import FaceAnswer, FaceQuestion, SeriesAnswer, SeriesQuestion, files_of_series
 from mdm_deid.cli.report import Entry
-from mdm_deid.cli.worker import Order, Task
+from mdm_deid.cli.worker import Answer, Order, Request, Task
 from mdm_deid.outcome import Outcome
 from mdm_deid.rules.patient import Patient, PatientAnswer, PatientQuestion
+from mdm_deid.rules.rule import CLEAN_FACES
 
 _START_SECONDS = 60.0
 
@@ -55,6 +57,7 @@ def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Itera
     """Yield the outcome of every task as it comes, from `jobs` processes; a file that takes `timeout` seconds has failed.
 
     Every file is asked for its patient first: which patient a study is of follows from all its files, whatever their order.
+    Where the profile asks for it, the mask of a face is made from all files of a series before the first of them is released.
 
     Raises:
         WorkerNotStarted: before anything was done, or when a lost worker cannot be replaced.
@@ -68,7 +71,11 @@ def run(order: Order, tasks: Sequence[Task], jobs: int, timeout: float) -> Itera
             answer.number: answer.said for answer in _each(workers, questions, timeout) if isinstance(answer, PatientAnswer) and answer.said
         }
         patients = _patients(order, said.values())
-        whole = (replace(task, patient=patients[said[task.number][0]]) if task.number in said else task for task in tasks)
+        faces = _faces(workers, tasks, timeout) if CLEAN_FACES in order.profile.options else {}
+        whole = (
+            replace(task, patient=patients[said[task.number][0]] if task.number in said else None, face=faces.get(task.number))
+            for task in tasks
+        )
         yield from (answer for answer in _each(workers, whole, timeout) if isinstance(answer, Entry))
     finally:
         for worker in workers:
@@ -83,7 +90,21 @@ def _patients(order: Order, said: Iterable[tuple[str, Patient]]) -> dict[str, Pa
     return {study: order.patient_ids.majority(patients) for study, patients in studies.items()}
 
 
-def _each(workers: Sequence["_Worker"], requests: Iterable[Task | PatientQuestion], timeout: float) -> Iterator[Entry | PatientAnswer]:
+def _faces(workers: Sequence["_Worker"], tasks: Sequence[Task], timeout: float) -> dict[int, FaceAnswer]:
+    """Return for each file that may show a face the mask of its series, or why there is none."""
+    answers = _each(workers, [SeriesQuestion(task.number, task.path) for task in tasks], timeout)
+    series = files_of_series(answer for answer in answers if isinstance(answer, SeriesAnswer))
+    paths = {task.number: task.path for task in tasks}
+    questions = [FaceQuestion(first, tuple(paths[number] for number in numbers)) for first, numbers in sorted(series.items())]
+    found: dict[int, FaceAnswer] = {}
+    for answer in _each(workers, questions, timeout):
+        # A worker that is lost answers with the entry of a failed file.
+        face = answer if isinstance(answer, FaceAnswer) else FaceAnswer(answer.number, detail="worker_lost")
+        found |= dict.fromkeys(series[answer.number], face)
+    return found
+
+
+def _each(workers: Sequence["_Worker"], requests: Iterable[Request], timeout: float) -> Iterator[Answer]:
     """Yield the answer to every request as it comes."""
     todo = iter(requests)
     busy = [worker for worker in workers if worker.take(next(todo, None))]
@@ -108,7 +129,7 @@ class _Worker:
     def __init__(self, order: Order, number: int) -> None:
         self._order = order
         self._part = order.output / f".mdm-deid-{os.getpid()}-{number}.part"
-        self._task: Task | PatientQuestion | None = None
+        self._task: Request | None = None
         self.began = 0.0
         self._start()
 
@@ -127,7 +148,7 @@ class _Worker:
             self.end()
             raise WorkerNotStarted from None
 
-    def take(self, task: Task | PatientQuestion | None) -> bool:
+    def take(self, task: Request | None) -> bool:
         """Hand over the next task; return whether there was one."""
         self._task, self.began = task, time.monotonic()
         if task is not None:
@@ -136,10 +157,10 @@ class _Worker:
                 self.pipe.send(task)
         return task is not None
 
-    def answer(self) -> Entry | PatientAnswer:
+    def answer(self) -> Answer:
         """Return the answer that has arrived; a worker that died is replaced."""
         try:
-            answer: Entry | PatientAnswer = self.pipe.recv()
+            answer: Answer = self.pipe.recv()
             return answer
         except (EOFError, OSError):
             return self.lose("worker_lost")

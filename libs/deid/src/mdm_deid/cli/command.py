@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mdm_deid.cli.batch import WorkerNotStarted, find_files, run
+from mdm_deid.cli.face import check_installed
 from mdm_deid.cli.preview import preview as render
 from mdm_deid.cli.report import Report
 from mdm_deid.cli.worker import Order, Refused, map_file
@@ -156,7 +157,9 @@ def _tell(message: str, reason: str, as_json: bool) -> None:
 
 def _profile(name: str) -> Profile:
     try:
-        return Profile.shipped(name) if name in SHIPPED_PROFILES else Profile.load(Path(name))
+        profile = Profile.shipped(name) if name in SHIPPED_PROFILES else Profile.load(Path(name))
+        check_installed(profile)
+        return profile
     except (ProfileError, OSError) as error:
         raise click.UsageError(f"--profile: {error}") from error
 

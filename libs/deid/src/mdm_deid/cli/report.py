@@ -17,6 +17,7 @@ class Entry:
     """One file. `number` counts the inputs from 1 in the order given; `output` is a path below the output directory.
 
     `reason` is a stable code. `attribute_rules` are the numbers, from 1, of the profile's rules that apply to this file.
+    `face`: `face` if it was blanked in the file's series, `no-head` if there is none, or why no mask was made.
     `found` are the tags whose values the self-check met in the output, `seconds` the time it took.
     """
 
@@ -28,6 +29,7 @@ class Entry:
     counts: Mapping[str, int] = field(default_factory=dict)
     pixel_rule: str = ""
     attribute_rules: tuple[int, ...] = ()
+    face: str = ""
     checked: bool = False
     found: tuple[int, ...] = ()
     seconds: float = 0.0
@@ -41,6 +43,8 @@ class Entry:
             line |= {"output": self.output, "bytes": self.size, "counts": dict(sorted(self.counts.items())), "checked": self.checked}
         if self.pixel_rule:
             line["pixel_rule"] = self.pixel_rule
+        if self.face:
+            line["face"] = self.face
         if self.attribute_rules:
             line["attribute_rules"] = list(self.attribute_rules)
         if self.found:

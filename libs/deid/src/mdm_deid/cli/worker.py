@@ -16,16 +16,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mdm_deid.check.self_check import REASON, CheckedDeidentifier
+from mdm_deid.cli.face import FaceAnswer, FaceQuestion, SeriesAnswer, SeriesQuestion, find_face, find_series
 from mdm_deid.cli.report import Entry
 from mdm_deid.deidentifier import Deidentifier
 from mdm_deid.encoding.part10 import open_part10
 from mdm_deid.encoding.pydicom_log import silence_pydicom
 from mdm_deid.outcome import Outcome, Result
+from mdm_deid.pixels.drawn import SiteRules
 from mdm_deid.pixels.rule import PixelRules
 from mdm_deid.rules.facts import PATIENT_ID, SOP_INSTANCE, STUDY, read_facts
 from mdm_deid.rules.patient import Patient, PatientAnswer, PatientIdRule, PatientQuestion, patient_of
 from mdm_deid.rules.profile import Profile
 from mdm_deid.rules.pseudonym import Pseudonymiser
+from mdm_deid.rules.rule import FACE_UNMASKED
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
@@ -45,12 +48,19 @@ class Order:
 
 @dataclass(frozen=True)
 class Task:
-    """One file; `named`: it was given itself, not found in a directory; `patient` is the one of its study."""
+    """One file; `named`: it was given itself, not found in a directory; `patient` is the one of its study, `face` what is known
+    of its series, if it may show a face."""
 
     number: int
     path: Path
     named: bool
     patient: Patient | None = None
+    face: FaceAnswer | None = None
+
+
+#: What a worker is asked, and what it answers.
+Request = Task | PatientQuestion | SeriesQuestion | FaceQuestion
+Answer = Entry | PatientAnswer | SeriesAnswer | FaceAnswer
 
 
 class Refused(Exception):
@@ -71,8 +81,12 @@ class FileWorker:
         self._deidentifier = Deidentifier(order.profile, order.pseudonymiser, order.pixels, order.patient_ids)
         self._check = CheckedDeidentifier(self._deidentifier, order.profile) if order.check else None
 
-    def answer(self, request: Task | PatientQuestion) -> Entry | PatientAnswer:
-        """Return the outcome for a file, or the patient that it names; never raises."""
+    def answer(self, request: Request) -> Answer:
+        """Return the outcome for a file, or what is asked of it or of its series; never raises."""
+        if isinstance(request, SeriesQuestion):
+            return find_series(request, map_file)
+        if isinstance(request, FaceQuestion):
+            return find_face(request, map_file)
         return self.find_patient(request) if isinstance(request, PatientQuestion) else self.run(request)
 
     def find_patient(self, request: PatientQuestion) -> PatientAnswer:
@@ -103,12 +117,20 @@ class FileWorker:
         if not task.named and task.path.is_symlink() and task.path.is_dir():
             return Entry(task.number, Outcome.FILTERED, "linked_directory")
         content = map_file(task.path)
-        result = self._deidentifier.deidentify(content, task.patient)
+        result = self._under(task).deidentify(content, task.patient)
         if result.reason == "not_part10" and not task.named:
             return Entry(task.number, Outcome.FILTERED, "not_dicom")
         if result.outcome is not Outcome.RELEASED or result.data is None:
-            return Entry(task.number, result.outcome, result.reason)
+            face = task.face.detail if task.face and result.reason == FACE_UNMASKED else ""
+            return Entry(task.number, result.outcome, result.reason, face=face)
         return self._released(task, content, result, result.data)
+
+    def _under(self, task: Task) -> Deidentifier:
+        """Return the de-identifier that follows the mask of the task's series, too."""
+        if task.face is None or task.face.rule is None:
+            return self._deidentifier
+        rules = SiteRules(self._order.pixels, [task.face.rule], self._deidentifier.suspicions)
+        return self._deidentifier.with_pixels(rules)
 
     def _released(self, task: Task, content: memoryview, result: Result, data: Sequence[bytes | memoryview]) -> Entry:
         size = self._write(data)
@@ -126,6 +148,7 @@ class FileWorker:
             counts=result.counts,
             pixel_rule=result.pixel_rule,
             attribute_rules=result.attribute_rules,
+            face=task.face.rule.name if task.face and task.face.rule else "",
             checked=self._check is not None,
         )
 

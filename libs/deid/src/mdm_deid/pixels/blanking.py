@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydicom.uid import UID
 
@@ -12,7 +12,7 @@ from mdm_deid.encoding.part10 import Part10
 from mdm_deid.outcome import Withheld
 from mdm_deid.pixels.image import IMAGE_TYPE, LOSSY, PHOTOMETRIC, PLANAR, Image
 from mdm_deid.pixels.rle import encode_frame
-from mdm_deid.pixels.rule import PixelRule
+from mdm_deid.pixels.rule import CLEAN_FACES, CLEAN_PIXELS, PixelRule
 
 # What one blanked instance may have in decoded pixels: they are held in memory.
 MAX_PIXEL_BYTES: Final = 512 << 20
@@ -21,6 +21,9 @@ _LAYOUTS = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR
 _ALWAYS_LOSSY = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
 _EXTENDED_OFFSETS = (0x7FE00001, 0x7FE00002)
 _DERIVATION, _BURNED_IN = 0x00082111, 0x00280301
+#: Recognizable Visual Features.
+FACE: Final = 0x00280302
+_DONE: Final = {CLEAN_PIXELS: b"Regions that may show identifying text were blanked", CLEAN_FACES: b"The face was blanked"}
 # Sequence delimitation item, (FFFE,E0DD).
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
@@ -32,10 +35,14 @@ class Unblankable(Withheld):
 
 @dataclass(frozen=True)
 class BlankedPixels:
-    """The elements that replace those of a file, by tag; an empty one removes the element."""
+    """The elements that replace those of a file, by tag; an empty one removes the element.
+
+    `codes` say what was done, in CID 7050 (PS3.16).
+    """
 
     rule: str
     transfer_syntax: str
+    codes: frozenset[str]
     elements: dict[int, bytes | memoryview]
 
 
@@ -50,11 +57,13 @@ def blank_pixels(rule: PixelRule, image: Image, opened: Part10) -> BlankedPixels
     compressed = UID(opened.transfer_syntax).is_encapsulated
     if compressed:
         _decoder(opened.transfer_syntax)
-    elements = _attributes(image, opened)
+    elements = _attributes(rule, image, opened)
     if image.pixels is not None:
         _check(image, compressed)
+        if CLEAN_PIXELS not in rule.codes and not any(rule.blanked(image)):
+            return BlankedPixels(rule.name, opened.transfer_syntax, rule.codes, {FACE: elements[FACE]})
         elements |= _recoded(rule, image, opened) if compressed else {PIXEL_DATA: _native(rule, image, opened)}
-    return BlankedPixels(rule.name, RLE_LOSSLESS if compressed else opened.transfer_syntax, elements)
+    return BlankedPixels(rule.name, RLE_LOSSLESS if compressed else opened.transfer_syntax, rule.codes, elements)
 
 
 def decoded_frames(image: Image, opened: Part10) -> Iterator[tuple[bytearray, Image]]:
@@ -96,13 +105,15 @@ def _decoder(transfer_syntax: str) -> Any:
     return decoder
 
 
-def _attributes(image: Image, opened: Part10) -> dict[int, bytes | memoryview]:
+def _attributes(rule: PixelRule, image: Image, opened: Part10) -> dict[int, bytes | memoryview]:
     """Return the elements that tell a reader what was done (PS3.3 C.7.6.1, C.8.6.1)."""
     encoding = opened.encoding
-    elements: dict[int, bytes | memoryview] = {
-        _DERIVATION: encoding.element(_DERIVATION, b"ST", b"Regions that may show identifying text were blanked"),
-        _BURNED_IN: encoding.element(_BURNED_IN, b"CS", b"NO"),
-    }
+    done = [text for code, text in _DONE.items() if code in rule.codes]
+    elements: dict[int, bytes | memoryview] = {_DERIVATION: encoding.element(_DERIVATION, b"ST", b"; ".join(done))}
+    if CLEAN_PIXELS in rule.codes:
+        elements[_BURNED_IN] = encoding.element(_BURNED_IN, b"CS", b"NO")
+    if CLEAN_FACES in rule.codes:
+        elements[FACE] = encoding.element(FACE, b"CS", b"NO")
     first, *rest = image.texts.get(IMAGE_TYPE, "").split("\\")
     # In enhanced objects the frames' types, and what must or may not be present, hang on it.
     if first.strip() == "ORIGINAL" and "Enhanced" not in UID(opened.sop_class).name:
@@ -140,7 +151,7 @@ def _native(rule: PixelRule, image: Image, opened: Part10) -> memoryview:
         raise Unblankable("pixel_layout")
     head = opened.data[image.pixels.start : image.pixels.value]
     buffer = bytearray(opened.data[image.pixels.start : image.pixels.end])
-    patches = list(_patches(rule, image))
+    patches = list(_patches(rule, image, "little" if opened.encoding.little else "big"))
     for frame in range(image.frames):
         _apply(patches, buffer, len(head) + frame * _frame_bytes(image))
     return memoryview(buffer)
@@ -236,15 +247,15 @@ def _after_decoding(image: Image, properties: dict[str, Any]) -> Image:
     )
 
 
-def _patches(rule: PixelRule, image: Image) -> Iterator[tuple[int, bytes]]:
+def _patches(rule: PixelRule, image: Image, order: Literal["little", "big"] = "little") -> Iterator[tuple[int, bytes]]:
     """Yield where in a frame the blank bytes go, and which: 0, and for colour differences 128, so that the region is black."""
     sample_bytes = image.bits_allocated // 8
     plane = image.rows * image.columns * sample_bytes
     # Of a colour difference, the middle of its range is none.
-    black = [0, 0, 0]
+    black = [0, 0, 0] if image.samples == 3 else [rule.blank_value(image) % (1 << image.bits_allocated)]
     if image.photometric == "YBR_FULL":
         black = [0, 1 << (image.bits_allocated - 1), 1 << (image.bits_allocated - 1)]
-    values = [value.to_bytes(sample_bytes, "little") for value in black[: image.samples]]
+    values = [value.to_bytes(sample_bytes, order) for value in black[: image.samples]]
     for top, spans in enumerate(rule.blanked(image)):
         for left, right in spans:
             first = top * image.columns + left

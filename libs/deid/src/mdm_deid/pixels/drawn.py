@@ -50,6 +50,11 @@ class DrawnRule(PixelRule):
     kind: ImageKind = field(default_factory=ImageKind)
     instance: str = ""
 
+    @property
+    def needs_suspicion(self) -> bool:
+        """Whether the rule is only for what the profile suspects."""
+        return True
+
     @classmethod
     def of_kind(cls, name: str, kind: ImageKind, regions: Sequence[Box], clears: frozenset[str]) -> "DrawnRule":
         """Return a rule for a kind."""
@@ -80,7 +85,12 @@ class JoinedRule(PixelRule):
     def of(cls, parts: Sequence[PixelRule]) -> "JoinedRule":
         """Return rules as one."""
         clears = frozenset[str]().union(*(part.clears for part in parts))
-        return cls("+".join(part.name for part in parts), "joined", clears, parts=tuple(parts))
+        codes = frozenset[str]().union(*(part.codes for part in parts))
+        return cls("+".join(part.name for part in parts), "joined", clears, codes=codes, parts=tuple(parts))
+
+    def blank_value(self, image: Image) -> int:
+        """Return the value of the first rule that has one of its own."""
+        return next((value for part in self.parts if (value := part.blank_value(image))), 0)
 
     def blanked(self, image: Image) -> list[list[tuple[int, int]]]:
         """Return for each row the spans of columns to blank: sorted, apart, within the image."""
@@ -110,6 +120,8 @@ class SiteRules(PixelRules):
         sop_class, instance, modality = (texts.get(tag, "").strip(" \0") for tag in (_SOP_CLASS, _SOP_INSTANCE, _MODALITY))
         if rule.instance:
             return rule.instance == instance
+        if not rule.needs_suspicion:
+            return rule.concerns(sop_class, modality) and rule.matches(image())
         return rule.concerns(sop_class, modality) and bool(rule.clears & self._suspicions(texts)) and rule.matches(image())
 
 

@@ -12,6 +12,9 @@ from mdm_deid.outcome import ProfileError
 from mdm_deid.pixels.image import IMAGE_TYPE, MANUFACTURER, MODEL, Box, Image, ReadImage
 
 SHIPPED: Final = "shipped"
+#: Clean Pixel Data Option, and Clean Recognizable Visual Features Option.
+CLEAN_PIXELS: Final = "113101"
+CLEAN_FACES: Final = "113102"
 _SOP_CLASS, _MODALITY = 0x00080016, 0x00080060
 _REGIONS: Final = "ultrasound_regions"
 _CONDITIONS = ("sop_classes", "modalities", "manufacturers", "models", "image_types", "sizes")
@@ -24,6 +27,7 @@ class PixelRule:
 
     Of each frame, either the regions `blank` are blanked, or all but the regions `keep`. `clears` are the reasons for quarantine that
     this answers. With `declared`, the regions that the image itself declares (PS3.3 C.8.5.5) are kept, instead of `keep`.
+    `codes` say in CID 7050 (PS3.16) what the rule does.
     """
 
     name: str
@@ -38,6 +42,7 @@ class PixelRule:
     blank: tuple[Box, ...] = ()
     keep: tuple[Box, ...] = ()
     declared: bool = False
+    codes: frozenset[str] = frozenset({CLEAN_PIXELS})
 
     def concerns(self, sop_class: str, modality: str) -> bool:
         """Return whether the rule applies to the kind of instance."""
@@ -59,6 +64,10 @@ class PixelRule:
         """Return for each row the spans of columns to blank: sorted, apart, within the image."""
         kept = image.regions if self.declared else self.keep
         return [list(_spans(self.blank, kept, y, image.columns)) for y in range(image.rows)]
+
+    def blank_value(self, image: Image) -> int:
+        """Return the stored value that blanked pixels of a grey image get."""
+        return 0
 
 
 def _inside(image: Image) -> bool:

@@ -1,6 +1,7 @@
 """Lines of text in an image: what a detector returns, and the pictures that it is given."""
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ _PERCENT: Final = (0.2, 99.8)
 _MOST: Final = 0.5
 # Of the smaller of two boxes, what the other has to cover for both to be of one line.
 _SAME: Final = 0.6
+# What a palette is made of: first entry, size and entries of three components, the entries as they are or in segments; and of which
+# sign the numbers are where a header does not say their VR.
+_PALETTE: Final = (0x00280103, *(group + part for group in (0x00281100, 0x00281200, 0x00281220) for part in (1, 2, 3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ def pictures(part10: bytes, frame: int = 0) -> Iterator[Any]:
         raise NotLooked("too_many_pixels")
     import numpy as np
 
+    coloured = _palette(part10) if image.photometric == "PALETTE COLOR" else None
     first: Any = None
     last: Any = None
     brightest: Any = None
@@ -63,6 +68,8 @@ def pictures(part10: bytes, frame: int = 0) -> Iterator[Any]:
         if frame not in (0, number):
             continue
         grey = _grey(raw, decoded)
+        if coloured is not None:
+            grey = coloured(grey)
         if frame:
             yield from _eight_bits(grey)
             return
@@ -104,6 +111,23 @@ def _around(box: Box, other: Box) -> Box:
     return Box(min(box.left, other.left), min(box.top, other.top), max(box.right, other.right), max(box.bottom, other.bottom))
 
 
+def _palette(part10: bytes) -> Callable[[Any], Any] | None:
+    """Return what has each index of a palette replaced by the largest component of its colour.
+
+    None where the palette cannot be read: indices show the edges of most letters all the same.
+    """
+    import numpy as np
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_color_lut
+
+    tables = dcmread(io.BytesIO(part10), force=True, specific_tags=[*_PALETTE])
+    try:
+        apply_color_lut(np.zeros((1, 1), np.uint8), tables)
+    except Exception:  # whatever pydicom raises about what modalities wrote
+        return None
+    return lambda indices: apply_color_lut(indices, tables)[..., :3].max(axis=-1)
+
+
 def _grey(raw: bytearray, image: Image) -> Any:
     """Return a decoded frame as rows x columns of numbers; of a colour, the largest component, so that none hides on black."""
     import numpy as np
@@ -113,7 +137,6 @@ def _grey(raw: bytearray, image: Image) -> Any:
     kind = f"<{'i' if image.representation else 'u'}{image.bits_allocated // 8}"
     values = np.frombuffer(bytes(raw), kind)
     if image.samples == 1:
-        # Indices of a palette are no brightness; as an image they show the edges of letters all the same.
         return values.reshape(image.rows, image.columns)
     shape = (3, image.rows, image.columns) if image.planar == 1 else (image.rows, image.columns, 3)
     colours = values.reshape(shape)

@@ -37,6 +37,11 @@ _OVERLAY_BITS, _OVERLAY_BIT, _OVERLAY_DATA = 0x0100, 0x0102, 0x3000
 # Numbers that say whether an overlay lies in the pixels' unused bits, and the greatest that says it does not.
 _EMBEDDED: Final = {_OVERLAY_BITS: 1, _OVERLAY_BIT: 0}
 _MAX_TEXT = 16384
+_MODALITY: Final = 0x00080060
+#: CT Image Storage and MR Image Storage.
+SINGLE_FRAME: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"})
+# Enhanced CT, Legacy Converted Enhanced CT; Enhanced MR, Enhanced MR Color, Legacy Converted Enhanced MR.
+_MULTI_FRAME: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4"))
 # Nearly all elements are none of these, nor of an overlay.
 _GATHERED: Final = RECORD_TAGS | _GEOMETRY | _BULK | _TEXTS
 _OVERLAY_GROUPS: Final = 0x60
@@ -89,6 +94,15 @@ class Facts:
     def photometric(self) -> str:
         """Photometric Interpretation."""
         return self.texts.get(_PHOTOMETRIC, "").strip(" \0")
+
+    @property
+    def may_show_face(self) -> bool:
+        """Whether it is a CT or MR image, by its SOP class or its modality, such as a rendering saved as a capture.
+
+        Of whatever part of the body: headers are often wrong about the part.
+        """
+        tomographic = self.uid(SOP_CLASS) in SINGLE_FRAME | _MULTI_FRAME or self.uid(_MODALITY).upper() in ("CT", "MR")
+        return tomographic and bool(PIXELS & self.bulk.keys())
 
     def patient(self) -> tuple[str, str]:
         """Return the patient's id and issuer; without an id the study stands for the patient, so that patients stay apart."""

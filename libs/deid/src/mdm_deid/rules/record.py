@@ -10,6 +10,7 @@ from typing import Final
 from mdm_deid.encoding.charset import Charset
 from mdm_deid.encoding.element import Element, Encoding, elements, items
 from mdm_deid.outcome import Malformed
+from mdm_deid.pixels.rule import CLEAN_PIXELS
 from mdm_deid.rules.facts import METHOD, METHOD_CODES
 from mdm_deid.rules.rule import FULL_DATES, MODIFIED_DATES, OPTION_CODES
 from mdm_deid.text.cleaner import Cleaner, fit
@@ -19,12 +20,10 @@ _CODE_VALUE, _SCHEME, _SCHEME_UID, _MEANING = 0x00080100, 0x00080102, 0x0008010C
 _DCM: Final = b"DCM"
 _DCM_UID: Final = b"1.2.840.10008.2.16.4"
 BASIC: Final = "113100"
-CLEAN_PIXELS: Final = "113101"
 # CID 7050 (PS3.16), whole; no code of it has been retired.
 MEANINGS: Final = {
     BASIC: "Basic Application Confidentiality Profile",
     CLEAN_PIXELS: "Clean Pixel Data Option",
-    "113102": "Clean Recognizable Visual Features Option",
     **dict(OPTION_CODES.values()),
 }
 # What earlier steps cleaned stays clean. What they retained may be removed now, so only our codes say what is retained.

@@ -10,9 +10,13 @@ from typing import Final
 from mdm_deid.outcome import Outcome
 
 FULL_DATES: Final = "retain_longitudinal_full_dates"
+CLEAN_FACES: Final = "clean_recognizable_visual_features"
+#: The reason for which an image waits that may show a face, while no mask of its series says where.
+FACE_UNMASKED: Final = "face_unmasked"
 MODIFIED_DATES: Final = "retain_longitudinal_modified_dates"
 # Option name -> its code in PS3.16 CID 7050.
 OPTION_CODES: Final = {
+    CLEAN_FACES: ("113102", "Clean Recognizable Visual Features Option"),
     "clean_graphics": ("113103", "Clean Graphics Option"),
     "clean_structured_content": ("113104", "Clean Structured Content Option"),
     "clean_descriptors": ("113105", "Clean Descriptors Option"),

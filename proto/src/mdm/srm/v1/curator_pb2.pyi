@@ -610,6 +610,58 @@ class GetQuarantinedPictureResponse(_message.Message):
 Global___GetQuarantinedPictureResponse: _TypeAlias = GetQuarantinedPictureResponse  # noqa: Y015
 
 @_typing.final
+class GetQuarantinedHeadRequest(_message.Message):
+    """Request of GetQuarantinedHead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUID_FIELD_NUMBER: _builtins.int
+    guid: _builtins.str
+    """GUID of an instance that waits."""
+    def __init__(
+        self,
+        *,
+        guid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuarantinedHeadRequest: _TypeAlias = GetQuarantinedHeadRequest  # noqa: Y015
+
+@_typing.final
+class GetQuarantinedHeadResponse(_message.Message):
+    """Response of GetQuarantinedHead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PNG_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    png: _builtins.bytes
+    """The picture as PNG: the head from the front and from its left, and below both without the face if it can be masked."""
+    detail: _builtins.str
+    """Why it cannot be masked, such as face_not_shown; empty if it can."""
+    images: _builtins.int
+    """How many images the PACS has of the series."""
+    def __init__(
+        self,
+        *,
+        png: _builtins.bytes = ...,
+        detail: _builtins.str = ...,
+        images: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "images", b"images", "png", b"png"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuarantinedHeadResponse: _TypeAlias = GetQuarantinedHeadResponse  # noqa: Y015
+
+@_typing.final
 class FindTextRequest(_message.Message):
     """Request of FindText."""
 
@@ -710,6 +762,7 @@ class PixelRule(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     ENDED_BY_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    GUID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, in reports, too: desk-1 and so on."""
     subject: _builtins.str
@@ -718,6 +771,8 @@ class PixelRule(_message.Message):
     """What was said about it."""
     ended_by: _builtins.str
     """DN of who ended it; empty while it applies."""
+    guid: _builtins.str
+    """GUID of the instance that it is for; empty for a rule that is for all of the kind."""
     @_builtins.property
     def kind(self) -> Global___ImageKind:
         """Which images it is for."""
@@ -750,10 +805,11 @@ class PixelRule(_message.Message):
         note: _builtins.str = ...,
         ended_by: _builtins.str = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        guid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "kind", b"kind", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "ended_by", b"ended_by", "kind", b"kind", "name", b"name", "note", b"note", "reasons", b"reasons", "regions", b"regions", "subject", b"subject", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "ended_by", b"ended_by", "guid", b"guid", "kind", b"kind", "name", b"name", "note", b"note", "reasons", b"reasons", "regions", b"regions", "subject", b"subject", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,10 +824,13 @@ class CreatePixelRuleRequest(_message.Message):
     GUID_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    THIS_INSTANCE_ONLY_FIELD_NUMBER: _builtins.int
     guid: _builtins.str
     """GUID of an instance that waits, on which the regions were drawn."""
     note: _builtins.str
     """Why, for the record; nothing that identifies a patient."""
+    this_instance_only: _builtins.bool
+    """Whether the rule is for this instance only, not for its kind."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
         """What is to be blanked: 1 to 64, within the image."""
@@ -782,10 +841,11 @@ class CreatePixelRuleRequest(_message.Message):
         guid: _builtins.str = ...,
         regions: _abc.Iterable[Global___Region] | None = ...,
         note: _builtins.str = ...,
+        this_instance_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid", "note", b"note", "regions", b"regions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guid", b"guid", "note", b"note", "regions", b"regions", "this_instance_only", b"this_instance_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

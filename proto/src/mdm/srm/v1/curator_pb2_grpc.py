@@ -61,6 +61,11 @@ class CuratorServiceStub:
                 request_serializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedPictureRequest.SerializeToString,
                 response_deserializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedPictureResponse.FromString,
                 _registered_method=True)
+        self.GetQuarantinedHead = channel.unary_unary(
+                '/mdm.srm.v1.CuratorService/GetQuarantinedHead',
+                request_serializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedHeadRequest.SerializeToString,
+                response_deserializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedHeadResponse.FromString,
+                _registered_method=True)
         self.FindText = channel.unary_unary(
                 '/mdm.srm.v1.CuratorService/FindText',
                 request_serializer=mdm_dot_srm_dot_v1_dot_curator__pb2.FindTextRequest.SerializeToString,
@@ -144,6 +149,14 @@ class CuratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuarantinedHead(self, request, context):
+        """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+        is kept nowhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindText(self, request, context):
         """Looks for text in a frame of an instance that waits, and proposes regions to blank.
         """
@@ -152,8 +165,9 @@ class CuratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreatePixelRule(self, request, context):
-        """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, which is then
-        not held back any more for the suspicions that this one is under. What waits is judged again by RetryQuarantined.
+        """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, or on this
+        one only, which is then not held back any more for the suspicions that this one is under. What waits is judged again by
+        RetryQuarantined.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,6 +243,11 @@ def add_CuratorServiceServicer_to_server(servicer, server):
                     servicer.GetQuarantinedPicture,
                     request_deserializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedPictureRequest.FromString,
                     response_serializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedPictureResponse.SerializeToString,
+            ),
+            'GetQuarantinedHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuarantinedHead,
+                    request_deserializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedHeadRequest.FromString,
+                    response_serializer=mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedHeadResponse.SerializeToString,
             ),
             'FindText': grpc.unary_unary_rpc_method_handler(
                     servicer.FindText,
@@ -408,6 +427,33 @@ class CuratorService:
             '/mdm.srm.v1.CuratorService/GetQuarantinedPicture',
             mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedPictureRequest.SerializeToString,
             mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedPictureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuarantinedHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mdm.srm.v1.CuratorService/GetQuarantinedHead',
+            mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedHeadRequest.SerializeToString,
+            mdm_dot_srm_dot_v1_dot_curator__pb2.GetQuarantinedHeadResponse.FromString,
             options,
             channel_credentials,
             insecure,

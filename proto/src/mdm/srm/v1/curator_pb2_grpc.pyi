@@ -47,11 +47,16 @@ class CuratorServiceStub:
     """Draws a frame of an instance that waits, as the PACS has it or as it would leave. The picture may identify the patient; it is kept
     nowhere.
     """
+    GetQuarantinedHead: _grpc.UnaryUnaryMultiCallable[_curator_pb2.GetQuarantinedHeadRequest, _curator_pb2.GetQuarantinedHeadResponse]
+    """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+    is kept nowhere.
+    """
     FindText: _grpc.UnaryUnaryMultiCallable[_curator_pb2.FindTextRequest, _curator_pb2.FindTextResponse]
     """Looks for text in a frame of an instance that waits, and proposes regions to blank."""
     CreatePixelRule: _grpc.UnaryUnaryMultiCallable[_curator_pb2.CreatePixelRuleRequest, _curator_pb2.CreatePixelRuleResponse]
-    """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, which is then
-    not held back any more for the suspicions that this one is under. What waits is judged again by RetryQuarantined.
+    """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, or on this
+    one only, which is then not held back any more for the suspicions that this one is under. What waits is judged again by
+    RetryQuarantined.
     """
     ListPixelRules: _grpc.UnaryUnaryMultiCallable[_curator_pb2.ListPixelRulesRequest, _curator_pb2.ListPixelRulesResponse]
     """Lists pixel rules that curators made, the newest first; those that ended are among them."""
@@ -87,11 +92,16 @@ class CuratorServiceAsyncStub(CuratorServiceStub):
     """Draws a frame of an instance that waits, as the PACS has it or as it would leave. The picture may identify the patient; it is kept
     nowhere.
     """
+    GetQuarantinedHead: _aio.UnaryUnaryMultiCallable[_curator_pb2.GetQuarantinedHeadRequest, _curator_pb2.GetQuarantinedHeadResponse]  # type: ignore[assignment]
+    """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+    is kept nowhere.
+    """
     FindText: _aio.UnaryUnaryMultiCallable[_curator_pb2.FindTextRequest, _curator_pb2.FindTextResponse]  # type: ignore[assignment]
     """Looks for text in a frame of an instance that waits, and proposes regions to blank."""
     CreatePixelRule: _aio.UnaryUnaryMultiCallable[_curator_pb2.CreatePixelRuleRequest, _curator_pb2.CreatePixelRuleResponse]  # type: ignore[assignment]
-    """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, which is then
-    not held back any more for the suspicions that this one is under. What waits is judged again by RetryQuarantined.
+    """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, or on this
+    one only, which is then not held back any more for the suspicions that this one is under. What waits is judged again by
+    RetryQuarantined.
     """
     ListPixelRules: _aio.UnaryUnaryMultiCallable[_curator_pb2.ListPixelRulesRequest, _curator_pb2.ListPixelRulesResponse]  # type: ignore[assignment]
     """Lists pixel rules that curators made, the newest first; those that ended are among them."""
@@ -156,6 +166,16 @@ class CuratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetQuarantinedHead(
+        self,
+        request: _curator_pb2.GetQuarantinedHeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_curator_pb2.GetQuarantinedHeadResponse, _abc.Awaitable[_curator_pb2.GetQuarantinedHeadResponse]]:
+        """Draws the head that the series of an instance that waits shows, as it is and without the face. The picture identifies the patient; it
+        is kept nowhere.
+        """
+
+    @_abc_1.abstractmethod
     def FindText(
         self,
         request: _curator_pb2.FindTextRequest,
@@ -169,8 +189,9 @@ class CuratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _curator_pb2.CreatePixelRuleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_curator_pb2.CreatePixelRuleResponse, _abc.Awaitable[_curator_pb2.CreatePixelRuleResponse]]:
-        """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, which is then
-        not held back any more for the suspicions that this one is under. What waits is judged again by RetryQuarantined.
+        """Makes a pixel rule of regions drawn on an instance that waits: they are blanked on every image of its kind from now on, or on this
+        one only, which is then not held back any more for the suspicions that this one is under. What waits is judged again by
+        RetryQuarantined.
         """
 
     @_abc_1.abstractmethod

@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 
 from mdm_deid.pixels.text_worker import TextFinder, is_installed
+from mdm_deid.rules.rule import CLEAN_FACES
 from mdm_service.settings import ConfigurationError
 
 from mdm_dicom_srm.composition.database import SiteDatabase
@@ -12,10 +13,12 @@ from mdm_dicom_srm.config import Settings, TextSettings
 from mdm_dicom_srm.oversight.composition import DeskParts
 from mdm_dicom_srm.oversight.rules.desk import Effects
 from mdm_dicom_srm.oversight.rules.drawn_rules import DrawnRules
+from mdm_dicom_srm.oversight.rules.face import FaceJudge, FaceMasks
 from mdm_dicom_srm.oversight.rules.kind import KindNames
 from mdm_dicom_srm.oversight.rules.picture import Instances
 from mdm_dicom_srm.oversight.rules.site_judge import SiteJudge
 from mdm_dicom_srm.oversight.rules.text import TextJudge, TextPolicy, TextRecords, find_lines
+from mdm_dicom_srm.oversight.store.face import FaceStore
 from mdm_dicom_srm.oversight.store.found_text import FoundTextStore
 from mdm_dicom_srm.oversight.store.pixel_rule import PixelRuleStore
 from mdm_dicom_srm.pacs.port import Pacs
@@ -35,6 +38,7 @@ class Desk:
     texts: FoundTextStore
     drawn: DrawnRules
     finder: TextFinder
+    masks: FaceMasks | None
 
     @property
     def generation(self) -> str:
@@ -46,7 +50,10 @@ class Desk:
         decisions = self.database.decisions
         pooled = PooledJudge(staging.sealer.judge, self.deid.generation, decisions.released)
         records = TextRecords(self.texts, decisions.released, self.deid.profile.rules)
-        return TextJudge(SiteJudge(pooled, self.drawn), self.policy, self.finder.find, records)
+        judge: Judge = SiteJudge(pooled, self.drawn)
+        if self.masks is not None:
+            judge = FaceJudge(judge, self.masks)
+        return TextJudge(judge, self.policy, self.finder.find, records)
 
     def parts(self, pacs: Pacs, staging: Stage) -> DeskParts:
         """Return what curators are served by."""
@@ -64,7 +71,11 @@ def open_desk(settings: Settings, database: SiteDatabase, deid: Deidentification
     text = settings.deid.text
     rules, texts = PixelRuleStore(database.pool, database.sealer), FoundTextStore(database.pool, database.names)
     finder = TextFinder(text.processes, text.seconds, text.memory_bytes)
-    return Desk(database, deid, text_policy(text), rules, texts, DrawnRules(rules, texts.rule), finder)
+    masks = None
+    if CLEAN_FACES in deid.profile.options:
+        masks = FaceMasks(FaceStore(database.pool, database.sealer, database.names), settings.deid.faces.quiet_seconds)
+    drawn = DrawnRules(rules, texts.rule, masks=masks.rules if masks else lambda _part10: ())
+    return Desk(database, deid, text_policy(text), rules, texts, drawn, finder, masks)
 
 
 def text_policy(settings: TextSettings) -> TextPolicy:

@@ -140,7 +140,7 @@ def _object(request: web.Request, peer: Peer, text: object) -> dict[str, object]
     resource = _resource(door, peer, text)
     known = resource.known
     if known is None:
-        peer.check(Activity.STAGE, [resource.entry.lfn])
+        peer.check(Activity.READ if resource.is_online else Activity.STAGE, [resource.entry.lfn])
         copy = door.service.open(peer.dn, resource)
         if isinstance(copy, Waiting):
             raise _Delayed(copy.seconds)
@@ -176,6 +176,8 @@ def _access(request: web.Request, peer: Peer, text: object, access: object) -> s
     if access != ACCESS:
         raise NotFound("NO_SUCH_ACCESS", f"There is one way to an object: {ACCESS}.")
     peer.check(Activity.READ, [resource.entry.lfn])
+    if not resource.is_online:
+        peer.check(Activity.STAGE, [resource.entry.lfn])
     token = door.service.token(peer.dn, resource)
     if isinstance(token, Waiting):
         raise _Delayed(token.seconds)

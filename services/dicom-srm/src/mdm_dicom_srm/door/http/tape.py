@@ -11,7 +11,7 @@ from mdm_wire.url import is_token, lfn_of_surl, surl_of_lfn
 
 from mdm_dicom_srm.door.http.address import DOOR, Door, base_of
 from mdm_dicom_srm.door.http.answer import body_of, in_thread, peer_of
-from mdm_dicom_srm.door.http.authentication import Activity
+from mdm_dicom_srm.door.http.authentication import Activity, Peer
 from mdm_dicom_srm.door.http.webdav import lfn_without_repeated_slashes
 from mdm_dicom_srm.door.rules.service import Resource
 from mdm_dicom_srm.stage.rules.active import RequestStatus
@@ -71,7 +71,7 @@ async def poll(request: web.Request) -> web.Response:
     peer = peer_of(request, Activity.STAGE)
 
     def work() -> dict[str, Any]:
-        status = _request(door, peer.dn, token)
+        status = _request(door, peer, token)
         created = int(status.created)
         answer = {"id": token, "createdAt": created, "startedAt": created, "files": [_file(door, item) for item in status.files]}
         return answer if status.pending else {**answer, "completedAt": int(status.now)}
@@ -83,7 +83,7 @@ async def delete(request: web.Request) -> web.Response:
     """End a request; its id is unknown from then on."""
     door, token = request.config_dict[DOOR], _id(request)
     peer = peer_of(request, Activity.STAGE)
-    await in_thread(request, _request, door, peer.dn, token)
+    await in_thread(request, _request, door, peer, token)
     await in_thread(request, door.control.abort, peer.dn, token)
     return web.Response()
 
@@ -95,7 +95,7 @@ async def cancel(request: web.Request) -> web.Response:
     peer = peer_of(request, Activity.STAGE)
 
     def work() -> None:
-        status = _request(door, peer.dn, token)
+        status = _request(door, peer, token)
         named = {_lfn(door, item): item.surl for item in status.files}
         if foreign := sum(item not in named for item in paths):
             raise Invalid("FOREIGN_PATHS", f"{foreign} of the paths are not of this request; nothing was cancelled.")
@@ -107,7 +107,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def release(request: web.Request) -> web.Response:
-    """Release files of a request; with an id that is none of the caller's, its pins of any request on these paths."""
+    """Release files of a request; with the id of no request of the caller's, its pins of any request on these paths."""
     door, token = request.config_dict[DOOR], request.match_info["id"]
     paths = _paths(await _json(request))
     peer = peer_of(request, Activity.RELEASE, *filter(None, paths))
@@ -144,13 +144,14 @@ def _located(text: object, resource: Resource | None) -> dict[str, object]:
     return {"path": text, "locality": _LOCALITIES[resource.locality]}
 
 
-def _request(door: Door, dn: str, token: str) -> RequestStatus:
+def _request(door: Door, peer: Peer, token: str) -> RequestStatus:
     """Return a request of the caller's that was made by this API, or by BringOnline.
 
     Raises:
-        NotFound: there is none, or it was deleted.
+        NotFound: there is none, or it was deleted. Forbidden: the credential does not cover its paths.
     """
-    status = door.staging.status(dn, token)
+    status = door.staging.status(peer.dn, token)
+    peer.check(Activity.STAGE, [lfn for file in status.files if (lfn := _lfn(door, file))])
     if status.kind is not Kind.BRING_ONLINE or (status.state is State.ABORTED and all(f.state is State.ABORTED for f in status.files)):
         raise NotFound("REQUEST_NOT_FOUND", "No such request of yours; it may have ended.")
     return status

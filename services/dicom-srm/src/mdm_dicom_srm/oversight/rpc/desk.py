@@ -41,6 +41,11 @@ class DeskCalls(curator_pb2_grpc.CuratorServiceServicer):
         drawn = self.desk.picture(guid, request.frame, request.side, request.released, _boxes(request.regions))
         return pb.GetQuarantinedPictureResponse(jpeg=drawn.jpeg, columns=drawn.columns, rows=drawn.rows, frames=drawn.frames)
 
+    def GetQuarantinedHead(self, request: pb.GetQuarantinedHeadRequest, context: grpc.ServicerContext) -> pb.GetQuarantinedHeadResponse:
+        """Draw a head."""
+        head = self.desk.head(message.uuid(request.guid, "guid"))
+        return pb.GetQuarantinedHeadResponse(png=head.png, detail=head.detail, images=head.images)
+
     def FindText(self, request: pb.FindTextRequest, context: grpc.ServicerContext) -> pb.FindTextResponse:
         """Find text in a frame."""
         found = self.desk.text(message.uuid(request.guid, "guid"), request.frame)
@@ -49,7 +54,7 @@ class DeskCalls(curator_pb2_grpc.CuratorServiceServicer):
     def CreatePixelRule(self, request: pb.CreatePixelRuleRequest, context: grpc.ServicerContext) -> pb.CreatePixelRuleResponse:
         """Make a rule of regions."""
         guid = message.uuid(request.guid, "guid")
-        rule = self.desk.create_rule(guid, _boxes(request.regions), current_caller().dn, request.note)
+        rule = self.desk.create_rule(guid, _boxes(request.regions), current_caller().dn, request.note, only=request.this_instance_only)
         return pb.CreatePixelRuleResponse(rule=_rule(rule))
 
     def ListPixelRules(self, request: pb.ListPixelRulesRequest, context: grpc.ServicerContext) -> pb.ListPixelRulesResponse:
@@ -102,6 +107,7 @@ def _rule(item: SiteRule) -> pb.PixelRule:
         note=item.note,
         ended_by=item.ended_by,
         end_time=message.timestamp(item.ended_at) if item.ended_at else None,
+        guid=str(item.only.guid) if item.only else "",
     )
 
 

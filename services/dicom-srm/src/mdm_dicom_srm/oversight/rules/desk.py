@@ -13,8 +13,9 @@ from mdm_wire.errors import FailedPrecondition, Invalid, MdmError, NotFound
 
 from mdm_dicom_srm.oversight.rules import content, kind
 from mdm_dicom_srm.oversight.rules.curation import Quarantine, check_note, checked_size, not_waiting
+from mdm_dicom_srm.oversight.rules.head import Head
 from mdm_dicom_srm.oversight.rules.kind import KindNames
-from mdm_dicom_srm.oversight.rules.model import FoundLine, GroupKey, Held, KindGroup, SiteRule, Waiting
+from mdm_dicom_srm.oversight.rules.model import FoundLine, GroupKey, Held, KindGroup, OneImage, SiteRule, Waiting
 from mdm_dicom_srm.oversight.rules.picture import Drawn, Instances, Wanted
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,14 @@ class PixelRules(Protocol):
     """The rules that curators drew; `PixelRuleStore` has each method's contract."""
 
     def add(
-        self, kind_name: bytes, kind: ImageKind, regions: Sequence[Box], reasons: frozenset[str], subject: str, note: str
+        self,
+        kind_name: bytes,
+        kind: ImageKind,
+        regions: Sequence[Box],
+        reasons: frozenset[str],
+        subject: str,
+        note: str,
+        only: OneImage | None,
     ) -> SiteRule: ...
     def page(self, before: int | None, limit: int) -> list[SiteRule]: ...
     def end(self, number: int, subject: str) -> SiteRule | None: ...
@@ -106,6 +114,15 @@ class DeskService:
             drawn = (DrawnRule.of_instance(_PREVIEW, held.locator.sop_uid, boxes, frozenset()),)
         return self.instances.draw(held.locator, Wanted(_frame(frame), side or _USUAL_SIDE, released or bool(regions), drawn))
 
+    def head(self, guid: UUID) -> Head:
+        """Draw the head that the series of an instance shows, with its face and without.
+
+        Raises:
+            NotFound: the instance does not wait.
+            Unavailable, FailedPrecondition: see `Instances.head`.
+        """
+        return self.instances.head(self._held(guid).locator)
+
     def text(self, guid: UUID, frame: int) -> list[FoundLine]:
         """Return the lines of text that are found in a frame of an instance that waits, those that its header knows marked.
 
@@ -119,16 +136,16 @@ class DeskService:
         dataset = content.read(held.header)
         return [line.marked(content.identifies(line.text, dataset)) for line in found]
 
-    def create_rule(self, guid: UUID, regions: Sequence[Box], subject: str, note: str) -> SiteRule:
-        """Have regions, drawn on an instance that waits, blanked on every image of its kind that is suspected as it is.
+    def create_rule(self, guid: UUID, regions: Sequence[Box], subject: str, note: str, *, only: bool = False) -> SiteRule:
+        """Have regions, drawn on an instance that waits, blanked on every image of its kind that is suspected as it is, or on it `only`.
 
-        Staged copies of images that are known to be of this kind are removed.
+        Staged copies of images that are known to be of this kind are removed; with `only`, those of this image.
 
         Raises:
             Invalid: there are none, too many, or one is not within the image; the note is malformed, or identifies.
             NotFound: the instance does not wait.
-            FailedPrecondition: nothing is kept of its header, nothing in it makes its pixels suspect, its maker is not known, or its
-                pixels cannot be blanked.
+            FailedPrecondition: nothing is kept of its header, nothing in it makes its pixels suspect, its maker is not known and
+                the rule is for its kind, or its pixels cannot be blanked.
             Unavailable: the PACS does not deliver it, or the rule holds but not every staged copy is removed yet: ask again.
         """
         held = self._held(guid)
@@ -141,14 +158,20 @@ class DeskService:
             raise FailedPrecondition(
                 "NOTHING_SUSPECTED", "Nothing in the header of this image makes its pixels suspect: no rule is needed."
             )
-        if not (seen.kind.manufacturer or seen.kind.model):
-            raise FailedPrecondition("MAKER_UNKNOWN", "The header names neither maker nor model, so no rule can say what it is for.")
+        if not only and not (seen.kind.manufacturer or seen.kind.model):
+            raise FailedPrecondition("MAKER_UNKNOWN", "The header names no maker and no model: blank on this image only.")
         clears = frozenset(reason.lower() for reason in seen.suspicions)
-        self.instances.check(held.locator, DrawnRule.of_kind(_PREVIEW, seen.kind, boxes, clears))
+        tried = (
+            DrawnRule.of_instance(_PREVIEW, held.locator.sop_uid, boxes, clears)
+            if only
+            else DrawnRule.of_kind(_PREVIEW, seen.kind, boxes, clears)
+        )
+        self.instances.check(held.locator, tried)
         name = self.records.names.name(seen.kind)
-        rule = self.records.pixel_rules.add(name, seen.kind, boxes, seen.suspicions, subject, note)
+        one = OneImage(guid, held.locator.sop_uid) if only else None
+        rule = self.records.pixel_rules.add(name, seen.kind, boxes, seen.suspicions, subject, note, one)
         _log.info("a pixel rule was drawn", extra={"rule": rule.name, "subject": subject})
-        self._follow(name)
+        self._follow(rule)
         return rule
 
     def rules_made(self, before: int | None, size: int) -> list[SiteRule]:
@@ -170,12 +193,12 @@ class DeskService:
         if rule is None:
             raise NotFound("RULE_UNKNOWN", "No pixel rule of this name was made at the desk.")
         _log.info("a pixel rule was ended", extra={"rule": rule.name, "subject": subject})
-        self._follow(rule.kind_name)
+        self._follow(rule)
         return rule
 
-    def _follow(self, kind_name: bytes) -> None:
+    def _follow(self, rule: SiteRule) -> None:
         self.effects.refresh()
-        guids = self.records.kinds.ever(kind_name)
+        guids = [rule.only.guid] if rule.only else self.records.kinds.ever(rule.kind_name)
         if guids:
             self.effects.forget(guids)
 

@@ -28,8 +28,10 @@ class DrawnRules:
         rules: CurrentRules,
         of_image: Callable[[bytes | memoryview], DrawnRule | None] = lambda _part10: None,
         clock: Callable[[], float] = time.monotonic,
+        masks: Callable[[bytes | memoryview], Drawn] = lambda _part10: (),
     ) -> None:
-        """`of_image` returns the rule for one Part 10 file, if it has one of its own."""
+        """`of_image` returns the rule for one Part 10 file, if it has one of its own; `masks` the mask of its face, if there is one."""
+        self._masks = masks
         self._rules = rules
         self._of_image = of_image
         self._clock = clock
@@ -39,11 +41,11 @@ class DrawnRules:
 
     def drawn(self, part10: bytes | memoryview) -> Drawn:
         """Return the rules that hold for a Part 10 file. Raises what the store raises: without its rules nothing is decided."""
-        own = self._of_image(part10)
-        return self.current() if own is None else (*self.current(), own)
+        own, masks = self._of_image(part10), self._masks(part10)
+        return (*self.current(), *masks) if own is None else (*self.current(), own, *masks)
 
     def current(self) -> Drawn:
-        """Return the rules for kinds."""
+        """Return the rules that curators made."""
         with self._lock:
             if self._clock() - self._read_at >= _SECONDS:
                 self._read()
@@ -69,4 +71,7 @@ class DrawnRules:
 
 def drawn_rule(rule: SiteRule) -> DrawnRule:
     """Return a curator's rule as de-identification applies it."""
-    return DrawnRule.of_kind(rule.name, rule.kind, rule.regions, frozenset(reason.lower() for reason in rule.reasons))
+    clears = frozenset(reason.lower() for reason in rule.reasons)
+    if rule.only is not None:
+        return DrawnRule.of_instance(rule.name, rule.only.instance, rule.regions, clears)
+    return DrawnRule.of_kind(rule.name, rule.kind, rule.regions, clears)

@@ -83,8 +83,19 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class OneImage:
+    """An image by its GUID, and by the SOP Instance UID that it has in the PACS, which identifies."""
+
+    guid: UUID
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class SiteRule:
-    """A pixel rule that a curator drew: what it blanks on images of a kind, and which reasons, in capitals, that answers."""
+    """A pixel rule that a curator drew: what it blanks on images of a kind, and which reasons, in capitals, that answers.
+
+    With `only`, it is for that one image.
+    """
 
     number: int
     kind_name: bytes
@@ -96,6 +107,7 @@ class SiteRule:
     note: str
     ended_by: str = ""
     ended_at: datetime | None = None
+    only: OneImage | None = None
 
     @property
     def name(self) -> str:

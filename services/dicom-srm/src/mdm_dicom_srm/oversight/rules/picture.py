@@ -17,6 +17,8 @@ from mdm_deid.pixels.image import read_image
 from mdm_wire.errors import FailedPrecondition, Invalid, MdmError, NotFound, Unavailable
 
 from mdm_dicom_srm.judgement import RELEASABLE, Deidentifier, decide, under
+from mdm_dicom_srm.oversight.rules.face import SeriesReader
+from mdm_dicom_srm.oversight.rules.head import Head, head_of
 from mdm_dicom_srm.pacs.port import InstanceLocator, MissingInstance, Pacs, RetrievedInstance
 
 _SECONDS = 120.0
@@ -105,6 +107,11 @@ class Instances:
         if found.reason:
             raise FailedPrecondition("NOT_RELEASABLE", f"The image could not leave so: {found.reason}.")
         return found
+
+    def head(self, locator: InstanceLocator) -> Head:
+        """Return the head that the series of an instance shows; see `head_of`, whose errors it raises."""
+        with self._turns:
+            return head_of(SeriesReader(self._pacs, self._perform), locator)
 
     def check(self, locator: InstanceLocator, rule: DrawnRule) -> None:
         """Raise unless a rule does on an instance what it is made for.

@@ -11,7 +11,7 @@ from mdm_deid.pixels.drawn import ImageKind
 from mdm_deid.pixels.image import Box
 from psycopg_pool import ConnectionPool
 
-from mdm_dicom_srm.oversight.rules.model import SiteRule
+from mdm_dicom_srm.oversight.rules.model import OneImage, SiteRule
 from mdm_dicom_srm.site_secret import RecordSealer
 
 _LOCK = 0x4D444D5258  # one new rule at a time, so that equal ones are found
@@ -25,10 +25,20 @@ class PixelRuleStore:
         self._pool = pool
         self._sealer = sealer
 
-    def add(self, kind_name: bytes, kind: ImageKind, regions: Sequence[Box], reasons: frozenset[str], subject: str, note: str) -> SiteRule:
+    def add(
+        self,
+        kind_name: bytes,
+        kind: ImageKind,
+        regions: Sequence[Box],
+        reasons: frozenset[str],
+        subject: str,
+        note: str,
+        only: OneImage | None = None,
+    ) -> SiteRule:
         """Keep a new rule, unless one that holds says the same; return it."""
         key = uuid4()
-        content = json.dumps([astuple(kind), [list(box) for box in regions], sorted(reasons)]).encode()
+        one = [[str(only.guid), only.instance]] if only else []
+        content = json.dumps([astuple(kind), [list(box) for box in regions], sorted(reasons), *one]).encode()
         with self._pool.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             rows = connection.execute(
@@ -37,7 +47,7 @@ class PixelRuleStore:
             ).fetchall()
             for row in rows:
                 known = self._rule(*row)
-                if (known.kind, set(known.regions), known.reasons) == (kind, set(regions), reasons):
+                if (known.kind, set(known.regions), known.reasons, known.only) == (kind, set(regions), reasons, only):
                     return known
             row = connection.execute(
                 f"INSERT INTO pixel_rule (id, subject, kind, content, note) VALUES (%s, %s, %s, %s, %s) RETURNING {_COLUMNS}".encode(),  # noqa: S608
@@ -70,7 +80,8 @@ class PixelRuleStore:
     def _rule(
         self, number: int, key: UUID, kind_name: bytes, content: bytes, subject: str, at: datetime, note: str, *ended: Any
     ) -> SiteRule:
-        kind, regions, reasons = json.loads(self._sealer.open(key, "pixel rule", content))
+        kind, regions, reasons, *one = json.loads(self._sealer.open(key, "pixel rule", content))
+        only = OneImage(UUID(one[0][0]), one[0][1]) if one else None
         boxes = tuple(Box(*box) for box in regions)
         by, when = ended
-        return SiteRule(number, bytes(kind_name), ImageKind(*kind), boxes, frozenset(reasons), subject, at, note, by or "", when)
+        return SiteRule(number, bytes(kind_name), ImageKind(*kind), boxes, frozenset(reasons), subject, at, note, by or "", when, only)

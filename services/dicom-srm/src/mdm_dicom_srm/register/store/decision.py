@@ -16,7 +16,7 @@ from mdm_dicom_srm.register.rules.names import Names
 CURATOR_DROPPED = "CURATOR_DROPPED"
 # What a judgement ended is judged anew; where a step failed, the step is repeated.
 _AGAIN = """state = 'RECEIVED', reason = '', attempts = 0, due_at = now(), modified_at = now(),
-    judgement = CASE WHEN r.attempts = 0 THEN NULL ELSE r.judgement END"""
+    judgement = CASE WHEN r.attempts = 0 OR r.state = 'QUARANTINED' THEN NULL ELSE r.judgement END"""
 _EFFECTS = {
     Action.RELEASED: _AGAIN,
     Action.RETRIED: _AGAIN,
