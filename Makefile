@@ -16,7 +16,7 @@ empty :=
 space := $(empty) $(empty)
 
 # Every measurement, the data path first; what fuzzes is for `make soak`.
-BENCHES := bench/data_path $(filter-out bench/fuzz_% bench/canvas.py,$(wildcard bench/*.py)) \
+BENCHES := bench/data_path $(filter-out bench/fuzz_%,$(wildcard bench/*.py)) \
 	$(filter-out bench/data_path,$(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py)))
 # How long each part of `make soak` may take.
 MINUTES ?= 10
