@@ -48,7 +48,7 @@ class RunningDoor:
         self.bans = directory / "bans"
         self.bans.write_text("")
         self.trust = TrustStore((Authority.load(identity.ca, (pki.namespace,), pki.crl_file),), self.bans)
-        authenticator = Authenticator(self.trust, Membership(None), {"monitor": [pki.subject("olga")]})
+        self.authenticator = authenticator = Authenticator(self.trust, Membership(None), {"monitor": [pki.subject("olga")]})
         rules = SrmRules(world.service, world.control, world.listing, Spaces(dict, None))
         staging = Staging(rules, lambda guids: world.spool.sizes(guids))
         place = Place("hospital-a", "hospital-a", ROOT, "srm-1")
