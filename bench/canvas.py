@@ -2,8 +2,9 @@
 
 Needs Chromium, Orthanc with DICOMweb, and OHIF as `mdm view --fetch-viewer` installs it. The same OHIF opens a study of one series, in a
 browser that has OHIF's scripts in its cache. Orthanc is at its best (`data_path/reference.py`) with whole headers, for OHIF draws nothing
-from what `Extrapolate` answers, and the browser asks it directly: its check of origins is off in all runs, for Orthanc's pages are of another port than OHIF's. Orthanc sends what it stores, in
-plaintext; the gateway has each image retrieved, de-identified, encrypted, sent and decrypted first.
+from what `Extrapolate` answers, and the browser asks it directly: its check of origins is off in all runs, for Orthanc's pages are of
+another port than OHIF's. Orthanc sends what it stores, in plaintext; the gateway has each image retrieved, de-identified, encrypted, sent
+and decrypted first.
 
 Seconds since the study's address was opened, medians: `first` image on the canvas; `frames`, all of the series have arrived; `last` image
 on the canvas, by the key End after that. `again` is the same study opened anew in the same browser. A study of few slices, opened before,
@@ -108,7 +109,7 @@ def main() -> None:
         bench = Bench(stack, {"Orthanc": orthanc}, folder, options.slices)
         origin = opening.enter_context(served_ohif(f"http://127.0.0.1:{orthanc.http_port}/dicom-web"))
         memory = 0.0
-        for number in range(options.rounds):
+        for _ in range(options.rounds):
             studies = {count: bench.registered(count) for count in (WARM_UP, options.slices)}
             with Browser("--disable-web-security") as browser:
                 browser.before_pages(_MANY)
