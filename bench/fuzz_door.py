@@ -61,8 +61,8 @@ def mutated(source: random.Random) -> bytes:
     return bytes(data)
 
 
-def sent(context: ssl.SSLContext, port: int, data: bytes) -> bytes:
-    """Return what comes back within a short time."""
+def sent(context: ssl.SSLContext, port: int, data: bytes, seconds: float) -> bytes:
+    """Return what comes back until nothing does for so many seconds."""
     found = b""
     with (
         contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLError),
@@ -70,7 +70,7 @@ def sent(context: ssl.SSLContext, port: int, data: bytes) -> bytes:
         context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         connection.sendall(data)
-        connection.settimeout(0.05)
+        connection.settimeout(seconds)
         while block := connection.recv(1_000_000):
             found += block
     return found
@@ -91,9 +91,11 @@ def main() -> None:
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 data = mutated(source)
-                answer = sent(context, port, data)
+                answer = sent(context, port, data, 0.05)
                 found = [status.decode() for status in _STATUS.findall(answer)]
-                alive = sent(context, port, b"GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") if not found else b"404"
+                alive = (
+                    sent(context, port, b"GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 20) if not found else b"404"
+                )
                 if "500" in found or b"Traceback" in answer or b"404" not in alive:
                     Path(f"crash-{seed}.http").write_bytes(data)
                     raise SystemExit(f"seed {seed}, connection {connections}: the door failed")

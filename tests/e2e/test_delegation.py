@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pydicom
 import pytest
+from mdm_client.cli.error import NOT_FOUND
 from mdm_client.client import Client
 from mdm_testing.image import Image, make_image
 from mdm_testing.stack import Mdm, Result, Stack
@@ -133,15 +134,20 @@ def test_rights_withdrawn_after_signing_are_withdrawn_from_the_job_and_the_audit
     study = "/".join(rows[2]["lfn"].split("/")[:5])
     one = job("job-late", study)
     assert one.get(study)[0].code == 0
-    shown = mdm("operator", "--json", "key", "audit", "show", "a", "--id", rows[2]["guid"])
-    assert shown.code == 0, shown.err
-    named = json.dumps(shown.rows())
+    shown = [mdm("operator", "--json", "key", "audit", "show", name, "--id", rows[2]["guid"]) for name in "abc"]
+    named = json.dumps([result.rows() for result in shown])  # two of the three gave their shares
     assert f"{stack.authority.subject('alice')} by {stack.authority.subject('job-late')}" in named
-    banned = stack.trust_directory / "banned"
-    bans = banned.read_text()
+    groups, banned = stack.trust_directory / "groups.toml", stack.trust_directory / "banned"
+    members, bans, alice = groups.read_text(), banned.read_text(), stack.authority.subject("alice")
+    assert alice in members
     try:
-        banned.write_text(f"{bans}\n{stack.authority.subject('alice')}\n")
-        assert one("stat", study).code != 0
+        groups.write_text(members.replace(alice, stack.authority.subject("nobody")))
+        assert one("stat", study).code == NOT_FOUND
+        groups.write_text(members)
+        assert one("stat", study).code == 0
+        banned.write_text(f"{bans}\n{alice}\n")
+        assert "SUBJECT_BANNED" in one("stat", study).err
     finally:
+        groups.write_text(members)
         banned.write_text(bans)
     assert one("stat", study).code == 0

@@ -178,7 +178,7 @@ FORGED: dict[str, tuple[str, Forge]] = {
         lambda grid: grid.token(signer=grid.job, header=header_of(grid.alice)),
     ),
     "without a certificate": ("DELEGATION_MALFORMED", lambda grid: grid.token(header={"x5c": []})),
-    "with a certificate that is none": ("DELEGATION_MALFORMED", lambda grid: grid.token(header={"x5c": ["AAAA"]})),
+    "with a malformed certificate": ("DELEGATION_MALFORMED", lambda grid: grid.token(header={"x5c": ["AAAA"]})),
     "that is no token": ("DELEGATION_MALFORMED", lambda grid: "a.b"),
 }
 

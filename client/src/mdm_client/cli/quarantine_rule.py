@@ -1,6 +1,5 @@
 """Commands of curators about pictures: quarantine kinds, picture, head, text, blank, rules, end-rule."""
 
-import io
 import re
 import sys
 from collections.abc import Sequence
@@ -105,18 +104,15 @@ def _draw(png: bytes) -> None:
     from mdm_client.image.reader import need_packages
 
     need_packages("mdm quarantine head without -o FILE", "picture", "numpy", "PIL", "pydicom")
-    from PIL import Image
-
-    from mdm_client.picture.montage import fitted
+    from mdm_client.picture.montage import fitted_png
     from mdm_client.picture.protocol import PROTOCOLS
     from mdm_client.picture.terminal import detect
 
     terminal = detect()
     write, has_pixels = PROTOCOLS[terminal.protocol]
     cell = terminal.cell if has_pixels else (1, 2)
-    with Image.open(io.BytesIO(png)) as image:
-        for part in write(fitted(image.convert("RGB"), terminal.size[0], terminal.size[1] - 2, cell, 4.0)):
-            sys.stdout.write(part)
+    for part in write(fitted_png(png, terminal.size[0], terminal.size[1] - 2, cell, 4.0)):
+        sys.stdout.write(part)
 
 
 @click.command()

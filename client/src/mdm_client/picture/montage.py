@@ -168,3 +168,9 @@ def fitted(image: Image.Image, columns: int, rows: int, cell: tuple[int, int], e
         raise Invalid("TERMINAL_TOO_SMALL", f"a terminal of {columns} × {rows} characters has no room for a picture")
     kind = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.BOX
     return image.convert("RGB").resize(size, kind)
+
+
+def fitted_png(png: bytes, columns: int, rows: int, cell: tuple[int, int], enlarge: float) -> Image.Image:
+    """Return a PNG file's picture, scaled as `fitted` does."""
+    with Image.open(io.BytesIO(png)) as image:
+        return fitted(image, columns, rows, cell, enlarge)

@@ -185,9 +185,9 @@ def _acl_ids(texts: Sequence[object]) -> frozenset[UUID]:
         try:
             acl_id = UUID(bytes=base64.urlsafe_b64decode(f"{text}=="))
         except ValueError:
-            raise _malformed("an access list's id is none") from None
+            raise _malformed("an access list's id is malformed") from None
         if _short(acl_id) != text:
-            raise _malformed("an access list's id is none")
+            raise _malformed("an access list's id is malformed")
         found.add(acl_id)
     return frozenset(found)
 

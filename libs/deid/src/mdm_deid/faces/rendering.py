@@ -44,7 +44,7 @@ def _views(head: Mask) -> Bytes:
 
 def _shaded(solid: Mask) -> Bytes:
     """Return a body (depth, rows, columns) lit from the upper left."""
-    hit = solid.any(axis=0)
+    hit: Mask = np.asarray(solid.any(axis=0))
     depth = np.where(hit, np.argmax(solid, axis=0), solid.shape[0]).astype(np.float64)
     depth = _smooth(depth, hit).repeat(_ENLARGED, 0).repeat(_ENLARGED, 1)
     hit = np.asarray(hit.repeat(_ENLARGED, 0).repeat(_ENLARGED, 1))

@@ -1,13 +1,15 @@
 """Parts of the door alone: scopes of a credential, what is remembered of copies, where another instance's files are."""
 
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from mdm_crypto import file, stream
 from mdm_dicom_srm.door.http.address import address_of_holder
 from mdm_dicom_srm.door.http.authentication import Activity, CertificateAuthentication, Peer, Scope
-from mdm_dicom_srm.door.rules.copy import Known
+from mdm_dicom_srm.door.rules.copy import Copy, Known
 from mdm_dicom_srm.door.store.known import PostgresKnownCopies
 from mdm_service import database as databases
 from mdm_service.identity.caller import Caller
@@ -58,6 +60,17 @@ def test_copies_are_remembered_until_they_change(database):
         assert PostgresKnownCopies(pool, "other").find([known.guid]) == {}
         copies.forget([known.guid])
         assert copies.find([known.guid]) == copies.find([]) == {}
+
+
+def test_the_etag_is_salt_and_prefix_also_of_files_that_name_their_key(tmp_path):
+    guid, plain, named = uuid4(), tmp_path / "plain", tmp_path / "named"
+    plain.write_bytes(stream.encrypt(b"k" * 32, guid.bytes, [b"pixels"]))
+    with named.open("wb") as target:
+        file.encrypt_file(b"k" * 32, guid, io.BytesIO(b"pixels"), target)
+    for path, start in ((plain, 1), (named, 25)):
+        content = path.read_bytes()
+        with Copy(guid, len(content), path.open("rb", buffering=0), lambda: None) as copy:
+            assert copy.etag == content[start : start + 39].hex()
 
 
 def test_the_holder_of_a_file_is_found():

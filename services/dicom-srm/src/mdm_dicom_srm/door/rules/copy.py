@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 from uuid import UUID
 
-from mdm_crypto import stream
+from mdm_crypto import file, stream
 from mdm_wire.errors import Unavailable
 
 _BLOCK_BYTES = 1024 * 1024
@@ -52,7 +52,10 @@ class Copy:
     etag: str = ""
 
     def __post_init__(self) -> None:
-        self.etag = os.pread(self.data.fileno(), stream.HEADER_SIZE, 0)[1:].hex()
+        start = os.pread(self.data.fileno(), file.HEADER_SIZE + stream.HEADER_SIZE, 0)
+        # Results of users have a header that names their key before the stream.
+        offset = file.HEADER_SIZE if start.startswith(file.MAGIC) else 0
+        self.etag = start[offset + 1 : offset + stream.HEADER_SIZE].hex()
 
     def read(self, offset: int, size: int) -> bytes:
         """Return exactly `size` bytes from `offset`, if the caller may read them now.
