@@ -88,7 +88,10 @@ def test_what_a_client_must_show_is_said_beforehand(door):
     assert door.world.pacs.retrievals == []
 
 
-@pytest.mark.parametrize(("name", "path", "status"), [("alice", "x", 404), ("alice", str(uuid4()), 404), ("olga", str(uuid4()), 403)])
+@pytest.mark.parametrize(
+    ("name", "path", "status"),
+    [("alice", "x", 404), ("alice", "00000000-0000-4000-8000-000000000001", 404), ("olga", "00000000-0000-4000-8000-000000000001", 403)],
+)
 def test_errors_say_message_and_status(door, name, path, status):
     found, answer = ask(door, "GET", f"/objects/{path}", name=name)
     assert (found, answer["status_code"], bool(answer["msg"])) == (status, status, True)
