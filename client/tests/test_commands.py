@@ -97,7 +97,7 @@ def parsed(line: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
     called: list[str] = []
 
     def note(command: click.Command, context: click.Context) -> int:
-        if not isinstance(command, click.Group):
+        if not isinstance(command, click.Group) or context.invoked_subcommand is None:
             called.append(context.command_path.removeprefix("mdm "))
         return 0
 
