@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -88,3 +89,10 @@ async def body_of(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+
+
+def abort(transport: asyncio.Transport) -> None:
+    """Break a connection at once; one that has ended stays so."""
+    # Python 3.11.2, which Debian 12 has, raises for a TLS connection that has ended.
+    with suppress(AttributeError):
+        transport.abort()

@@ -9,7 +9,7 @@ from aiohttp import web
 from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm import metrics
-from mdm_dicom_srm.door.http.answer import in_thread
+from mdm_dicom_srm.door.http.answer import abort, in_thread
 from mdm_dicom_srm.door.rules.copy import Copy, Known
 from mdm_dicom_srm.door.rules.service import DoorService
 
@@ -147,5 +147,5 @@ async def _send(request: web.Request, copy: Copy, part: Part, status: int, heade
     except (MdmError, TimeoutError):
         # READ_REVOKED, or a reader that stopped: the length has been said already, so only a broken connection tells.
         if request.transport is not None:
-            request.transport.abort()
+            abort(request.transport)
     return response

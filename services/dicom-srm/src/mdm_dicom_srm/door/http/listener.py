@@ -16,7 +16,7 @@ from mdm_wire.errors import MdmError
 from mdm_dicom_srm import metrics
 from mdm_dicom_srm.door.http import drs, tape, webdav
 from mdm_dicom_srm.door.http.address import DOOR, Door
-from mdm_dicom_srm.door.http.answer import EXECUTOR, PEER, Handler, failed, in_thread, unforeseen
+from mdm_dicom_srm.door.http.answer import EXECUTOR, PEER, Handler, abort, failed, in_thread, unforeseen
 from mdm_dicom_srm.door.http.authentication import Authentication
 
 MAX_CONNECTIONS = 1024
@@ -63,7 +63,7 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         if len(self._connections) >= MAX_CONNECTIONS:
-            transport.abort()
+            abort(transport)
         self._connections[transport] = self
         self.deadline = time.monotonic() + HEAD_SECONDS
         super().connection_made(transport)
@@ -174,7 +174,7 @@ class Listener:
         await self._runner.cleanup()
         for transport in list(self._connections):
             assert isinstance(transport, asyncio.Transport)
-            transport.abort()
+            abort(transport)
 
     async def _watch(self) -> None:
         """End connections whose client does not send the head of a request."""
@@ -183,7 +183,7 @@ class Listener:
             now = time.monotonic()
             for transport, connection in list(self._connections.items()):
                 if connection.deadline <= now and isinstance(transport, asyncio.Transport):
-                    transport.abort()
+                    abort(transport)
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
