@@ -7,10 +7,14 @@ import subprocess
 import tarfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydicom
 import pytest
 from mdm.srm.v1 import srm_pb2
+from mdm_client.filesystem.files import Files
+from mdm_client.filesystem.tree import Tree
+from mdm_client.mount.operations import CatalogOperations
 from mdm_client.mount.place import KIND, mounted_kind, unmount
 from mdm_testing.process import end_process, eventually, require_fuse, require_program
 
@@ -94,6 +98,16 @@ def test_it_is_for_its_user_only_and_nothing_can_be_changed(grid, series):
         if os.getuid() == 0:
             other = subprocess.run(["ls", str(top)], user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False)
             assert other.returncode != 0 and "Permission denied" in other.stderr
+
+
+@pytest.mark.parametrize("target", ["../../../../../../../etc/passwd", "/biomed/other/x", "..", "/"])
+def test_a_link_out_of_what_is_mounted_leads_nowhere(target):
+    operations = CatalogOperations(Tree, Files, "/biomed/hospital-a")
+    with pytest.raises(OSError) as caught:
+        operations._link(SimpleNamespace(lfn="/biomed/hospital-a/x", link_target=target))
+    assert caught.value.errno == errno.ENOENT
+    assert operations._link(SimpleNamespace(lfn="/biomed/hospital-a/p1/x", link_target="../p2/y")) == "../p2/y"
+    assert operations._link(SimpleNamespace(lfn="/biomed/hospital-a/p1/x", link_target="/biomed/hospital-a/p2")) == "../p2"
 
 
 def test_links_lead_where_the_catalog_says(grid, series):

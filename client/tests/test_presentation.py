@@ -136,6 +136,14 @@ def test_the_displayed_area_is_cut_out_then_turned_and_flipped():
     assert flipped[0].tolist() == cut[0, ::-1].tolist()
 
 
+@pytest.mark.parametrize("far", [1e30, float("inf")])
+def test_what_lies_far_outside_is_drawn_in_no_time(far):
+    image = ramp()
+    shape = item(GraphicAnnotationUnits="PIXEL", GraphicType="CIRCLE", GraphicData=[0.0, 0.0, far, 0.0], GraphicFilled="Y")
+    state = state_of(image, GraphicAnnotationSequence=[item(GraphicObjectSequence=[shape])])
+    assert shown(image, state).shape[:2] == (image.Rows, image.Columns)
+
+
 def test_a_malformed_state_is_an_error_and_not_a_picture_without_its_shutter():
     image = ramp()
     with pytest.raises(FailedPrecondition, match="cannot be drawn"):

@@ -24,7 +24,7 @@ def test_what_the_first_version_stored_is_read_after_the_upgrade(postgres):
         with psycopg.connect(conninfo) as connection:
             connection.execute(first.encode())
             connection.execute(
-                "INSERT INTO schema_migration (component, number, name) VALUES (%s, 1, '0001_initial.sql')", (MIGRATIONS[1],)
+                "INSERT INTO schema_migration (component, number, name) VALUES (%s, 1, '0001_initial.sql')", (MIGRATIONS[-1],)
             )
             connection.execute("INSERT INTO acl (id, owner) VALUES (%s, 'CN=alice')", (ACL,))
             connection.execute(
@@ -39,7 +39,7 @@ def test_what_the_first_version_stored_is_read_after_the_upgrade(postgres):
                 " SELECT id, 0, 'i1', 'Rows', 1, true FROM collection WHERE path = '/Old'"
             )
         applied = migrate(conninfo, MIGRATIONS)
-        assert applied[0] == "mdm_metadata.migrations/0002_schema.sql"
+        assert next(name for name in applied if name.startswith(MIGRATIONS[-1])) == "mdm_metadata.migrations/0002_schema.sql"
         with psycopg.connect(conninfo) as connection:
             check_schema(connection, MIGRATIONS)
         pool = open_pool(DatabaseSettings(conninfo=conninfo, pool_min=1, pool_max=1))

@@ -101,9 +101,15 @@ def revoke(run: Session, ids: tuple[str, ...], everything: bool) -> int:
     """
     if bool(ids) == everything:
         raise click.UsageError("give the IDs of tokens, or --all")
-    wanted = ids or tuple(facts["id"] for facts in Record().all() if _state(facts) == "good")
+    known = {facts["id"]: facts for facts in Record().all()}
+    wanted = ids or tuple(name for name, facts in known.items() if _state(facts) == "good")
     code = OK
     for delegation_id in wanted:
+        # Services keep each user's revocations apart: an ID that is not this user's would seem to be revoked, and stay good.
+        maker = known.get(delegation_id, {}).get("user")
+        if maker is None or maker != run.client().caller:
+            who = "it is not in this machine's record" if maker is None else f"{printable(maker)} made it"
+            raise Invalid("DELEGATION_NOT_YOURS", f"{delegation_id}: {who}; revoke it where, and as who, it was made")
         answers = run.client().revoke_delegation(delegation_id)
         failed = report_items([f"{delegation_id} at {place}" for place in answers], list(answers.values()), run.as_json)
         if failed == OK:

@@ -189,14 +189,16 @@ class Gateway:
         raise NotFound("NO_IMAGE", f"{study[:64]}: no image that could be drawn")
 
     def presentations(self, study: str) -> list[Presentation]:
-        """Return the presentation states of a study that the caller may read.
+        """Return the presentation states that came with a study from its PACS, those that the caller may read.
+
+        Not those that users gave back as results: one of them could hide something of others' pictures, who did not ask for it.
 
         Raises:
             MdmError: one cannot be had now.
         """
         found = []
         for image in self.studies.get(study):
-            if image.get("SOPClassUID") in CLASSES:
+            if image.get("SOPClassUID") in CLASSES and "Rows" in image:
                 try:
                     found.append(Presentation.read(self.files.file(ref_of(image))[1]))
                 except NotFound:  # neither for the caller nor of use

@@ -5,6 +5,7 @@ area, rotation and flip. Overlays, presentation LUTs given as tables, and magnif
 """
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ _MODALITY = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
 _INK = (255, 224, 64)
 _WHITE = 65535
 _MOST_SIDE = 8192
+_FARTHEST = 4.0 * _MOST_SIDE
 Point = tuple[float, float]
 
 
@@ -121,16 +123,16 @@ def _first(value: Any) -> float:
 def _open(draw: ImageDraw.ImageDraw, shape: str, state: Dataset) -> None:
     """Draw what a shutter leaves open (PS3.3 C.7.6.11); rows and columns are counted from 1."""
     if shape == "RECTANGULAR":
-        left, right = int(state.ShutterLeftVerticalEdge), int(state.ShutterRightVerticalEdge)
-        upper, lower = int(state.ShutterUpperHorizontalEdge), int(state.ShutterLowerHorizontalEdge)
+        left, right = _near(state.ShutterLeftVerticalEdge), _near(state.ShutterRightVerticalEdge)
+        upper, lower = _near(state.ShutterUpperHorizontalEdge), _near(state.ShutterLowerHorizontalEdge)
         if right > left and lower > upper:
             draw.rectangle((left - 1, upper - 1, right - 1, lower - 1), fill=255)
     elif shape == "CIRCULAR":
-        row, column = (int(value) - 1 for value in state.CenterOfCircularShutter)
-        radius = int(state.RadiusOfCircularShutter)
+        row, column = (_near(value) - 1 for value in state.CenterOfCircularShutter)
+        radius = _near(state.RadiusOfCircularShutter)
         draw.ellipse((column - radius, row - radius, column + radius, row + radius), fill=255)
     elif shape == "POLYGONAL":
-        values = [int(value) - 1 for value in state.VerticesOfThePolygonalShutter]
+        values = [_near(value) - 1 for value in state.VerticesOfThePolygonalShutter]
         draw.polygon([(values[at + 1], values[at]) for at in range(0, len(values) - 1, 2)], fill=255)
 
 
@@ -141,7 +143,7 @@ def _annotate(picture: Image.Image, annotations: Sequence[Dataset], units: str, 
         for graphic in annotation.get("GraphicObjectSequence") or ():
             if graphic.get("GraphicAnnotationUnits") == units:
                 values = [float(value) for value in graphic.get("GraphicData") or ()]
-                points = [(values[at] * scale[0], values[at + 1] * scale[1]) for at in range(0, len(values) - 1, 2)]
+                points = [(_near(values[at] * scale[0]), _near(values[at + 1] * scale[1])) for at in range(0, len(values) - 1, 2)]
                 _graphic(draw, str(graphic.get("GraphicType")), points, filled=graphic.get("GraphicFilled") == "Y")
         for text in annotation.get("TextObjectSequence") or ():
             corner = "BoundingBoxTopLeftHandCorner" if text.get("BoundingBoxTopLeftHandCorner") is not None else "AnchorPoint"
@@ -150,8 +152,23 @@ def _annotate(picture: Image.Image, annotations: Sequence[Dataset], units: str, 
                 column, row = (float(value) for value in text.get(corner))
                 written = "".join(letter if letter.isprintable() else " " for letter in str(text.get("UnformattedTextValue") or ""))
                 draw.text(
-                    (column * scale[0], row * scale[1]), written, fill=_INK, font=ImageFont.load_default(max(10, picture.height // 32))
+                    (_near(column * scale[0]), _near(row * scale[1])),
+                    written,
+                    fill=_INK,
+                    font=ImageFont.load_default(max(10, picture.height // 32)),
                 )
+
+
+def _near(coordinate: Any) -> float:
+    """Return a coordinate, drawn to where pictures end: what is far outside takes as long to draw as if it were seen.
+
+    Raises:
+        ValueError: not a number.
+    """
+    value = float(coordinate)
+    if math.isnan(value):
+        raise ValueError("not a coordinate")
+    return min(max(value, -_FARTHEST), _FARTHEST)
 
 
 def _graphic(draw: ImageDraw.ImageDraw, kind: str, points: list[Point], *, filled: bool) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import posixpath
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -140,11 +141,15 @@ class CatalogOperations(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ha
         return (self._root + path).rstrip("/") or "/"
 
     def _link(self, entry: Entry) -> str:
-        """Return a link's target as a path from the link's directory: the catalog's own root is not that of this machine."""
-        target = entry.link_target
-        if not target.startswith("/"):
-            return target
-        return os.path.relpath(target, entry.lfn.rpartition("/")[0] or "/")
+        """Return a link's target as a path from the link's directory; one that leads out of what is mounted is not there.
+
+        The kernel would follow it into the user's own files: the catalog's root is not that of this machine.
+        """
+        parent = entry.lfn.rpartition("/")[0] or "/"
+        target = posixpath.normpath(posixpath.join(parent, entry.link_target))
+        if target.startswith("//") or (self._root and target != self._root and not target.startswith(f"{self._root}/")):
+            raise mfusepy.FuseOSError(errno.ENOENT)
+        return posixpath.relpath(target, parent)
 
 
 def _of_kernel(error: MdmError) -> OSError:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from mdm.acl.v1 import acl_pb2
 from mdm.srm.v1 import result_pb2 as pb
-from mdm_wire.errors import Aborted, FailedPrecondition, Invalid, MdmError, TimedOut, Unavailable
+from mdm_wire.errors import Aborted, FailedPrecondition, Invalid, MdmError, NotFound, TimedOut, Unavailable
 from mdm_wire.permission import Permission
 from mdm_wire.retry import Retries
 from mdm_wire.status import from_item
@@ -115,7 +115,12 @@ def _withdraw(client: Client, results: ResultClient, token: str, guids: Sequence
     """Withdraw what failed; what cannot be withdrawn now, the site gives up by itself."""
     try:
         results.withdraw(token, guids)
-        client.keystores.delete_keys(guids)
+        try:
+            kept = results.status(token)
+        except NotFound:
+            kept = {}
+        # One whose publication was not answered in time may be published: its key is all that opens it.
+        client.keystores.delete_keys([guid for guid in guids if guid not in kept])
     except MdmError:
         return
 

@@ -199,6 +199,46 @@ def test_what_cannot_become_a_result_is_refused_before_it_is_sent(site, reason):
     assert site.service.prepare(ALICE, [new], "", private=False)[1][0].reason == reason
 
 
+def test_a_guid_that_names_something_else_is_refused_and_nothing_of_it_is_touched(site):
+    """A client chooses the GUID; what is given up loses its key, and that must not be an image's, nor another's result's."""
+    _, theirs = site.put(ALICE)
+    image = UUID(int=uuid4().int & ~(0xF << 76) | 8 << 76)  # as the site names its images
+    token, published = site.put(BOB)
+    site.done(BOB, token, published)
+    site.records.remove(published)  # of the catalog alone
+    for guid, reason in ((image, "BAD_GUID"), (theirs, "GUID_TAKEN"), (published, "GUID_TAKEN")):
+        token, [answer] = site.service.prepare(BOB, [NewResult(f"{DIRECTORY}/mine", guid, 1)], "", private=False)
+        assert answer.reason == reason
+        with pytest.raises(NotFound):
+            site.service.withdraw(BOB.dn, token, [guid])
+    assert site.grid.withdrawn == []
+    assert site.grid.published.keys() == {published}
+
+
+def test_a_result_that_was_published_before_a_crash_and_renamed_since_stays(site):
+    token, guid = site.put(ALICE)
+    record = site.done(ALICE, token, guid)
+    site.records.change(replace(record, state=State.STORED), (State.PUBLISHED,))
+    site.grid.refusing = True  # the catalog has its GUID under another name
+    site.publisher.tick()
+    assert site.records.get([guid])[guid].state is State.PUBLISHED
+    assert site.grid.withdrawn == []
+
+
+def test_what_is_withdrawn_while_it_is_published_leaves_no_name(site):
+    token, guid = site.put(ALICE)
+    publish = site.grid.publish
+
+    def withdrawn_meanwhile(record):
+        publish(record)
+        site.service.withdraw(ALICE.dn, token, [guid])
+        publish(record)
+
+    site.grid.publish = withdrawn_meanwhile
+    assert site.done(ALICE, token, guid).reason == "REQUEST_UNKNOWN"
+    assert site.grid.published == {}
+
+
 def test_too_many_at_once_are_refused(site):
     many = [NewResult(f"{DIRECTORY}/{number}", uuid4(), 1) for number in range(10_001)]
     with pytest.raises(Invalid, match="10,000"):

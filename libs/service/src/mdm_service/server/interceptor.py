@@ -204,16 +204,17 @@ def _delegation(context: grpc.ServicerContext) -> str:
 
 def status_of(error: Exception) -> status_pb2.Status:
     """Return the status that a caller gets for `error`; an unforeseen one becomes INTERNAL with an id that is also in the log."""
-    known = _known(error)
+    known = known_error(error)
     if known is None:
         incident = uuid.uuid4().hex[:12]
         # Neither the message nor locals: they may hold what must not be logged. The place and the type are enough to find it.
-        _log.error("unexpected error", extra={"incident": incident, "error": type(error).__name__, "at": _place(error)})
+        _log.error("unexpected error", extra={"incident": incident, "error": type(error).__name__, "at": place_of(error)})
         return status_pb2.Status(code=code_pb2.INTERNAL, message=f"Internal error {incident}: ask the operator to look it up in the log.")
     return to_status(known)
 
 
-def _known(error: Exception) -> MdmError | None:
+def known_error(error: Exception) -> MdmError | None:
+    """Return an error as callers may know it; None if nothing foresaw it."""
     if isinstance(error, MdmError):
         return error
     if isinstance(error, PoolTimeout | TooManyRequests | psycopg.OperationalError | psycopg.InterfaceError):
@@ -221,7 +222,8 @@ def _known(error: Exception) -> MdmError | None:
     return None
 
 
-def _place(error: Exception) -> list[str]:
+def place_of(error: Exception) -> list[str]:
+    """Return where an error was raised, for a log: modules, functions and lines, nothing of its text."""
     frames = []
     trace = error.__traceback__
     while trace is not None:

@@ -121,8 +121,10 @@ def test_ten_thousand_paths_are_answered_and_more_bytes_than_that_are_not(door):
     answer = door.ask("POST", "/api/v1/archiveinfo", body=repr(paths).replace("'", '"').join(['{"paths": ', "}"]))
     assert (answer.status, answer.body.count(b"no such file")) == (200, 10_000)
     too_many = ", ".join(['{"path": "/biomed/hospital-a/x"}'] * 10_001).join(['{"files": [', "]}"])
-    assert door.ask("POST", "/api/v1/stage", body=too_many).status == 400
+    assert door.ask("POST", "/api/v1/stage", body=too_many).status == 413
     assert door.ask("POST", "/api/v1/archiveinfo", body=b'{"paths": ["' + b"a" * 9_000_000 + b'"]}').status == 413
+    too_many = b"1,".join([b'{"paths": [', *[b""] * 150_000, b"1]}"])
+    assert door.ask("POST", "/api/v1/archiveinfo", body=too_many).status == 413
 
 
 @pytest.mark.parametrize(

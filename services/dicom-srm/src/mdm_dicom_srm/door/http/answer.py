@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from aiohttp import web
+from mdm_service.server.interceptor import known_error, place_of
 from mdm_wire.errors import Code, MdmError
 
 from mdm_dicom_srm.door.http.authentication import Activity, Peer
@@ -51,13 +52,18 @@ def failed(request: web.BaseRequest, error: MdmError, status: int = 0) -> web.Re
         return web.json_response(problem, status=status, headers=headers, content_type="application/problem+json")
     if request.path.startswith("/ga4gh/"):
         return web.json_response({"msg": f"{error.reason}: {error.message}", "status_code": status}, status=status, headers=headers)
-    return web.Response(text=f"{error.reason}: {error.message}\n", status=status, headers=headers)
+    answer = web.Response(text=f"{error.reason}: {error.message}\n", status=status, headers=headers)
+    if status == 401:  # whoever is nobody holds no connection
+        answer.force_close()
+    return answer
 
 
 def unforeseen(error: Exception) -> MdmError:
-    """Log an error that nothing foresaw; return what its caller may know of it."""
+    """Return what a caller may know of any error; one that nothing foresaw is logged, without its text."""
+    if (known := known_error(error)) is not None:
+        return known
     number = uuid4().hex[:12]
-    _log.error("a request to the door failed", exc_info=error, extra={"error_id": number})
+    _log.error("a request to the door failed", extra={"incident": number, "error": type(error).__name__, "at": place_of(error)})
     return MdmError("INTERNAL", f"The service failed; its log has more under {number}.", code=Code.INTERNAL)
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from mdm_wire.errors import MdmError
 
 from mdm_dicom_srm import metrics
-from mdm_dicom_srm.door.http.answer import abort, in_thread
+from mdm_dicom_srm.door.http.answer import abort, in_thread, unforeseen
 from mdm_dicom_srm.door.rules.copy import Copy, Known
 from mdm_dicom_srm.door.rules.service import DoorService
 
@@ -144,8 +144,12 @@ async def _send(request: web.Request, copy: Copy, part: Part, status: int, heade
                 break
             chunk = await in_thread(request, copy.read, position, min(_CHUNK_BYTES, part.end - position))
         await response.write_eof()
-    except (MdmError, TimeoutError):
-        # READ_REVOKED, or a reader that stopped: the length has been said already, so only a broken connection tells.
+    except ConnectionError:
+        raise
+    except Exception as error:
+        # The length has been said already, so only a broken connection tells: of READ_REVOKED, of a reader that stopped, of a disk.
         if request.transport is not None:
             abort(request.transport)
+        if not isinstance(error, MdmError | TimeoutError):
+            unforeseen(error)
     return response

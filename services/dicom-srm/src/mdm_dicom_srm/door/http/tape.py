@@ -16,10 +16,12 @@ from mdm_dicom_srm.door.http.webdav import lfn_without_repeated_slashes
 from mdm_dicom_srm.door.rules.service import Resource
 from mdm_dicom_srm.stage.rules.active import RequestStatus
 from mdm_dicom_srm.stage.rules.listing import Locality
-from mdm_dicom_srm.stage.rules.model import GOOD, PENDING, Kind, StagedFile, State
+from mdm_dicom_srm.stage.rules.model import GOOD, MAX_FILES, PENDING, Kind, StagedFile, State
 from mdm_dicom_srm.stage.rules.service import Wish
 
 BASE: Final = "/api/v1"
+#: Clients ask about whole directories at once.
+MOST_LOOKED_FOR: Final = 10 * MAX_FILES
 _DURATION = re.compile(r"P(?:([0-9]{1,4})D)?(?:T(?:([0-9]{1,5})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,8})S)?)?")
 _LOCALITIES = {
     Locality.ONLINE: "DISK",
@@ -55,8 +57,7 @@ async def discover(request: web.Request) -> web.Response:
 async def stage(request: web.Request) -> web.Response:
     """Ask for files; `diskLifetime` (ISO 8601) is the time of the pin, the longest counts for all."""
     files = _list(await _json(request), "files")
-    paths = [_path(item) for item in files]
-    seconds = max((_seconds(item) for item in files), default=0)
+    paths, seconds = await in_thread(request, _wanted, files)
     peer = peer_of(request, Activity.STAGE, *filter(None, paths))
     door = request.config_dict[DOOR]
     wish = Wish([_surl(door, item) for item in paths], Kind.BRING_ONLINE, pin_seconds=seconds)
@@ -91,7 +92,7 @@ async def delete(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """End files of a request: all of those named, or none if one is not of the request."""
     door, token = request.config_dict[DOOR], _id(request)
-    paths = _paths(await _json(request))
+    paths = await in_thread(request, _paths, _list(await _json(request), "paths"))
     peer = peer_of(request, Activity.STAGE)
 
     def work() -> None:
@@ -109,7 +110,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def release(request: web.Request) -> web.Response:
     """Release files of a request; with the id of no request of the caller's, its pins of any request on these paths."""
     door, token = request.config_dict[DOOR], request.match_info["id"]
-    paths = _paths(await _json(request))
+    paths = await in_thread(request, _paths, _list(await _json(request), "paths"))
     peer = peer_of(request, Activity.RELEASE, *filter(None, paths))
     surls = [_surl(door, item) for item in paths]
 
@@ -129,13 +130,16 @@ async def release(request: web.Request) -> web.Response:
 
 
 async def archive_info(request: web.Request) -> web.Response:
-    """Answer where files are, in the order asked; any number, as far as the body may be."""
-    asked = _list(await _json(request), "paths")
-    peer = peer_of(request, Activity.LOOK, *filter(None, map(_path, asked)))
-    door = request.config_dict[DOOR]
-    surls = [_surl(door, _path(item)) for item in asked]
-    found = await in_thread(request, door.service.look_all, peer.dn, surls)
-    return web.json_response([_located(text, resource) for text, resource in zip(asked, found, strict=True)])
+    """Answer where files are, in the order asked."""
+    asked = _list(await _json(request), "paths", MOST_LOOKED_FOR)
+    paths = await in_thread(request, _paths, asked)
+    peer, door = peer_of(request, Activity.LOOK, *filter(None, paths)), request.config_dict[DOOR]
+
+    def work() -> str:
+        found = door.service.look_all(peer.dn, [_surl(door, item) for item in paths])
+        return json.dumps([_located(text, resource) for text, resource in zip(asked, found, strict=True)])
+
+    return web.json_response(text=await in_thread(request, work))
 
 
 def _located(text: object, resource: Resource | None) -> dict[str, object]:
@@ -188,7 +192,7 @@ def _id(request: web.Request) -> str:
 
 async def _json(request: web.Request) -> Mapping[str, Any]:
     try:
-        found = json.loads(await body_of(request))
+        found = await in_thread(request, json.loads, await body_of(request))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -196,10 +200,17 @@ async def _json(request: web.Request) -> Mapping[str, Any]:
     return found
 
 
-def _list(body: Mapping[str, Any], name: str) -> Sequence[Any]:
+def _list(body: Mapping[str, Any], name: str, most: int = MAX_FILES) -> Sequence[Any]:
+    """Return a list of the body.
+
+    Raises:
+        Invalid: there is none. web.HTTPRequestEntityTooLarge: it has more than `most` items.
+    """
     found = body.get(name)
     if not isinstance(found, list):
         raise Invalid("BAD_BODY", f"The body needs a list called {name}.")
+    if len(found) > most:
+        raise web.HTTPRequestEntityTooLarge(most, len(found))
     return found
 
 
@@ -214,8 +225,13 @@ def _path(item: object) -> str | None:
         return None
 
 
-def _paths(body: Mapping[str, Any]) -> list[str | None]:
-    return [_path(item) for item in _list(body, "paths")]
+def _paths(items: Sequence[object]) -> list[str | None]:
+    return [_path(item) for item in items]
+
+
+def _wanted(files: Sequence[object]) -> tuple[list[str | None], int]:
+    """Return the paths of files, and the longest time that one of them is wanted."""
+    return _paths(files), max(map(_seconds, files), default=0)
 
 
 def _seconds(item: object) -> int:

@@ -109,7 +109,7 @@ def _response(resource: Resource) -> str:
     href = quote(entry.lfn, safe=_HREF_SAFE) + ("/" if directory and entry.lfn != "/" else "")
     created = datetime.fromtimestamp(entry.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     properties = [
-        f"<D:displayname>{escape(path.split(Lfn(entry.lfn))[1])}</D:displayname>",
+        f"<D:displayname>{escape(_shown(path.split(Lfn(entry.lfn))[1]))}</D:displayname>",
         f"<D:creationdate>{created}</D:creationdate>",
         f"<D:getlastmodified>{formatdate(entry.modified, usegmt=True)}</D:getlastmodified>",
         "<D:resourcetype><D:collection/></D:resourcetype>" if directory else "<D:resourcetype/>",
@@ -181,3 +181,8 @@ async def read_turl(request: web.Request) -> web.StreamResponse:
         peer.check(Activity.READ, [resource.entry.lfn])
     copy = await in_thread(request, door.open_turl, peer.dn, token, guid)
     return await content.answer(request, door, copy)
+
+
+def _shown(name: str) -> str:
+    """Return a name without what XML 1.0 cannot hold."""
+    return name.translate({0xFFFE: "\ufffd", 0xFFFF: "\ufffd"})

@@ -37,6 +37,10 @@ class KnownCopies(Protocol):
         """Remember a copy."""
         ...
 
+    def forget(self, guids: Sequence[UUID]) -> None:
+        """Remove what is known of files that are changed or removed."""
+        ...
+
 
 @dataclass(slots=True)
 class Copy:
@@ -99,4 +103,6 @@ def known_of(copy: Copy, copies: KnownCopies) -> Known:
         position += len(block)
     known = Known(copy.guid, copy.etag, copy.size, sha256.digest(), md5.digest(), adler32)
     copies.add(known)
+    if not os.fstat(copy.data.fileno()).st_nlink:  # removed meanwhile, and forgotten before it was remembered
+        copies.forget([copy.guid])
     return known

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
-from mdm_wire.errors import MdmError, Unavailable
+from mdm_wire.errors import Conflict, MdmError, NotFound, Unavailable
 
 from mdm_dicom_srm.result.rules.model import Record, State
 from mdm_dicom_srm.result.rules.port import Forget, Grid, Records, Space, Users
@@ -47,11 +47,15 @@ class Publisher:
             self._grid.publish(record)
         except Unavailable:
             raise
-        except MdmError:
-            self.give_up(record)
-            raise
+        except MdmError as error:
+            # Its GUID was in no catalog when it was reserved: so it was published before a crash, and has been renamed since.
+            if not (isinstance(error, Conflict) and self._grid.named([record.guid])):
+                self.give_up(record)
+                raise
         published = replace(record, state=State.PUBLISHED)
-        self._records.change(published, (State.STORED, State.PUBLISHED))
+        if not self._records.change(published, (State.STORED, State.PUBLISHED)):
+            self._grid.withdraw([record.guid])
+            raise NotFound("REQUEST_UNKNOWN", "The file was withdrawn meanwhile.")
         return published
 
     def give_up(self, record: Record) -> bool:

@@ -22,6 +22,7 @@ from mdm_dicom_srm.stage.rules.port import Clock, PathKind
 
 _WRITING = Permission.WRITE | Permission.TRAVERSE
 _SHA256_BYTES = 32
+_RANDOM = 4  # of UUID versions, RFC 9562 section 5.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +174,16 @@ class ResultService:
         return next((name for name in self._limits.quotas if name in caller.groups), caller.dn)
 
     def _check_each(self, wanted: Sequence[NewResult], failures: dict[int, MdmError]) -> None:
-        """Refuse what is wrong by itself."""
+        """Refuse what is wrong by itself, and GUIDs of files that exist: what is given up loses its key, and must not be another's."""
         seen: set[object] = set()
         for position, item in enumerate(wanted):
             try:
                 path.parse(item.lfn)
                 if not item.lfn.startswith(f"{self._root}/"):
                     raise Invalid("NOT_OF_THIS_SITE", f"Results of this site are below {self._root}.", fields={"lfn": "of another site"})
+                if item.guid.version != _RANDOM:
+                    # What a site itself names, such as its images, has other versions: no upload can be mistaken for one of these.
+                    raise Invalid("BAD_GUID", "The GUID of a result is a random one, of version 4.", fields={"guid": "not of version 4"})
                 if item.lfn in seen or item.guid in seen:
                     raise Invalid("NAME_REPEATED", "A name or GUID is given twice.", fields={"lfn": "given twice"})
                 if not 0 <= item.size <= self._limits.file:
@@ -188,6 +192,13 @@ class ResultService:
             except MdmError as error:
                 failures[position] = error
             seen |= {item.lfn, item.guid}
+        good = [item.guid for position, item in enumerate(wanted) if position not in failures]
+        taken = self._grid.named(good) if good else set()
+        failures |= {
+            position: Conflict("GUID_TAKEN", "There is a file of this GUID.")
+            for position, item in enumerate(wanted)
+            if item.guid in taken and position not in failures
+        }
 
     def _check_places(self, owner: str, wanted: Sequence[NewResult], failures: dict[int, MdmError]) -> None:
         """Refuse names that are taken, and directories in which the caller or this service may not write."""

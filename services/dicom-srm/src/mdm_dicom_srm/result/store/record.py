@@ -27,7 +27,7 @@ WHERE guid = %s AND state = ANY(%s)
 """
 _PENDING = f"""
 SELECT {_COLUMNS} FROM result
-WHERE state IN ('STORED', 'REMOVING') OR (state = 'UPLOADING' AND expires_at < to_timestamp(%s)) ORDER BY guid LIMIT %s
+WHERE state IN ('STORED', 'REMOVING') OR (state = 'UPLOADING' AND expires_at < to_timestamp(%s)) ORDER BY random() LIMIT %s
 """  # noqa: S608 - no value is in the text
 _MISSING = """
 UPDATE result SET missing_since = coalesce(missing_since, to_timestamp(%s)) WHERE guid = ANY(%s) AND state = 'PUBLISHED'
@@ -91,7 +91,10 @@ class PostgresResults:
         return self._select(where, (after, after, limit))
 
     def pending(self, now: float, limit: int) -> list[Record]:
-        """Return results of which something is to be done: stored, going, or without progress for too long."""
+        """Return results of which something is to be done: stored, going, or without progress for too long.
+
+        In no order, so that those for which it fails again and again do not keep it from the others.
+        """
         with self._pool.connection() as connection:
             return [self._record(row) for row in connection.execute(_PENDING, (now, limit)).fetchall()]
 
