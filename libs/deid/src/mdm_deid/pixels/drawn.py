@@ -44,11 +44,15 @@ def kind_of(opened: Part10, texts: Mapping[int, str]) -> ImageKind:
 class DrawnRule(PixelRule):
     """A pixel rule for what is exactly of one kind, and suspected for one of the reasons that it clears; or for one instance.
 
-    With `instance`, a SOP Instance UID, nothing else counts.
+    With `instance`, a SOP Instance UID, it is for that one alone, of whatever kind unless the kind is given, too.
     """
 
     kind: ImageKind = field(default_factory=ImageKind)
     instance: str = ""
+
+    @property
+    def _of_any_kind(self) -> bool:
+        return bool(self.instance) and self.kind == ImageKind()
 
     @property
     def needs_suspicion(self) -> bool:
@@ -61,18 +65,20 @@ class DrawnRule(PixelRule):
         return cls(name, "drawn", clears, blank=tuple(regions), kind=kind)
 
     @classmethod
-    def of_instance(cls, name: str, instance: str, regions: Sequence[Box], clears: frozenset[str]) -> "DrawnRule":
-        """Return a rule for one instance."""
-        return cls(name, "drawn", clears, blank=tuple(regions), instance=instance)
+    def of_instance(
+        cls, name: str, instance: str, regions: Sequence[Box], clears: frozenset[str], kind: ImageKind | None = None
+    ) -> "DrawnRule":
+        """Return a rule for one instance; with `kind`, as long as it is of that: its UID may come again with other pixels."""
+        return cls(name, "drawn", clears, blank=tuple(regions), kind=kind or ImageKind(), instance=instance)
 
     def concerns(self, sop_class: str, modality: str) -> bool:
         """Return whether the rule applies to the kind of instance."""
-        return bool(self.instance) or (sop_class, modality) == (self.kind.sop_class, self.kind.modality)
+        return self._of_any_kind or (sop_class, modality) == (self.kind.sop_class, self.kind.modality)
 
     def matches(self, image: Image) -> bool:
         """Return whether the rule applies to the image: its maker, model and size are those that the rule was drawn for."""
         found = (image.texts.get(MANUFACTURER, ""), image.texts.get(MODEL, ""), image.columns, image.rows)
-        return bool(self.instance) or found == (self.kind.manufacturer, self.kind.model, self.kind.columns, self.kind.rows)
+        return self._of_any_kind or found == (self.kind.manufacturer, self.kind.model, self.kind.columns, self.kind.rows)
 
 
 @dataclass(frozen=True)

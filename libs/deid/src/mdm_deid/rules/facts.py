@@ -41,7 +41,7 @@ _MODALITY: Final = 0x00080060
 #: CT Image Storage and MR Image Storage.
 SINGLE_FRAME: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"})
 # Enhanced CT, Legacy Converted Enhanced CT; Enhanced MR, Enhanced MR Color, Legacy Converted Enhanced MR.
-_MULTI_FRAME: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4"))
+_MULTI_FRAME: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "13.1.1", "13.1.2"))
 # Nearly all elements are none of these, nor of an overlay.
 _GATHERED: Final = RECORD_TAGS | _GEOMETRY | _BULK | _TEXTS
 _OVERLAY_GROUPS: Final = 0x60
@@ -97,7 +97,7 @@ class Facts:
 
     @property
     def may_show_face(self) -> bool:
-        """Whether it is a CT or MR image, by its SOP class or its modality, such as a rendering saved as a capture.
+        """Whether it is a CT, MR or X-ray 3D image, by its SOP class or its modality, such as a rendering saved as a capture.
 
         Of whatever part of the body: headers are often wrong about the part.
         """

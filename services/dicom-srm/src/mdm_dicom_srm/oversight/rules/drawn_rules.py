@@ -73,5 +73,5 @@ def drawn_rule(rule: SiteRule) -> DrawnRule:
     """Return a curator's rule as de-identification applies it."""
     clears = frozenset(reason.lower() for reason in rule.reasons)
     if rule.only is not None:
-        return DrawnRule.of_instance(rule.name, rule.only.instance, rule.regions, clears)
+        return DrawnRule.of_instance(rule.name, rule.only.instance, rule.regions, clears, rule.kind)
     return DrawnRule.of_kind(rule.name, rule.kind, rule.regions, clears)
