@@ -118,6 +118,7 @@ def workers(pair: Mdm, directory: Path, count: int) -> Iterator[Path]:
     port, scp = free_port(), free_port()
     document |= {"instance": "srm-3", "workers": count, "listen": {"host": "127.0.0.1", "port": port}}
     document["scp"]["port"], document["spool"]["directory"] = scp, str(directory / "spool")
+    document["door"]["port"] = free_port()
     (directory / "workers.toml").write_text(to_toml(document))
     client = tomllib.loads(stack.client_config("alice").read_text()) | {"srm": {"hospital-a": [f"127.0.0.1:{port}"]}}
     (directory / "client.toml").write_text(to_toml(client))
