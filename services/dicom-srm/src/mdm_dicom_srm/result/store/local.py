@@ -19,7 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalSpace:
-    """A directory (mode 0700) with `incoming/` and `kept/`, files of mode 0600 named by GUID.
+    """A directory with `incoming/` and `kept/` (mode 0700), files of mode 0600 named by GUID.
 
     A file is synchronised to the disk before it is renamed from one to the other. Several processes may use the directory.
     """
@@ -38,7 +38,9 @@ class LocalSpace:
         try:
             for path in (directory, self._incoming, self._kept):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.chmod(0o700)
+                # The root of a container's volume is not ours; what is in it is.
+                if path != directory or path.stat().st_uid == os.geteuid():
+                    path.chmod(0o700)
         except OSError as error:
             raise ConfigurationError(f"results {directory}: {error.strerror}; it must be a writable directory") from error
 
