@@ -184,7 +184,7 @@ def _find(browser: Browser, running: Running, pictures: Path) -> None:
     browser.evaluate("document.querySelector('.removed').click()")
     browser.wait("document.querySelector('#record dl')?.textContent.includes('113100')")
     browser.screenshot(pictures / "removed.png")
-    # Other tests leave studies without a picture, or with one that cannot be drawn; those that are listed here have one, which was waited for.
+    # Other tests leave studies without a picture, or with one that cannot be drawn; those that are listed here have one: it was waited for.
     assert [error for error in browser.errors if not re.search(r"404 \(Not Found\)|406 \(Not Acceptable\)", error)] == []
 
 
