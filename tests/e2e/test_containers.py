@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from mdm_service.server import probe
-from mdm_site.containers import METRICS_PORT, SCP_PORT, SERVICE_PORT
+from mdm_site.containers import DOOR_PORT, METRICS_PORT, SCP_PORT, SERVICE_PORT
 from mdm_site.pki import DevelopmentCa
 from mdm_site.site import BY_NAME, MONITOR
 from mdm_testing.compose_stack import ComposeStack
@@ -24,6 +24,7 @@ DATABASES = tuple(f"{name}-db" for name in BY_NAME)
 EVERYTHING = (*BY_NAME, *DATABASES, "pacs", "pacs-forwarder")
 #: What answers on the grid's network, and nothing else does.
 DOCUMENTED = {(name, port) for name in BY_NAME for port in (SERVICE_PORT[name], METRICS_PORT)}
+DOCUMENTED |= {("dicom-srm", DOOR_PORT)}
 
 _SCAN = """
 import concurrent.futures, json, socket, sys
@@ -77,7 +78,7 @@ def test_ports_are_published_only_on_the_addresses_that_the_site_names(stack: Co
         for port in stack.inspect(name)["NetworkSettings"]["Ports"].values()
         for binding in port or ()
     ]
-    assert len(published) == len(BY_NAME) + 1
+    assert len(published) == len(BY_NAME) + 2, "a port of each service, the relay's, and the door's"
     assert set(published) == {stack.address, "127.0.0.1"}
 
 
