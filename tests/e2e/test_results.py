@@ -183,7 +183,8 @@ def _reidentify(stack: LocalStack, user: str, source: Path, destination: Path) -
 
 
 def test_a_curator_translates_a_result_back_and_the_pacs_has_it_in_the_original_study(drawn, originals, stack, ask_pacs, tmp_path):
-    assert isinstance(stack, LocalStack)
+    if not isinstance(stack, LocalStack):
+        pytest.skip("works on files of the site, which a container keeps to itself")
     first = originals[0].read()
     for modality, path in drawn.items():
         back = tmp_path / f"{modality}.dcm"
@@ -208,7 +209,8 @@ def test_a_curator_translates_a_result_back_and_the_pacs_has_it_in_the_original_
 
 
 def test_a_result_of_other_images_is_not_translated(drawn, stack, tmp_path):
-    assert isinstance(stack, LocalStack)
+    if not isinstance(stack, LocalStack):
+        pytest.skip("works on files of the site, which a container keeps to itself")
     foreign = pydicom.dcmread(drawn["SEG"])
     foreign.SharedFunctionalGroupsSequence[0].DerivationImageSequence = []
     foreign.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = "1.2.3.4"
@@ -253,7 +255,8 @@ def test_an_upload_goes_on_after_the_service_was_killed_and_shows_nothing_before
 
 
 def test_mdm_put_goes_on_by_itself_when_the_service_is_killed_meanwhile(mdm, stack):
-    assert isinstance(stack, LocalStack)
+    if not isinstance(stack, LocalStack):
+        pytest.skip("works on files of the site, which a container keeps to itself")
     file = mdm.scratch / f"{uuid4()}.bin"
     file.write_bytes(hashlib.sha256(file.name.encode()).digest() * 2_000_000)
     incoming = stack.results / "incoming"
@@ -288,7 +291,8 @@ def test_other_bytes_than_were_sent_are_never_published_and_a_withdrawn_upload_i
 
 
 def test_reconciliation_leaves_results_alone(drawn, stack, mdm):
-    assert isinstance(stack, LocalStack)
+    if not isinstance(stack, LocalStack):
+        pytest.skip("works on files of the site, which a container keeps to itself")
     config = str(stack.service_config("dicom-srm"))
     command = [str(BIN / "mdm-dicom-srm"), "reconcile", "--config", config, "--repair", "--min-age", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
